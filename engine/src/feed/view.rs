@@ -1,0 +1,189 @@
+//! A view: what readers with equal wishes share. It is evaluated and rendered once per batch.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::event::{Body, Event, Op};
+use crate::feed::Filter;
+use crate::format::native::{self, NativeOptions};
+use crate::record::Batch;
+
+/// Renderings kept for readers that are about to ask: the newest batches, which all live readers want at the same
+/// moment. A reader that is further behind renders for itself.
+const RECENT: usize = 8;
+/// And no more bytes of them than this for each view.
+const RECENT_BYTES: usize = 4 << 20;
+
+/// How events are framed for a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// Server-sent events: `id:`, `data:`, blank line; gaps as `event: gap`.
+    Sse,
+    /// A JSON object a line.
+    Ndjson,
+    /// JSON objects one after the other, to be picked by [`Rendered::frames`].
+    Objects,
+}
+
+/// What makes two readers want the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ViewKey {
+    /// Channels and operations.
+    pub filter: Filter,
+    /// Framing.
+    pub framing: Framing,
+    /// Options of the native format.
+    pub options: NativeOptions,
+}
+
+/// One event in [`Rendered::bytes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The event's number.
+    pub id: u64,
+    /// Where it starts.
+    pub start: u32,
+    /// Where it ends.
+    pub end: u32,
+    /// It is a gap, not a change.
+    pub gap: bool,
+}
+
+/// The events of a batch that a view lets through, as bytes to send.
+#[derive(Clone, Debug, Default)]
+pub struct Rendered {
+    /// All frames, one after the other.
+    pub bytes: Bytes,
+    /// Where each event stands.
+    pub frames: Vec<Frame>,
+}
+
+#[derive(Debug)]
+struct Recent {
+    first: u64,
+    rendered: Arc<OnceLock<Arc<Rendered>>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct View {
+    key: ViewKey,
+    /// Number of the last event of the newest batch that holds anything for this view.
+    matched: watch::Sender<u64>,
+    /// All up to this number has been looked at.
+    evaluated: AtomicU64,
+    recent: Mutex<VecDeque<Recent>>,
+}
+
+impl View {
+    pub(crate) fn new(key: ViewKey, newest: u64) -> Self {
+        // What came before is not known to match or not: readers behind look for themselves.
+        Self {
+            key,
+            matched: watch::Sender::new(newest),
+            evaluated: AtomicU64::new(newest),
+            recent: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    pub(crate) fn key(&self) -> &ViewKey {
+        &self.key
+    }
+
+    pub(crate) fn matched(&self) -> watch::Receiver<u64> {
+        self.matched.subscribe()
+    }
+
+    pub(crate) fn evaluated(&self) -> u64 {
+        self.evaluated.load(Ordering::Acquire)
+    }
+
+    /// Looks at a batch and wakes the readers if there is anything for them.
+    pub(crate) fn evaluate(&self, batch: &Batch) {
+        if self.key.filter.matches_batch(batch) {
+            self.matched.send_replace(batch.last());
+        }
+        self.evaluated.fetch_max(batch.last(), Ordering::AcqRel);
+    }
+
+    /// Wakes the readers without looking: what is new is too old for memory already.
+    pub(crate) fn assume(&self, newest: u64) {
+        self.matched.send_replace(newest);
+        self.evaluated.fetch_max(newest, Ordering::AcqRel);
+    }
+
+    /// The frames of a batch. `live` batches are rendered once for all readers.
+    pub(crate) fn render(&self, batch: &Batch, live: bool) -> Arc<Rendered> {
+        if !live {
+            return Arc::new(self.draw(batch));
+        }
+        let cell = self.recent_cell(batch.first());
+        Arc::clone(cell.get_or_init(|| Arc::new(self.draw(batch))))
+    }
+
+    fn recent_cell(&self, first: u64) -> Arc<OnceLock<Arc<Rendered>>> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = recent.iter().find(|entry| entry.first == first) {
+            return Arc::clone(&found.rendered);
+        }
+        let size = |entry: &Recent| entry.rendered.get().map_or(0, |rendered| rendered.bytes.len());
+        while recent.len() >= RECENT || recent.iter().map(size).sum::<usize>() > RECENT_BYTES {
+            recent.pop_front();
+        }
+        let rendered = Arc::new(OnceLock::new());
+        recent.push_back(Recent { first, rendered: Arc::clone(&rendered) });
+        rendered
+    }
+
+    fn draw(&self, batch: &Batch) -> Rendered {
+        // Rendered rows are about twice as long as stored ones.
+        let mut out = Vec::with_capacity(batch.byte_len() * 2);
+        let mut frames = Vec::with_capacity(batch.header().events as usize);
+        let at = |out: &Vec<u8>| u32::try_from(out.len()).unwrap_or(u32::MAX);
+        for event in batch.events().filter(|event| self.key.filter.matches(event)) {
+            let start = at(&out);
+            self.frame(&mut out, &event);
+            frames.push(Frame { id: event.id, start, end: at(&out), gap: event.op == Op::Gap });
+        }
+        Rendered { bytes: out.into(), frames }
+    }
+
+    fn frame(&self, out: &mut Vec<u8>, event: &Event<'_>) {
+        match self.key.framing {
+            Framing::Sse => {
+                out.extend_from_slice(b"id: ");
+                out.extend_from_slice(itoa::Buffer::new().format(event.id).as_bytes());
+                out.extend_from_slice(if event.op == Op::Gap {
+                    b"\nevent: gap\ndata: "
+                } else {
+                    b"\ndata: "
+                });
+                self.object(out, event);
+                out.extend_from_slice(b"\n\n");
+            }
+            Framing::Ndjson => {
+                self.object(out, event);
+                out.push(b'\n');
+            }
+            Framing::Objects => self.object(out, event),
+        }
+    }
+
+    fn object(&self, out: &mut Vec<u8>, event: &Event<'_>) {
+        match event.body {
+            Body::Gap { channel, reason, detail } => {
+                let channel = (!channel.is_empty()).then_some(channel);
+                let gap = serde_json::json!({
+                    "type": "gap", "from": event.id, "to": event.id, "reason": reason, "channel": channel,
+                    "detail": detail,
+                });
+                out.extend_from_slice(gap.to_string().as_bytes());
+            }
+            _ => native::write_event(out, event, &self.key.options),
+        }
+    }
+}

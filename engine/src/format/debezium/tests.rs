@@ -1,0 +1,310 @@
+//! Whole records, with values as recorded from Debezium 3.6.1.
+
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::event::{Body, Event, Old, Op};
+use crate::format::debezium::shape::Shape;
+use crate::format::debezium::value::write_shaped;
+use crate::format::sample::Cell::{Bytes, Null, Text, Unchanged};
+use crate::format::sample::{
+    Cell, array, base, composite, domain, enumeration, event, full, other, schema, tuple, tuple_data, vector,
+};
+use crate::schema::{Schema, Type, TypeKind};
+
+/// 2026-11-21T04:05:06.5 in nanoseconds.
+const NOW: i64 = 1_795_233_906_500_000_001;
+const TAIL: &str = r#","source":{"version":"3.6.1.Final","connector":"postgresql","name":"ref","ts_ms":1795233906123,"snapshot":"false","db":"shop","sequence":"[\"23801856\",\"23803392\"]","ts_us":1795233906123456,"ts_ns":1795233906123456000,"schema":"public","table":"orders","txId":741,"lsn":23803392,"xmin":null,"origin":null,"origin_lsn":null},"transaction":null,"op":"OP","ts_ms":1795233906500,"ts_us":1795233906500000,"ts_ns":1795233906500000001}"#;
+
+/// A record as one line: key, value and header; the constant part of the value left out but for the op.
+fn line(record: Record<'_>) -> String {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    assert_eq!(record.topic_suffix, "public.orders");
+    let key = record.key.map_or("null".into(), text);
+    let header =
+        record.header.map_or(String::new(), |(name, json)| format!(" {}={}", name.name(), text(json)));
+    let Some(value) = record.value.map(text) else {
+        return format!("{} {key}: tombstone{header}", record.part);
+    };
+    serde_json::from_str::<Box<RawValue>>(&value).unwrap();
+    let op = ["c", "u", "d"].into_iter().find(|op| value.ends_with(&TAIL.replace("OP", op))).unwrap();
+    let rows = value.strip_suffix(&TAIL.replace("OP", op)).unwrap();
+    format!("{} {key}: {op} {rows}{header}", record.part)
+}
+
+fn records_of(debezium: &Debezium, event: &Event<'_>) -> Vec<String> {
+    let mut records = Records::default();
+    debezium.records(event, NOW, &mut records);
+    assert_eq!(records.unrendered(), 0);
+    records.iter().map(line).collect()
+}
+
+fn records(schema: &Schema, op: Op, old: Option<&[Cell<'_>]>, new: Option<&[Cell<'_>]>) -> Vec<String> {
+    let (old, new) = (old.map(tuple_data), new.map(tuple_data));
+    let full = schema.columns.iter().all(|c| c.identity);
+    let old = old.as_deref().map(tuple).map(|t| if full { Old::Full(t) } else { Old::Key(t) });
+    let debezium = Debezium::new(DebeziumOptions::new("ref"));
+    records_of(&debezium, &event(op, schema, old, new.as_deref().map(tuple)))
+}
+
+fn customers() -> Schema {
+    schema(&[("id", base("int4"), -1), ("name", base("text"), -1), ("score", base("int4"), -1)], &["id"])
+}
+
+#[test]
+fn an_insert_and_an_update() {
+    assert_eq!(
+        records(&customers(), Op::Insert, None, Some(&[Text("1"), Text("one"), Null])),
+        [r#"0 {"id":1}: c {"before":null,"after":{"id":1,"name":"one","score":null}"#]
+    );
+    assert_eq!(
+        records(&customers(), Op::Update, None, Some(&[Text("1"), Unchanged, Text("2")])),
+        [r#"0 {"id":1}: u {"before":null,"after":{"id":1,"name":"__debezium_unavailable_value","score":2}"#]
+    );
+}
+
+#[test]
+fn a_delete_has_a_tombstone() {
+    let old = [Text("1"), Null, Null];
+    let expected = [
+        r#"0 {"id":1}: d {"before":{"id":1,"name":null,"score":null},"after":null"#,
+        r#"1 {"id":1}: tombstone"#,
+    ];
+    assert_eq!(records(&customers(), Op::Delete, Some(&old), None), expected);
+
+    let debezium =
+        Debezium::new(DebeziumOptions { tombstones_on_delete: false, ..DebeziumOptions::new("ref") });
+    let (schema, data) = (customers(), tuple_data(&old));
+    let delete = event(Op::Delete, &schema, Some(Old::Key(tuple(&data))), None);
+    assert_eq!(records_of(&debezium, &delete), expected[..1]);
+}
+
+#[test]
+fn a_key_change_is_a_delete_a_tombstone_and_a_create() {
+    assert_eq!(
+        records(
+            &customers(),
+            Op::Update,
+            Some(&[Text("2"), Null, Null]),
+            Some(&[Text("20"), Text("two"), Null])
+        ),
+        [
+            r#"0 {"id":2}: d {"before":{"id":2,"name":null,"score":null},"after":null __debezium.newkey={"id":20}"#,
+            r#"1 {"id":2}: tombstone __debezium.newkey={"id":20}"#,
+            r#"2 {"id":20}: c {"before":null,"after":{"id":20,"name":"two","score":null} __debezium.oldkey={"id":2}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_full_old_row_fills_before_and_what_was_not_sent() {
+    let old = [Text("1"), Text("toasted"), Text("1")];
+    assert_eq!(
+        records(&full(customers()), Op::Update, Some(&old), Some(&[Text("1"), Unchanged, Text("2")])),
+        [
+            r#"0 {"id":1}: u {"before":{"id":1,"name":"toasted","score":1},"after":{"id":1,"name":"toasted","score":2}"#
+        ]
+    );
+}
+
+#[test]
+fn a_key_that_the_old_row_does_not_hold_is_the_identitys() {
+    let mut schema = customers();
+    schema.key = vec![1];
+    for (index, column) in schema.columns.iter_mut().enumerate() {
+        column.identity = index == 1;
+    }
+    let (old, new) = ([Null, Text("c1"), Null], [Text("1"), Text("c2"), Null]);
+    assert_eq!(
+        records(&schema, Op::Update, Some(&old), Some(&new)),
+        [
+            r#"0 {"name":"c1"}: d {"before":{"id":null,"name":"c1","score":null},"after":null __debezium.newkey={"id":1}"#,
+            r#"1 {"name":"c1"}: tombstone __debezium.newkey={"id":1}"#,
+            r#"2 {"id":1}: c {"before":null,"after":{"id":1,"name":"c2","score":null} __debezium.oldkey={"name":"c1"}"#,
+        ]
+    );
+    // The old identity was sent although it is the same: no change of the key.
+    let same = records(&schema, Op::Update, Some(&old), Some(&[Text("1"), Unchanged, Null]));
+    assert_eq!(
+        same,
+        [
+            r#"0 {"id":1}: u {"before":{"id":null,"name":"c1","score":null},"after":{"id":1,"name":"c1","score":null}"#
+        ]
+    );
+    assert!(records(&schema, Op::Delete, Some(&old), None)[1].starts_with(r#"1 {"name":"c1"}: tombstone"#));
+}
+
+#[test]
+fn keys_without_a_primary_key() {
+    let mut schema = full(schema(&[("a", base("int4"), -1), ("b", base("text"), -1)], &[]));
+    assert_eq!(
+        records(&schema, Op::Delete, Some(&[Text("1"), Text("x")]), None),
+        [r#"0 null: d {"before":{"a":1,"b":"x"},"after":null"#, "1 null: tombstone"]
+    );
+    schema.unique_key = vec![1, 0];
+    assert!(
+        records(&schema, Op::Insert, None, Some(&[Text("1"), Null]))[0]
+            .starts_with(r#"0 {"b":null,"a":1}: c "#)
+    );
+}
+
+#[test]
+fn a_column_of_an_unknown_type_is_left_out_but_for_the_key() {
+    let schema =
+        schema(&[("id", base("pg_lsn"), -1), ("lsn", base("pg_lsn"), -1), ("v", base("int4"), -1)], &["id"]);
+    assert_eq!(
+        records(&schema, Op::Insert, None, Some(&[Text("0/1"), Text("0/2"), Text("3")])),
+        [r#"0 {"id":"0/1"}: c {"before":null,"after":{"v":3}"#]
+    );
+}
+
+#[test]
+fn a_value_that_does_not_fit_is_null_and_counted() {
+    let (schema, data) = (customers(), tuple_data(&[Text("1"), Bytes(b"\xff"), Text("x")]));
+    let mut records = Records::default();
+    let debezium = Debezium::new(DebeziumOptions::new("ref"));
+    debezium.records(&event(Op::Insert, &schema, None, Some(tuple(&data))), NOW, &mut records);
+    assert_eq!(records.unrendered(), 2);
+    assert!(line(records.iter().next().unwrap()).contains(r#""after":{"id":1,"name":null,"score":null}"#));
+}
+
+#[test]
+fn source_of_snapshot_rows_origins_and_first_transactions() {
+    let (schema, data) = (customers(), tuple_data(&[Text("1"), Null, Null]));
+    let debezium = Debezium::new(DebeziumOptions::new("ref"));
+    let mut records = Records::default();
+    let mut read = event(Op::Read, &schema, None, Some(tuple(&data)));
+    read.tx = None;
+    debezium.records(&read, NOW, &mut records);
+    let value: serde_json::Value =
+        serde_json::from_slice(records.iter().next().unwrap().value.unwrap()).unwrap();
+    assert_eq!((&value["op"], &value["source"]["snapshot"]), (&"r".into(), &"true".into()));
+    assert_eq!(value["source"]["sequence"], "[null,\"23803392\"]");
+    assert_eq!(value["source"]["txId"], serde_json::Value::Null);
+
+    let mut insert = event(Op::Insert, &schema, None, Some(tuple(&data)));
+    insert.tx = insert.tx.map(|tx| crate::event::Tx { origin: "east", ..tx });
+    debezium.records(&insert, NOW, &mut records);
+    let value: serde_json::Value =
+        serde_json::from_slice(records.iter().next().unwrap().value.unwrap()).unwrap();
+    assert_eq!(value["source"]["origin"], "east");
+    assert_eq!(records.len(), 1);
+}
+
+#[test]
+fn truncates_messages_and_gaps_have_no_records() {
+    let schema = customers();
+    let truncate = Body::Truncate { schema: &schema, cascade: false, restart_identity: false };
+    let message = Body::Message { channel: "c", payload: "{}" };
+    let gap = Body::Gap { channel: "", reason: "source_lost", detail: "" };
+    let debezium = Debezium::new(DebeziumOptions::new("ref"));
+    for (op, body) in [(Op::Truncate, truncate), (Op::Message, message), (Op::Gap, gap)] {
+        assert!(records_of(&debezium, &other(op, body)).is_empty());
+    }
+}
+
+/// A value in the form of its column; `None` where the column is left out.
+fn shaped(ty: &Type, typmod: i32, text: &str) -> Option<String> {
+    let mut out = Vec::new();
+    write_shaped(&mut out, &Shape::of(ty, typmod)?, text.as_bytes()).unwrap();
+    Some(String::from_utf8(out).unwrap())
+}
+
+fn typmod_of(precision: i32, scale: i32) -> i32 {
+    ((precision << 16) | (scale & 0x7FF)) + 4
+}
+
+#[test]
+fn values_as_recorded() {
+    let numeric2 = typmod_of(10, 2);
+    let hstore = Type::base(16_800, "hstore");
+    let cases: &[(Type, i32, &str, &str)] = &[
+        (base("bool"), -1, "t", "true"),
+        (base("int8"), -1, "9007199254740993", "9007199254740993"),
+        (base("oid"), -1, "4294967295", "4294967295"),
+        (base("float8"), -1, "1e+15", "1e+15"),
+        (base("float8"), -1, "100", "100.0"),
+        (base("float4"), -1, "NaN", "\"NaN\""),
+        (base("numeric"), numeric2, "10.10", "\"A/I=\""),
+        (base("numeric"), typmod_of(5, -2), "1200", "\"DA==\""),
+        (base("numeric"), -1, "1.10", "{\"scale\":1,\"value\":\"Cw==\"}"),
+        (domain(base("numeric"), typmod_of(8, 2)), -1, "6.70", "\"Ap4=\""),
+        (domain(domain(base("numeric"), typmod_of(8, 2)), -1), -1, "6.70", "\"Ap4=\""),
+        (domain(enumeration(&["ok"]), -1), -1, "ok", "\"ok\""),
+        (base("money"), -1, "$9.99", "\"A+c=\""),
+        (base("bpchar"), 9, "ab   ", "\"ab   \""),
+        (base("name"), -1, "nm", "\"nm\""),
+        (base("json"), -1, "{\"a\":\n 1}", "\"{\\\"a\\\":\\n 1}\""),
+        (base("bytea"), -1, "\\x00ff10", "\"AP8Q\""),
+        (base("bit"), 1, "1", "true"),
+        (base("bit"), 5, "10101", "\"FQ==\""),
+        (base("varbit"), -1, "1100110011", "\"MwM=\""),
+        (base("time"), 3, "03:04:05.678", "11045678"),
+        (base("time"), -1, "03:04:05.678901", "11045678901"),
+        (base("timestamp"), 0, "2026-01-02 03:04:05", "1767323045000"),
+        (base("timestamptz"), 3, "2026-01-02 03:04:05.678+00", "\"2026-01-02T03:04:05.678Z\""),
+        (base("interval"), -1, "P1Y2M3DT4H5M6.789S", "37091106789000"),
+        (hstore.clone(), -1, "\"a\"=>\"1\", \"b\"=>NULL", "\"{\\\"a\\\":\\\"1\\\",\\\"b\\\":null}\""),
+        (array(base("int4")), -1, "{{1,2},{3,4}}", "[[1,2],[3,4]]"),
+        (array(base("numeric")), numeric2, "{1.10,2.00}", "[\"bg==\",\"AMg=\"]"),
+        (array(base("time")), -1, "{03:04:05.678901}", "[11045678000]"),
+        (array(base("timetz")), -1, "{03:04:05.678901+02}", "[\"01:04:05Z\"]"),
+        (array(hstore), -1, "{\"\\\"a\\\"=>\\\"1\\\"\"}", "[\"{\\\"a\\\":\\\"1\\\"}\"]"),
+        (array(base("bit")), 3, "{101}", "null"),
+    ];
+    for (ty, typmod, text, expected) in cases {
+        assert_eq!(shaped(ty, *typmod, text).unwrap(), *expected, "{} {text}", ty.name);
+    }
+}
+
+#[test]
+fn columns_that_rows_leave_out() {
+    let multirange = Type { oid: 4451, name: "int4multirange".into(), kind: TypeKind::Range };
+    let range = Type { oid: 3904, name: "int4range".into(), kind: TypeKind::Range };
+    assert!(Shape::of(&range, -1).is_some() && Shape::of(&array(range), -1).is_some());
+    let left_out = [
+        base("pg_lsn"),
+        base("tsquery"),
+        base("box"),
+        composite(&[("a", base("int4"))]),
+        vector(base("int2")),
+        array(domain(base("int4"), -1)),
+        array(base("money")),
+        array(base("interval")),
+        array(base("xml")),
+        array(base("point")),
+        array(multirange.clone()),
+        multirange,
+    ];
+    for ty in left_out {
+        assert_eq!(Shape::of(&ty, -1), None, "{}", ty.name);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn whatever_the_bytes_a_record_is_valid_json(
+        name in proptest::sample::select(vec![
+            "bool", "int8", "float8", "numeric", "money", "bytea", "bit", "varbit", "date", "time", "timetz", "timestamp",
+            "timestamptz", "interval", "hstore", "point", "geometry", "vector", "sparsevec", "json", "text",
+        ]),
+        typmod in proptest::sample::select(vec![-1, 1, 3, 6, 655_366, 329_734]),
+        in_array in any::<bool>(),
+        bytes in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..20),
+            "[\\[\\](){}\",\\\\ =>:0-9a-fNULPTYMDHSx+.$/-]{0,20}".prop_map(String::into_bytes),
+        ],
+    ) {
+        let ty = if in_array { array(base(name)) } else { base(name) };
+        let schema = schema(&[("id", base("int4"), -1), ("v", ty, typmod)], &["id"]);
+        let data = tuple_data(&[Text("1"), Bytes(&bytes)]);
+        let mut records = Records::default();
+        let debezium = Debezium::new(DebeziumOptions::new("ref"));
+        debezium.records(&event(Op::Insert, &schema, None, Some(tuple(&data))), NOW, &mut records);
+        let value = records.iter().next().unwrap().value.unwrap();
+        prop_assert!(serde_json::from_slice::<Box<RawValue>>(value).is_ok());
+    }
+}

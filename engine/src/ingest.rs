@@ -1,0 +1,107 @@
+//! The way in: a source's transactions go to the journal through here.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::error::{Error, Result};
+use crate::event::Micros;
+use crate::journal::{Append, Command, Journal, Spill, StreamPosition, TxEnd, encode_position, gone};
+use crate::lsn::Lsn;
+use crate::record::{Builder, Part};
+
+/// Groups of one source on their way: one being written, one waiting. More would only be memory; fewer would let
+/// the disk wait for the socket.
+const IN_FLIGHT: usize = 2;
+
+/// Hands transactions to the journal.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    journal: Journal,
+    permits: Arc<Semaphore>,
+}
+
+/// Room for one group.
+#[derive(Debug)]
+pub struct Room {
+    slot: mpsc::OwnedPermit<Command>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Ingest {
+    /// The way into a journal.
+    pub fn new(journal: Journal) -> Self {
+        Self { journal, permits: Arc::new(Semaphore::new(IN_FLIGHT)) }
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Waits until the writer can take another group. Cancel safe.
+    pub async fn room(&self) -> Result<Room> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| gone())?;
+        let slot = self.journal.commands.clone().reserve_owned().await.map_err(|_| gone())?;
+        Ok(Room { slot, permit })
+    }
+
+    /// Room for another group, if there is some now.
+    pub fn try_room(&self) -> Option<Room> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        let slot = self.journal.commands.clone().try_reserve_owned().ok()?;
+        Some(Room { slot, permit })
+    }
+
+    /// Stores whose stream this is and where it stands, durably, before anything is confirmed to the source.
+    pub async fn identify(&self, position: StreamPosition) -> Result<()> {
+        let lsn = position.lsn;
+        self.journal.shared.identify(position);
+        self.advance(lsn).await?;
+        let mut durable = self.journal.durable();
+        durable.wait_for(|durable| *durable >= lsn).await.map_err(|_| gone())?;
+        Ok(())
+    }
+
+    /// Stores that nothing was to be captured up to `lsn`.
+    pub async fn advance(&self, lsn: Lsn) -> Result<()> {
+        let room = self.room().await?;
+        room.advance(&self.journal, lsn)
+    }
+}
+
+impl Room {
+    /// Appends whole transactions; `lsn` is the stream's position after them: their last end LSN.
+    pub fn append(self, journal: &Journal, parts: Vec<Part>, lsn: Lsn) {
+        journal.shared.note_tx_end(lsn);
+        self.send(parts, lsn);
+    }
+
+    /// Stores that nothing was to be captured up to `lsn`.
+    pub fn advance(self, journal: &Journal, lsn: Lsn) -> Result<()> {
+        let position = StreamPosition { lsn, ..journal.position() };
+        let mut builder = Builder::new();
+        builder.position(lsn, &encode_position(&position)?);
+        self.send(builder.take(), lsn);
+        Ok(())
+    }
+
+    /// Takes a huge transaction in, all of which is in `spill`.
+    pub fn adopt(self, journal: &Journal, spill: Spill, end_lsn: Lsn, committed: Micros) {
+        journal.shared.note_tx_end(end_lsn);
+        let end = TxEnd { end_lsn, committed };
+        self.slot.send(Command::Adopt(Box::new(spill), end, Some(self.permit)));
+    }
+
+    fn send(self, parts: Vec<Part>, lsn: Lsn) {
+        let append = Append { parts, lsn: Some(lsn), reply: None, permit: Some(self.permit) };
+        self.slot.send(Command::Append(append));
+    }
+}
+
+/// Writes parts of a huge transaction without holding up the caller's task. The file comes back.
+pub async fn spill_parts(mut spill: Spill, parts: Vec<Part>) -> Result<Spill> {
+    tokio::task::spawn_blocking(move || spill.write(parts).map(|()| spill))
+        .await
+        .map_err(|error| Error::failed("The write of a large transaction was broken off").because(error))?
+}

@@ -1,0 +1,300 @@
+//! The journal: an append-only log of numbered events in segment files.
+//!
+//! ```text
+//! DIR/lock                        held while a process has the journal open
+//! DIR/00000001795226490105.seg    a segment, named by the number of its first event
+//! DIR/00000001795226490105.idx    its index; made again by a scan when it is missing or wrong
+//! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
+//!
+//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction
+//!          12 u32 length of this header (128)            16 u64 base: number of the first event
+//!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
+//!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
+//!         124 u32 CRC32C of the bytes before             128 batches, one after the other
+//! ```
+//! A batch is drawn in `record/layout.rs`. All integers are little-endian; tuples are as Postgres sent them.
+//! Events are numbered relative to their segment, so that a transaction can be written before its numbers are known.
+//!
+//! Order of truth: written, synced, then visible, then confirmed to the source. A transaction is visible whole or
+//! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
+//! away what it could not write.
+
+mod cache;
+mod check;
+pub mod disk;
+mod opening;
+mod position;
+mod reader;
+mod registry;
+mod retention;
+mod scan;
+mod segment;
+mod sidecar;
+mod spill;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+pub use check::{CheckReport, check, for_each_event};
+pub use opening::open;
+pub use position::StreamPosition;
+pub use reader::{Gone, Read, StoredTransaction};
+pub use spill::Spill;
+pub(crate) use writer::{Append, Command, TxEnd, json_of as encode_position};
+
+use crate::error::{Error, Result};
+use crate::journal::cache::Cache;
+use crate::journal::disk::Disk;
+use crate::journal::registry::Registry;
+use crate::journal::segment::Segment;
+use crate::lsn::Lsn;
+use crate::record::Builder;
+use crate::schema::Schema;
+
+/// When the disk is asked to make appended events durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Before they are shown.
+    Always,
+    /// At most this long after they are shown, and before they are confirmed to the source: a power cut repeats
+    /// them under new numbers and loses none.
+    Interval(Duration),
+}
+
+/// How the journal keeps its events.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Segments closed longer ago than this are removed.
+    pub retention: Duration,
+    /// All segments together take no more than this; `None`: half the file system.
+    pub max_size: Option<u64>,
+    /// Capture pauses when less than this is free; never more than a tenth of the file system.
+    pub min_free: u64,
+    /// When to sync.
+    pub sync: Sync,
+    /// A segment is closed at about this size.
+    pub segment_bytes: u64,
+    /// Memory for the newest batches.
+    pub cache_bytes: usize,
+    /// Numbers start above this: what sinks and clients are known to have seen.
+    pub seen: u64,
+}
+
+impl Options {
+    /// The defaults, in a directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            retention: Duration::from_secs(24 * 60 * 60),
+            max_size: None,
+            min_free: 1 << 30,
+            sync: Sync::Always,
+            // Retention gives room back a segment at a time; opening scans one.
+            segment_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
+            seen: 0,
+        }
+    }
+}
+
+/// What the writer is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "detail")]
+pub enum State {
+    /// Taking events.
+    Open,
+    /// Waiting for room; readers are served.
+    Full(String),
+    /// A write or sync failed: nothing is taken until the process starts again; readers are served.
+    Failed(String),
+}
+
+/// Numbers for status and metrics.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Number of the oldest event that is held.
+    pub oldest: u64,
+    /// Number of the newest event.
+    pub newest: u64,
+    /// Segment files.
+    pub segments: usize,
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// Commit time of the newest transaction, microseconds since 1970; 0 when there is none.
+    pub newest_commit: i64,
+    /// What the writer is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// The installation.
+    pub installation: Uuid,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) installation: Uuid,
+    pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
+    pub(crate) registry: Registry,
+    pub(crate) cache: Cache,
+    /// Number of the newest visible event.
+    pub(crate) head: watch::Sender<u64>,
+    /// Position up to which the stream is durable here.
+    pub(crate) durable: watch::Sender<Lsn>,
+    pub(crate) state: watch::Sender<State>,
+    pub(crate) position: Mutex<StreamPosition>,
+    /// End LSN of the newest transaction taken.
+    pub(crate) last_tx_end: AtomicU64,
+    /// Numbers above which push doors have not been told; retention by age waits for them.
+    pub(crate) held_above: AtomicU64,
+    pub(crate) closing: AtomicBool,
+    pub(crate) spills: AtomicU64,
+    /// Held until the writer has closed the journal.
+    pub(crate) lock: Mutex<Option<std::fs::File>>,
+}
+
+/// A handle on the open journal. Clones are the same journal.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl Journal {
+    /// Watches the number of the newest visible event.
+    pub fn head(&self) -> watch::Receiver<u64> {
+        self.shared.head.subscribe()
+    }
+
+    /// Number of the newest visible event; below the first one ever, when there is none.
+    pub fn newest(&self) -> u64 {
+        *self.shared.head.borrow()
+    }
+
+    /// Number of the oldest event that is held; one above the newest when none is.
+    pub fn oldest(&self) -> u64 {
+        let segments = self.shared.segments.load();
+        let first = segments.iter().find(|segment| segment.events() > 0);
+        first.map_or_else(|| self.newest() + 1, |segment| segment.header.base)
+    }
+
+    /// Watches the position up to which the stream is durable here: what may be confirmed to the source.
+    pub fn durable(&self) -> watch::Receiver<Lsn> {
+        self.shared.durable.subscribe()
+    }
+
+    /// Watches what the writer is doing.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.shared.state.subscribe()
+    }
+
+    /// Whose history this is.
+    pub fn installation(&self) -> Uuid {
+        self.shared.installation
+    }
+
+    /// Where the journal lies.
+    pub fn dir(&self) -> &Path {
+        &self.shared.options.dir
+    }
+
+    /// The stored position of the source.
+    pub fn position(&self) -> StreamPosition {
+        let mut position = self.shared.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        position.lsn = *self.shared.durable.borrow();
+        position
+    }
+
+    /// End LSN of the newest transaction taken; zero when there was none.
+    pub fn last_tx_end(&self) -> Lsn {
+        Lsn(self.shared.last_tx_end.load(std::sync::atomic::Ordering::Acquire))
+    }
+
+    /// Gives a schema version its number, the old one if it is known.
+    pub fn register(&self, schema: Schema) -> Result<Arc<Schema>> {
+        self.shared.registry.register(schema)
+    }
+
+    /// All schema versions that are known.
+    pub fn schemas(&self) -> Vec<Arc<Schema>> {
+        self.shared.registry.all()
+    }
+
+    /// Tells up to which number all push doors are done: retention by age spares what lies above.
+    pub fn hold_above(&self, id: u64) {
+        self.shared.held_above.store(id, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Numbers for status and metrics.
+    pub fn summary(&self) -> Summary {
+        let segments = self.shared.segments.load();
+        Summary {
+            oldest: self.oldest(),
+            newest: self.newest(),
+            segments: segments.len(),
+            bytes: segments.iter().map(|segment| segment.length()).sum(),
+            newest_commit: segments.last().map_or(0, |segment| segment.time_max()),
+            state: self.shared.state.borrow().clone(),
+            installation: self.shared.installation,
+        }
+    }
+
+    /// Appends custom events that did not come from the source and waits until they are durable. Gives the number
+    /// of the first one.
+    pub async fn publish(&self, events: &[(&str, &[u8])], at: i64) -> Result<u64> {
+        if let State::Full(detail) | State::Failed(detail) = &*self.shared.state.borrow() {
+            return Err(Error::new(
+                crate::Kind::Transient,
+                format!("The journal takes no events now: {detail}"),
+            ));
+        }
+        let mut builder = Builder::new();
+        builder.begin_local(at);
+        for (channel, payload) in events {
+            builder.message(channel, Lsn::ZERO, payload);
+        }
+        builder.commit(Lsn::ZERO);
+        self.append(builder).await
+    }
+
+    /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
+    pub async fn record_gap(&self, channel: &str, reason: &str, detail: &str, at: i64) -> Result<u64> {
+        let mut builder = Builder::new();
+        builder.begin_local(at);
+        builder.gap(channel, reason, detail);
+        builder.commit(Lsn::ZERO);
+        self.append(builder).await
+    }
+
+    async fn append(&self, mut builder: Builder) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        let append = Append { parts: builder.take(), lsn: None, reply: Some(reply), permit: None };
+        self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Ends writing: what was taken is synced, the segment is closed.
+    pub async fn close(&self) {
+        self.shared.closing.store(true, std::sync::atomic::Ordering::Release);
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            // An error means that the writer has ended already.
+            let _ = wait.await;
+        }
+    }
+}
+
+/// The writer has ended: after a failure or at shutdown.
+pub(crate) fn gone() -> Error {
+    Error::journal("The journal is closed")
+}

@@ -1,0 +1,229 @@
+//! Reading from any place without standing in the writer's way.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::event::Micros;
+use crate::journal::Journal;
+use crate::journal::opening::broken_middle;
+use crate::journal::scan::{ScanError, Scanner};
+use crate::journal::segment::Segment;
+use crate::lsn::Lsn;
+use crate::record::{Batch, Header};
+
+/// A position that is not held any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// First number that is missing.
+    pub from: u64,
+    /// Last number that is missing: reading goes on after it.
+    pub to: u64,
+}
+
+/// What lies after a position.
+#[derive(Debug)]
+pub enum Read {
+    /// The next batches, in order, at least one.
+    Batches(Vec<Arc<Batch>>),
+    /// Nothing yet.
+    AtHead,
+    /// Retention has taken what came next.
+    Gone(Gone),
+}
+
+/// A transaction as the journal has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredTransaction {
+    /// Where its commit record ends.
+    pub end_lsn: Lsn,
+    /// Its 32-bit id.
+    pub xid: u32,
+    /// Its commit time.
+    pub committed: Micros,
+}
+
+impl Journal {
+    /// The batch with the first event above `after`, if it is in memory. Never waits for the disk.
+    pub fn cached(&self, after: u64) -> Option<Arc<Batch>> {
+        self.shared.cache.after(after)
+    }
+
+    /// Reads on after event `after`, about a megabyte. Blocks on the disk: call it where that is allowed.
+    pub fn read(&self, after: u64) -> Result<Read> {
+        if let Some(batch) = self.cached(after) {
+            return Ok(Read::Batches(vec![batch]));
+        }
+        if let Some(gone) = self.held_after(after) {
+            return Ok(Read::Gone(gone));
+        }
+        let segments = self.shared.segments.load_full();
+        let head = self.newest();
+        let at = segments.partition_point(|segment| segment.last() <= after);
+        let Some(segment) = segments.get(at).filter(|_| after < head) else { return Ok(Read::AtHead) };
+        let relative = (after + 1).saturating_sub(segment.header.base);
+        match self.read_segment(segment, relative) {
+            Err(None) => self.read(after),
+            Err(Some(error)) => Err(error),
+            Ok(batches) if batches.is_empty() => Ok(Read::AtHead),
+            Ok(batches) => Ok(Read::Batches(batches)),
+        }
+    }
+
+    /// What is missing between an event and the oldest one held; `None` when nothing is.
+    pub fn held_after(&self, after: u64) -> Option<Gone> {
+        let segments = self.shared.segments.load();
+        let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
+        Some(Gone { from: after + 1, to: oldest.header.base - 1 })
+    }
+
+    /// What lies around a number that was never given to an event held here, though later ones were: whoever has it
+    /// saw a history that is lost, as after the restore of a backup.
+    pub fn never_given(&self, id: u64) -> Option<Gone> {
+        let segments = self.shared.segments.load();
+        let after = segments.get(segments.partition_point(|segment| segment.header.base <= id))?.header;
+        // The number below the first one is what a reader at the head was told at an opening.
+        (id > after.previous_last && id + 1 < after.base)
+            .then_some(Gone { from: after.previous_last + 1, to: after.base - 1 })
+    }
+
+    /// Batches from the one with event `relative` on; `Err(None)` when retention took the file meanwhile.
+    fn read_segment(
+        &self,
+        segment: &Segment,
+        relative: u64,
+    ) -> std::result::Result<Vec<Arc<Batch>>, Option<Error>> {
+        const ENOUGH: usize = 1 << 20;
+        let offset = segment.offset_where(|entry| entry.first <= relative);
+        let mut scanner = self.scan(segment, offset)?;
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        while bytes < ENOUGH {
+            let Some((offset, header, data)) =
+                scanner.next().map_err(|error| Some(of_scan(error, segment)))?
+            else {
+                break;
+            };
+            if header.events == 0 || header.first + u64::from(header.events) <= relative {
+                continue;
+            }
+            bytes += data.len();
+            let registry = &self.shared.registry;
+            let batch = Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id));
+            batches.push(Arc::new(batch.ok_or_else(|| Some(unknown_schema(segment, offset)))?));
+        }
+        Ok(batches)
+    }
+
+    fn scan(&self, segment: &Segment, offset: u64) -> std::result::Result<Scanner, Option<Error>> {
+        match self.shared.disk.open(&segment.path) {
+            Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
+            Err(_) if self.was_removed(segment) => Err(None),
+            Err(error) => {
+                Err(Some(Error::journal(format!("Cannot open {}", segment.path.display())).because(error)))
+            }
+        }
+    }
+
+    fn was_removed(&self, segment: &Segment) -> bool {
+        self.shared.segments.load().iter().all(|held| held.header.base != segment.header.base)
+    }
+
+    /// The position from which the first batch is read whose running maximum of commit times is at least `time`.
+    /// Blocks on the disk.
+    pub fn seek_time(&self, time: Micros) -> Result<u64> {
+        let segments = self.shared.segments.load_full();
+        let at = segments.partition_point(|segment| segment.time_max() < time);
+        let Some(segment) = segments.get(at) else { return Ok(self.newest()) };
+        let found = self.find(segment, segment.offset_where(|entry| entry.time_before < time), |header| {
+            header.events > 0 && header.time_max >= time
+        })?;
+        Ok(found
+            .map_or_else(|| segment.last(), |header| segment.header.base + header.first - 1)
+            .min(self.newest()))
+    }
+
+    /// The position before the newest `count` events of all channels.
+    pub fn seek_last(&self, count: u64) -> u64 {
+        let segments = self.shared.segments.load_full();
+        let mut left = count;
+        let mut position = self.newest();
+        for segment in segments.iter().rev().filter(|segment| segment.events() > 0) {
+            if left == 0 {
+                break;
+            }
+            let taken = segment.events().min(left);
+            left -= taken;
+            position = segment.header.base + segment.events() - taken - 1;
+        }
+        position
+    }
+
+    /// The position before the oldest event held.
+    pub fn seek_earliest(&self) -> u64 {
+        self.oldest().saturating_sub(1)
+    }
+
+    /// The stored transactions that end above `lsn`, in order, at most `count`. Blocks on the disk.
+    pub fn transactions_above(&self, lsn: Lsn, count: usize) -> Result<Vec<StoredTransaction>> {
+        let segments = self.shared.segments.load_full();
+        let at = segments.partition_point(|segment| segment.lsn_max() <= lsn);
+        let mut found = Vec::new();
+        for segment in segments.get(at..).unwrap_or_default() {
+            let offset = segment.offset_where(|entry| entry.lsn_before <= lsn);
+            let mut scanner = match self.scan(segment, offset) {
+                Ok(scanner) => scanner,
+                Err(None) => continue,
+                Err(Some(error)) => return Err(error),
+            };
+            while let Some((offset, _, data)) = scanner.next().map_err(|error| of_scan(error, segment))? {
+                let registry = &self.shared.registry;
+                let batch =
+                    Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
+                        .ok_or_else(|| unknown_schema(segment, offset))?;
+                let above = batch.transactions().filter(|(end_lsn, ..)| *end_lsn > lsn);
+                found.extend(above.map(|(end_lsn, xid, committed)| StoredTransaction {
+                    end_lsn,
+                    xid,
+                    committed,
+                }));
+                if found.len() >= count {
+                    found.truncate(count);
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn find(
+        &self,
+        segment: &Segment,
+        offset: u64,
+        matches: impl Fn(&Header) -> bool,
+    ) -> Result<Option<Header>> {
+        let mut scanner = match self.scan(segment, offset) {
+            Ok(scanner) => scanner,
+            Err(None) => return Ok(None),
+            Err(Some(error)) => return Err(error),
+        };
+        while let Some((_, header, _)) = scanner.next().map_err(|error| of_scan(error, segment))? {
+            if matches(&header) {
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn of_scan(error: ScanError, segment: &Segment) -> Error {
+    match error {
+        ScanError::Io(error) => {
+            Error::journal(format!("Cannot read {}", segment.path.display())).because(error)
+        }
+        ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
+    }
+}
+
+fn unknown_schema(segment: &Segment, offset: u64) -> Error {
+    Error::journal(format!("{} names an unknown schema version at offset {offset}", segment.path.display()))
+}

@@ -1,0 +1,63 @@
+//! The schema versions that the journal knows.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::{Error, Result};
+use crate::schema::{Schema, SchemaId};
+
+#[derive(Debug)]
+pub(crate) struct Version {
+    pub(crate) schema: Arc<Schema>,
+    /// As it is stored.
+    pub(crate) json: Arc<[u8]>,
+}
+
+/// Versions by number. One is added for each change of a table, so it stays small; it is looked at when a batch
+/// is loaded, never per event.
+#[derive(Debug, Default)]
+pub(crate) struct Registry(RwLock<HashMap<SchemaId, Version>>);
+
+impl Registry {
+    pub(crate) fn get(&self, id: SchemaId) -> Option<Arc<Schema>> {
+        let versions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        versions.get(&id).map(|version| Arc::clone(&version.schema))
+    }
+
+    pub(crate) fn json(&self, id: SchemaId) -> Option<Arc<[u8]>> {
+        let versions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        versions.get(&id).map(|version| Arc::clone(&version.json))
+    }
+
+    /// The number of a version: the one it has if it is known, else the next.
+    pub(crate) fn register(&self, mut schema: Schema) -> Result<Arc<Schema>> {
+        let mut versions = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let known = versions.values().find(|version| {
+            schema.id = version.schema.id;
+            *version.schema == schema
+        });
+        if let Some(version) = known {
+            return Ok(Arc::clone(&version.schema));
+        }
+        schema.id = versions.keys().max().copied().unwrap_or(0) + 1;
+        let json = serde_json::to_vec(&schema)
+            .map_err(|error| Error::failed("Cannot write a schema version as JSON").because(error))?;
+        let schema = Arc::new(schema);
+        versions.insert(schema.id, Version { schema: Arc::clone(&schema), json: json.into() });
+        Ok(schema)
+    }
+
+    /// Takes up a version from disk; `None` when it cannot be read.
+    pub(crate) fn load(&self, json: &[u8]) -> Option<SchemaId> {
+        let schema: Schema = serde_json::from_slice(json).ok()?;
+        let id = schema.id;
+        let version = Version { schema: Arc::new(schema), json: json.into() };
+        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(id).or_insert(version);
+        Some(id)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Schema>> {
+        let versions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        versions.values().map(|version| Arc::clone(&version.schema)).collect()
+    }
+}

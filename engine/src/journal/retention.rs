@@ -1,0 +1,71 @@
+//! What may go: whole segments, the oldest first.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use metrics::{counter, gauge};
+
+use crate::event::Micros;
+use crate::journal::Shared;
+use crate::journal::segment::Segment;
+
+/// Removes segments that are too old or too many. The one being written always stays.
+pub(crate) fn apply(shared: &Shared, now: Micros) {
+    let segments = shared.segments.load_full();
+    let mut size: u64 = segments.iter().map(|segment| segment.length()).sum();
+    let max_size = max_size(shared);
+    let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
+    let held_above = shared.held_above.load(Ordering::Acquire);
+    let mut gone = 0;
+    for segment in segments.iter().take(segments.len().saturating_sub(1)) {
+        let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
+        // Age waits for a push door that is behind; size does not, and the door is told of the gap.
+        let reason = if old && segment.last() <= held_above {
+            "age"
+        } else if size > max_size {
+            "size"
+        } else {
+            break;
+        };
+        if !remove(shared, segment, reason) {
+            break;
+        }
+        size -= segment.length();
+        gone += 1;
+    }
+    if gone > 0 {
+        shared.segments.rcu(|segments| segments.iter().skip(gone).cloned().collect::<Vec<_>>());
+    }
+    gauge!("rowcast_journal_size_bytes").set(size as f64);
+}
+
+fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> bool {
+    if let Err(error) = shared.disk.remove(&segment.path) {
+        tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
+        return false;
+    }
+    // The index of a segment that is gone is removed at the next opening if it cannot be now.
+    let _ = shared.disk.remove(&segment.path.with_extension("idx"));
+    tracing::info!(
+        reason,
+        first = segment.header.base,
+        last = segment.last(),
+        "Removed a segment of the journal"
+    );
+    counter!("rowcast_journal_segments_removed_total", "reason" => reason).increment(1);
+    true
+}
+
+fn max_size(shared: &Shared) -> u64 {
+    shared
+        .options
+        .max_size
+        .unwrap_or_else(|| shared.disk.space(&shared.options.dir).map_or(u64::MAX, |(_, all)| all / 2))
+}
+
+/// Why capture has to pause, if it has to.
+pub(crate) fn short_of_room(shared: &Shared) -> Option<String> {
+    let (free, all) = shared.disk.space(&shared.options.dir).ok()?;
+    let floor = shared.options.min_free.min(all / 10);
+    (free < floor).then(|| format!("only {} MB of the file system are free", free >> 20))
+}

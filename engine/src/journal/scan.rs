@@ -1,0 +1,104 @@
+//! Walks over the batches of one segment file, in large reads.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::journal::disk::DiskFile;
+use crate::record::layout::BATCH_HEADER;
+use crate::record::{Header, intact};
+
+/// One read: large enough that a replay is sequential, small enough for many readers.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// A place that holds no whole, sound batch.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) offset: u64,
+    pub(crate) reason: &'static str,
+}
+
+#[derive(Debug)]
+pub(crate) enum ScanError {
+    Io(io::Error),
+    Broken(Broken),
+}
+
+/// Yields (offset, header, bytes) of each batch between two offsets. The bytes of batches that were read together
+/// share one buffer.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    end: u64,
+    window: Bytes,
+    window_at: u64,
+}
+
+impl Scanner {
+    pub(crate) fn new(file: Arc<dyn DiskFile>, from: u64, end: u64) -> Self {
+        Self { file, at: from, end, window: Bytes::new(), window_at: from }
+    }
+
+    /// The next batch; `None` at the end. After an error the scanner stands where the error is.
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, Header, Bytes)>, ScanError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let at = self.at;
+        let broken = |reason| ScanError::Broken(Broken { offset: at, reason });
+        let head =
+            self.view(BATCH_HEADER as u64)?.ok_or_else(|| broken("the file ends within a batch header"))?;
+        let header = Header::parse(&head).ok_or_else(|| broken("there is no batch header"))?;
+        let whole =
+            self.view(u64::from(header.length))?.ok_or_else(|| broken("the file ends within a batch"))?;
+        if !intact(&whole) {
+            return Err(broken("the batch's checksum is wrong"));
+        }
+        self.at += u64::from(header.length);
+        Ok(Some((at, header, whole)))
+    }
+
+    /// `length` bytes from the current place, reading more of the file if need be.
+    fn view(&mut self, length: u64) -> Result<Option<Bytes>, ScanError> {
+        if self.end - self.at < length {
+            return Ok(None);
+        }
+        let start = self.at - self.window_at;
+        if (self.window.len() as u64) < start + length {
+            let size = length.max(CHUNK_BYTES).min(self.end - self.at);
+            let mut buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+            let read = self.file.read_at(&mut buffer, self.at).map_err(ScanError::Io)?;
+            buffer.truncate(read);
+            self.window = buffer.into();
+            self.window_at = self.at;
+        }
+        let start = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);
+        let end = start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+        Ok((end <= self.window.len()).then(|| self.window.slice(start..end)))
+    }
+
+    /// Whether a sound batch stands anywhere behind the current place: then what is broken is a middle, not a tail.
+    pub(crate) fn sound_batch_follows(&mut self) -> Result<bool, ScanError> {
+        let from = self.at;
+        let mut at = from + 1;
+        while at < self.end {
+            let size = usize::try_from((self.end - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX);
+            let mut buffer = vec![0; size];
+            let read = self.file.read_at(&mut buffer, at).map_err(ScanError::Io)?;
+            buffer.truncate(read);
+            for hit in memchr::memmem::find_iter(&buffer, b"RCB1") {
+                self.at = at + hit as u64;
+                let sound = matches!(self.next(), Ok(Some(_)));
+                self.at = from;
+                if sound {
+                    return Ok(true);
+                }
+            }
+            // The magic may lie across two reads.
+            at += if read > 4 { read as u64 - 3 } else { 4 };
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,200 @@
+//! One file of the log: its header, what of it may be read, and the index into it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use uuid::Uuid;
+
+use crate::event::Micros;
+use crate::lsn::Lsn;
+use crate::record::layout::{get_i64, get_u16, get_u32, get_u64, put};
+use crate::record::{Header, SpilledTx};
+
+pub(crate) const SEGMENT_HEADER: usize = 128;
+const MAGIC: &[u8; 8] = b"ROWCASTJ";
+const VERSION: u16 = 1;
+const FLAG_SPILLED: u16 = 1;
+
+/// One index entry for about this many bytes: a read that starts in the middle looks at no more than this to find
+/// its place, and 64 MB of log cost 10 KB of memory.
+const INDEX_STRIDE: u64 = 256 << 10;
+
+/// The first bytes of a segment file; drawn in the header of `journal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) base: u64,
+    pub(crate) previous_last: u64,
+    pub(crate) created: Micros,
+    pub(crate) installation: Uuid,
+    pub(crate) spilled: Option<SpilledTx>,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER] {
+        let mut bytes = [0; SEGMENT_HEADER];
+        let flags = if self.spilled.is_some() { FLAG_SPILLED } else { 0 };
+        put(&mut bytes, 0, MAGIC);
+        put(&mut bytes, 8, &VERSION.to_le_bytes());
+        put(&mut bytes, 10, &flags.to_le_bytes());
+        put(&mut bytes, 12, &128u32.to_le_bytes());
+        put(&mut bytes, 16, &self.base.to_le_bytes());
+        put(&mut bytes, 24, &self.previous_last.to_le_bytes());
+        put(&mut bytes, 32, &self.created.to_le_bytes());
+        put(&mut bytes, 40, self.installation.as_bytes());
+        put(&mut bytes, 56, &self.spilled.unwrap_or_default().end_lsn.0.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..124]);
+        put(&mut bytes, 124, &crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header; the error says what is wrong with it.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        if bytes.get(..8) != Some(MAGIC) {
+            return Err("it is no journal segment");
+        }
+        let version = get_u16(bytes, 8).ok_or("its header is cut")?;
+        if version != VERSION {
+            return Err("its format is of another version of rowcast");
+        }
+        let body = bytes.get(..124).ok_or("its header is cut")?;
+        if get_u32(bytes, 124) != Some(crc32c::crc32c(body)) {
+            return Err("its header's checksum is wrong");
+        }
+        Self::fields(bytes).ok_or("its header is cut")
+    }
+
+    fn fields(bytes: &[u8]) -> Option<Self> {
+        let spilled = get_u16(bytes, 10)? & FLAG_SPILLED != 0;
+        Some(Self {
+            base: get_u64(bytes, 16)?,
+            previous_last: get_u64(bytes, 24)?,
+            created: get_i64(bytes, 32)?,
+            installation: Uuid::from_slice(bytes.get(40..56)?).ok()?,
+            spilled: spilled.then_some(SpilledTx { end_lsn: Lsn(get_u64(bytes, 56)?) }),
+        })
+    }
+}
+
+/// A place from which a segment can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    /// First event of the batch, relative to the base.
+    pub(crate) first: u64,
+    pub(crate) offset: u64,
+    /// Highest commit time of all batches before this one, in this segment and in older ones.
+    pub(crate) time_before: Micros,
+    /// Highest end LSN of all batches before this one.
+    pub(crate) lsn_before: Lsn,
+}
+
+/// A segment as readers see it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) path: PathBuf,
+    /// Bytes that may be read.
+    length: AtomicU64,
+    /// Events in it.
+    events: AtomicU64,
+    /// Highest commit time and end LSN up to its end, older segments included.
+    time_max: AtomicI64,
+    lsn_max: AtomicU64,
+    /// When it was closed, by our clock; 0 while it is written.
+    closed: AtomicI64,
+    index: RwLock<Vec<IndexEntry>>,
+}
+
+impl Segment {
+    pub(crate) fn new(header: SegmentHeader, path: PathBuf, time_before: Micros, lsn_before: Lsn) -> Self {
+        Self {
+            header,
+            path,
+            length: AtomicU64::new(SEGMENT_HEADER as u64),
+            events: AtomicU64::new(0),
+            time_max: AtomicI64::new(time_before),
+            lsn_max: AtomicU64::new(lsn_before.0),
+            closed: AtomicI64::new(0),
+            index: RwLock::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn file_name(base: u64) -> String {
+        format!("{base:020}.seg")
+    }
+
+    pub(crate) fn path_in(dir: &Path, base: u64) -> PathBuf {
+        dir.join(Self::file_name(base))
+    }
+
+    /// Notes a batch that has been written at the end. Only the writer calls this.
+    pub(crate) fn grow(&self, header: &Header) {
+        let offset = self.length();
+        self.note(header, offset);
+        self.events.store(header.first + u64::from(header.events), Ordering::Release);
+        self.length.store(offset + u64::from(header.length), Ordering::Release);
+    }
+
+    fn note(&self, header: &Header, offset: u64) {
+        let (time_before, lsn_before) = (self.time_max(), self.lsn_max());
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if index.last().is_none_or(|last| offset - last.offset >= INDEX_STRIDE) {
+            index.push(IndexEntry { first: header.first, offset, time_before, lsn_before });
+        }
+        drop(index);
+        self.time_max.store(time_before.max(header.time_max), Ordering::Release);
+        self.lsn_max.store(lsn_before.max(header.lsn_max).0, Ordering::Release);
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn events(&self) -> u64 {
+        self.events.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn time_max(&self) -> Micros {
+        self.time_max.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn lsn_max(&self) -> Lsn {
+        Lsn(self.lsn_max.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn closed(&self) -> Micros {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&self, at: Micros) {
+        self.closed.store(at, Ordering::Release);
+    }
+
+    /// Number of its last event, or of the last one before it when it has none.
+    pub(crate) fn last(&self) -> u64 {
+        match self.events() {
+            0 => self.header.previous_last,
+            events => self.header.base + events - 1,
+        }
+    }
+
+    /// Where to start reading for the last place at which `before` still holds.
+    pub(crate) fn offset_where(&self, before: impl Fn(&IndexEntry) -> bool) -> u64 {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let after = index.partition_point(before);
+        let entry = after.checked_sub(1).and_then(|at| index.get(at));
+        entry.map_or(SEGMENT_HEADER as u64, |entry| entry.offset)
+    }
+
+    pub(crate) fn index(&self) -> Vec<IndexEntry> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn restore(&self, index: Vec<IndexEntry>, length: u64, events: u64, times: (Micros, Lsn)) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+        self.length.store(length, Ordering::Release);
+        self.events.store(events, Ordering::Release);
+        self.time_max.store(times.0, Ordering::Release);
+        self.lsn_max.store(times.1.0, Ordering::Release);
+    }
+}

@@ -1,0 +1,488 @@
+//! The thread that writes: whatever has arrived is one write and one sync.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use metrics::{counter, histogram};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::event::Micros;
+use crate::journal::disk::DiskFile;
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::sidecar::{self, Leftover};
+use crate::journal::spill::Spilled;
+use crate::journal::{Shared, Spill, State, StreamPosition, Sync, retention};
+use crate::lsn::Lsn;
+use crate::record::{Batch, Builder, Header, Part, SpilledTx, seal};
+use crate::schema::SchemaId;
+
+/// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
+const ROUND_BYTES: usize = 8 << 20;
+/// How long to wait before trying again on a full disk.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+/// A segment that has events is closed after this time even when it is small, so that retention can remove it.
+const SEGMENT_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Batches to append.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) parts: Vec<Part>,
+    /// The position of the stream after them.
+    pub(crate) lsn: Option<Lsn>,
+    /// Told the number of the first event once it is durable.
+    pub(crate) reply: Option<oneshot::Sender<Result<u64>>>,
+    /// Given back when it is written.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Append(Append),
+    /// A huge transaction has committed.
+    Adopt(Box<Spill>, TxEnd, Option<OwnedSemaphorePermit>),
+    /// Time to look at ages and intervals.
+    Tick,
+    Close(oneshot::Sender<()>),
+}
+
+/// The end of a spilled transaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TxEnd {
+    pub(crate) end_lsn: Lsn,
+    pub(crate) committed: Micros,
+}
+
+pub(crate) fn now() -> Micros {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}
+
+/// The segment being written.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Where the next batch goes; readers see less until it is synced.
+    pub(crate) written: u64,
+    pub(crate) schemas: Vec<SchemaId>,
+    pub(crate) opened: Instant,
+}
+
+/// What has been written and is not shown yet.
+#[derive(Debug, Default)]
+struct Round {
+    batches: Vec<(Bytes, Header)>,
+    bytes: usize,
+    replies: Vec<(oneshot::Sender<Result<u64>>, u64)>,
+    lsn: Option<Lsn>,
+    permits: Vec<OwnedSemaphorePermit>,
+    arrived: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) active: Active,
+    /// Number of the next event.
+    pub(crate) next: u64,
+    /// Shown but not synced yet (`Sync::Interval`).
+    pub(crate) unsynced: Option<(Instant, Option<Lsn>)>,
+}
+
+impl Writer {
+    /// Runs until told to close or until a write fails for good.
+    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(first) = commands.blocking_recv() {
+            match self.round(first, &mut commands) {
+                Ok(None) => {}
+                Ok(Some(closed)) => {
+                    if let Err(error) = self.sync_now() {
+                        self.fail(&error);
+                    }
+                    self.store_sidecar();
+                    *self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    // Nobody may be waiting any more.
+                    let _ = closed.send(());
+                    return;
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
+    fn fail(&self, error: &Error) {
+        tracing::error!(%error, "The journal takes no more events until rowcast is started again");
+        self.shared.state.send_replace(State::Failed(error.to_string()));
+    }
+
+    fn round(
+        &mut self,
+        first: Command,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<Option<oneshot::Sender<()>>> {
+        let mut round = Round::default();
+        let mut next = Some(first);
+        let mut closing = None;
+        while let Some(command) = next.take() {
+            match command {
+                Command::Append(append) => {
+                    self.write(append, &mut round)?;
+                    if round.bytes < ROUND_BYTES {
+                        next = commands.try_recv().ok();
+                    }
+                }
+                Command::Adopt(spill, end, permit) => {
+                    self.publish(std::mem::take(&mut round))?;
+                    self.adopt(*spill, end)?;
+                    drop(permit);
+                }
+                Command::Tick => self.tick()?,
+                Command::Close(done) => closing = Some(done),
+            }
+        }
+        self.publish(round)?;
+        Ok(closing)
+    }
+
+    fn write(&mut self, append: Append, round: &mut Round) -> Result<()> {
+        round.arrived.get_or_insert_with(Instant::now);
+        if self.active.written >= self.shared.options.segment_bytes {
+            self.publish(std::mem::take(round))?;
+            self.roll()?;
+        }
+        let first = self.next;
+        for part in append.parts {
+            self.write_schemas(&part.schemas)?;
+            self.write_batch(part.bytes, round)?;
+        }
+        round.lsn = append.lsn.or(round.lsn);
+        round.replies.extend(append.reply.map(|reply| (reply, first)));
+        round.permits.extend(append.permit);
+        Ok(())
+    }
+
+    /// A segment holds every schema version that its batches name, before the first batch that does.
+    fn write_schemas(&mut self, ids: &[SchemaId]) -> Result<()> {
+        let mut builder = Builder::new();
+        for id in ids {
+            if !self.active.schemas.contains(id) {
+                if let Some(json) = self.shared.registry.json(*id) {
+                    builder.schema(&json);
+                }
+                self.active.schemas.push(*id);
+            }
+        }
+        for part in builder.take() {
+            self.write_quiet(part.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch without events.
+    pub(crate) fn write_quiet(&mut self, bytes: Vec<u8>) -> Result<()> {
+        let mut round = Round::default();
+        self.write_batch(bytes, &mut round)?;
+        for (_, header) in &round.batches {
+            self.active.segment.grow(header);
+        }
+        Ok(())
+    }
+
+    fn write_batch(&mut self, mut bytes: Vec<u8>, round: &mut Round) -> Result<()> {
+        seal(&mut bytes, self.next - self.active.segment.header.base);
+        let Some(header) = Header::parse(&bytes) else {
+            return Err(Error::failed("Built a batch that cannot be read back"));
+        };
+        self.put(&bytes, self.active.written)?;
+        self.active.written += bytes.len() as u64;
+        self.next += u64::from(header.events);
+        round.bytes += bytes.len();
+        round.batches.push((bytes.into(), header));
+        Ok(())
+    }
+
+    /// Writes, waiting for room as long as it takes.
+    fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        loop {
+            match self.active.file.write_at(bytes, offset) {
+                Ok(()) => {
+                    self.roomy();
+                    return Ok(());
+                }
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+                {
+                    self.wait_for_room("the disk is full")?;
+                }
+                Err(error) => return Err(self.broken("write to", error)),
+            }
+        }
+    }
+
+    fn broken(&self, doing: &str, error: io::Error) -> Error {
+        Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error)
+    }
+
+    fn roomy(&self) {
+        if matches!(*self.shared.state.borrow(), State::Full(_)) {
+            tracing::info!("There is room again: capture goes on");
+            self.shared.state.send_replace(State::Open);
+        }
+    }
+
+    fn wait_for_room(&self, what: &str) -> Result<()> {
+        if !matches!(*self.shared.state.borrow(), State::Full(_)) {
+            let dir = self.shared.options.dir.display();
+            tracing::error!(%dir, "Capture pauses: {what}; make room, readers are served meanwhile");
+            self.shared.state.send_replace(State::Full(format!("{what} ({dir})")));
+        }
+        retention::apply(&self.shared, now());
+        if self.shared.closing.load(Ordering::Acquire) {
+            return Err(Error::journal("Stopped while waiting for room on the disk"));
+        }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the writer has a thread of its own and nothing else to do"
+        )]
+        std::thread::sleep(FULL_RETRY);
+        Ok(())
+    }
+
+    /// Syncs and shows what the round wrote.
+    fn publish(&mut self, round: Round) -> Result<()> {
+        if round.batches.is_empty() && round.lsn.is_none() && round.replies.is_empty() {
+            return Ok(());
+        }
+        if self.shared.options.sync == Sync::Always {
+            self.sync_file()?;
+        }
+        for (bytes, header) in round.batches {
+            counter!("rowcast_journal_bytes_total").increment(bytes.len() as u64);
+            counter!("rowcast_events_total").increment(u64::from(header.events));
+            self.show(bytes, &header)?;
+        }
+        self.shared.head.send_if_modified(|head| {
+            let newest = self.next - 1;
+            std::mem::replace(head, newest) != newest
+        });
+        match self.shared.options.sync {
+            Sync::Always => self.confirm(round.lsn),
+            Sync::Interval(_) => {
+                let (_, lsn) = self.unsynced.get_or_insert((Instant::now(), None));
+                *lsn = round.lsn.or(*lsn);
+            }
+        }
+        for (reply, id) in round.replies {
+            // The one who asked may be gone.
+            let _ = reply.send(Ok(id));
+        }
+        if let Some(arrived) = round.arrived {
+            histogram!("rowcast_journal_commit_seconds").record(arrived.elapsed());
+        }
+        Ok(())
+    }
+
+    fn show(&self, bytes: Bytes, header: &Header) -> Result<()> {
+        self.active.segment.grow(header);
+        if header.events == 0 {
+            return Ok(());
+        }
+        let base = self.active.segment.header.base;
+        let batch = Batch::new(bytes, base, None, |id| self.shared.registry.get(id))
+            .ok_or_else(|| Error::failed("Built a batch that cannot be read back"))?;
+        self.shared.cache.push(&Arc::new(batch));
+        Ok(())
+    }
+
+    fn confirm(&self, lsn: Option<Lsn>) {
+        if let Some(lsn) = lsn {
+            self.shared.durable.send_if_modified(|durable| {
+                let moved = lsn > *durable;
+                *durable = lsn.max(*durable);
+                moved
+            });
+        }
+    }
+
+    fn sync_file(&self) -> Result<()> {
+        let started = Instant::now();
+        self.active.file.sync().map_err(|error| self.broken("sync", error))?;
+        histogram!("rowcast_journal_sync_seconds").record(started.elapsed());
+        Ok(())
+    }
+
+    /// Syncs what `Sync::Interval` has left, and confirms it.
+    pub(crate) fn sync_now(&mut self) -> Result<()> {
+        if let Some((_, lsn)) = self.unsynced.take() {
+            self.sync_file()?;
+            self.confirm(lsn);
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        if let (Sync::Interval(interval), Some((since, _))) = (self.shared.options.sync, &self.unsynced)
+            && since.elapsed() >= interval
+        {
+            self.sync_now()?;
+        }
+        let age = SEGMENT_AGE.min(self.shared.options.retention / 2);
+        if self.active.segment.events() > 0 && self.active.opened.elapsed() >= age {
+            self.roll()?;
+        }
+        retention::apply(&self.shared, now());
+        while let Some(reason) = retention::short_of_room(&self.shared) {
+            self.wait_for_room(&reason)?;
+        }
+        self.roomy();
+        Ok(())
+    }
+
+    /// Closes the segment and starts the next one.
+    pub(crate) fn roll(&mut self) -> Result<()> {
+        self.sync_now()?;
+        self.active.segment.close(now());
+        self.store_sidecar();
+        let previous = Arc::clone(&self.active.segment);
+        self.active = start_segment(&self.shared, self.next, &previous)?;
+        self.write_position()?;
+        retention::apply(&self.shared, now());
+        Ok(())
+    }
+
+    /// Every segment begins with the position at which it begins.
+    pub(crate) fn write_position(&mut self) -> Result<()> {
+        let position = stored_position(&self.shared);
+        if position.slot.is_empty() {
+            return Ok(());
+        }
+        let mut builder = Builder::new();
+        builder.position(position.lsn, &json_of(&position)?);
+        builder.take().into_iter().try_for_each(|part| self.write_quiet(part.bytes))
+    }
+
+    fn store_sidecar(&self) {
+        let position = stored_position(&self.shared);
+        let left = Leftover {
+            position: (!position.slot.is_empty()).then(|| json_of(&position).ok()).flatten(),
+            last_tx_end: Lsn(self.shared.last_tx_end.load(Ordering::Acquire)),
+            schemas: self.active.schemas.clone(),
+        };
+        sidecar::store(&*self.shared.disk, &self.active.segment, &self.shared.registry, &left);
+    }
+
+    /// Takes a spilled transaction in as a segment: its first bytes are rewritten, it is synced and renamed.
+    fn adopt(&mut self, spill: Spill, end: TxEnd) -> Result<()> {
+        self.sync_now()?;
+        let Some(Spilled { path, file, segment: written, schemas }) = spill.into_file() else {
+            return Ok(());
+        };
+        self.active.segment.close(now());
+        self.store_sidecar();
+        let previous = Arc::clone(&self.active.segment);
+        let header = SegmentHeader {
+            base: self.next,
+            previous_last: previous.last(),
+            created: now(),
+            installation: self.shared.installation,
+            spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
+        };
+        let target = Segment::path_in(&self.shared.options.dir, self.next);
+        let segment = adopted(header, target.clone(), &written, &previous, end);
+        let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
+        file.write_at(&header.encode(), 0).map_err(failed)?;
+        file.sync().map_err(failed)?;
+        // An empty active segment has the same name; the rename takes its place.
+        self.shared.disk.rename(&path, &target).map_err(failed)?;
+        self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
+        self.next += segment.events();
+        counter!("rowcast_events_total").increment(segment.events());
+        counter!("rowcast_journal_bytes_total").increment(segment.length());
+        self.active = Active {
+            written: segment.length(),
+            segment: Arc::new(segment),
+            file,
+            schemas,
+            opened: Instant::now(),
+        };
+        install(&self.shared, &self.active.segment);
+        self.shared.cache.clear();
+        self.roll()?;
+        self.sync_file()?;
+        self.shared.head.send_replace(self.next - 1);
+        self.confirm(Some(end.end_lsn));
+        Ok(())
+    }
+}
+
+fn adopted(
+    header: SegmentHeader,
+    path: PathBuf,
+    written: &Segment,
+    previous: &Segment,
+    end: TxEnd,
+) -> Segment {
+    let mut index = written.index();
+    for entry in &mut index {
+        entry.time_before = previous.time_max();
+        entry.lsn_before = previous.lsn_max();
+    }
+    let times = (previous.time_max().max(end.committed), previous.lsn_max().max(end.end_lsn));
+    let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max());
+    segment.restore(index, written.length(), written.events(), times);
+    segment
+}
+
+pub(crate) fn stored_position(shared: &Shared) -> StreamPosition {
+    let mut position = shared.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    position.lsn = *shared.durable.borrow();
+    position
+}
+
+pub(crate) fn json_of(position: &StreamPosition) -> Result<Vec<u8>> {
+    serde_json::to_vec(position)
+        .map_err(|error| Error::failed("Cannot write the stream's position as JSON").because(error))
+}
+
+/// Makes the file of a segment that begins with event `base`.
+pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment) -> Result<Active> {
+    let header = SegmentHeader {
+        base,
+        previous_last: previous.last(),
+        created: now(),
+        installation: shared.installation,
+        spilled: None,
+    };
+    let path = Segment::path_in(&shared.options.dir, base);
+    let failed = |error| {
+        Error::journal(format!("Cannot create {}", path.display())).because(error).hint(
+            "Make room in the data directory, and give the user that runs rowcast the right to write there.",
+        )
+    };
+    let file = shared.disk.create(&path).map_err(failed)?;
+    file.write_at(&header.encode(), 0).map_err(failed)?;
+    file.sync().map_err(failed)?;
+    shared.disk.sync_dir(&shared.options.dir).map_err(failed)?;
+    let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
+    install(shared, &segment);
+    Ok(Active { segment, file, written: SEGMENT_HEADER as u64, schemas: Vec::new(), opened: Instant::now() })
+}
+
+/// Shows a segment to readers.
+fn install(shared: &Shared, segment: &Arc<Segment>) {
+    shared.segments.rcu(|segments| {
+        let mut segments: Vec<_> =
+            segments.iter().filter(|other| other.header.base != segment.header.base).cloned().collect();
+        segments.push(Arc::clone(segment));
+        segments
+    });
+}

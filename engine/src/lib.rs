@@ -1,0 +1,22 @@
+//! The engine: events, journal, feed, and the traits of the doors. Knows no outside system.
+
+pub mod cursor;
+pub mod deliver;
+mod error;
+pub mod event;
+pub mod feed;
+pub mod format;
+pub mod ingest;
+pub mod journal;
+mod lsn;
+pub mod record;
+pub mod schema;
+pub mod sink;
+mod source;
+pub mod status;
+mod stop;
+
+pub use error::{Error, Kind, Result};
+pub use lsn::Lsn;
+pub use source::Source;
+pub use stop::{Stop, Stopper, stop};

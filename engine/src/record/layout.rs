@@ -1,0 +1,72 @@
+//! Where things stand in a batch, and the explicit little-endian reads and writes.
+//!
+//! ```text
+//! batch    0 u32 magic "RCB1"        4 u32 CRC32C of the bytes from 8 on
+//!          8 u32 length of the batch 12 u16 flags              14 u16 length of this header
+//!         16 u64 first event, relative to its segment's base
+//!         24 u32 events             28 u32 offset of the summary
+//!         32 u64 end LSN of the first transaction (0: none)
+//!         40 u64 end LSN of the last transaction or position (0: none)
+//!         48 i64 lowest commit time 56 i64 highest commit time, microseconds since 1970
+//!         64 records ..., then the summary
+//!
+//! summary    u16 schema versions, each: u32 id, u8 ops (bit n = op n)
+//!            u16 custom channels, each: u16 length, name, u8 ops
+//!
+//! record   0 u32 length, this included  4 u8 kind  5 u8 flags  6 u16 schema (index in the summary)
+//!   1 tx       8 u32 xid 12 u32 index of the first event 16 u64 final LSN 24 u64 end LSN (0: the segment's)
+//!             32 u64 end LSN of the transaction before 40 i64 commit time 48 origin; flags 1 last, 2 not Postgres
+//!   2 change   8 u64 own LSN 16 pgoutput's bytes after the relation id; flags: the op
+//!   3 truncate 8 u64 own LSN; flags 1 cascade, 2 restart identity
+//!   4 message  8 u64 own LSN 16 u16 length, channel, payload
+//!   5 gap      8 u16 length, channel, u16 length, reason, detail
+//!   6 position 8 a JSON object, see `StreamPosition`
+//!   7 schema   8 a JSON object, see `Schema`
+//! ```
+
+pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RCB1");
+pub(crate) const BATCH_HEADER: usize = 64;
+pub(crate) const RECORD_HEADER: usize = 8;
+
+/// The transaction goes on in the next batch; nothing of it may be shown yet.
+pub(crate) const FLAG_MORE: u16 = 1;
+
+pub(crate) const KIND_TX: u8 = 1;
+pub(crate) const KIND_CHANGE: u8 = 2;
+pub(crate) const KIND_TRUNCATE: u8 = 3;
+pub(crate) const KIND_MESSAGE: u8 = 4;
+pub(crate) const KIND_GAP: u8 = 5;
+pub(crate) const KIND_POSITION: u8 = 6;
+pub(crate) const KIND_SCHEMA: u8 = 7;
+
+pub(crate) const TX_LAST: u8 = 1;
+pub(crate) const TX_LOCAL: u8 = 2;
+pub(crate) const TX_BODY: usize = 48;
+pub(crate) const TX_END_LSN: usize = 24;
+pub(crate) const TX_ORIGIN: usize = TX_BODY;
+
+pub(crate) const TRUNCATE_CASCADE: u8 = 1;
+pub(crate) const TRUNCATE_RESTART: u8 = 2;
+
+pub(crate) fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+pub(crate) fn get_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+pub(crate) fn get_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+pub(crate) fn get_i64(bytes: &[u8], at: usize) -> Option<i64> {
+    get_u64(bytes, at).map(u64::cast_signed)
+}
+
+/// Overwrites bytes that were reserved before; a place outside is a bug of the caller and changes nothing.
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}

@@ -1,0 +1,191 @@
+//! What the parts say of themselves, for status, health and metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::gauge;
+use serde::Serialize;
+
+use crate::journal::{Journal, State};
+use crate::lsn::Lsn;
+
+/// The state of the door in.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Source {
+    /// `starting`, `streaming`, `reconnecting`, `paused`, `stopped`.
+    pub state: &'static str,
+    /// Why, when it is not streaming; with the remedy.
+    pub reason: Option<String>,
+    /// Host, port and database, without the password.
+    pub address: String,
+    /// As the server says it.
+    pub server_version: String,
+    /// The replication slot.
+    pub slot: String,
+    /// The publication.
+    pub publication: String,
+    /// The server's newest position as far as we know.
+    pub server_lsn: Lsn,
+    /// Up to where the stream has been received.
+    pub received_lsn: Lsn,
+    /// Up to where it has been confirmed to the server.
+    pub confirmed_lsn: Lsn,
+    /// Bytes between the server's newest position and the confirmed one.
+    pub lag_bytes: u64,
+    /// Connections lost since the start.
+    pub reconnects: u64,
+    /// The captured tables: channel, and whether only inserts and truncates are captured.
+    pub tables: BTreeMap<String, Captured>,
+    /// When the server was last heard of.
+    #[serde(skip)]
+    pub heard: Option<Instant>,
+    /// Silence longer than this is not normal.
+    #[serde(skip)]
+    pub silence_max: Option<Duration>,
+}
+
+/// A captured table.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Captured {
+    /// It has no usable replica identity.
+    pub inserts_only: bool,
+}
+
+/// The state of a door out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Door {
+    /// `http`, `kafka`.
+    pub kind: &'static str,
+    /// `starting`, `running`, `retrying`, `paused`, `stopped`.
+    pub state: &'static str,
+    /// Why, when it is not running; with the remedy.
+    pub reason: Option<String>,
+    /// Number of the last event that the target has; `None` for doors whose clients remember.
+    pub position: Option<u64>,
+    /// Commit time of the oldest event that the target lacks, microseconds since 1970; `None` when it lacks none.
+    pub behind_since: Option<i64>,
+    /// Events delivered since the start.
+    pub delivered: u64,
+    /// Clients connected, for doors that serve.
+    pub clients: Option<u64>,
+}
+
+/// One board for all parts. Clones are the same board.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    source: Arc<Mutex<Source>>,
+    doors: Arc<Mutex<BTreeMap<String, Door>>>,
+}
+
+/// The whole board at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Nothing is wrong.
+    pub healthy: bool,
+    /// What is wrong, a sentence each.
+    pub reasons: Vec<String>,
+    /// The program's version.
+    pub version: &'static str,
+    /// The door in.
+    pub source: Source,
+    /// The journal.
+    pub journal: crate::journal::Summary,
+    /// The doors out by name.
+    pub doors: BTreeMap<String, Door>,
+}
+
+impl Status {
+    /// Changes what is said of the source.
+    pub fn source(&self, change: impl FnOnce(&mut Source)) {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut source);
+        source.lag_bytes = source.server_lsn.0.saturating_sub(source.confirmed_lsn.0);
+    }
+
+    /// Changes what is said of a door.
+    pub fn door(&self, name: &str, change: impl FnOnce(&mut Door)) {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(door) = doors.get_mut(name) {
+            change(door);
+        } else {
+            change(doors.entry(name.to_owned()).or_default());
+        }
+    }
+
+    /// The captured tables.
+    pub fn tables(&self) -> BTreeMap<String, Captured> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).tables.clone()
+    }
+
+    /// Whether a channel is a captured table.
+    pub fn is_table(&self, channel: &str) -> bool {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).tables.contains_key(channel)
+    }
+
+    /// The whole board.
+    pub fn report(&self, journal: &Journal) -> Report {
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let journal = journal.summary();
+        let mut reasons = Vec::new();
+        reasons.extend(source_reason(&source));
+        match &journal.state {
+            State::Open => {}
+            State::Full(detail) => reasons.push(format!("The journal waits for room: {detail}")),
+            State::Failed(detail) => {
+                reasons.push(format!("The journal has failed, restart rowcast: {detail}"))
+            }
+        }
+        for (name, door) in &doors {
+            if let "retrying" | "stopped" | "paused" = door.state {
+                let why = door.reason.as_deref().unwrap_or("no reason is known");
+                reasons.push(format!("The door {name} is {}: {why}", door.state));
+            }
+        }
+        Report {
+            healthy: reasons.is_empty(),
+            reasons,
+            version: env!("CARGO_PKG_VERSION"),
+            source,
+            journal,
+            doors,
+        }
+    }
+
+    /// Sets the gauges that `/metrics` shows.
+    pub fn record(&self, journal: &Journal) {
+        let report = self.report(journal);
+        let flag = |yes: bool| if yes { 1.0 } else { 0.0 };
+        gauge!("rowcast_healthy").set(flag(report.healthy));
+        gauge!("rowcast_source_streaming").set(flag(report.source.state == "streaming"));
+        gauge!("rowcast_source_lag_bytes").set(report.source.lag_bytes as f64);
+        gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
+        gauge!("rowcast_journal_newest_id").set(report.journal.newest as f64);
+        gauge!("rowcast_journal_oldest_id").set(report.journal.oldest as f64);
+        gauge!("rowcast_journal_size_bytes").set(report.journal.bytes as f64);
+        for (name, door) in report.doors {
+            gauge!("rowcast_door_running", "door" => name.clone()).set(flag(door.state == "running"));
+            if let Some(position) = door.position {
+                gauge!("rowcast_door_position_id", "door" => name.clone()).set(position as f64);
+            }
+            if let Some(clients) = door.clients {
+                gauge!("rowcast_door_clients", "door" => name).set(clients as f64);
+            }
+        }
+    }
+}
+
+fn source_reason(source: &Source) -> Option<String> {
+    if source.state != "streaming" {
+        let why = source.reason.as_deref().unwrap_or("it has not connected yet");
+        return Some(format!(
+            "The source is {}: {why}",
+            if source.state.is_empty() { "starting" } else { source.state }
+        ));
+    }
+    let silence = source.heard?.elapsed();
+    (silence > source.silence_max?).then(|| {
+        format!("The source has been silent for {} s, longer than two keepalive intervals", silence.as_secs())
+    })
+}

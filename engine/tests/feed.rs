@@ -1,0 +1,164 @@
+//! The feed: live and replay by one path, shared views, gaps told.
+
+use std::time::Duration;
+
+use rowcast_engine::event::Op;
+use rowcast_engine::feed::{Feed, Filter, Framing, From, Next, Pattern, Subscription, ViewKey};
+use rowcast_engine::journal::Options;
+use rowcast_engine::{Stopper, stop};
+
+use crate::support::{Fixture, table};
+
+fn key(channel: &str, ops: &[Op]) -> ViewKey {
+    let filter = Filter::new(vec![Pattern::parse(channel).unwrap()], ops);
+    ViewKey { filter, framing: Framing::Ndjson, options: Default::default() }
+}
+
+async fn fixture(dir: &std::path::Path) -> (Fixture, Feed, Stopper) {
+    let mut options = Options::new(dir);
+    options.cache_bytes = 20_000;
+    let fixture = Fixture::open(options).await;
+    let (stopper, stop) = stop();
+    let feed = Feed::new(fixture.journal().clone(), stop);
+    (fixture, feed, stopper)
+}
+
+async fn ids(subscription: &mut Subscription, count: usize) -> Vec<u64> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let next = tokio::time::timeout(Duration::from_secs(10), subscription.next());
+        let Next::Events(events) = next.await.expect("an event in time").unwrap() else { panic!("a gap") };
+        let lines = String::from_utf8(events.bytes().to_vec()).unwrap();
+        for (line, frame) in lines.lines().zip(events.frames()) {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(event["id"], frame.id);
+            ids.push(frame.id);
+        }
+        assert_eq!(lines.lines().count(), events.frames().len());
+    }
+    ids
+}
+
+#[tokio::test]
+async fn replay_runs_into_live_without_a_seam() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    for _ in 0..400 {
+        fixture.transaction(2, "a text that fills the cache soon").await;
+    }
+    let key = key("public.*", &[]);
+    let start = feed.start(From::Earliest, &key.filter).await.unwrap();
+    let mut subscription = feed.subscribe(key, start.position);
+    let reader = tokio::spawn(async move { ids(&mut subscription, 1600).await });
+    for _ in 0..400 {
+        fixture.transaction(2, "live").await;
+    }
+    let ids = reader.await.unwrap();
+    assert_eq!(ids.len(), 1600);
+    assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1));
+}
+
+#[tokio::test]
+async fn a_reader_of_nothing_advances_without_being_woken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    let mut idle = feed.subscribe(key("public.other", &[]), fixture.journal().newest());
+    assert!(idle.try_next().await.unwrap().is_none());
+    fixture.transaction(5, "x").await;
+    let newest = fixture.journal().newest();
+    let waited = tokio::time::timeout(Duration::from_millis(200), idle.next()).await;
+    assert!(waited.is_err(), "nothing for this reader");
+    assert!(idle.try_next().await.unwrap().is_none());
+    assert_eq!(idle.position(), newest);
+}
+
+#[tokio::test]
+async fn readers_with_equal_wishes_share_a_view() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    let newest = fixture.journal().newest();
+    let mut readers: Vec<_> =
+        (0..50).map(|_| feed.subscribe(key("public.orders", &[Op::Insert]), newest)).collect();
+    assert_eq!(feed.views(), 1);
+    fixture.transaction(3, "shared").await;
+    let mut bytes = Vec::new();
+    for reader in &mut readers {
+        let Next::Events(events) = reader.next().await.unwrap() else { panic!("a gap") };
+        bytes.push(events.bytes());
+    }
+    assert!(bytes.iter().all(|other| other.as_ptr() == bytes[0].as_ptr()), "rendered once, in one place");
+}
+
+#[tokio::test]
+async fn filters_by_channel_and_op() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    let items = fixture.journal().register(table("items")).unwrap();
+    let newest = fixture.journal().newest();
+    let mut orders = feed.subscribe(key("public.orders", &[]), newest);
+    let mut custom = feed.subscribe(key("orders.*", &[Op::Message]), newest);
+    let mut deletes = feed.subscribe(key("*", &[Op::Delete]), newest);
+    fixture.transaction(1, "one").await;
+    fixture.orders = items;
+    fixture.transaction(1, "two").await;
+    let message = fixture.journal().publish(&[("orders.shipped", b"{\"id\":7}")], 5).await.unwrap();
+    fixture.orders = fixture.journal().register(table("orders")).unwrap();
+    fixture.transaction(1, "three").await;
+    let seen = ids(&mut orders, 2).await;
+    assert_eq!(seen, [newest + 1, newest + 4].map(|id| id + (seen[0] - newest - 1)));
+    assert_eq!(ids(&mut custom, 1).await, [message]);
+    assert!(deletes.try_next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn starts_are_answered_with_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    fixture.transaction(10, "x").await;
+    let newest = fixture.journal().newest();
+    let filter = Filter::new(vec![Pattern::All], &[]);
+    let ahead = feed.start(From::After(newest + 5), &filter).await.unwrap();
+    assert_eq!(ahead.position, newest);
+    let (gone, reason) = ahead.gap.unwrap();
+    assert_eq!((gone.from, gone.to, reason), (newest + 1, newest + 5, "ahead"));
+    assert_eq!(feed.start(From::Last(4), &filter).await.unwrap().position, newest - 4);
+    assert_eq!(feed.start(From::After(newest - 3), &filter).await.unwrap().gap, None);
+    let none = Filter::new(vec![Pattern::parse("public.none").unwrap()], &[]);
+    assert_eq!(feed.start(From::Last(4), &none).await.unwrap().position, newest);
+}
+
+#[tokio::test]
+async fn a_recorded_gap_reaches_every_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fixture, feed, _stopper) = fixture(dir.path()).await;
+    let mut reader = feed.subscribe(key("public.orders", &[Op::Delete]), fixture.journal().newest());
+    let id = fixture.journal().record_gap("", "source_lost", "The slot was dropped", 9).await.unwrap();
+    let Next::Events(events) = reader.next().await.unwrap() else { panic!("a gap of retention") };
+    assert!(events.frames()[0].gap);
+    let gap: serde_json::Value = serde_json::from_slice(&events.bytes()).unwrap();
+    assert_eq!((gap["type"].as_str(), gap["reason"].as_str()), (Some("gap"), Some("source_lost")));
+    assert_eq!(gap["from"], id);
+}
+
+#[tokio::test]
+async fn a_number_of_a_lost_history_is_told_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    fixture.transaction(3, "before the backup").await;
+    let (last, filter) = (fixture.journal().newest(), Filter::new(vec![Pattern::All], &[]));
+    fixture.journal().close().await;
+    drop((fixture, feed));
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    let (_stopper, stop) = stop();
+    let feed = Feed::new(fixture.journal().clone(), stop);
+    fixture.transaction(3, "after the restore").await;
+    // Numbers that were given after the backup was taken, and are gone with the disk.
+    let start = feed.start(From::After(last + 5), &filter).await.unwrap();
+    let (gone, reason) = start.gap.unwrap();
+    assert_eq!((gone.from, reason), (last + 1, "ahead"));
+    assert_eq!(gone.to, fixture.journal().newest() - 3);
+    assert_eq!(start.position, gone.to);
+    for good in [last, gone.to, gone.to + 1] {
+        assert_eq!(feed.start(From::After(good), &filter).await.unwrap().gap, None);
+    }
+}

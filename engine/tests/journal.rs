@@ -1,0 +1,306 @@
+//! What the journal promises: numbers, order, wholeness, opening, seeking, retention.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{self, Options, Read};
+use rowcast_engine::record::Builder;
+use rowcast_engine::{Kind, Lsn, ingest};
+
+use crate::support::{Fixture, read_all};
+
+fn segments(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[tokio::test]
+async fn events_come_back_in_order_and_numbered() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    for rows in [1, 3, 500, 2] {
+        fixture.transaction(rows, "x").await;
+    }
+    let seen = read_all(fixture.journal(), 0);
+    assert_eq!(seen.len(), 506);
+    assert!(seen.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "numbers are contiguous here");
+    let lasts: Vec<_> = seen.iter().filter(|event| event.2).map(|event| event.1).collect();
+    assert_eq!(lasts, [0, 2, 499, 1], "the last event of each transaction is marked, and only it");
+    assert_eq!(fixture.journal().newest(), seen.last().unwrap().0);
+}
+
+#[tokio::test]
+async fn numbers_go_on_above_after_reopening_and_the_position_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    fixture.transaction(10, "x").await;
+    let (before, lsn) = (read_all(fixture.journal(), 0), fixture.lsn);
+    fixture.journal().close().await;
+    drop(fixture);
+
+    let mut options = Options::new(dir.path());
+    options.seen = before.last().unwrap().0 + 5_000_000_000;
+    let seen_elsewhere = options.seen;
+    let mut fixture = Fixture::open(options).await;
+    let position = fixture.journal().position();
+    assert_eq!((position.lsn, position.slot.as_str(), position.system), (Lsn(lsn), "rowcast", 7));
+    assert_eq!(read_all(fixture.journal(), 0), before, "a reopened journal reads the same");
+    fixture.transaction(1, "y").await;
+    let all = read_all(fixture.journal(), 0);
+    assert!(all.last().unwrap().0 > seen_elsewhere, "what a sink has seen is never given again");
+    assert_eq!(all.len(), 11);
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = Fixture::open(Options::new(dir.path())).await;
+    let error = journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Journal);
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+}
+
+#[tokio::test]
+async fn a_torn_end_is_cut_and_a_broken_middle_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    for _ in 0..20 {
+        fixture.transaction(5, "some text").await;
+    }
+    let whole = read_all(fixture.journal(), 0);
+    fixture.journal().close().await;
+    drop(fixture);
+    let path = segments(dir.path()).pop().unwrap();
+    let length = std::fs::metadata(&path).unwrap().len();
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 7).unwrap();
+    let fixture = Fixture::open(Options::new(dir.path())).await;
+    assert_eq!(read_all(fixture.journal(), 0), whole[..95], "the last transaction is gone, whole");
+    fixture.journal().close().await;
+    drop(fixture);
+
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(b"garbage", 1000).unwrap();
+    std::fs::remove_file(path.with_extension("idx")).unwrap();
+    let error = journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("damaged at offset") && text.contains(".seg"), "{text}");
+    let error = journal::check(dir.path(), &RealDisk).unwrap_err();
+    assert!(error.to_string().contains("damaged at offset"), "{error}");
+}
+
+#[tokio::test]
+async fn a_large_transaction_in_parts_is_shown_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    let text = "y".repeat(1000);
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    fixture.row(&mut builder, "small before");
+    fixture.commit(&mut builder);
+    fixture.begin(&mut builder);
+    for _ in 0..5000 {
+        fixture.row(&mut builder, &text);
+    }
+    assert!(builder.open_bytes() > 5_000_000);
+    fixture.commit(&mut builder);
+    fixture.begin(&mut builder);
+    fixture.row(&mut builder, "small after");
+    fixture.commit(&mut builder);
+    fixture.submit(&mut builder).await;
+    let seen = read_all(fixture.journal(), 0);
+    assert_eq!(seen.len(), 5002);
+    let large = &seen[1..5001];
+    assert!(large.iter().enumerate().all(|(at, event)| event.1 as usize == at && event.2 == (at == 4999)));
+    assert!(large.iter().all(|event| event.3 == large[0].3 && event.3 != 0), "every part knows its end LSN");
+    fixture.journal().close().await;
+    drop(fixture);
+    let fixture = Fixture::open(Options::new(dir.path())).await;
+    assert_eq!(read_all(fixture.journal(), 0), seen);
+}
+
+#[tokio::test]
+async fn a_spilled_transaction_becomes_a_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    fixture.transaction(3, "before").await;
+    let text = "z".repeat(2000);
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    let mut spill = fixture.journal().spill().unwrap();
+    for _ in 0..10_000 {
+        fixture.row(&mut builder, &text);
+        if builder.open_bytes() > 4 << 20 {
+            spill = ingest::spill_parts(spill, builder.take_open_parts()).await.unwrap();
+        }
+    }
+    // Others are not held up meanwhile.
+    let custom = fixture.journal().publish(&[("orders.shipped", b"{}")], 1).await.unwrap();
+    let parts = builder.take_tail(Lsn(fixture.lsn));
+    spill = ingest::spill_parts(spill, parts).await.unwrap();
+    let room = fixture.ingest.room().await.unwrap();
+    room.adopt(fixture.journal(), spill, Lsn(fixture.lsn), 1_800_000_000_000_000);
+    fixture.durable().await;
+    fixture.transaction(2, "after").await;
+
+    let ids_after_custom = read_all(fixture.journal(), custom);
+    assert_eq!(ids_after_custom.len(), 10_002);
+    let large = &ids_after_custom[..10_000];
+    assert!(large.iter().enumerate().all(|(at, event)| event.1 as usize == at && event.2 == (at == 9999)));
+    assert!(large.iter().all(|event| event.3 == large[0].3 && event.3 != 0));
+    let stored = fixture.journal().transactions_above(Lsn(0), 100).unwrap();
+    assert_eq!(stored.len(), 3);
+    fixture.journal().close().await;
+    drop(fixture);
+    let fixture = Fixture::open(Options::new(dir.path())).await;
+    assert_eq!(read_all(fixture.journal(), custom), ids_after_custom);
+    assert_eq!(journal::check(dir.path(), &RealDisk).unwrap().events, 10_006);
+}
+
+#[tokio::test]
+async fn an_unfinished_spill_vanishes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    for _ in 0..3000 {
+        fixture.row(&mut builder, &"z".repeat(1000));
+    }
+    let spill = fixture.journal().spill().unwrap();
+    let spill = ingest::spill_parts(spill, builder.take_open_parts()).await.unwrap();
+    let temporary = || {
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|found| found == "tmp"))
+            .count()
+    };
+    assert_eq!(temporary(), 1);
+    drop(spill);
+    assert_eq!(temporary(), 0);
+}
+
+#[tokio::test]
+async fn seeking_by_time_by_count_and_by_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path());
+    options.segment_bytes = 4000;
+    options.cache_bytes = 1000;
+    let mut fixture = Fixture::open(options).await;
+    let mut times = Vec::new();
+    for _ in 0..300 {
+        fixture.transaction(2, "seek").await;
+        times.push((1_800_000_000_000_000 + i64::try_from(fixture.lsn).unwrap(), fixture.journal().newest()));
+    }
+    let journal = fixture.journal();
+    assert!(journal.summary().segments > 3, "several segments: {:?}", journal.summary());
+    for (time, newest) in &times {
+        assert_eq!(journal.seek_time(*time).unwrap(), newest - 2, "inclusive");
+    }
+    assert_eq!(journal.seek_time(times.last().unwrap().0 + 1).unwrap(), journal.newest());
+    let all = read_all(journal, 0);
+    for count in [1, 2, 7, 599, 600, 10_000] {
+        let got = read_all(journal, journal.seek_last(count));
+        let from = all.len().saturating_sub(usize::try_from(count).unwrap());
+        assert_eq!(got, all[from..]);
+    }
+    assert_eq!(read_all(journal, all[123].0), all[124..]);
+    let above = journal.transactions_above(Lsn(fixture.lsn - 1000), 100).unwrap();
+    assert_eq!(above.len(), 10);
+    assert_eq!(above[0].end_lsn, Lsn(fixture.lsn - 900));
+}
+
+#[tokio::test]
+async fn retention_by_size_removes_whole_segments_and_says_what_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path());
+    options.segment_bytes = 4000;
+    options.max_size = Some(12_000);
+    options.cache_bytes = 1000;
+    let mut fixture = Fixture::open(options).await;
+    let first = fixture.journal().newest() + 1;
+    for _ in 0..300 {
+        fixture.transaction(2, "old").await;
+    }
+    let journal = fixture.journal();
+    let Read::Gone(gone) = journal.read(first).unwrap() else { panic!("the oldest should be gone") };
+    assert_eq!((gone.from, gone.to), (first + 1, journal.oldest() - 1));
+    assert!(journal.summary().bytes < 20_000);
+    let seen = read_all(journal, gone.to);
+    assert_eq!(seen.first().unwrap().0, journal.oldest());
+    assert_eq!(seen.last().unwrap().0, journal.newest());
+    fixture.journal().close().await;
+    drop(fixture);
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    assert_eq!(read_all(fixture.journal(), gone.to), seen, "schemas of removed segments are still known");
+    fixture.transaction(1, "new").await;
+}
+
+#[tokio::test]
+async fn retention_by_age_waits_for_a_sink() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path());
+    options.segment_bytes = 3000;
+    options.retention = Duration::from_millis(300);
+    let mut fixture = Fixture::open(options).await;
+    fixture.journal().hold_above(fixture.journal().newest());
+    for _ in 0..100 {
+        fixture.transaction(2, "aging").await;
+    }
+    let held = fixture.journal().oldest();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fixture.transaction(60, "aging").await;
+    assert_eq!(fixture.journal().oldest(), held, "the sink has not had them");
+    fixture.journal().hold_above(fixture.journal().newest());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while fixture.journal().oldest() == held {
+        assert!(tokio::time::Instant::now() < deadline, "old segments go once the sink has them");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_segment_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path());
+    options.segment_bytes = 3000;
+    let mut fixture = Fixture::open(options).await;
+    for _ in 0..200 {
+        fixture.transaction(2, "here").await;
+    }
+    fixture.journal().close().await;
+    drop(fixture);
+    let paths = segments(dir.path());
+    assert!(paths.len() > 3);
+    std::fs::remove_file(&paths[2]).unwrap();
+    let error = journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap_err();
+    assert!(error.to_string().contains("a segment is missing or cut"), "{error}");
+}
+
+#[tokio::test]
+async fn interval_sync_shows_before_it_confirms() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path());
+    options.sync = journal::Sync::Interval(Duration::from_millis(200));
+    let mut fixture = Fixture::open(options).await;
+    let before = fixture.journal().newest();
+    let mut head = fixture.journal().head();
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    fixture.row(&mut builder, "x");
+    fixture.commit(&mut builder);
+    let room = fixture.ingest.room().await.unwrap();
+    room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
+    tokio::time::timeout(Duration::from_secs(5), head.wait_for(|head| *head > before))
+        .await
+        .unwrap()
+        .unwrap();
+    fixture.durable().await;
+    assert_eq!(fixture.journal().position().lsn, Lsn(fixture.lsn));
+}

@@ -153,7 +153,7 @@ fn shown(delivery: &Delivery, name: &str, position: u64, events: u64) {
         door.position = Some(position);
         door.delivered += events;
     });
-    delivery.journal.hold_above(position);
+    delivery.journal.hold_above(name, position);
     counter!("rowcast_sink_events_total", "sink" => name.to_owned()).increment(events);
     gauge!("rowcast_sink_position_id", "sink" => name.to_owned()).set(position as f64);
 }

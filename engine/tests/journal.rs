@@ -249,7 +249,7 @@ async fn retention_by_age_waits_for_a_sink() {
     options.segment_bytes = 3000;
     options.retention = Duration::from_millis(300);
     let mut fixture = Fixture::open(options).await;
-    fixture.journal().hold_above(fixture.journal().newest());
+    fixture.journal().hold_above("kafka", fixture.journal().newest());
     for _ in 0..100 {
         fixture.transaction(2, "aging").await;
     }
@@ -257,7 +257,7 @@ async fn retention_by_age_waits_for_a_sink() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     fixture.transaction(60, "aging").await;
     assert_eq!(fixture.journal().oldest(), held, "the sink has not had them");
-    fixture.journal().hold_above(fixture.journal().newest());
+    fixture.journal().hold_above("kafka", fixture.journal().newest());
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while fixture.journal().oldest() == held {
         assert!(tokio::time::Instant::now() < deadline, "old segments go once the sink has them");
@@ -303,4 +303,48 @@ async fn interval_sync_shows_before_it_confirms() {
         .unwrap();
     fixture.durable().await;
     assert_eq!(fixture.journal().position().lsn, Lsn(fixture.lsn));
+}
+
+#[tokio::test]
+async fn a_full_disk_pauses_and_goes_on_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = crate::power::FakeDisk::default();
+    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let mut fixture = Fixture::over(journal).await;
+    fixture.transaction(5, "room").await;
+    disk.fill(true);
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    fixture.row(&mut builder, "no room");
+    fixture.commit(&mut builder);
+    let room = fixture.ingest.room().await.unwrap();
+    room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
+    let mut state = fixture.journal().state();
+    let full = state.wait_for(|state| matches!(state, journal::State::Full(_)));
+    tokio::time::timeout(Duration::from_secs(5), full).await.unwrap().unwrap();
+    assert_eq!(read_all(fixture.journal(), 0).len(), 5, "readers are served");
+    assert!(fixture.journal().position().lsn < Lsn(fixture.lsn), "nothing is confirmed");
+    let refused = fixture.journal().publish(&[("custom.event", b"1")], 1).await.unwrap_err();
+    assert!(refused.to_string().contains("takes no events now"), "{refused}");
+    disk.fill(false);
+    fixture.durable().await;
+    assert_eq!(read_all(fixture.journal(), 0).len(), 6);
+    let open = state.wait_for(|state| *state == journal::State::Open);
+    tokio::time::timeout(Duration::from_secs(5), open).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_taken_and_readers_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = crate::power::FakeDisk::default();
+    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let mut fixture = Fixture::over(journal).await;
+    fixture.transaction(5, "good").await;
+    disk.fail_syncs();
+    assert!(fixture.journal().publish(&[("custom.event", b"1")], 1).await.is_err());
+    let mut state = fixture.journal().state();
+    let failed = state.wait_for(|state| matches!(state, journal::State::Failed(_)));
+    tokio::time::timeout(Duration::from_secs(5), failed).await.unwrap().unwrap();
+    assert!(fixture.ingest.room().await.is_err(), "nothing more is taken");
+    assert_eq!(read_all(fixture.journal(), 0).len(), 5);
 }

@@ -19,14 +19,31 @@ struct Content {
 
 /// A disk that keeps what was synced and forgets, at a power cut, a part of the rest.
 #[derive(Clone, Debug, Default)]
-struct FakeDisk {
+pub(crate) struct FakeDisk {
     files: Arc<Mutex<HashMap<PathBuf, Arc<Mutex<Content>>>>>,
+    ill: Arc<Mutex<Ill>>,
+}
+
+#[derive(Debug, Default)]
+struct Ill {
+    full: bool,
+    no_syncs: bool,
 }
 
 #[derive(Debug)]
-struct FakeFile(Arc<Mutex<Content>>);
+struct FakeFile(Arc<Mutex<Content>>, Arc<Mutex<Ill>>);
 
 impl FakeDisk {
+    /// Makes every write fail for want of room, or no longer.
+    pub(crate) fn fill(&self, full: bool) {
+        self.ill.lock().unwrap().full = full;
+    }
+
+    /// Makes every sync fail from now on.
+    pub(crate) fn fail_syncs(&self) {
+        self.ill.lock().unwrap().no_syncs = true;
+    }
+
     /// Every file keeps its synced bytes and `kept` of 256 parts of what was written after them.
     fn cut_power(&self, kept: u8) -> Self {
         let files = self.files.lock().unwrap();
@@ -39,7 +56,7 @@ impl FakeDisk {
             Arc::new(Mutex::new(Content { durable: live.clone(), live }))
         };
         let files = files.iter().map(|(path, content)| (path.clone(), after(content))).collect();
-        Self { files: Arc::new(Mutex::new(files)) }
+        Self { files: Arc::new(Mutex::new(files)), ill: Arc::default() }
     }
 }
 
@@ -47,13 +64,13 @@ impl Disk for FakeDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let content = Arc::new(Mutex::new(Content::default()));
         self.files.lock().unwrap().insert(path.to_owned(), Arc::clone(&content));
-        Ok(Arc::new(FakeFile(content)))
+        Ok(Arc::new(FakeFile(content, Arc::clone(&self.ill))))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let files = self.files.lock().unwrap();
         let content = files.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(FakeFile(Arc::clone(content))))
+        Ok(Arc::new(FakeFile(Arc::clone(content), Arc::clone(&self.ill))))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -82,6 +99,9 @@ impl Disk for FakeDisk {
 
 impl DiskFile for FakeFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.1.lock().unwrap().full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut content = self.0.lock().unwrap();
         let (start, end) = (offset as usize, offset as usize + bytes.len());
         if content.live.len() < end {
@@ -100,6 +120,9 @@ impl DiskFile for FakeFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.1.lock().unwrap().no_syncs {
+            return Err(io::Error::other("the disk is ill"));
+        }
         let mut content = self.0.lock().unwrap();
         content.durable = content.live.clone();
         Ok(())

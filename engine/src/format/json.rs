@@ -91,6 +91,14 @@ pub fn write_name(out: &mut Vec<u8>, name: &str) {
     out.push(b':');
 }
 
+/// As [`write_name`], for a name of our own, which has nothing to escape.
+pub(super) fn write_member(out: &mut Vec<u8>, name: &'static str) {
+    separate(out);
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
 /// Appends a comma unless an object or array has just been opened.
 pub(super) fn separate(out: &mut Vec<u8>) {
     if !matches!(out.last(), Some(b'{' | b'[')) {

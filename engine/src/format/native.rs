@@ -11,7 +11,7 @@
 //! there only then.
 
 use crate::event::{Body, Event, Old, Op, Tx};
-use crate::format::json::{self, write_bool, write_int, write_name, write_string};
+use crate::format::json::{self, write_bool, write_int, write_member, write_name, write_string};
 use crate::format::json_text::write_json;
 use crate::format::time::write_rfc3339;
 use crate::format::value::{Numbers, ValueError, write_value};
@@ -29,12 +29,12 @@ pub struct NativeOptions {
 pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions) {
     out.extend_from_slice(b"{\"id\":");
     write_int(out, event.id);
-    write_name(out, "channel");
+    write_member(out, "channel");
     match event.channel() {
         "" => write_null(out),
         channel => write_string(out, channel),
     }
-    write_name(out, "op");
+    write_member(out, "op");
     write_string(out, event.op.name());
     let mut errors = Vec::new();
     match &event.body {
@@ -45,15 +45,15 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
         Body::Truncate { cascade, restart_identity, .. } => write_truncate(out, *cascade, *restart_identity),
         Body::Message { payload, .. } => write_payload(out, payload),
         Body::Gap { reason, detail, .. } => {
-            write_name(out, "reason");
+            write_member(out, "reason");
             write_string(out, reason);
-            write_name(out, "detail");
+            write_member(out, "detail");
             write_string(out, detail);
         }
     }
-    write_name(out, "ts");
+    write_member(out, "ts");
     write_rfc3339(out, event.at);
-    write_name(out, "tx");
+    write_member(out, "tx");
     match &event.tx {
         Some(tx) => write_tx(out, event, tx),
         None => write_null(out),
@@ -69,11 +69,11 @@ fn write_null(out: &mut Vec<u8>) {
 fn write_tx(out: &mut Vec<u8>, event: &Event<'_>, tx: &Tx<'_>) {
     out.extend_from_slice(b"{\"id\":");
     write_int(out, tx.xid);
-    write_name(out, "lsn");
+    write_member(out, "lsn");
     json::write_lsn(out, tx.end_lsn);
-    write_name(out, "seq");
+    write_member(out, "seq");
     write_int(out, event.seq);
-    write_name(out, "last");
+    write_member(out, "last");
     write_bool(out, event.last);
     out.push(b'}');
 }
@@ -83,10 +83,10 @@ const NO_ROW: &[u8] = br#","key":null,"before":null,"after":null,"changed":null,
 
 fn write_truncate(out: &mut Vec<u8>, cascade: bool, restart_identity: bool) {
     out.extend_from_slice(NO_ROW);
-    write_name(out, "truncate");
+    write_member(out, "truncate");
     out.extend_from_slice(b"{\"cascade\":");
     write_bool(out, cascade);
-    write_name(out, "restart_identity");
+    write_member(out, "restart_identity");
     write_bool(out, restart_identity);
     out.push(b'}');
 }
@@ -94,7 +94,7 @@ fn write_truncate(out: &mut Vec<u8>, cascade: bool, restart_identity: bool) {
 /// A payload that is no JSON, which `pg_logical_emit_message` does not check, becomes a string.
 fn write_payload(out: &mut Vec<u8>, payload: &str) {
     out.extend_from_slice(NO_ROW);
-    write_name(out, "payload");
+    write_member(out, "payload");
     let start = out.len();
     if write_json(out, payload.as_bytes()).is_err() {
         out.truncate(start);
@@ -106,13 +106,13 @@ fn write_errors(out: &mut Vec<u8>, errors: &[(&str, ValueError)]) {
     if errors.is_empty() {
         return;
     }
-    write_name(out, "errors");
+    write_member(out, "errors");
     out.push(b'[');
     for (column, error) in errors {
         json::separate(out);
         out.extend_from_slice(b"{\"column\":");
         write_string(out, column);
-        write_name(out, "reason");
+        write_member(out, "reason");
         write_string(out, error.reason());
         out.push(b'}');
     }
@@ -129,28 +129,28 @@ struct RowWriter<'a, 'e> {
 
 impl<'a> RowWriter<'a, '_> {
     fn write(&mut self, out: &mut Vec<u8>, op: Op, old: Option<Old<'a>>, new: Option<Tuple<'a>>) {
-        write_name(out, "key");
+        write_member(out, "key");
         match new.or(old.map(|old| old.tuple())) {
             Some(tuple) if !self.schema.key.is_empty() => self.key(out, tuple, old),
             _ => write_null(out),
         }
-        write_name(out, "before");
+        write_member(out, "before");
         match old {
             Some(old) => self.before(out, old),
             None => write_null(out),
         }
-        write_name(out, "after");
+        write_member(out, "after");
         let mut complete = true;
         match new {
             Some(new) => complete = self.after(out, new, old),
             None => write_null(out),
         }
-        write_name(out, "changed");
+        write_member(out, "changed");
         match (op, old, new) {
             (Op::Update, Some(Old::Full(old)), Some(new)) => self.changed(out, old, new),
             _ => write_null(out),
         }
-        write_name(out, "unchanged");
+        write_member(out, "unchanged");
         out.push(b'[');
         if let Some(new) = new.filter(|_| !complete) {
             self.unchanged(out, new, old);

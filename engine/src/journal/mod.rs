@@ -33,6 +33,7 @@ mod sidecar;
 mod spill;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -155,8 +156,8 @@ pub(crate) struct Shared {
     pub(crate) position: Mutex<StreamPosition>,
     /// End LSN of the newest transaction taken.
     pub(crate) last_tx_end: AtomicU64,
-    /// Numbers above which push doors have not been told; retention by age waits for them.
-    pub(crate) held_above: AtomicU64,
+    /// Up to where each push door is; retention by age waits for the last of them.
+    pub(crate) holds: Mutex<BTreeMap<String, u64>>,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
     /// Held until the writer has closed the journal.
@@ -230,9 +231,10 @@ impl Journal {
         self.shared.registry.all()
     }
 
-    /// Tells up to which number all push doors are done: retention by age spares what lies above.
-    pub fn hold_above(&self, id: u64) {
-        self.shared.held_above.store(id, std::sync::atomic::Ordering::Release);
+    /// Tells up to which number a push door is done: retention by age spares what lies above.
+    pub fn hold_above(&self, door: &str, id: u64) {
+        let mut holds = self.shared.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        holds.insert(door.to_owned(), id);
     }
 
     /// Numbers for status and metrics.

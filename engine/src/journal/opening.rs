@@ -53,7 +53,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         state: watch::Sender::new(State::Open),
         position: Mutex::new(StreamPosition { installation, ..found.position }),
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
-        held_above: AtomicU64::new(u64::MAX),
+        holds: Mutex::default(),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),

@@ -1,7 +1,6 @@
 //! What may go: whole segments, the oldest first.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use metrics::{counter, gauge};
 
@@ -15,7 +14,14 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
     let mut size: u64 = segments.iter().map(|segment| segment.length()).sum();
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
-    let held_above = shared.held_above.load(Ordering::Acquire);
+    let held_above = shared
+        .holds
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .values()
+        .min()
+        .copied()
+        .unwrap_or(u64::MAX);
     let mut gone = 0;
     for segment in segments.iter().take(segments.len().saturating_sub(1)) {
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;

@@ -116,14 +116,14 @@ impl Spill {
         self.segment.as_ref().map_or(SEGMENT_HEADER as u64, Segment::length)
     }
 
-    pub(crate) fn into_file(mut self) -> Option<(PathBuf, Arc<dyn DiskFile>, Segment, Vec<u32>)> {
+    pub(crate) fn into_file(mut self) -> Option<Spilled> {
         self.kept = true;
-        Some((
-            self.path.clone(),
-            Arc::clone(&self.file),
-            self.segment.take()?,
-            std::mem::take(&mut self.schemas),
-        ))
+        Some(Spilled {
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+            segment: self.segment.take()?,
+            schemas: std::mem::take(&mut self.schemas),
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::format::debezium::records::{Header, Records};
 use crate::format::debezium::shape::Shape;
 use crate::format::debezium::topic::write_suffix;
 use crate::format::debezium::value::write_shaped;
-use crate::format::json::{write_int, write_name, write_string};
+use crate::format::json::{write_int, write_member, write_name, write_string};
 use crate::format::native::filled;
 use crate::record::{Tuple, Value};
 use crate::schema::{Column, Schema};
@@ -159,18 +159,18 @@ impl Debezium {
             let mut writer = RowWriter { debezium: self, unrendered: 0 };
             out.extend_from_slice(b"{\"before\":");
             writer.row(out, row.schema, before.map(|old| old.tuple()), None);
-            write_name(out, "after");
+            write_member(out, "after");
             writer.row(out, row.schema, after, row.old);
-            write_name(out, "source");
+            write_member(out, "source");
             self.source(out, row);
             out.extend_from_slice(b",\"transaction\":null");
-            write_name(out, "op");
+            write_member(out, "op");
             write_string(out, op);
-            write_name(out, "ts_ms");
+            write_member(out, "ts_ms");
             write_int(out, row.now.div_euclid(1_000_000));
-            write_name(out, "ts_us");
+            write_member(out, "ts_us");
             write_int(out, row.now.div_euclid(1000));
-            write_name(out, "ts_ns");
+            write_member(out, "ts_ns");
             write_int(out, row.now);
             out.push(b'}');
             writer.unrendered
@@ -182,28 +182,28 @@ impl Debezium {
         let committed: Micros = event.tx.map_or(event.at, |tx| tx.committed);
         out.extend_from_slice(&self.source_head);
         write_int(out, committed.div_euclid(1000));
-        write_name(out, "snapshot");
+        write_member(out, "snapshot");
         write_string(out, if event.op == Op::Read { "true" } else { "false" });
-        write_name(out, "db");
+        write_member(out, "db");
         write_string(out, &row.schema.database);
         write_sequence(out, event);
-        write_name(out, "ts_us");
+        write_member(out, "ts_us");
         write_int(out, committed);
-        write_name(out, "ts_ns");
+        write_member(out, "ts_ns");
         write_int(out, i128::from(committed) * 1000);
-        write_name(out, "schema");
+        write_member(out, "schema");
         write_string(out, &row.schema.schema);
-        write_name(out, "table");
+        write_member(out, "table");
         write_string(out, &row.schema.table);
-        write_name(out, "txId");
+        write_member(out, "txId");
         match &event.tx {
             Some(tx) => write_int(out, tx.xid),
             None => out.extend_from_slice(b"null"),
         }
-        write_name(out, "lsn");
+        write_member(out, "lsn");
         write_int(out, event.lsn.0);
         out.extend_from_slice(b",\"xmin\":null");
-        write_name(out, "origin");
+        write_member(out, "origin");
         match event.tx.map(|tx| tx.origin).filter(|origin| !origin.is_empty()) {
             Some(origin) => write_string(out, origin),
             None => out.extend_from_slice(b"null"),

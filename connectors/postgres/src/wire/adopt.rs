@@ -1,0 +1,161 @@
+//! Ordinary SQL through `tokio-postgres`, over a session that this crate has logged in.
+//!
+//! tokio-postgres would log in by itself, but knows neither our TLS modes nor refuses clear-text passwords.
+//! So it is given a stream on which the login has already happened: its start-up message is swallowed, and the
+//! answer that it waits for is replayed. One login, one set of error messages, one set of pinned settings.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BufMut, BytesMut};
+use rowcast_engine::{Error, Result};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
+
+use super::connection::{Connection, Purpose};
+use super::socket::Socket;
+use crate::conninfo::Conninfo;
+
+/// Logs in and gives a client for SQL; its connection lives in a task of its own until the client is dropped.
+///
+/// # Errors
+///
+/// As [`Connection::connect`].
+pub async fn sql_client(info: &Conninfo) -> Result<Client> {
+    let connection = Connection::connect(info, Purpose::Query).await?;
+    let stream = Adopted::new(connection);
+    let mut config = tokio_postgres::Config::new();
+    config.user(&info.user).dbname(&info.dbname);
+    let adopted = config.connect_raw(stream, NoTls).await;
+    let (client, mut driver) =
+        adopted.map_err(|e| Error::failed("Cannot take over the SQL session").because(e))?;
+    tokio::spawn(async move {
+        while let Some(message) = poll_fn(|cx| driver.poll_message(cx)).await {
+            match message {
+                Ok(AsyncMessage::Notice(notice)) => tracing::debug!("Postgres says: {}", notice.message()),
+                Ok(_) => {}
+                // Whoever uses the client gets an error of their own.
+                Err(error) => return tracing::debug!("The SQL session ended: {error}"),
+            }
+        }
+    });
+    Ok(client)
+}
+
+/// A logged-in socket that looks as if it were about to be.
+struct Adopted {
+    socket: Socket,
+    /// The replayed answer, then whatever was read ahead.
+    incoming: BytesMut,
+    startup: Startup,
+}
+
+/// How much of the start-up message has been swallowed.
+enum Startup {
+    /// The length is not known yet: so many of its four bytes, and their value.
+    Length(u8, u32),
+    /// So many bytes are still to come.
+    Body(usize),
+}
+
+impl Adopted {
+    fn new(connection: Connection) -> Self {
+        let (messages, parameters, key) = connection.into_parts();
+        let mut incoming = answer(&parameters, key);
+        incoming.extend_from_slice(&messages.incoming);
+        Self { socket: messages.socket, incoming, startup: Startup::Length(0, 0) }
+    }
+}
+
+/// AuthenticationOk, ParameterStatus for each parameter, BackendKeyData, ReadyForQuery (idle).
+fn answer(parameters: &BTreeMap<String, String>, key: (i32, i32)) -> BytesMut {
+    let mut out = BytesMut::new();
+    let mut message = |tag: u8, parts: &[&[u8]]| {
+        out.put_u8(tag);
+        // Names and values of settings, which came in messages with such a length.
+        let length = parts.iter().map(|part| part.len()).sum::<usize>() + 4;
+        out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        parts.iter().for_each(|part| out.put_slice(part));
+    };
+    message(b'R', &[&[0; 4]]);
+    for (name, value) in parameters {
+        message(b'S', &[name.as_bytes(), &[0], value.as_bytes(), &[0]]);
+    }
+    message(b'K', &[&key.0.to_be_bytes(), &key.1.to_be_bytes()]);
+    message(b'Z', &[b"I"]);
+    out
+}
+
+impl Startup {
+    /// Takes what belongs to the start-up message off the front of `bytes`; how many that were.
+    fn swallow(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while let (Self::Length(seen, value), Some(byte)) = (&*self, bytes.get(taken)) {
+            let value = value << 8 | u32::from(*byte);
+            taken += 1;
+            // The length counts its own four bytes.
+            *self = if *seen == 3 {
+                Self::Body(value.saturating_sub(4) as usize)
+            } else {
+                Self::Length(seen + 1, value)
+            };
+        }
+        if let Self::Body(left) = self {
+            let more = (*left).min(bytes.len() - taken);
+            *left -= more;
+            taken += more;
+        }
+        taken
+    }
+}
+
+impl AsyncRead for Adopted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.incoming.is_empty() {
+            return Pin::new(&mut this.socket).poll_read(cx, buf);
+        }
+        let count = this.incoming.len().min(buf.remaining());
+        buf.put_slice(&this.incoming[..count]);
+        this.incoming.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Adopted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match this.startup.swallow(bytes) {
+            0 => Pin::new(&mut this.socket).poll_write(cx, bytes),
+            swallowed => Poll::Ready(Ok(swallowed)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swallows_one_startup_message_however_it_is_cut() {
+        let message = [0, 0, 0, 9, 1, 2, 3, 4, 5];
+        for cut in 0..=message.len() {
+            let mut startup = Startup::Length(0, 0);
+            assert_eq!(startup.swallow(&message[..cut]), cut);
+            let rest = [&message[cut..], b"Q"].concat();
+            assert_eq!(startup.swallow(&rest), message.len() - cut);
+            assert_eq!(startup.swallow(b"Q"), 0);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A session that runs simple queries and replication commands.
+
+use std::collections::BTreeMap;
+
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+use rowcast_engine::{Error, Kind, Result};
+use tokio::time::timeout;
+
+use super::copy::CopyStream;
+use super::db_error::{DbError, server_error};
+use super::login::login;
+use super::messages::{Incoming, Messages};
+use super::remedy;
+use crate::conninfo::Conninfo;
+
+/// A simple query is for catalogs and replication commands; a bigger result in bytes is a mistake.
+const MAX_RESULT: usize = 64 * 1024 * 1024;
+
+/// How much of a statement an error shows, in characters.
+const SHOWN_STATEMENT: usize = 60;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Replication commands beside SQL, for logical decoding of this database.
+    Replication,
+    /// SQL only.
+    Query,
+}
+
+/// A logged-in session with pinned settings (see `session.rs`).
+pub struct Connection {
+    messages: Messages,
+    parameters: BTreeMap<String, String>,
+    version: u32,
+    key: (i32, i32),
+    /// A command has been sent and its end not seen: the caller dropped the future, or the connection broke.
+    unfinished: bool,
+}
+
+impl Connection {
+    /// Tries the hosts in their order, each for `connect_timeout` at most, until one lets us in.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Transient` when no host is reachable or ready, `Kind::Refused` when one refuses the login for
+    /// good (then no further one is tried), `Kind::Usage` for unusable certificate files. Each with a hint.
+    pub async fn connect(info: &Conninfo, purpose: Purpose) -> Result<Self> {
+        let mut last = Error::usage("The source names no host");
+        for (index, host) in info.hosts.iter().enumerate() {
+            // On the heap: the login's state is large, and every caller's future would hold it.
+            let attempt = Box::pin(timeout(info.connect_timeout, login(info, host, purpose)));
+            last = match attempt.await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) if error.kind() == Kind::Transient => error,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => remedy::too_slow(host, info.connect_timeout),
+            };
+            if index + 1 < info.hosts.len() {
+                tracing::warn!("{last}; trying the next host");
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn new(
+        messages: Messages,
+        parameters: BTreeMap<String, String>,
+        version: u32,
+        key: (i32, i32),
+    ) -> Self {
+        Self { messages, parameters, version, key, unfinished: false }
+    }
+
+    /// The server's version as a number, such as 150018 for 15.18.
+    pub fn server_version(&self) -> u32 {
+        self.version
+    }
+
+    /// What the server reports about a setting, such as `server_encoding`; None for those it does not report.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// The process id of the server's side.
+    pub fn process_id(&self) -> i32 {
+        self.key.0
+    }
+
+    /// Whether TCP carries it.
+    pub fn is_tcp(&self) -> bool {
+        self.messages.socket.is_tcp()
+    }
+
+    /// Runs SQL statements or one replication command, and gives the rows of all of them, values as text.
+    ///
+    /// The caller bounds the time. A dropped call leaves the connection unusable.
+    ///
+    /// # Errors
+    ///
+    /// The server's [`DbError`] as cause, its kind by SQLSTATE; `Kind::Transient` when the connection breaks.
+    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.send_query(sql).await?;
+        let (mut rows, mut size, mut failure) = (Vec::new(), 0, None);
+        loop {
+            let message = match self.messages.read().await {
+                Ok(Incoming::Message(message)) => message,
+                Ok(Incoming::CopyBoth) => return Err(unexpected(sql)),
+                // A fatal error closes the connection right behind its message.
+                Err(e) => return Err(failure.map_or_else(|| lost(sql, e), |f| failed(sql, f))),
+            };
+            match message {
+                Message::DataRow(body) => {
+                    size += body.buffer().len();
+                    if size > MAX_RESULT {
+                        return Err(Error::failed(format!("The result of {} is too large", shown(sql))));
+                    }
+                    rows.push(read_row(&body)?);
+                }
+                Message::ErrorResponse(body) => failure = Some(DbError::read(body.fields())),
+                Message::ReadyForQuery(_) => break,
+                Message::RowDescription(_) | Message::CommandComplete(_) | Message::EmptyQueryResponse => {}
+                other => self.aside(&other).ok_or_else(|| unexpected(sql))?,
+            }
+        }
+        self.unfinished = false;
+        failure.map_or(Ok(rows), |f| Err(failed(sql, f)))
+    }
+
+    /// Sends a START_REPLICATION command and hands the connection over to its stream.
+    ///
+    /// # Errors
+    ///
+    /// The server's [`DbError`] as cause: slot missing (42704), in use (55006), invalidated (55000).
+    pub async fn start_replication(mut self, command: &str) -> Result<CopyStream> {
+        self.send_query(command).await?;
+        loop {
+            match self.messages.read().await.map_err(|e| lost(command, e))? {
+                Incoming::CopyBoth => return Ok(CopyStream::new(self.messages)),
+                Incoming::Message(Message::ErrorResponse(body)) => {
+                    return Err(failed(command, DbError::read(body.fields())));
+                }
+                Incoming::Message(other) => self.aside(&other).ok_or_else(|| unexpected(command))?,
+            }
+        }
+    }
+
+    async fn send_query(&mut self, sql: &str) -> Result<()> {
+        if self.unfinished {
+            return Err(Error::transient("The connection to Postgres was left in the middle of a command"));
+        }
+        self.unfinished = true;
+        self.messages.send(|buffer| frontend::query(sql, buffer)).await.map_err(|e| lost(sql, e))
+    }
+
+    /// Takes in what the server may send at any time; None for anything else.
+    fn aside(&mut self, message: &Message) -> Option<()> {
+        match message {
+            Message::NoticeResponse(body) => DbError::read(body.fields()).log(),
+            Message::ParameterStatus(body) => {
+                let (name, value) = (body.name().ok()?, body.value().ok()?);
+                self.parameters.insert(name.to_owned(), value.to_owned());
+            }
+            Message::NotificationResponse(_) => {}
+            _ => return None,
+        }
+        Some(())
+    }
+
+    pub(super) fn into_parts(self) -> (Messages, BTreeMap<String, String>, (i32, i32)) {
+        (self.messages, self.parameters, self.key)
+    }
+}
+
+fn read_row(body: &DataRowBody) -> Result<Vec<Option<String>>> {
+    let text = |range: Option<std::ops::Range<usize>>| {
+        Ok(range.and_then(|r| body.buffer().get(r)).map(|b| String::from_utf8_lossy(b).into_owned()))
+    };
+    body.ranges().map(text).collect().map_err(|_| remedy::protocol("a row is shorter than it says"))
+}
+
+/// The statement's beginning, up to where values might stand.
+fn shown(sql: &str) -> String {
+    sql.trim_start()
+        .split(['\n', ';', '(', '\''])
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(SHOWN_STATEMENT)
+        .collect()
+}
+
+fn failed(sql: &str, error: DbError) -> Error {
+    server_error(format!("Postgres refuses {}", shown(sql)), error)
+}
+
+fn lost(sql: &str, cause: std::io::Error) -> Error {
+    Error::transient(format!("The connection to Postgres broke during {}", shown(sql))).because(cause)
+}
+
+fn unexpected(sql: &str) -> Error {
+    remedy::protocol(format!("an unexpected message came in answer to {}", shown(sql)))
+}

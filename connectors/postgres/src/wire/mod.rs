@@ -1,0 +1,32 @@
+//! The wire: Postgres' frontend/backend protocol version 3, for ordinary sessions and for replication.
+//!
+//! [`Connection`] logs in (TCP or Unix socket, TLS, passwords, SCRAM with channel binding) and pins the
+//! settings that value text depends on. It runs simple queries and replication commands, and becomes a
+//! [`CopyStream`] when replication starts. [`sql_client`] gives the same login to `tokio-postgres`, for
+//! ordinary SQL. Errors of the server are [`DbError`], with kind and remedy decided in one place.
+//! Source: <https://www.postgresql.org/docs/current/protocol.html>.
+
+mod adopt;
+mod auth;
+mod buffer;
+mod connection;
+mod copy;
+#[cfg(test)]
+mod copy_tests;
+mod db_error;
+mod der;
+mod dial;
+mod login;
+mod messages;
+mod remedy;
+mod session;
+mod socket;
+mod status;
+mod tls;
+mod verifier;
+
+pub use adopt::sql_client;
+pub use connection::{Connection, Purpose};
+pub use copy::{CopyFrame, CopyStream};
+pub use db_error::{DbError, server_error, sql_error};
+pub use socket::Socket;

@@ -1,0 +1,195 @@
+//! One clear message for each way in which a login fails, and what to do about it.
+
+use std::io;
+
+use rowcast_engine::{Error, Kind};
+use rustls::CertificateError;
+
+use super::db_error::DbError;
+use crate::conninfo::Host;
+
+/// Nothing answers at `host`.
+pub(super) fn unreachable(host: &Host, cause: io::Error) -> Error {
+    let hint = match host {
+        Host::Tcp { .. } => {
+            "Check that Postgres is running, that listen_addresses and port in postgresql.conf admit this \
+             connection, and that no firewall is in between"
+        }
+        Host::Unix { .. } => {
+            "Check that Postgres is running and that unix_socket_directories and port in postgresql.conf match; \
+             over TCP write the source as postgres://USER@HOST:5432/DATABASE"
+        }
+    };
+    Error::transient(format!("Postgres at {host} is unreachable")).because(cause).hint(hint)
+}
+
+/// `host` did not answer in time.
+pub(super) fn too_slow(host: &Host, after: std::time::Duration) -> Error {
+    Error::transient(format!("Postgres at {host} is unreachable: no login within {} s", after.as_secs()))
+        .hint("Check host, port and firewalls; connect_timeout=SECONDS in the source URL waits longer")
+}
+
+/// The connection broke before the login was done.
+pub(super) fn broken(host: &Host, cause: io::Error) -> Error {
+    if tls_error(&cause).is_some() {
+        return handshake(host, cause);
+    }
+    let cause = if cause.kind() == io::ErrorKind::UnexpectedEof {
+        io::Error::new(cause.kind(), "the server closed the connection")
+    } else {
+        cause
+    };
+    Error::transient(format!("Postgres at {host} broke off the login"))
+        .because(cause)
+        .hint("Check that this is a Postgres server, and its log for the reason")
+}
+
+fn tls_error(cause: &io::Error) -> Option<&rustls::Error> {
+    cause.get_ref()?.downcast_ref()
+}
+
+/// The TLS handshake failed.
+pub(super) fn handshake(host: &Host, cause: io::Error) -> Error {
+    let (what, hint) = match tls_error(&cause) {
+        Some(rustls::Error::InvalidCertificate(error)) => certificate(host, error),
+        Some(rustls::Error::AlertReceived(_)) => (
+            format!("Postgres at {host} refuses this client's TLS"),
+            "If it asks for a client certificate, name one with sslcert=FILE and sslkey=FILE",
+        ),
+        Some(_) => (
+            format!("TLS with Postgres at {host} failed"),
+            "The server must speak TLS 1.2 or 1.3 (ssl_min_protocol_version, ssl_ciphers in postgresql.conf)",
+        ),
+        None => {
+            return Error::transient(format!("Postgres at {host} broke off the TLS handshake"))
+                .because(cause);
+        }
+    };
+    Error::refused(what).because(cause).hint(hint)
+}
+
+fn certificate(host: &Host, error: &CertificateError) -> (String, &'static str) {
+    match error {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            format!("The TLS certificate of Postgres at {host} is made out to another name"),
+            "Connect by the name in the certificate, or use sslmode=verify-ca",
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            format!("The TLS certificate of Postgres at {host} has expired"),
+            "Renew it (ssl_cert_file in postgresql.conf, then select pg_reload_conf())",
+        ),
+        _ => (
+            format!("The TLS certificate of Postgres at {host} is not trusted"),
+            "Name the certificate of its authority with sslrootcert=FILE",
+        ),
+    }
+}
+
+/// The server refused the login of `user` to `dbname`.
+pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Error {
+    let routine = error.routine.as_deref().unwrap_or_default();
+    let (what, hint) = match error.code.as_str() {
+        "28P01" => (
+            format!("Postgres at {host} refuses the password of user {user:?}"),
+            format!(
+                "Check the password in the source URL, PGPASSWORD or ~/.pgpass; set it with \
+                     ALTER ROLE {} PASSWORD '…'",
+                quoted(user)
+            ),
+        ),
+        // By what is the same in every language.
+        "28000" if error.message.contains("pg_hba.conf") => (
+            format!(
+                "Postgres at {host} has no pg_hba.conf entry that admits user {user:?} to database {dbname:?}"
+            ),
+            format!(
+                "Add a line such as: host {dbname} {user} CLIENT-ADDRESS/32 scram-sha-256; then \
+                     select pg_reload_conf(); where only hostssl lines match, use sslmode=require"
+            ),
+        ),
+        "28000" if routine == "ClientAuthentication" => (
+            format!("Postgres at {host} asks for a client certificate"),
+            "Name one with sslcert=FILE and sslkey=FILE, over TLS (sslmode=require or above)".to_owned(),
+        ),
+        "28000" => (
+            format!("Postgres at {host} does not let user {user:?} log in"),
+            format!(
+                "Check that the role exists and may log in: CREATE ROLE {0} LOGIN REPLICATION PASSWORD '…', \
+                     or ALTER ROLE {0} LOGIN; with peer or ident authentication the system user must match",
+                quoted(user)
+            ),
+        ),
+        "3D000" => (
+            format!("Postgres at {host} has no database {dbname:?}"),
+            "List them with psql -l, and name one at the end of the source URL: postgres://…/DATABASE"
+                .to_owned(),
+        ),
+        "42501" => (
+            format!("Postgres at {host} denies user {user:?} the connection to database {dbname:?}"),
+            format!(
+                "For replication: ALTER ROLE {0} REPLICATION (on RDS: GRANT rds_replication TO {0}); \
+                     for the database: GRANT CONNECT ON DATABASE {1} TO {0}",
+                quoted(user),
+                quoted(dbname)
+            ),
+        ),
+        "53300" => (
+            format!("Postgres at {host} has too many connections"),
+            "Raise max_connections and max_wal_senders (restart needed), or close sessions seen in \
+             pg_stat_activity and pg_stat_replication"
+                .to_owned(),
+        ),
+        "57P03" => (
+            format!("Postgres at {host} is not accepting connections yet"),
+            "It is starting up, shutting down or recovering: try again in a moment, and see its log"
+                .to_owned(),
+        ),
+        _ => {
+            let hint = for_statement(&error).or_else(|| error.hint.clone());
+            (
+                format!("Postgres at {host} refuses the login of user {user:?} to database {dbname:?}"),
+                hint.unwrap_or_default(),
+            )
+        }
+    };
+    let result = Error::new(error.kind(), what).because(error);
+    if hint.is_empty() { result } else { result.hint(hint) }
+}
+
+/// What to do about an error of a statement or a replication command, where that is known.
+pub(super) fn for_statement(error: &DbError) -> Option<String> {
+    // Names of settings are the same in every language.
+    let about =
+        |word| error.message.contains(word) || error.hint.as_deref().is_some_and(|h| h.contains(word));
+    Some(match error.code.as_str() {
+        "55000" if about("wal_level") => {
+            "ALTER SYSTEM SET wal_level = logical; then restart Postgres (on RDS: rds.logical_replication = 1)"
+        }
+        "53400" if about("max_replication_slots") => {
+            "Raise max_replication_slots (restart needed), or drop a slot seen unused in pg_replication_slots: \
+             select pg_drop_replication_slot('NAME')"
+        }
+        "53300" => {
+            "Raise max_connections and max_wal_senders (restart needed), or close sessions seen in \
+             pg_stat_activity and pg_stat_replication"
+        }
+        "53100" => "The server's disk is full",
+        "55006" => "Another session has it: see active_pid in pg_replication_slots",
+        "55P03" => "A lock was not to be had in time: see pg_stat_activity for long transactions",
+        "57P01" | "57P02" | "57P03" => "The server is restarting: wait for it",
+        "42501" => "Give the role the privilege, or log in as one that has it",
+        _ => return None,
+    }
+    .to_owned())
+}
+
+/// The server speaks otherwise than the protocol says.
+pub(super) fn protocol(what: impl Into<String>) -> Error {
+    Error::new(Kind::Transient, format!("Postgres broke the protocol: {}", what.into())).hint(
+        "Check that nothing between rowcast and Postgres changes the stream, such as a connection pooler",
+    )
+}
+
+fn quoted(identifier: &str) -> String {
+    postgres_protocol::escape::escape_identifier(identifier)
+}

@@ -1,0 +1,70 @@
+//! The settings that value text and statements depend on, the same for every session of this connector.
+//!
+//! They stand in the start-up packet, which wins over ALTER ROLE … SET, ALTER DATABASE … SET, postgresql.conf
+//! and the `options` parameter, and which RESET goes back to.
+
+/// What all supported versions know.
+///
+/// - `DateStyle` to `lc_monetary`: the text of values. Anything above 0 in `extra_float_digits` gives the
+///   shortest text that reads back equal.
+/// - `search_path`: names of tables, types and functions in values (regclass and the like) come out qualified
+///   unless they are in `pg_catalog`, and nobody can put a function in front of a built-in one.
+/// - `quote_all_identifiers`, `standard_conforming_strings`: how identifiers come out and literals go in.
+/// - `row_security` off: a query that row-level security would thin out fails instead, since a snapshot with
+///   rows missing in silence would be wrong.
+/// - the timeouts: a stream and a snapshot take as long as they take.
+pub(super) const STARTUP: [(&str, &str); 13] = [
+    ("client_encoding", "UTF8"),
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "iso_8601"),
+    ("TimeZone", "UTC"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "3"),
+    ("lc_monetary", "C"),
+    ("search_path", "pg_catalog"),
+    ("quote_all_identifiers", "off"),
+    ("standard_conforming_strings", "on"),
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+];
+
+/// Settings that came later, with the version from which they exist.
+const SINCE: [(u32, &str); 2] =
+    [(140_000, "SET idle_session_timeout = 0;"), (170_000, "SET transaction_timeout = 0;")];
+
+/// The statements to run after the login; empty where there are none.
+pub(super) fn after_login(version: u32) -> String {
+    SINCE.iter().filter(|(since, _)| version >= *since).map(|(_, sql)| *sql).collect()
+}
+
+/// `15.18 (Debian …)` is 150018, `17beta1` is 170000, `9.6.24` is 90624.
+pub(super) fn version_number(text: &str) -> Option<u32> {
+    let digits = text.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
+    let mut parts = digits.split('.').map(str::parse::<u32>);
+    let major = parts.next()?.ok().filter(|m| *m < 1000)?;
+    let second = parts.next().and_then(Result::ok).unwrap_or(0);
+    let third = parts.next().and_then(Result::ok).unwrap_or(0);
+    Some(if major >= 10 { major * 10_000 + second } else { major * 10_000 + second * 100 + third })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version_number("15.18 (Debian 15.18-0+deb12u1)"), Some(150_018));
+        assert_eq!(version_number("17beta1"), Some(170_000));
+        assert_eq!(version_number("18devel"), Some(180_000));
+        assert_eq!(version_number("9.6.24"), Some(90_624));
+        assert_eq!(version_number("new"), None);
+    }
+
+    #[test]
+    fn later_settings_by_version() {
+        assert_eq!(after_login(130_000), "");
+        assert_eq!(after_login(150_018), "SET idle_session_timeout = 0;");
+        assert!(after_login(170_000).contains("transaction_timeout"));
+    }
+}

@@ -53,7 +53,8 @@ fn every_connector_is_wired() {
 fn heavy_libraries_enter_through_one_door() {
     for (library, door) in [("rdkafka", "kafka"), ("tokio-postgres", "postgres"), ("axum", "http")] {
         for (folder, manifest) in manifests().iter().filter(|(folder, _)| folder != door) {
-            let section = manifest.split("[dependencies]").nth(1).unwrap_or("").split("\n[").next().unwrap_or("");
+            let section =
+                manifest.split("[dependencies]").nth(1).unwrap_or("").split("\n[").next().unwrap_or("");
             let named = section.lines().any(|line| line.starts_with(library));
             assert!(!named, "{library} enters through connectors/{door} only, not through {folder}");
         }

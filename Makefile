@@ -1,0 +1,47 @@
+# The only commands to remember. Each installs what it needs and lacks (Debian, Ubuntu; as root or with sudo).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint test-compose bench-capture bench-latency install-deps
+
+# Where rustup puts cargo, for shells that have not read its settings.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+demo: ## A throw-away Postgres under load, with every door open; Ctrl-C ends it
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	cargo build --release --locked
+	@exec target/release/rowcast demo
+
+test: install-deps ## All tests, against real Postgres, Kafka and Chromium
+	cargo test --workspace --locked
+
+lint: ## Formatting, clippy, shell scripts; dependencies where cargo-deny is installed
+	@scripts/install-build.sh
+	@scripts/lint.sh
+
+test-compose: ## The integration tests inside docker compose, against its services
+	@scripts/test-compose.sh
+
+bench-capture: ## Rows per second from a backlog, beside pg_recvlogical
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	cargo build --release --locked --workspace
+	@exec target/release/rowcast-bench capture
+
+bench-latency: ## From insert to SSE client, at 1 and at 500 transactions a second
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	cargo build --release --locked --workspace
+	@exec target/release/rowcast-bench latency
+
+install-deps: ## Install what building and testing need, where it is missing
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	@scripts/install-kafka.sh
+	@scripts/install-browser.sh
+	@scripts/apt-install.sh curl openssl

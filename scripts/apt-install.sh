@@ -1,0 +1,35 @@
+#!/bin/sh
+# Installs the named Debian or Ubuntu packages that are not there yet. As root, or through sudo.
+# usage: apt-install.sh PACKAGE...
+set -eu
+missing=""
+for package in "$@"; do
+  case $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) in
+    installed) ;;
+    *) missing="$missing $package" ;;
+  esac
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "Missing:$missing. This script knows apt only; install their like with your package manager" >&2
+  exit 1
+fi
+as_root=""
+if [ "$(id -u)" != 0 ]; then
+  if ! command -v sudo >/dev/null 2>&1; then
+    echo "Missing:$missing. Install them as root, or install sudo" >&2
+    exit 1
+  fi
+  as_root=sudo
+fi
+
+echo "Installing:$missing"
+# shellcheck disable=SC2086 # a list of words, on purpose
+install() {
+  $as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends $missing </dev/null >"$log" 2>&1
+}
+log=$(mktemp); trap 'rm -f "$log"' EXIT
+# A machine that never ran `apt-get update` knows no package at all.
+install || { $as_root apt-get update -qq </dev/null && install; } || { cat "$log" >&2; exit 1; }

@@ -1,0 +1,124 @@
+//! A plain HTTP/1.1 client.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+
+/// What a request brought back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The status.
+    pub(crate) status: StatusCode,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
+    /// The whole body.
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        let text = self.text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{} {error}: {text}", self.status))
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header's value; empty when absent.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// A response whose body is still coming.
+pub(crate) struct Stream {
+    /// The status.
+    pub(crate) status: StatusCode,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+}
+
+impl Stream {
+    /// The next piece of the body; `None` at its end, also when the connection breaks.
+    pub(crate) async fn chunk(&mut self) -> Option<Bytes> {
+        loop {
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some(data);
+                    }
+                }
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+
+    /// The rest of the body.
+    pub(crate) async fn rest(mut self) -> Bytes {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk().await {
+            bytes.extend_from_slice(&chunk);
+        }
+        bytes.into()
+    }
+}
+
+/// Sends a request on a connection of its own; the error says that nothing answered.
+pub(crate) async fn send(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Stream, String> {
+    let tcp = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(|error| error.to_string())?;
+    // A broken connection shows at its reader.
+    tokio::spawn(async move { connection.await.is_ok() });
+    let mut request = Request::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
+    let host = HeaderValue::from_str(&address.to_string()).expect("an address");
+    request.headers_mut().insert("host", host);
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a header's name");
+        request.headers_mut().insert(name, HeaderValue::from_str(value).expect("a header's value"));
+    }
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let (parts, body) = response.into_parts();
+    Ok(Stream { status: parts.status, headers: parts.headers, body })
+}
+
+/// GET to the end.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<Answer, String> {
+    request(address, Method::GET, path, &[], "").await
+}
+
+/// POST to the end, `application/json`.
+pub(crate) async fn post(address: SocketAddr, path: &str, body: &str) -> Result<Answer, String> {
+    request(address, Method::POST, path, &[("content-type", "application/json")], body).await
+}
+
+/// Any request to the end.
+pub(crate) async fn request(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer, String> {
+    let stream = send(address, method, path, headers, body).await?;
+    let (status, headers) = (stream.status, stream.headers.clone());
+    Ok(Answer { status, headers, body: stream.rest().await })
+}

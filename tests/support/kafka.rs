@@ -1,0 +1,284 @@
+//! A real Kafka broker, and an independent reader of its topics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::process::{Directory, Launch, Process, free_port, run, tail};
+use super::{KAFKA, SOON, wait_for};
+
+/// Topics are rowcast's to create: a broker that makes them up would hide that it does not.
+const SETTINGS: &str = "
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+";
+
+const LOG_SETTINGS: &str = "
+rootLogger.level=WARN
+rootLogger.appenderRef.console.ref=console
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d %p %m (%c)%n
+";
+
+/// Small and quickly up, on a machine that it shares with everything else.
+const JAVA: &[&str] = &["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+
+/// A broker: of the tests, or the one that `ROWCAST_TEST_KAFKA` names.
+pub(crate) struct Kafka {
+    brokers: String,
+    local: Option<(Option<Process>, Directory)>,
+}
+
+impl Kafka {
+    /// The broker that most tests share, each under a topic prefix of its own (see [`Kafka::prefix`]).
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Kafka> = OnceCell::const_new();
+        SHARED
+            .get_or_init(|| async {
+                match std::env::var(KAFKA) {
+                    Ok(brokers) => Self { brokers, local: None },
+                    Err(_) => Self::start().await,
+                }
+            })
+            .await
+    }
+
+    /// A broker of the test's own.
+    pub(crate) async fn start() -> Self {
+        let directory = Directory::new("kafka");
+        let (port, controller) = (free_port(), free_port());
+        let path = directory.path();
+        let settings = format!(
+            "{SETTINGS}controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\nlog.dirs={}\n",
+            path.join("data").display()
+        );
+        std::fs::write(path.join("server.properties"), settings).expect("a file");
+        std::fs::write(path.join("log4j2.properties"), LOG_SETTINGS).expect("a file");
+        let format = ["kafka.tools.StorageTool", "format", "-t", "5L6g3nShT-eMCtK--X86sw", "-c"];
+        run(&java(path, &format));
+        let mut kafka = Self { brokers: format!("127.0.0.1:{port}"), local: Some((None, directory)) };
+        kafka.resume().await;
+        kafka
+    }
+
+    /// `HOST:PORT`.
+    pub(crate) fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// A topic prefix that nobody else has.
+    pub(crate) fn prefix(&self, test: &str) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // A broker that outlives the tests holds topics of other runs, too.
+        format!("{test}-{:08x}-{count}", rand::random::<u32>())
+    }
+
+    /// Starts a stopped broker again, on the same port, and waits until it answers.
+    pub(crate) async fn resume(&mut self) {
+        let (process, directory) = self.local.as_mut().expect("a broker of the test's own");
+        let log = directory.path().join("kafka.log");
+        *process = None;
+        let command = java(directory.path(), &["kafka.Kafka"]);
+        let directory = directory.path();
+        let launch = Launch { command: &command, env: &[], log: &log, last_signal: "KILL", directory };
+        let process = process.insert(Process::start(&launch));
+        let port = self.brokers.clone();
+        wait_for("Kafka to listen", SOON * 3, async || {
+            assert!(process.ended().is_none(), "Kafka ended: {}", tail(&log));
+            tokio::net::TcpStream::connect(&port).await.map_err(|error| error.to_string())
+        })
+        .await;
+        let brokers = self.brokers.clone();
+        let answered = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer =
+                ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a consumer");
+            consumer.fetch_metadata(None, SOON * 3).map(|_| ())
+        });
+        answered.await.expect("no panic").unwrap_or_else(|error| panic!("{error}: {}", tail(&log)));
+    }
+
+    /// Stops it in order; its data stay.
+    pub(crate) async fn stop(&mut self) {
+        self.end(Signal::TERM).await;
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(&mut self) {
+        self.end(Signal::KILL).await;
+    }
+
+    async fn end(&mut self, signal: Signal) {
+        if let Some((Some(process), _)) = &mut self.local {
+            process.signal(signal);
+            process.wait(Duration::from_mins(1)).await;
+        }
+    }
+
+    /// Stops it in order and starts it again.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.resume().await;
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if let (true, Some((_, directory))) = (std::thread::panicking(), &self.local) {
+            println!("--- kafka.log\n{}", tail(&directory.path().join("kafka.log")));
+        }
+    }
+}
+
+/// A Java command over Kafka's jars; `server.properties` of the directory comes last.
+fn java(directory: &Path, class: &[&str]) -> Vec<String> {
+    let libs = libs();
+    assert!(libs.is_dir(), "No Kafka in {}: run scripts/install-kafka.sh", libs.display());
+    let logging = format!("-Dlog4j2.configurationFile={}", directory.join("log4j2.properties").display());
+    let classpath = format!("{}/*", libs.display());
+    let settings = directory.join("server.properties").display().to_string();
+    let parts = [JAVA, &[&logging, "-cp", &classpath], class, &[&settings]].concat();
+    parts.into_iter().map(ToOwned::to_owned).collect()
+}
+
+fn libs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/kafka/libs")
+}
+
+/// A record as it lies on a topic.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    /// The topic's full name.
+    pub(crate) topic: String,
+    /// The partition.
+    pub(crate) partition: i32,
+    /// The offset.
+    pub(crate) offset: i64,
+    /// The key, null when absent.
+    pub(crate) key: Value,
+    /// The value; `None` for a tombstone.
+    pub(crate) value: Option<Value>,
+    /// Headers, as text.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// Milliseconds since 1970.
+    pub(crate) timestamp: Option<i64>,
+}
+
+/// Reads every partition of every topic under a prefix from the beginning, topics created later included.
+pub(crate) struct KafkaReader {
+    records: mpsc::Receiver<Record>,
+    stop: Arc<AtomicBool>,
+}
+
+impl KafkaReader {
+    /// Records that wait for the test; then the reader does.
+    const WAITING: usize = 1024;
+
+    /// Starts to read the topics `{prefix}.…`, committed records only.
+    pub(crate) fn start(kafka: &Kafka, prefix: &str) -> Self {
+        let (sender, records) = mpsc::channel(Self::WAITING);
+        let stop = Arc::new(AtomicBool::new(false));
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", kafka.brokers())
+            .set("group.id", prefix)
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("fetch.wait.max.ms", "20")
+            .create()
+            .expect("a consumer");
+        let (stopped, prefix) = (Arc::clone(&stop), format!("{prefix}."));
+        std::thread::spawn(move || read(&consumer, &prefix, &stopped, &sender));
+        Self { records, stop }
+    }
+
+    /// The next record; `None` when none came in time.
+    pub(crate) async fn next(&mut self, deadline: Duration) -> Option<Record> {
+        tokio::time::timeout(deadline, self.records.recv()).await.ok()?
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn read(consumer: &BaseConsumer, prefix: &str, stop: &AtomicBool, records: &mpsc::Sender<Record>) {
+    let mut assigned = BTreeSet::new();
+    while !stop.load(Ordering::Relaxed) {
+        assign_new(consumer, prefix, &mut assigned);
+        let round = std::time::Instant::now();
+        while round.elapsed() < Duration::from_millis(300) && !stop.load(Ordering::Relaxed) {
+            // Errors are those of a broker that is away; librdkafka reconnects.
+            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50))
+                && records.blocking_send(record(&message)).is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// Adds the partitions that appeared since the last look.
+fn assign_new(consumer: &BaseConsumer, prefix: &str, assigned: &mut BTreeSet<(String, i32)>) {
+    let Ok(metadata) = consumer.fetch_metadata(None, Duration::from_secs(2)) else { return };
+    let mut fresh = TopicPartitionList::new();
+    for topic in metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix)) {
+        for partition in topic.partitions() {
+            if assigned.insert((topic.name().to_owned(), partition.id())) {
+                fresh
+                    .add_partition_offset(topic.name(), partition.id(), Offset::Beginning)
+                    .expect("a valid offset");
+            }
+        }
+    }
+    if fresh.count() > 0 {
+        consumer.incremental_assign(&fresh).expect("an assignment");
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let json = |bytes: &[u8]| {
+        serde_json::from_slice(bytes).unwrap_or_else(|error| {
+            panic!("{}: {error}: {}", message.topic(), String::from_utf8_lossy(bytes))
+        })
+    };
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Record {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map_or(Value::Null, json),
+        value: message.payload().map(json),
+        headers: headers
+            .map(|header| {
+                let value = header.value.unwrap_or_default();
+                (header.key.to_owned(), String::from_utf8_lossy(value).into_owned())
+            })
+            .collect(),
+        timestamp: message.timestamp().to_millis(),
+    }
+}

@@ -1,0 +1,214 @@
+//! The program itself, as a user starts it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::process::{Directory, Launch, Process, tail};
+use super::{Kafka, SOON, http, soon, wait_for};
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_rowcast");
+
+/// A running `rowcast run` with a data directory of its own, ended and removed when dropped. Its log is shown
+/// when the test fails.
+pub(crate) struct Rowcast {
+    arguments: Vec<String>,
+    env: Vec<(String, String)>,
+    /// A port of the system's choice at first, and the same one after a restart.
+    listen: String,
+    process: Option<Process>,
+    address: SocketAddr,
+    directory: Directory,
+}
+
+impl Rowcast {
+    /// `run --source URL`, ready to have more added to it.
+    pub(crate) fn on(source: &str) -> Self {
+        Self {
+            arguments: vec!["--source".into(), source.into()],
+            env: Vec::new(),
+            listen: "127.0.0.1:0".into(),
+            process: None,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            directory: Directory::new("rowcast"),
+        }
+    }
+
+    /// Adds arguments.
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Sets a configuration key: `journal.sync=interval`.
+    pub(crate) fn set(self, assignment: &str) -> Self {
+        self.with(&["--set", assignment])
+    }
+
+    /// Adds the Kafka door.
+    pub(crate) fn kafka(self, kafka: &Kafka, prefix: &str) -> Self {
+        self.with(&["--kafka", kafka.brokers(), "--topic-prefix", prefix])
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(mut self) -> Self {
+        self.resume().await;
+        self
+    }
+
+    /// Starts the ended program again, on the same data and the same port, and waits until it is ready.
+    pub(crate) async fn resume(&mut self) {
+        self.launch().await;
+        self.wait_ready().await;
+    }
+
+    /// Starts it and waits only until it listens.
+    pub(crate) async fn launch(&mut self) {
+        let written = self.data().join("http.addr");
+        let _ = std::fs::remove_file(&written);
+        let data = self.data().display().to_string();
+        let mut command = vec![PROGRAM.to_owned(), "run".into()];
+        command.extend(self.arguments.iter().cloned());
+        command.extend(["--data", &data, "--listen", &self.listen, "--log", "json"].map(ToOwned::to_owned));
+        let (log, directory) = (self.log_file(), self.directory.path());
+        let launch = Launch { command: &command, env: &self.env, log: &log, last_signal: "KILL", directory };
+        self.process = None;
+        let process = self.process.insert(Process::start(&launch));
+        self.address = wait_for("rowcast to listen", SOON, async || {
+            if let Some(code) = process.ended() {
+                panic!("rowcast ended with code {code}");
+            }
+            let text = std::fs::read_to_string(&written).map_err(|error| error.to_string())?;
+            text.trim().parse::<SocketAddr>().map_err(|error| error.to_string())
+        })
+        .await;
+        self.listen = self.address.to_string();
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub(crate) async fn wait_ready(&mut self) {
+        let address = self.address;
+        wait_for("rowcast to be ready", SOON * 2, async || {
+            if let Some(code) = self.ended() {
+                panic!("rowcast ended with code {code}");
+            }
+            let answer = http::get(address, "/readyz").await?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+        })
+        .await;
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Its exit code, once it has ended.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub(crate) async fn kill9(&mut self) {
+        self.end(Signal::KILL).await;
+    }
+
+    /// SIGTERM; its exit code, which has to come within the ten seconds that it promises.
+    pub(crate) async fn terminate(&mut self) -> i32 {
+        self.end(Signal::TERM).await
+    }
+
+    async fn end(&mut self, signal: Signal) -> i32 {
+        let process = self.process.as_mut().expect("a started rowcast");
+        process.signal(signal);
+        process.wait(Duration::from_secs(10)).await
+    }
+
+    /// Everything that it has logged, one JSON object a line.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// GET, which has to be answered.
+    pub(crate) async fn get(&self, path: &str) -> http::Answer {
+        soon(path, http::get(self.address, path)).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// `/v1/status`.
+    pub(crate) async fn status(&self) -> Value {
+        self.get("/v1/status").await.json()
+    }
+
+    /// The value of a sample in `/metrics`, by its name with labels as printed.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.get("/metrics").await.text();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("rowcast.log")
+    }
+}
+
+impl Drop for Rowcast {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("--- rowcast's log\n{}", tail(&self.log_file()));
+        }
+    }
+}
+
+/// What a command of the program printed, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Output {
+    /// The exit code.
+    pub(crate) code: i32,
+    /// Standard output.
+    pub(crate) stdout: String,
+    /// Standard error.
+    pub(crate) stderr: String,
+}
+
+/// Runs the program to its end, in an empty directory and with no rowcast settings of ours.
+pub(crate) async fn command(arguments: &[&str]) -> Output {
+    let directory = Directory::new("command");
+    command_in(directory.path(), arguments).await
+}
+
+/// Likewise, in a directory.
+pub(crate) async fn command_in(directory: &Path, arguments: &[&str]) -> Output {
+    let output = tokio::process::Command::new(PROGRAM)
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let what = format!("rowcast {} to end", arguments.join(" "));
+    let output = soon(&what, output).await.expect("the program starts");
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}

@@ -1,0 +1,309 @@
+//! From messages of the stream to transactions for the journal. The hot path: nothing here waits.
+
+use metrics::Counter;
+use rowcast_engine::event::{Micros, Op};
+use rowcast_engine::journal::StreamPosition;
+use rowcast_engine::record::{Builder, TxStart};
+use rowcast_engine::status::Status;
+use rowcast_engine::{Error, Lsn, Result};
+
+use super::composite;
+use super::custom;
+use super::relations::{Lookup, Relations};
+use super::replay::{Replay, Verdict};
+use crate::pgoutput::{Change, Malformed, Message, RelationIds, decode};
+use crate::tables::Tables;
+
+/// Microseconds from 1970 to 2000, where the clock of the stream's frames starts.
+const POSTGRES_EPOCH: Micros = 946_684_800_000_000;
+
+/// What was sent so long after its commit comes from a backlog; then reading late costs nobody anything. Larger than
+/// a commit takes on its way, smaller than what a person notices.
+const BEHIND: Micros = 20_000;
+
+/// What has to happen before the stream can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing: the next message, please.
+    Next,
+    /// The catalog has to be asked for this table; then the same message again.
+    Describe(u32),
+    /// More stored transactions have to be read; then the same message again.
+    NextPage,
+    /// A transaction that has a file of its own has committed.
+    Spilled {
+        /// Where its commit record ends.
+        end: Lsn,
+        /// Its commit time.
+        committed: Micros,
+    },
+}
+
+/// The transaction that the stream is in.
+#[derive(Debug)]
+struct Open {
+    xid: u32,
+    committed: Micros,
+    /// The journal holds it already.
+    repeated: bool,
+    /// Something of it would be stored.
+    wanted: bool,
+}
+
+/// Takes messages in.
+pub(super) struct Assembly {
+    pub(super) builder: Builder,
+    pub(super) relations: Relations,
+    pub(super) replay: Replay,
+    tables: Tables,
+    status: Status,
+    /// Whose stream this is.
+    identity: StreamPosition,
+    open: Option<Open>,
+    /// The open transaction has a file of its own.
+    pub(super) spilling: bool,
+    /// End of the transaction before, for the next one to name.
+    previous_end: Lsn,
+    /// End of the newest transaction (or message) that is whole in the builder or has been taken from it.
+    pub(super) finished: Lsn,
+    /// All that committed below this has been taken in, or was nothing to us.
+    pub(super) passed: Lsn,
+    /// When the newest frame was sent, and when what it belongs to was committed.
+    sent: Micros,
+    committed: Micros,
+    transactions: Counter,
+}
+
+impl Assembly {
+    /// Starts behind `previous_end`, the newest transaction that the journal holds.
+    pub(super) fn new(
+        tables: &Tables,
+        status: &Status,
+        replay: Replay,
+        identity: StreamPosition,
+        previous_end: Lsn,
+    ) -> Self {
+        Self {
+            builder: Builder::new(),
+            relations: Relations::default(),
+            replay,
+            tables: tables.clone(),
+            status: status.clone(),
+            identity,
+            open: None,
+            spilling: false,
+            previous_end,
+            finished: Lsn::ZERO,
+            passed: Lsn::ZERO,
+            sent: 0,
+            committed: 0,
+            transactions: metrics::counter!("rowcast_source_transactions_total"),
+        }
+    }
+
+    /// Whether the stream is between transactions and everything has been taken from the builder.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_none() && self.builder.ready_bytes() == 0
+    }
+
+    /// Whether what arrives has waited on the server: there is a backlog.
+    pub(super) fn is_behind(&self) -> bool {
+        self.sent - self.committed > BEHIND
+    }
+
+    /// The server has gone through its log up to here.
+    pub(super) fn keepalive(&mut self, end: Lsn) {
+        if self.open.is_none() {
+            self.passed = self.passed.max(end);
+        }
+    }
+
+    /// Takes one message in. `lsn` and `sent` are the frame's.
+    ///
+    /// # Errors
+    ///
+    /// For messages that cannot be understood, and for a history that is not the journal's. For good.
+    pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
+        self.sent = sent.saturating_add(POSTGRES_EPOCH);
+        match decode(body).map_err(broken)? {
+            Message::Change(change) => self.change(lsn, &change),
+            Message::Begin { final_lsn, committed, xid } => {
+                self.begin(final_lsn, committed, xid);
+                Ok(Step::Next)
+            }
+            Message::Commit { end_lsn, .. } => self.commit(end_lsn),
+            Message::Relation(relation) => {
+                self.relations.describe(&relation, body);
+                Ok(Step::Next)
+            }
+            Message::Origin { name } => {
+                if self.open.as_ref().is_some_and(|open| !open.repeated) {
+                    self.builder.origin(name);
+                }
+                Ok(Step::Next)
+            }
+            // The catalog is asked anyway.
+            Message::Type => Ok(Step::Next),
+            Message::Truncate { relations, cascade, restart_identity } => {
+                self.truncate(lsn, relations, cascade, restart_identity)
+            }
+            Message::Logical { transactional, lsn, prefix, content } => {
+                self.message(transactional, lsn, prefix, content)?;
+                Ok(Step::Next)
+            }
+        }
+    }
+
+    fn begin(&mut self, final_lsn: Lsn, committed: Micros, xid: u32) {
+        let repeated = self.replay.repeats(final_lsn);
+        self.committed = committed;
+        self.open = Some(Open { xid, committed, repeated, wanted: false });
+        if !repeated {
+            let previous_end_lsn = self.previous_end;
+            self.builder.begin(TxStart { xid, final_lsn, previous_end_lsn, committed, origin: "" });
+        }
+    }
+
+    fn change(&mut self, lsn: Lsn, change: &Change<'_>) -> Result<Step> {
+        let open = self.open.as_ref().ok_or_else(outside)?;
+        if open.repeated {
+            self.note_wanted(change.relation)?;
+            return Ok(Step::Next);
+        }
+        match self.relations.find(change.relation) {
+            Lookup::Known(known) => {
+                if change.columns > known.width {
+                    return Err(too_wide(change, known.width));
+                }
+                let misfit = if known.composites.is_empty() {
+                    None
+                } else {
+                    composite::mismatch(known.composites, change.raw)
+                };
+                if let Some(misfit) = misfit {
+                    self.relations.doubt(change.relation, misfit);
+                    return Ok(Step::Describe(change.relation));
+                }
+                self.builder.change(known.schema, change.op, lsn, change.raw);
+                Ok(Step::Next)
+            }
+            Lookup::Unwanted => Ok(Step::Next),
+            Lookup::Ask => Ok(Step::Describe(change.relation)),
+            Lookup::Undescribed => Err(undescribed(change.relation)),
+        }
+    }
+
+    /// One event for each table. All of them are looked up before the first is stored, since the message comes
+    /// again after each question.
+    fn truncate(&mut self, lsn: Lsn, tables: RelationIds<'_>, cascade: bool, restart: bool) -> Result<Step> {
+        let open = self.open.as_ref().ok_or_else(outside)?;
+        if open.repeated {
+            tables.iter().try_for_each(|table| self.note_wanted(table))?;
+            return Ok(Step::Next);
+        }
+        for table in tables.iter() {
+            match self.relations.find(table) {
+                Lookup::Ask => return Ok(Step::Describe(table)),
+                Lookup::Undescribed => return Err(undescribed(table)),
+                Lookup::Unwanted | Lookup::Known(_) => {}
+            }
+        }
+        for table in tables.iter() {
+            if let Lookup::Known(known) = self.relations.find(table) {
+                self.builder.truncate(known.schema, lsn, cascade, restart);
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    fn message(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: &[u8]) -> Result<()> {
+        if !custom::is_event(prefix) {
+            return Ok(());
+        }
+        let repeated = match &mut self.open {
+            Some(open) if transactional => {
+                open.wanted = true;
+                open.repeated
+            }
+            _ => self.replay.repeats_message(lsn),
+        };
+        let event = if repeated { None } else { custom::read(prefix, content, &self.status) };
+        let Some(event) = event else { return Ok(()) };
+        if self.builder.is_open() {
+            self.builder.message(event.channel, lsn, &event.payload);
+            return Ok(());
+        }
+        // Not of any transaction: sent by one that may even have rolled back.
+        self.builder.begin_local(self.sent);
+        self.builder.message(event.channel, lsn, &event.payload);
+        self.builder.commit(Lsn::ZERO);
+        // Stored with it, so that it does not come again under another number.
+        let position = StreamPosition { lsn, ..self.identity.clone() };
+        let json = serde_json::to_vec(&position)
+            .map_err(|error| Error::failed("Cannot write the stream's position as JSON").because(error))?;
+        self.builder.position(lsn, &json);
+        self.finished = self.finished.max(lsn);
+        self.passed = self.passed.max(lsn);
+        Ok(())
+    }
+
+    fn commit(&mut self, end: Lsn) -> Result<Step> {
+        let open = self.open.as_ref().ok_or_else(outside)?;
+        let (xid, committed) = (open.xid, open.committed);
+        if open.repeated {
+            if self.replay.compare(end, xid, committed, !open.wanted)? == Verdict::NextPage {
+                return Ok(Step::NextPage);
+            }
+        } else if !self.spilling {
+            self.builder.commit(end);
+            self.finished = end;
+        }
+        let repeated = open.repeated;
+        self.open = None;
+        self.previous_end = end;
+        self.passed = self.passed.max(end);
+        self.transactions.increment(1);
+        if self.spilling && !repeated {
+            return Ok(Step::Spilled { end, committed });
+        }
+        Ok(Step::Next)
+    }
+
+    /// A repeated change of a table that is captured means that the journal must hold its transaction.
+    fn note_wanted(&mut self, table: u32) -> Result<()> {
+        let Some(open) = self.open.as_mut().filter(|open| !open.wanted) else { return Ok(()) };
+        let message = self.relations.message(table).ok_or_else(|| undescribed(table))?;
+        if let Message::Relation(relation) = decode(&message).map_err(broken)? {
+            open.wanted = self.tables.matches(relation.schema, relation.table);
+        }
+        Ok(())
+    }
+}
+
+const REPORT: &str = "This is a bug of rowcast or of something between it and the server: please report it";
+
+fn broken(malformed: Malformed) -> Error {
+    Error::failed("The replication stream cannot be understood").because(malformed).hint(REPORT)
+}
+
+fn outside() -> Error {
+    Error::failed("The replication stream has a change outside a transaction").hint(REPORT)
+}
+
+fn undescribed(table: u32) -> Error {
+    Error::failed(format!("The replication stream has a change of table {table}, which it has not described"))
+        .hint(REPORT)
+}
+
+fn too_wide(change: &Change<'_>, width: u16) -> Error {
+    let op = match change.op {
+        Op::Insert => "An insert",
+        Op::Update => "An update",
+        _ => "A delete",
+    };
+    Error::failed(format!(
+        "{op} has {} columns, its table {} was described with {width}",
+        change.columns, change.relation
+    ))
+    .hint("Postgres 15.0 and 15.1 do this (fixed in 15.2): upgrade the server")
+}

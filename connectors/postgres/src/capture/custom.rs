@@ -1,0 +1,120 @@
+//! Custom events: logical decoding messages whose prefix is ours.
+
+use std::borrow::Cow;
+
+use rowcast_engine::status::Status;
+use serde::de::IgnoredAny;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+/// What follows it is the channel. Messages with other prefixes are somebody else's.
+const PREFIX: &str = "rowcast.event.";
+
+/// Where events go that cannot go where they were sent.
+const REJECTED: &str = "rowcast.rejected";
+
+/// `rowcast.publish` refuses longer names, but anyone may call `pg_logical_emit_message`. In bytes.
+const MAX_CHANNEL: usize = 200;
+
+/// So much of a refused name is repeated, in characters.
+const SHOWN: usize = 60;
+
+/// An event for the journal.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Custom<'a> {
+    pub(super) channel: &'a str,
+    /// JSON text without line breaks.
+    pub(super) payload: Cow<'a, [u8]>,
+}
+
+/// Whether a message is a custom event.
+pub(super) fn is_event(prefix: &str) -> bool {
+    prefix.starts_with(PREFIX)
+}
+
+/// The event that a message stands for; `None` when it is none of ours.
+pub(super) fn read<'a>(prefix: &'a str, content: &'a [u8], status: &Status) -> Option<Custom<'a>> {
+    let channel = prefix.strip_prefix(PREFIX)?;
+    let refused = if channel.is_empty() || channel.len() > MAX_CHANNEL || channel.chars().any(char::is_control) {
+        Some("the channel's name is empty, too long or has control characters")
+    } else if !is_json(content) {
+        Some("the payload is not JSON in UTF-8")
+    } else if status.is_table(channel) {
+        Some("the channel is that of a captured table")
+    } else {
+        None
+    };
+    Some(match refused {
+        Some(reason) => reject(channel, reason, content),
+        None => Custom { channel, payload: one_line(content) },
+    })
+}
+
+fn is_json(content: &[u8]) -> bool {
+    std::str::from_utf8(content).is_ok() && serde_json::from_slice::<IgnoredAny>(content).is_ok()
+}
+
+/// Line breaks can only stand between tokens; they would end a frame of a stream of lines.
+fn one_line(content: &[u8]) -> Cow<'_, [u8]> {
+    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if content.iter().any(is_break) {
+        Cow::Owned(content.iter().copied().filter(|byte| !is_break(byte)).collect())
+    } else {
+        Cow::Borrowed(content)
+    }
+}
+
+fn reject<'a>(channel: &str, reason: &str, content: &[u8]) -> Custom<'a> {
+    metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
+    let shown: String = channel.chars().take(SHOWN).collect();
+    tracing::warn!(channel = ?shown, reason, "A custom event goes to the channel {REJECTED}");
+    let one_line = one_line(content);
+    let payload: Option<&RawValue> =
+        is_json(content).then(|| serde_json::from_slice(&one_line).ok()).flatten();
+    let told = json!({ "channel": shown, "reason": reason, "bytes": content.len(), "payload": payload });
+    Custom { channel: REJECTED, payload: Cow::Owned(told.to_string().into_bytes()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rowcast_engine::status::Captured;
+
+    use super::*;
+
+    fn status() -> Status {
+        let status = Status::default();
+        status.source(|source| {
+            source.tables.insert("public.orders".to_owned(), Captured::default());
+        });
+        status
+    }
+
+    #[test]
+    fn events_keep_their_payload_on_one_line() {
+        let event = read("rowcast.event.a.b", b"{\n \"x\": \"\\n\"\r\n}", &status()).unwrap();
+        assert_eq!((event.channel, &*event.payload), ("a.b", &b"{ \"x\": \"\\n\"}"[..]));
+        assert_eq!(read("rowcast.heartbeat", b"", &status()), None);
+        assert_eq!(read("other", b"{}", &status()), None);
+    }
+
+    #[test]
+    fn what_cannot_go_to_its_channel_is_told_elsewhere() {
+        let long = format!("rowcast.event.{}", "x".repeat(201));
+        for (prefix, content) in [
+            ("rowcast.event.public.orders", &b"{\"a\":1}"[..]),
+            ("rowcast.event.", b"{}"),
+            ("rowcast.event.a\nb", b"{}"),
+            (&long, b"{}"),
+            ("rowcast.event.a", b"no json"),
+            ("rowcast.event.a", b"\"\xff\""),
+        ] {
+            let event = read(prefix, content, &status()).unwrap();
+            assert_eq!(event.channel, REJECTED, "{prefix:?}");
+            let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
+            assert!(told["reason"].is_string() && told["bytes"] == content.len());
+        }
+        let event = read("rowcast.event.public.orders", b"{\"a\":1}", &status()).unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
+        assert_eq!(told["payload"]["a"], 1);
+    }
+}

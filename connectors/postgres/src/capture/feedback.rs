@@ -1,0 +1,193 @@
+//! What the server is told, and when: received, durable. It goes on whatever else waits.
+
+use std::time::Duration;
+
+use rowcast_engine::{Error, Lsn, Result};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::wire::CopyStream;
+
+/// A durable position is told at most so late. Each telling makes the server write the slot, so not for each
+/// transaction.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+
+/// A status at least this often, whatever the server allows, so that its view of us is fresh.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// The share of wal_sender_timeout after which a status is sent, in percent: the server reckons from the last one.
+const TIMEOUT_SHARE: u32 = 60;
+
+/// A server without wal_sender_timeout sends no keepalives of its own accord for longer than this only when it is
+/// gone: half-way it is asked for one.
+const SILENCE_WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The clock of one connection.
+#[derive(Debug)]
+pub(super) struct Feedback {
+    durable: watch::Receiver<Lsn>,
+    /// The highest position seen in the stream.
+    pub(super) received: Lsn,
+    /// The highest that the server was told to be durable.
+    pub(super) confirmed: Lsn,
+    /// Something that becomes durable later is on its way to the journal.
+    outstanding: Lsn,
+    sent: Instant,
+    heard: Instant,
+    status_every: Duration,
+    /// Longer silence is the end of the connection.
+    pub(super) silence: Duration,
+    /// The server wants a status now.
+    asked: bool,
+    /// The server waits until this is durable; it may be shutting down.
+    awaited: Option<Lsn>,
+    /// It was asked for a sign of life.
+    probed: bool,
+}
+
+impl Feedback {
+    /// For a server whose slot has confirmed `confirmed`, and a journal whose durable position is watched.
+    pub(super) fn new(durable: watch::Receiver<Lsn>, confirmed: Lsn, sender_timeout: Duration) -> Self {
+        let share = sender_timeout * TIMEOUT_SHARE / 100;
+        let forever = sender_timeout.is_zero();
+        let received = *durable.borrow();
+        let now = Instant::now();
+        Self {
+            received,
+            durable,
+            confirmed,
+            outstanding: Lsn::ZERO,
+            sent: now,
+            heard: now,
+            status_every: if forever { STATUS_EVERY } else { share.min(STATUS_EVERY) },
+            silence: if forever { SILENCE_WITHOUT_TIMEOUT } else { sender_timeout * 2 },
+            // The first status follows the start at once.
+            asked: true,
+            awaited: None,
+            probed: false,
+        }
+    }
+
+    /// Something came.
+    pub(super) fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.probed = false;
+    }
+
+    pub(super) fn last_heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// A message that ends at `lsn` came; zero where a message is not the last of its group.
+    pub(super) fn data(&mut self, lsn: Lsn) {
+        self.received = self.received.max(lsn);
+    }
+
+    /// A keepalive came. Gives whether the server waits for `end` to be durable.
+    pub(super) fn keepalive(&mut self, end: Lsn, reply: bool) -> bool {
+        self.received = self.received.max(end);
+        self.asked |= reply;
+        let waits = reply && end > self.durable();
+        if waits {
+            self.awaited = Some(end);
+        }
+        waits
+    }
+
+    /// The journal was given everything up to here.
+    pub(super) fn submitted(&mut self, lsn: Lsn) {
+        self.outstanding = self.outstanding.max(lsn);
+    }
+
+    pub(super) fn durable(&self) -> Lsn {
+        *self.durable.borrow()
+    }
+
+    /// Sends a status if one is due.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Transient` when the connection is broken, or the server has been silent for too long.
+    pub(super) async fn keep_up(&mut self, stream: &mut CopyStream) -> Result<()> {
+        let now = Instant::now();
+        let silent = now - self.heard;
+        if silent >= self.silence {
+            return Err(Error::transient(format!("Nothing came from the server for {} s", silent.as_secs())));
+        }
+        let probe = !self.probed && silent >= self.silence / 2;
+        let durable = self.durable();
+        let reached = self.awaited.is_some_and(|awaited| durable >= awaited);
+        if !(self.asked || probe || reached || now >= self.status_due(durable)) {
+            return Ok(());
+        }
+        // Cleared before the waiting begins: a dropped call must not ask again for ever.
+        self.asked = false;
+        self.probed |= probe;
+        if reached {
+            self.awaited = None;
+        }
+        self.sent = now;
+        let write = self.received.max(durable);
+        stream.send_status(write, durable, durable, probe).await?;
+        self.confirmed = durable;
+        Ok(())
+    }
+
+    fn status_due(&self, durable: Lsn) -> Instant {
+        self.sent + if durable > self.confirmed { CONFIRM_EVERY } else { self.status_every }
+    }
+
+    /// Waits until [`Self::keep_up`] or somebody else, at `until`, has something to do. Cancel safe.
+    pub(super) async fn wake(&mut self, until: Option<Instant>) {
+        let durable = self.durable();
+        let silence = if self.probed { self.silence } else { self.silence / 2 };
+        let mut due = self.status_due(durable).min(self.heard + silence);
+        if let Some(until) = until {
+            due = due.min(until);
+        }
+        let waits_for_disk = self.outstanding > durable;
+        tokio::select! {
+            () = sleep_until(due) => {}
+            // An error means that the journal is gone; the next hand-over says so.
+            Ok(()) = self.durable.changed(), if waits_for_disk => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feedback(timeout: u64) -> (watch::Sender<Lsn>, Feedback) {
+        let (sender, receiver) = watch::channel(Lsn(10));
+        (sender, Feedback::new(receiver, Lsn(5), Duration::from_secs(timeout)))
+    }
+
+    #[test]
+    fn keeps_well_within_the_servers_patience() {
+        assert_eq!(feedback(60).1.status_every, STATUS_EVERY);
+        assert_eq!(feedback(5).1.status_every, Duration::from_secs(3));
+        assert_eq!(feedback(5).1.silence, Duration::from_secs(10));
+        assert_eq!(feedback(0).1.silence, SILENCE_WITHOUT_TIMEOUT);
+    }
+
+    #[test]
+    fn knows_when_the_server_waits() {
+        let (sender, mut feedback) = feedback(60);
+        assert!(!feedback.keepalive(Lsn(20), false));
+        assert!(!feedback.keepalive(Lsn(10), true));
+        assert!(feedback.keepalive(Lsn(20), true));
+        assert_eq!(feedback.received, Lsn(20));
+        sender.send_replace(Lsn(20));
+        assert!(!feedback.keepalive(Lsn(20), true));
+    }
+
+    #[tokio::test]
+    async fn wakes_when_the_disk_is_done() {
+        let (sender, mut feedback) = feedback(0);
+        feedback.submitted(Lsn(20));
+        sender.send_replace(Lsn(20));
+        let woken = tokio::time::timeout(Duration::from_secs(5), feedback.wake(None)).await;
+        assert!(woken.is_ok());
+    }
+}

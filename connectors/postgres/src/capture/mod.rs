@@ -1,0 +1,120 @@
+//! Capture: from the replication stream into the journal.
+//!
+//! [`connect`] makes the source ready and starts a stream, [`session`] runs it, [`assembly`] turns its messages into
+//! transactions. A position is confirmed to the server only when the journal holds it durably.
+
+mod assembly;
+mod backoff;
+mod composite;
+mod connect;
+mod custom;
+mod feedback;
+mod relations;
+mod replay;
+mod resume;
+mod session;
+mod spill;
+mod watch;
+
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::status::Status;
+use rowcast_engine::{Error, Kind, Result, Stop};
+
+use crate::config::{Config, Source};
+use backoff::Backoff;
+use connect::Link;
+use watch::Watch;
+
+/// The door in.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    config: Config,
+}
+
+impl Postgres {
+    /// Captures what `config` says, once it runs.
+    pub fn new(config: Config) -> Self {
+        Self { config }
+    }
+}
+
+impl rowcast_engine::Source for Postgres {
+    /// Runs until told to stop. Before the first success every error ends it; afterwards it reconnects by itself
+    /// for as long as the reason may pass.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Usage` for a wrong configuration, `Kind::Refused` where the source will not do, `Kind::Journal` where
+    /// the journal will not, `Kind::Transient` only before the first success. The status says `stopped` and why.
+    async fn run(self, ingest: Ingest, status: Status, stop: Stop) -> Result<()> {
+        let source = Source::new(&self.config)?;
+        status.source(|shown| {
+            shown.state = "starting";
+            shown.address = source.info.redacted();
+            shown.slot.clone_from(&source.slot);
+            shown.publication.clone_from(&source.publication);
+        });
+        let ended = Box::pin(capture(source, ingest, &status, &stop)).await;
+        status.source(|shown| {
+            shown.state = "stopped";
+            shown.reason = ended.as_ref().err().map(with_remedy);
+        });
+        ended
+    }
+}
+
+fn with_remedy(error: &Error) -> String {
+    error.remedy().map_or_else(|| error.to_string(), |remedy| format!("{error}. {remedy}"))
+}
+
+async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -> Result<()> {
+    let mut link = Link { source, ingest, status: status.clone(), established: false };
+    let mut backoff = Backoff::new();
+    let mut watch = None;
+    loop {
+        let connected = tokio::select! {
+            connected = link.connect() => connected,
+            () = stop.stopped() => return Ok(()),
+        };
+        let ended = match connected {
+            Ok(mut session) => {
+                link.established = true;
+                watch.get_or_insert_with(|| {
+                    Watch::start(link.source.clone(), link.ingest.clone(), status.clone())
+                });
+                let ended = tokio::select! {
+                    ended = session.run() => ended,
+                    () = stop.stopped() => {
+                        session.finish().await;
+                        return Ok(());
+                    }
+                };
+                if session.has_progressed() {
+                    backoff.reset();
+                }
+                ended
+            }
+            Err(error) => Err(error),
+        };
+        let error = match ended.map_err(connect::explain) {
+            Ok(()) => continue,
+            Err(error) if link.established && error.kind() == Kind::Transient => error,
+            Err(error) => return Err(error),
+        };
+        note_lost(status, &error);
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next()) => {}
+            () = stop.stopped() => return Ok(()),
+        }
+    }
+}
+
+fn note_lost(status: &Status, error: &Error) {
+    metrics::counter!("rowcast_source_reconnects_total").increment(1);
+    tracing::warn!("Capture is interrupted and connects again: {error}");
+    status.source(|shown| {
+        shown.state = "reconnecting";
+        shown.reason = Some(with_remedy(error));
+        shown.reconnects += 1;
+    });
+}

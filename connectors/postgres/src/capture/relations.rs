@@ -1,0 +1,111 @@
+//! The tables that the stream has described, strictly by OID.
+//!
+//! A description is looked up in the catalog at the first change that uses it: of a partition tree published
+//! through its root the leaves are described too and never used.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rowcast_engine::schema::{Schema, SchemaId};
+
+use super::composite::{self, Composite};
+use crate::pgoutput::Relation;
+
+/// Everything that the stream has described on this connection.
+#[derive(Debug, Default)]
+pub(super) struct Relations {
+    entries: HashMap<u32, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The Relation message.
+    message: Arc<[u8]>,
+    width: u16,
+    state: State,
+    /// What did not fit when the catalog was asked again.
+    misfit: Option<(usize, usize)>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The catalog has not been asked.
+    Described,
+    /// Nobody wants it.
+    Unwanted,
+    /// Ready for changes.
+    Known { schema: SchemaId, composites: Vec<Composite> },
+}
+
+/// What a change needs to know of its table.
+#[derive(Debug)]
+pub(super) enum Lookup<'a> {
+    /// To be left out.
+    Unwanted,
+    /// To be taken in.
+    Known(Known<'a>),
+    /// The catalog has to be asked first.
+    Ask,
+    /// The stream has never described it.
+    Undescribed,
+}
+
+/// A table that is ready.
+#[derive(Debug)]
+pub(super) struct Known<'a> {
+    pub(super) schema: SchemaId,
+    pub(super) width: u16,
+    pub(super) composites: &'a [Composite],
+}
+
+impl Relations {
+    /// Takes a description in; the old one of the same table is void.
+    pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8]) {
+        let entry = Entry {
+            message: message.into(),
+            width: relation.width(),
+            state: State::Described,
+            misfit: None,
+        };
+        self.entries.insert(relation.id, entry);
+    }
+
+    pub(super) fn find(&self, id: u32) -> Lookup<'_> {
+        let Some(entry) = self.entries.get(&id) else { return Lookup::Undescribed };
+        match &entry.state {
+            State::Described => Lookup::Ask,
+            State::Unwanted => Lookup::Unwanted,
+            State::Known { schema, composites } => {
+                Lookup::Known(Known { schema: *schema, width: entry.width, composites })
+            }
+        }
+    }
+
+    /// The Relation message of a table.
+    pub(super) fn message(&self, id: u32) -> Option<Arc<[u8]>> {
+        self.entries.get(&id).map(|entry| Arc::clone(&entry.message))
+    }
+
+    /// What the catalog said; `None` when nobody wants the table.
+    pub(super) fn settle(&mut self, id: u32, schema: Option<&Schema>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.state = match schema {
+            None => State::Unwanted,
+            Some(schema) => {
+                let mut composites = composite::columns(schema);
+                if let Some((column, fields)) = entry.misfit {
+                    composite::accept(&mut composites, column, fields);
+                }
+                State::Known { schema: schema.id, composites }
+            }
+        };
+    }
+
+    /// A value has another number of fields than its type: the catalog has to be asked again.
+    pub(super) fn doubt(&mut self, id: u32, misfit: (usize, usize)) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.misfit = Some(misfit);
+            entry.state = State::Described;
+        }
+    }
+}

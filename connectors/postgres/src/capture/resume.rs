@@ -1,0 +1,262 @@
+//! Whether the journal's history goes on in this server's slot.
+
+use rowcast_engine::journal::StreamPosition;
+use rowcast_engine::{Error, Lsn};
+use uuid::Uuid;
+
+use crate::setup::installation::{ADOPT, Owner};
+use crate::setup::slot::Slot;
+
+/// What `IDENTIFY_SYSTEM` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct System {
+    /// Which cluster.
+    pub(super) id: u64,
+    pub(super) timeline: u32,
+    /// Where its log ends now.
+    pub(super) end: Lsn,
+}
+
+/// All that the decision needs.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) system: &'a System,
+    /// Where the journal's timeline ended, when the server is on another one; `None` when it never was on ours.
+    pub(super) switched: Option<Lsn>,
+    pub(super) slot_name: &'a str,
+    pub(super) slot: Option<&'a Slot>,
+    pub(super) owner: Option<&'a Owner>,
+    /// Of the journal.
+    pub(super) installation: Uuid,
+}
+
+/// How capture starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Where the journal ends.
+    Continue,
+    /// A fresh journal begins at the position of a slot that is there.
+    Begin(Lsn),
+    /// A fresh journal begins with a new slot.
+    Create,
+}
+
+/// The history cannot go on: why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Break(pub(super) String);
+
+impl Break {
+    pub(super) fn error(self) -> Error {
+        Error::refused(self.0).hint(ADOPT)
+    }
+}
+
+/// Compares where the journal stands with what the server says.
+pub(super) fn judge(stored: &StreamPosition, facts: &Facts<'_>) -> Result<Verdict, Break> {
+    let confirmed = facts.slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or_default();
+    if let Some(reason) = facts.slot.and_then(Slot::lost) {
+        return Err(Break(format!("The replication slot {} is lost: {reason}", facts.slot_name)));
+    }
+    if stored.slot.is_empty() {
+        return fresh(facts, confirmed);
+    }
+    same_server(stored, facts)?;
+    same_slot(stored, facts, confirmed)?;
+    Ok(Verdict::Continue)
+}
+
+/// The journal holds nothing of any source.
+fn fresh(facts: &Facts<'_>, confirmed: Lsn) -> Result<Verdict, Break> {
+    if facts.slot.is_none() {
+        return Ok(Verdict::Create);
+    }
+    let name = facts.slot_name;
+    match facts.owner {
+        Some(owner) if owner.installation != facts.installation => Err(Break(owner.belongs(name))),
+        Some(Owner { slot_birth: Some(birth), .. }) if confirmed > *birth => Err(Break(format!(
+            "The replication slot {name} has been read up to {confirmed}, but the journal is empty: the data directory \
+             was lost"
+        ))),
+        _ => Ok(Verdict::Begin(confirmed)),
+    }
+}
+
+fn same_server(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> {
+    let system = facts.system;
+    if stored.system != system.id {
+        return Err(Break(format!(
+            "The journal holds the history of another database cluster ({}, this one is {})",
+            stored.system, system.id
+        )));
+    }
+    if stored.timeline != system.timeline && facts.switched.is_none_or(|switched| stored.lsn > switched) {
+        return Err(Break(format!(
+            "The server is on timeline {}, which left timeline {} {}, before the journal's position {}: changes that \
+             the journal holds do not exist there",
+            system.timeline,
+            stored.timeline,
+            facts.switched.map_or_else(|| "nowhere".to_owned(), |at| format!("at {at}")),
+            stored.lsn
+        )));
+    }
+    if system.end < stored.lsn {
+        return Err(Break(format!(
+            "The server's log ends at {}, before the journal's position {}: the server was restored from a backup",
+            system.end, stored.lsn
+        )));
+    }
+    Ok(())
+}
+
+fn same_slot(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Result<(), Break> {
+    let name = facts.slot_name;
+    if stored.slot != name {
+        return Err(Break(format!("The journal follows the replication slot {}, not {name}", stored.slot)));
+    }
+    if facts.slot.is_none() {
+        return Err(Break(format!(
+            "The replication slot {name} is gone: changes since {} are lost to the journal",
+            stored.lsn
+        )));
+    }
+    if let Some(owner) = facts.owner {
+        if owner.installation != facts.installation {
+            return Err(Break(format!(
+                "The replication slot {name} was taken over by another installation at {}",
+                owner.since
+            )));
+        }
+        if owner.slot_birth.is_some_and(|birth| birth != stored.slot_birth) {
+            return Err(Break(format!("The replication slot {name} has been created anew")));
+        }
+    }
+    if confirmed > stored.lsn {
+        return Err(Break(format!(
+            "The replication slot {name} stands at {confirmed}, beyond the journal's position {}: it was created anew, \
+             or something else has read from it",
+            stored.lsn
+        )));
+    }
+    Ok(())
+}
+
+/// Where `timeline` ended, by a timeline history file: lines of `timeline switchpoint reason`.
+pub(super) fn switch_point(history: &str, timeline: u32) -> Option<Lsn> {
+    history.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let found = words.next()?.parse::<u32>().ok()? == timeline;
+        words.next()?.parse().ok().filter(|_| found)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Uuid = Uuid::from_u128(1);
+
+    struct Case {
+        stored: StreamPosition,
+        system: System,
+        switched: Option<Lsn>,
+        slot: Option<Slot>,
+        owner: Option<Owner>,
+    }
+
+    fn usual() -> Case {
+        Case {
+            stored: StreamPosition {
+                lsn: Lsn(100),
+                system: 7,
+                timeline: 1,
+                slot: "rowcast".to_owned(),
+                slot_birth: Lsn(50),
+                installation: OURS,
+            },
+            system: System { id: 7, timeline: 1, end: Lsn(200) },
+            switched: None,
+            slot: Some(Slot { confirmed_flush_lsn: Some(Lsn(90)), ..Slot::default() }),
+            owner: Some(Owner { installation: OURS, since: "then".to_owned(), slot_birth: Some(Lsn(50)) }),
+        }
+    }
+
+    fn judged(case: &Case) -> Result<Verdict, String> {
+        let facts = Facts {
+            system: &case.system,
+            switched: case.switched,
+            slot_name: "rowcast",
+            slot: case.slot.as_ref(),
+            owner: case.owner.as_ref(),
+            installation: OURS,
+        };
+        judge(&case.stored, &facts).map_err(|broken| broken.0)
+    }
+
+    fn fresh_journal() -> StreamPosition {
+        StreamPosition { installation: OURS, ..StreamPosition::default() }
+    }
+
+    fn slot_at(lsn: u64) -> Option<Slot> {
+        Some(Slot { confirmed_flush_lsn: Some(Lsn(lsn)), ..Slot::default() })
+    }
+
+    #[test]
+    fn goes_on_where_nothing_has_happened() {
+        assert_eq!(judged(&usual()), Ok(Verdict::Continue));
+        assert_eq!(judged(&Case { slot: slot_at(100), owner: None, ..usual() }), Ok(Verdict::Continue));
+        let promoted = Case {
+            system: System { timeline: 2, ..usual().system },
+            switched: Some(Lsn(100)),
+            ..usual()
+        };
+        assert_eq!(judged(&promoted), Ok(Verdict::Continue));
+    }
+
+    #[test]
+    fn names_each_break() {
+        let system = usual().system;
+        let other = Owner { installation: Uuid::from_u128(2), since: "noon".to_owned(), slot_birth: None };
+        let anew = Owner { installation: OURS, since: "noon".to_owned(), slot_birth: Some(Lsn(60)) };
+        let lost = Slot { wal_status: Some("lost".to_owned()), ..Slot::default() };
+        let cases = [
+            (Case { system: System { id: 8, ..system.clone() }, ..usual() }, "another database cluster"),
+            (Case { system: System { end: Lsn(99), ..system.clone() }, ..usual() }, "restored from a backup"),
+            (Case { system: System { timeline: 2, ..system.clone() }, ..usual() }, "nowhere"),
+            (
+                Case { system: System { timeline: 2, ..system }, switched: Some(Lsn(99)), ..usual() },
+                "left timeline 1 at 0/63",
+            ),
+            (Case { slot: None, ..usual() }, "is gone"),
+            (Case { slot: slot_at(101), ..usual() }, "beyond the journal's position"),
+            (Case { slot: Some(lost), ..usual() }, "is lost"),
+            (Case { owner: Some(other.clone()), ..usual() }, "taken over by another installation"),
+            (Case { owner: Some(anew), ..usual() }, "created anew"),
+            (
+                Case { stored: StreamPosition { slot: "x".to_owned(), ..usual().stored }, ..usual() },
+                "follows the replication slot x",
+            ),
+            (Case { stored: fresh_journal(), owner: Some(other), ..usual() }, "belongs to another installation"),
+            (Case { stored: fresh_journal(), ..usual() }, "the data directory was lost"),
+        ];
+        for (case, words) in cases {
+            let text = judged(&case).unwrap_err();
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fresh_journal() {
+        let fresh = || Case { stored: fresh_journal(), owner: None, ..usual() };
+        assert_eq!(judged(&Case { slot: None, ..fresh() }), Ok(Verdict::Create));
+        assert_eq!(judged(&fresh()), Ok(Verdict::Begin(Lsn(90))));
+        let cut_off = Owner { installation: OURS, since: String::new(), slot_birth: Some(Lsn(90)) };
+        assert_eq!(judged(&Case { owner: Some(cut_off), ..fresh() }), Ok(Verdict::Begin(Lsn(90))));
+    }
+
+    #[test]
+    fn reads_timeline_histories() {
+        let history = "1\t0/3000000\tno recovery target specified\n\n2\t0/5000000\tbefore x\n";
+        assert_eq!(switch_point(history, 2), Some(Lsn(0x500_0000)));
+        assert_eq!(switch_point(history, 3), None);
+    }
+}

@@ -1,0 +1,395 @@
+//! One replication connection: reads, hands over, confirms. One task owns it, and nothing that it waits for keeps
+//! it from telling the server that it is alive.
+
+use std::future::Future;
+use std::time::Duration;
+
+use metrics::Counter;
+use rowcast_engine::event::Micros;
+use rowcast_engine::ingest::{Ingest, Room};
+use rowcast_engine::journal::State;
+use rowcast_engine::status::Status;
+use rowcast_engine::{Error, Kind, Lsn, Result};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::assembly::{Assembly, Step};
+use super::feedback::Feedback;
+use super::spill::Large;
+use crate::catalog::{Catalog, Described};
+use crate::pgoutput::{Message, decode};
+use crate::tables::Tables;
+use crate::wire::{CopyFrame, CopyStream};
+
+/// Finished transactions that may wait for the disk before reading stops, in bytes. One group of this size is
+/// being written, one waits, one is being filled.
+const MAX_READY: usize = 4 << 20;
+
+/// A client that reads late makes the server's sends larger and thereby several times as fast, over TCP: with the
+/// window closed its kernel gathers small messages into large segments. Taken only when there is a backlog.
+const NAP_TCP: Duration = Duration::from_millis(1);
+
+/// Over a Unix socket the server stands still when the socket is full, so only as long as it takes to fill.
+const NAP_UNIX: Duration = Duration::from_micros(100);
+
+/// An idle position costs a write and a sync.
+const ADVANCE_EVERY: Duration = Duration::from_secs(10);
+
+/// When the journal had no room for one, the next try.
+const ADVANCE_RETRY: Duration = Duration::from_millis(100);
+
+/// How often the status board is brought up to date.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two tries to read the catalog; capture pauses meanwhile.
+const CATALOG_RETRY: Duration = Duration::from_secs(2);
+
+/// How long the end waits for the disk to take what has arrived.
+const LAST_SYNC: Duration = Duration::from_secs(2);
+
+/// A running stream.
+pub(super) struct Session {
+    pub(super) stream: CopyStream,
+    pub(super) assembly: Assembly,
+    pub(super) feedback: Feedback,
+    pub(super) catalog: Catalog,
+    pub(super) tables: Tables,
+    pub(super) ingest: Ingest,
+    pub(super) status: Status,
+    large: Large,
+    /// A message that has to be taken again.
+    held: Option<(Lsn, i64, Vec<u8>)>,
+    /// The journal was given everything up to here.
+    submitted: Lsn,
+    /// When an idle position is stored next.
+    advance_at: Instant,
+    /// The server waits for our position.
+    urgent: bool,
+    shown: Instant,
+    /// The board is not up to date.
+    stale: bool,
+    started_at: Lsn,
+    bytes: Counter,
+}
+
+impl Session {
+    /// A stream that has just been started where the journal stands at `position`.
+    pub(super) fn new(
+        stream: CopyStream,
+        assembly: Assembly,
+        feedback: Feedback,
+        catalog: Catalog,
+        (tables, ingest, status): (Tables, Ingest, Status),
+        position: Lsn,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            assembly,
+            feedback,
+            catalog,
+            tables,
+            ingest,
+            status,
+            large: Large::None,
+            held: None,
+            submitted: position,
+            advance_at: now + ADVANCE_EVERY,
+            urgent: false,
+            shown: now,
+            stale: true,
+            started_at: position,
+            bytes: metrics::counter!("rowcast_source_bytes_total"),
+        }
+    }
+
+    /// Whether anything became durable since the start.
+    pub(super) fn has_progressed(&self) -> bool {
+        self.feedback.durable() > self.started_at
+    }
+
+    /// Runs until the connection, the journal or the stream's contents end it.
+    pub(super) async fn run(&mut self) -> Result<()> {
+        self.show();
+        loop {
+            match self.drain()? {
+                None => {}
+                Some(Step::Describe(table)) => {
+                    self.describe(table).await?;
+                    continue;
+                }
+                Some(Step::NextPage) => {
+                    let journal = self.ingest.journal().clone();
+                    let page = self.assembly.replay.next_page(&journal);
+                    meanwhile(&mut self.stream, &mut self.feedback, page).await?;
+                    continue;
+                }
+                Some(Step::Spilled { end, committed }) => {
+                    Box::pin(self.finish_large(end, committed)).await?;
+                    continue;
+                }
+                Some(Step::Next) => continue,
+            }
+            self.hand_over()?;
+            self.feedback.keep_up(&mut self.stream).await?;
+            self.show_now_and_then();
+            self.wait().await?;
+        }
+    }
+
+    /// Takes all that has been read. Gives what has to happen before the rest can be taken.
+    fn drain(&mut self) -> Result<Option<Step>> {
+        if let Some((lsn, sent, body)) = self.held.take() {
+            let step = self.assembly.take(lsn, sent, &body)?;
+            if matches!(step, Step::Describe(_) | Step::NextPage) {
+                self.held = Some((lsn, sent, body));
+            }
+            return Ok(Some(step));
+        }
+        while let Some(frame) = self.stream.next()? {
+            match frame {
+                CopyFrame::Data { start, sent, body, .. } => {
+                    self.feedback.data(start);
+                    match self.assembly.take(start, sent, body)? {
+                        Step::Next => {}
+                        step @ (Step::Describe(_) | Step::NextPage) => {
+                            self.held = Some((start, sent, body.to_vec()));
+                            return Ok(Some(step));
+                        }
+                        step @ Step::Spilled { .. } => return Ok(Some(step)),
+                    }
+                }
+                CopyFrame::Keepalive { end, reply, .. } => {
+                    self.assembly.keepalive(end);
+                    self.urgent |= self.feedback.keepalive(end, reply);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives to the journal what is finished, if it has room, or the idle position, if that is due.
+    fn hand_over(&mut self) -> Result<()> {
+        if self.assembly.builder.ready_bytes() > 0
+            && let Some(room) = self.ingest.try_room()
+        {
+            self.append(room);
+        }
+        self.assembly.spilling = self.large.relieve(self.ingest.journal(), &mut self.assembly.builder)?;
+        self.advance()
+    }
+
+    /// Stores the position of an idle stream when that is due, so that the server need not keep its log.
+    fn advance(&mut self) -> Result<()> {
+        if !self.has_moved() {
+            self.urgent &= !self.assembly.is_idle();
+            return Ok(());
+        }
+        let now = Instant::now();
+        if !self.urgent && now < self.advance_at {
+            return Ok(());
+        }
+        let Some(room) = self.ingest.try_room() else {
+            self.advance_at = now + ADVANCE_RETRY;
+            return Ok(());
+        };
+        room.advance(self.ingest.journal(), self.assembly.passed)?;
+        self.note_submitted(self.assembly.passed);
+        self.advance_at = now + ADVANCE_EVERY;
+        self.urgent = false;
+        Ok(())
+    }
+
+    /// Whether the stream is idle, at a position that the journal does not know.
+    fn has_moved(&self) -> bool {
+        self.assembly.is_idle() && self.assembly.passed > self.submitted
+    }
+
+    fn append(&mut self, room: Room) {
+        let parts = self.assembly.builder.take();
+        let position = self.assembly.finished.max(self.submitted);
+        room.append(self.ingest.journal(), parts, position);
+        self.note_submitted(position);
+    }
+
+    fn note_submitted(&mut self, position: Lsn) {
+        self.submitted = self.submitted.max(position);
+        self.feedback.submitted(position);
+        self.stale = true;
+    }
+
+    /// Waits for whatever comes first: bytes, room in the journal, a write, a time.
+    async fn wait(&mut self) -> Result<()> {
+        let ready = self.assembly.builder.ready_bytes();
+        let may_read = ready < MAX_READY && Large::has_room(&self.assembly.builder);
+        let nap = self.assembly.is_behind().then_some(if self.stream.is_tcp() { NAP_TCP } else { NAP_UNIX });
+        let until = self.next_duty();
+        if !may_read {
+            // What the server sends meanwhile is not heard; that is not its silence.
+            self.feedback.heard();
+            self.stale = true;
+        }
+        let Self { stream, feedback, ingest, large, .. } = self;
+        tokio::select! {
+            biased;
+            written = large.written(), if large.is_writing() => written?,
+            room = ingest.room(), if ready > 0 => self.append(room?),
+            count = fill(stream, nap), if may_read => {
+                let count = count?;
+                self.feedback.heard();
+                self.bytes.increment(count as u64);
+                self.stale = true;
+            }
+            () = feedback.wake(until) => {}
+        }
+        Ok(())
+    }
+
+    /// When something other than feedback is due.
+    fn next_duty(&self) -> Option<Instant> {
+        let advance = self.has_moved().then_some(self.advance_at);
+        let show = self.stale.then(|| self.shown + SHOW_EVERY);
+        match (advance, show) {
+            (Some(advance), Some(show)) => Some(advance.min(show)),
+            (advance, show) => advance.or(show),
+        }
+    }
+
+    /// A large transaction has committed: the rest of it is written, and its file becomes a part of the journal.
+    async fn finish_large(&mut self, end: Lsn, committed: Micros) -> Result<()> {
+        let mut parts = self.assembly.builder.take_open_parts();
+        parts.extend(self.assembly.builder.take_tail(end));
+        let Self { stream, feedback, large, ingest, .. } = self;
+        let file = meanwhile(stream, feedback, async {
+            let spill = large.finish(parts).await?;
+            Ok((spill, ingest.room().await?))
+        });
+        let (spill, room) = file.await?;
+        room.adopt(self.ingest.journal(), spill, end, committed);
+        self.assembly.spilling = false;
+        self.assembly.finished = end;
+        self.note_submitted(end);
+        Ok(())
+    }
+
+    /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever.
+    async fn describe(&mut self, table: u32) -> Result<()> {
+        loop {
+            let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
+            let work = Box::pin(ask(&mut self.catalog, &message));
+            match meanwhile(&mut self.stream, &mut self.feedback, work).await {
+                Ok(described) => return self.settle(table, described),
+                Err(error) if error.kind() == Kind::Transient => {
+                    tracing::warn!("Capture pauses: {error}");
+                    self.say("paused", Some(error.to_string()));
+                    let pause = async {
+                        sleep(CATALOG_RETRY).await;
+                        Ok(())
+                    };
+                    meanwhile(&mut self.stream, &mut self.feedback, pause).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn settle(&mut self, table: u32, described: Described) -> Result<()> {
+        let wanted = described.names.iter().any(|(schema, name)| self.tables.matches(schema, name));
+        let schema = if wanted { Some(self.ingest.journal().register(described.schema)?) } else { None };
+        self.assembly.relations.settle(table, schema.as_deref());
+        self.stale = true;
+        Ok(())
+    }
+
+    fn say(&self, state: &'static str, reason: Option<String>) {
+        self.status.source(|source| {
+            source.state = state;
+            source.reason = reason;
+        });
+    }
+
+    fn show_now_and_then(&mut self) {
+        if self.stale && self.shown.elapsed() >= SHOW_EVERY {
+            self.show();
+        }
+    }
+
+    /// Brings the status board up to date.
+    fn show(&mut self) {
+        self.shown = Instant::now();
+        self.stale = false;
+        let full = match &*self.ingest.journal().state().borrow() {
+            State::Full(detail) => Some(detail.clone()),
+            State::Open | State::Failed(_) => None,
+        };
+        let feedback = &self.feedback;
+        self.status.source(|source| {
+            source.state = if full.is_some() { "paused" } else { "streaming" };
+            source.reason = full;
+            source.server_lsn = source.server_lsn.max(feedback.received);
+            source.received_lsn = feedback.received;
+            source.confirmed_lsn = feedback.confirmed;
+            source.heard = Some(feedback.last_heard().into_std());
+            source.silence_max = Some(feedback.silence);
+        });
+    }
+
+    /// Ends in order: what has arrived whole is stored and confirmed, as far as that takes no longer than moments.
+    pub(super) async fn finish(mut self) {
+        let stored = timeout(LAST_SYNC, async {
+            if self.assembly.builder.ready_bytes() > 0 {
+                let room = self.ingest.room().await?;
+                self.append(room);
+            }
+            let (mut durable, submitted) = (self.ingest.journal().durable(), self.submitted);
+            let reached = durable.wait_for(|durable| *durable >= submitted).await;
+            reached.map(drop).map_err(|_| Error::journal("The journal is closed"))
+        });
+        if !matches!(stored.await, Ok(Ok(()))) {
+            tracing::debug!("The newest changes were not stored before the end; they come again");
+        }
+        let durable = self.feedback.durable();
+        let told = self.stream.send_status(self.feedback.received.max(durable), durable, durable, false).await;
+        if told.is_ok() {
+            self.status.source(|source| source.confirmed_lsn = durable);
+        }
+        self.stream.finish().await;
+    }
+}
+
+/// Reads once, late if so told. Cancel safe.
+async fn fill(stream: &mut CopyStream, nap: Option<Duration>) -> Result<usize> {
+    if let Some(nap) = nap {
+        // The thread sleeps, not the task: a sleeping task's runtime is woken by each packet that arrives (seen:
+        // 25 times a nap), which is the very cost that the nap is to save. The thread is capture's own.
+        std::thread::sleep(nap);
+    }
+    stream.fill().await
+}
+
+async fn ask(catalog: &mut Catalog, message: &[u8]) -> Result<Described> {
+    match decode(message) {
+        Ok(Message::Relation(relation)) => catalog.describe(&relation).await,
+        _ => Err(Error::failed("A table's description cannot be read back")),
+    }
+}
+
+/// Waits for something while the server is told that we are alive. Nothing is read meanwhile.
+async fn meanwhile<T>(
+    stream: &mut CopyStream,
+    feedback: &mut Feedback,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => {
+                feedback.heard();
+                return result;
+            }
+            () = feedback.wake(None) => {
+                feedback.heard();
+                feedback.keep_up(stream).await?;
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Looks after the set of captured tables while the stream runs.
+
+use std::time::Duration;
+
+use rowcast_engine::Result;
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::status::Status;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::Client;
+
+use super::connect::record_partly;
+use crate::config::Source;
+use crate::setup::publications::{self, Reconciled, Slot};
+use crate::setup::server::Server;
+use crate::wire::sql_client;
+
+/// A new table is captured at most so late; what was inserted before is told as a gap.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// A round takes moments; longer means locks or a lost connection, and the next round begins anew.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Ends with its owner.
+#[derive(Debug)]
+pub(super) struct Watch(JoinHandle<()>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Watch {
+    /// Starts looking.
+    pub(super) fn start(source: Source, ingest: Ingest, status: Status) -> Self {
+        Self(tokio::spawn(async move {
+            let mut rounds = interval(EVERY);
+            rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // The first tick is at once, and the start has just looked.
+            rounds.tick().await;
+            let (mut client, mut before) = (None, Reconciled::default());
+            loop {
+                rounds.tick().await;
+                let round = round(&mut client, &source, &ingest, &status, &mut before);
+                match timeout(ROUND_TIMEOUT, round).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => tracing::warn!("Cannot look for new tables: {error}"),
+                    Err(_) => tracing::warn!("Looking for new tables took too long"),
+                }
+                client = None;
+            }
+        }))
+    }
+}
+
+async fn round(
+    client: &mut Option<Client>,
+    source: &Source,
+    ingest: &Ingest,
+    status: &Status,
+    before: &mut Reconciled,
+) -> Result<()> {
+    if client.as_ref().is_none_or(Client::is_closed) {
+        *client = Some(sql_client(&source.info).await?);
+    }
+    let Some(client) = client else { return Ok(()) };
+    if source.manage {
+        let server = Server::read(client).await?;
+        let reconciled = publications::reconcile(client, source, &server, Slot::Present).await?;
+        for channel in &reconciled.partly {
+            record_partly(ingest, channel).await?;
+        }
+        if reconciled.foreign != before.foreign {
+            crate::setup::warn_of(source, &reconciled);
+        }
+        *before = reconciled;
+    }
+    let tables = publications::captured(client, source).await?;
+    status.source(|source| source.tables = tables);
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Reads at capture what the stream does not say of a table: keys, NOT NULL, and its types down to built-in ones.
+
+mod keys;
+mod table;
+mod tree;
+mod types;
+
+use std::time::Duration;
+
+use rowcast_engine::schema::{Column, Schema};
+use rowcast_engine::{Error, Result};
+use tokio::time::timeout;
+use tokio_postgres::{Client, IsolationLevel};
+
+use crate::conninfo::Conninfo;
+use crate::pgoutput::Relation;
+use crate::wire::{sql_client, sql_error};
+use table::TableFacts;
+
+/// A catalog read takes milliseconds; one that takes longer waits for a lock or a lost connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client for catalog reads beside the stream, connected when it is first needed.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    info: Conninfo,
+    /// Those that the stream reads from.
+    publications: Vec<String>,
+    client: Option<Client>,
+}
+
+/// What the catalog says of a table, now.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) schema: Schema,
+    /// Schema and name of the table and of the partitioned tables above it.
+    pub(crate) names: Vec<(String, String)>,
+}
+
+impl Catalog {
+    pub(crate) fn new(info: &Conninfo, publications: &[&str]) -> Self {
+        let publications = publications.iter().map(|name| (*name).to_owned()).collect();
+        Self { info: info.clone(), publications, client: None }
+    }
+
+    /// Everything about a table as the stream has just described it.
+    ///
+    /// Keys and types are as they are now, which can be later than the stream's place: what cannot be true of the
+    /// described columns is left out.
+    ///
+    /// # Errors
+    ///
+    /// When the catalog cannot be read; the next call connects anew.
+    pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
+        let mut client = match self.client.take() {
+            Some(client) if !client.is_closed() => client,
+            _ => sql_client(&self.info).await?,
+        };
+        let described = timeout(READ_TIMEOUT, self.read(&mut client, relation)).await.map_err(|_| {
+            Error::transient(format!("Reading the catalog took longer than {} s", READ_TIMEOUT.as_secs()))
+        })??;
+        self.client = Some(client);
+        Ok(described)
+    }
+
+    async fn read(&self, client: &mut Client, relation: &Relation<'_>) -> Result<Described> {
+        let failed = |error| sql_error("Cannot read the catalog", error);
+        // One snapshot: keys and types of the same moment.
+        let transaction = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await
+            .map_err(failed)?;
+        let facts = table::read(&transaction, relation.id, &self.publications).await.map_err(failed)?;
+        let oids = relation.columns().map(|column| column.type_oid).collect();
+        let types = types::read(&transaction, oids).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        if facts.names.is_empty() {
+            let table = Schema::channel_of(relation.schema, relation.table);
+            tracing::debug!(table, "The table is gone: its keys and types are what the stream says of them");
+        }
+        Ok(assemble(relation, facts, &types))
+    }
+}
+
+fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) -> Described {
+    let columns: Vec<Column> = relation
+        .columns()
+        .map(|column| Column {
+            name: column.name.to_owned(),
+            ty: tree::build(types, column.type_oid),
+            typmod: column.typmod,
+            identity: column.identity,
+            not_null: facts.not_null.iter().any(|name| name == column.name),
+        })
+        .collect();
+    let keys = keys::choose(relation.identity, &columns, &facts);
+    let schema = Schema {
+        id: 0,
+        relation: relation.id,
+        database: facts.database,
+        schema: relation.schema.to_owned(),
+        table: relation.table.to_owned(),
+        channel: Schema::channel_of(relation.schema, relation.table),
+        identity: relation.identity,
+        inserts_only: facts.inserts_only,
+        columns,
+        primary_key: keys.primary,
+        key: keys.event,
+        unique_key: keys.unique,
+    };
+    let mut names = facts.names;
+    names.push((schema.schema.clone(), schema.table.clone()));
+    Described { schema, names }
+}

@@ -1,0 +1,72 @@
+//! What the catalog says of a table itself.
+
+use tokio_postgres::{Error, Transaction};
+
+/// As of now. All empty for a table that is gone.
+#[derive(Debug, Default)]
+pub(super) struct TableFacts {
+    pub(super) database: String,
+    /// Schema and name of the table and of the partitioned tables above it.
+    pub(super) names: Vec<(String, String)>,
+    /// Columns with NOT NULL.
+    pub(super) not_null: Vec<String>,
+    /// Columns of the primary key, in key order.
+    pub(super) primary: Vec<String>,
+    /// Columns of the index named by REPLICA IDENTITY USING INDEX, in key order.
+    pub(super) identity: Vec<String>,
+    /// Columns of the first unique index that has nothing but plain columns, by name of the index.
+    pub(super) unique: Vec<String>,
+    /// No publication sends its updates and deletes.
+    pub(super) inserts_only: bool,
+}
+
+/// Arrays come back for every table, found or not; `$1` is its OID, `$2` the publications.
+const QUERY: &str = "
+with key_columns as (
+    select i.indexrelid, c.relname, i.indisprimary, i.indisreplident,
+           i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null as plain,
+           array(select a.attname::text
+                 from unnest(i.indkey) with ordinality k(attnum, place)
+                 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                 where k.place <= i.indnkeyatts
+                 order by k.place) as columns
+    from pg_index i join pg_class c on c.oid = i.indexrelid
+    where i.indrelid = $1
+), tree as (
+    select n.nspname::text as schema, c.relname::text as name
+    from (select $1::oid as oid union select relid::oid from pg_partition_ancestors($1::oid::regclass)) t
+    join pg_class c on c.oid = t.oid
+    join pg_namespace n on n.oid = c.relnamespace
+)
+select current_database()::text as database,
+       array(select schema from tree) as schemas,
+       array(select name from tree) as names,
+       array(select attname::text from pg_attribute
+             where attrelid = $1 and attnum > 0 and attnotnull and not attisdropped) as not_null,
+       coalesce((select columns from key_columns where indisprimary limit 1), '{}') as primary_key,
+       coalesce((select columns from key_columns where indisreplident limit 1), '{}') as identity_key,
+       coalesce((select columns from key_columns where plain and not indisprimary order by relname limit 1),
+                '{}') as unique_key,
+       not exists (select from pg_publication p
+                   join pg_publication_tables t on t.pubname = p.pubname
+                   join tree on tree.schema = t.schemaname and tree.name = t.tablename
+                   where p.pubname::text = any($2) and p.pubupdate and p.pubdelete) as inserts_only";
+
+pub(super) async fn read(
+    transaction: &Transaction<'_>,
+    relation: u32,
+    publications: &[String],
+) -> Result<TableFacts, Error> {
+    let row = transaction.query_one(QUERY, &[&relation, &publications]).await?;
+    let schemas: Vec<String> = row.try_get("schemas")?;
+    let names: Vec<String> = row.try_get("names")?;
+    Ok(TableFacts {
+        database: row.try_get("database")?,
+        inserts_only: row.try_get::<_, bool>("inserts_only")? && !names.is_empty(),
+        names: schemas.into_iter().zip(names).collect(),
+        not_null: row.try_get("not_null")?,
+        primary: row.try_get("primary_key")?,
+        identity: row.try_get("identity_key")?,
+        unique: row.try_get("unique_key")?,
+    })
+}

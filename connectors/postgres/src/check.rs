@@ -1,0 +1,230 @@
+//! Each requirement, what is found, and the SQL that mends it. Changes nothing.
+
+use rowcast_engine::{Error, Kind, Result};
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use crate::config::{Config, Source};
+use crate::setup::candidates::{self, Table};
+use crate::setup::server::{OLDEST, Server, Usage};
+use crate::setup::{installation, publications, slot};
+use crate::wire::sql_client;
+
+/// Tables that are named one by one; more are counted.
+const NAMED_TABLES: usize = 20;
+
+/// One thing that capture needs, or that is good to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Requirement {
+    /// What it is about, in a word or two: `wal_level`, `table public.orders`.
+    pub name: String,
+    /// Capture works as far as this goes.
+    pub ok: bool,
+    /// What there is.
+    pub found: String,
+    /// What to do about it: SQL, or a sentence. Also given for advice, where `ok` is true.
+    pub remedy: Option<String>,
+}
+
+fn requirement(name: &str, ok: bool, found: impl Into<String>, remedy: impl Into<Option<String>>) -> Requirement {
+    Requirement { name: name.to_owned(), ok, found: found.into(), remedy: remedy.into() }
+}
+
+/// Looks at everything that capture needs. A source that cannot be reached is a requirement that is not met, and
+/// then the only one.
+///
+/// # Errors
+///
+/// `Kind::Usage` for a wrong configuration; others when the connection breaks meanwhile.
+pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
+    let source = Source::new(config)?;
+    let client = match sql_client(&source.info).await {
+        Ok(client) => client,
+        Err(error) if error.kind() == Kind::Usage => return Err(error),
+        Err(error) => return Ok(vec![unreachable(&error)]),
+    };
+    let server = Server::read(&client).await?;
+    let mut found = of_server(&server, &source);
+    if server.version < OLDEST {
+        return Ok(found);
+    }
+    found.extend(of_publications(&client, &source, &server).await?);
+    found.extend(of_tables(&candidates::read(&client, &source).await?, &source, &server));
+    found.extend(of_slot(&client, &source, &server).await?);
+    Ok(found)
+}
+
+fn unreachable(error: &Error) -> Requirement {
+    requirement("connection", false, error.to_string(), error.remedy().map(str::to_owned))
+}
+
+fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
+    let when = |needed: bool, remedy: String| needed.then_some(remedy);
+    let role = &server.role;
+    let new_enough = server.version >= OLDEST;
+    let logical = server.wal_level == "logical";
+    let mut found = vec![
+        requirement("connection", true, source.info.redacted(), None),
+        requirement(
+            "version",
+            new_enough,
+            format!("Postgres {}", server.version_text),
+            when(!new_enough, "Upgrade to Postgres 14 or newer".to_owned()),
+        ),
+        requirement(
+            "wal_level",
+            logical,
+            server.wal_level.clone(),
+            when(!logical, server.wal_level_remedy()),
+        ),
+        requirement(
+            "replication right",
+            server.replication,
+            format!("user {role:?} {}", if server.replication { "may replicate" } else { "may not replicate" }),
+            when(!server.replication, server.replication_remedy()),
+        ),
+        free("replication senders", server.senders, "Raise max_wal_senders (restart needed)".to_owned()),
+    ];
+    if source.manage {
+        found.push(requirement(
+            "create right",
+            server.may_create,
+            format!(
+                "user {role:?} {} create in database {:?}",
+                if server.may_create { "may" } else { "may not" },
+                server.database
+            ),
+            when(!server.may_create, server.create_remedy()),
+        ));
+        if server.standby {
+            let remedy = "Connect to the primary, or set source.manage = false".to_owned();
+            found.push(requirement("primary", false, "the server is a standby", remedy));
+        }
+    }
+    found.extend(advice(server));
+    found
+}
+
+fn free(name: &str, usage: Usage, remedy: String) -> Requirement {
+    let ok = usage.used < usage.limit;
+    requirement(name, ok, format!("{} of {} in use", usage.used, usage.limit), (!ok).then_some(remedy))
+}
+
+/// What works and may still surprise.
+fn advice(server: &Server) -> Vec<Requirement> {
+    let mut found = Vec::new();
+    let standbys = server.synchronous_standbys.trim();
+    if standbys.contains('*') {
+        let remedy = "Name the standbys in synchronous_standby_names: with * every commit may wait for rowcast's disk";
+        found.push(requirement("synchronous_standby_names", true, standbys, remedy.to_owned()));
+    }
+    let (text, remedy) = if server.slot_keep == "-1" {
+        let remedy = "ALTER SYSTEM SET max_slot_wal_keep_size = '…' gives up the slot before the disk is full; \
+                      without it the log grows for as long as rowcast is away";
+        ("no limit".to_owned(), Some(remedy.to_owned()))
+    } else {
+        (server.slot_keep.clone(), None)
+    };
+    found.push(requirement("max_slot_wal_keep_size", true, text, remedy));
+    found
+}
+
+async fn of_publications(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
+    let existing = publications::existing(client, source).await?;
+    let there = existing.contains(&source.publication);
+    let sql = publications::create_remedy(client, source, server).await?;
+    let remedy = (!there).then(|| {
+        if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql }
+    });
+    let found = if there {
+        let tables = publications::captured(client, source).await?.len();
+        format!("{} with {tables} tables", existing.join(" and "))
+    } else {
+        format!("{} does not exist", source.publication)
+    };
+    Ok(vec![requirement("publication", there || source.manage, found, remedy)])
+}
+
+fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirement> {
+    let wanted: Vec<&Table> = {
+        // As if none were listed yet: all that is wanted, each through the topmost wanted table above it.
+        let unlisted: Vec<Table> = tables
+            .iter()
+            .map(|table| Table { in_all: false, in_inserts: false, owned: true, ..table.clone() })
+            .collect();
+        let plan = candidates::plan(&unlisted, &source.tables);
+        tables.iter().filter(|table| plan.new.iter().any(|new| new.oid == table.oid)).collect()
+    };
+    let mut found = vec![requirement(
+        "tables",
+        !wanted.is_empty(),
+        format!("{} to capture", wanted.len()),
+        wanted.is_empty().then(|| "Check source.tables: no table matches it".to_owned()),
+    )];
+    let worth_naming: Vec<&Table> =
+        wanted.into_iter().filter(|table| !table.identified || !listed_or_ours(table, source)).collect();
+    found.extend(worth_naming.iter().take(NAMED_TABLES).map(|table| of_table(table, source, server)));
+    if let Some(more) = worth_naming.len().checked_sub(NAMED_TABLES).filter(|more| *more > 0) {
+        found.push(requirement("tables", true, format!("{more} more like these"), None));
+    }
+    found
+}
+
+/// It is in a publication, or can be put into one.
+fn listed_or_ours(table: &Table, source: &Source) -> bool {
+    table.in_all || table.in_inserts || (source.manage && table.owned)
+}
+
+fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
+    let name = format!("table {}", table.channel());
+    if !listed_or_ours(table, source) {
+        let publication = if table.identified { &source.publication } else { &source.inserts };
+        let remedy = format!(
+            "As {}: ALTER PUBLICATION {} ADD TABLE ONLY {};",
+            table.owner,
+            crate::tables::identifier(publication),
+            table.sql()
+        );
+        let found = format!("in no publication, and it belongs to {:?}, not to {:?}", table.owner, server.role);
+        return requirement(&name, false, found, remedy);
+    }
+    let remedy = format!(
+        "To capture updates and deletes too, add a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL; (of a \
+         partitioned table: each partition)",
+        table.sql()
+    );
+    requirement(&name, true, "only inserts and truncates: it has no usable replica identity", remedy)
+}
+
+async fn of_slot(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
+    let name = &source.slot;
+    let Some(slot) = slot::read(client, name).await? else {
+        let free = free("replication slots", server.slots, slot::slots_remedy());
+        let remedy = slot::create_remedy(name);
+        let remedy = if source.manage { format!("`rowcast run` makes it; by hand: {remedy}") } else { remedy };
+        let missing = format!("{name} does not exist");
+        return Ok(vec![free, requirement("slot", source.manage, missing, remedy)]);
+    };
+    if let Err(error) = slot.fit(name, &server.database) {
+        return Ok(vec![requirement("slot", false, error.to_string(), error.remedy().map(str::to_owned))]);
+    }
+    if let Some(reason) = slot.lost() {
+        let lost = format!("{name} is lost: {reason}");
+        return Ok(vec![requirement("slot", false, lost, installation::ADOPT.to_owned())]);
+    }
+    let mut text = name.clone();
+    if let Some(confirmed) = slot.confirmed_flush_lsn {
+        text.push_str(&format!(", confirmed up to {confirmed}"));
+    }
+    if slot.active {
+        let holder = slot::holder(client, name).await?.unwrap_or_else(|| "a session".to_owned());
+        text.push_str(&format!(", being read by {holder}"));
+    }
+    if let Some(left) = slot.safe_wal_size {
+        text.push_str(&format!(", lost after {left} more bytes of log"));
+    }
+    if let Some(owner) = installation::read(client, name).await? {
+        text.push_str(&format!(", owned by installation {} since {}", owner.installation, owner.since));
+    }
+    Ok(vec![requirement("slot", true, text, None)])
+}

@@ -1,0 +1,157 @@
+//! What a user can say about the source.
+
+use std::fmt;
+
+use rowcast_engine::{Error, Result};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::conninfo::Conninfo;
+use crate::tables::Tables;
+
+/// Names are cut by Postgres beyond this, in bytes.
+const MAX_NAME: usize = 63;
+
+/// The publication beside the main one, for tables without usable replica identity.
+const INSERTS: &str = "_inserts";
+
+/// The source.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where the database is: `postgres://…` or `host=… user=…`, as libpq reads it.
+    #[serde(serialize_with = "without_password")]
+    pub url: String,
+    /// The tables to capture: `public.orders`, `public.*`, `*`. Ordinary and partitioned tables.
+    pub tables: Vec<String>,
+    /// Tables to leave out again.
+    pub exclude: Vec<String>,
+    /// The replication slot.
+    pub slot: String,
+    /// The publication; tables without usable replica identity are in a second one, with `_inserts` after its name.
+    pub publication: String,
+    /// Create and change what is needed in the database: schema `rowcast`, publications, slot. When false nothing
+    /// is changed, and what is missing is an error that names the SQL.
+    pub manage: bool,
+    /// Show a partition tree as one table, its root. When false each leaf is a table of its own.
+    pub via_partition_root: bool,
+    /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
+    /// slot's position. For one start; not part of a configuration file.
+    #[serde(skip)]
+    pub adopt: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            tables: vec!["*.*".to_owned()],
+            exclude: Vec::new(),
+            slot: "rowcast".to_owned(),
+            publication: "rowcast".to_owned(),
+            manage: true,
+            via_partition_root: true,
+            adopt: false,
+        }
+    }
+}
+
+/// Never shows the password.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &redacted(&self.url))
+            .field("tables", &self.tables)
+            .field("slot", &self.slot)
+            .field("publication", &self.publication)
+            .finish_non_exhaustive()
+    }
+}
+
+fn redacted(url: &str) -> String {
+    Conninfo::parse(url).map_or_else(|_| "(not readable)".to_owned(), |info| info.redacted())
+}
+
+fn without_password<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&redacted(url))
+}
+
+/// A [`Config`] that has been looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) info: Conninfo,
+    pub(crate) tables: Tables,
+    pub(crate) slot: String,
+    /// For all operations.
+    pub(crate) publication: String,
+    /// For inserts and truncates only.
+    pub(crate) inserts: String,
+    pub(crate) manage: bool,
+    pub(crate) via_partition_root: bool,
+    pub(crate) adopt: bool,
+}
+
+impl Source {
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let info = Conninfo::parse(&config.url)?;
+        let tables = Tables::parse(&config.tables, &config.exclude)?;
+        let plain = |name: &str| {
+            name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') && !name.is_empty()
+        };
+        if !plain(&config.slot) || config.slot.len() > MAX_NAME {
+            return Err(Error::usage(format!("{:?} cannot be the name of a replication slot", config.slot))
+                .hint("Use up to 63 lower-case letters, digits and underscores"));
+        }
+        let inserts = format!("{}{INSERTS}", config.publication);
+        if config.publication.is_empty() || inserts.len() > MAX_NAME || inserts.contains('\0') {
+            return Err(Error::usage(format!("{:?} cannot be the name of a publication", config.publication))
+                .hint("Use up to 55 bytes"));
+        }
+        Ok(Self {
+            info,
+            tables,
+            slot: config.slot.clone(),
+            publication: config.publication.clone(),
+            inserts,
+            manage: config.manage,
+            via_partition_root: config.via_partition_root,
+            adopt: config.adopt,
+        })
+    }
+
+    pub(crate) fn publications(&self) -> [&str; 2] {
+        [&self.publication, &self.inserts]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_stay_hidden() {
+        let config = Config { url: "postgres://me:sesame@h/db".to_owned(), ..Config::default() };
+        assert!(!format!("{config:?}").contains("sesame"));
+        assert!(!serde_json::to_string(&config).unwrap().contains("sesame"));
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config: Config = serde_json::from_str(r#"{"url":"postgres://me@h/db","slot":"mine"}"#).unwrap();
+        assert_eq!((config.slot.as_str(), config.publication.as_str()), ("mine", "rowcast"));
+        assert!(config.manage && config.via_partition_root && !config.adopt);
+        let source = Source::new(&config).unwrap();
+        assert_eq!(source.publications(), ["rowcast", "rowcast_inserts"]);
+    }
+
+    #[test]
+    fn names_that_postgres_would_refuse() {
+        for config in [
+            Config { slot: "My-Slot".to_owned(), ..Config::default() },
+            Config { slot: String::new(), ..Config::default() },
+            Config { publication: "p".repeat(60), ..Config::default() },
+        ] {
+            let config = Config { url: "postgres://me@h/db".to_owned(), ..config };
+            assert_eq!(Source::new(&config).unwrap_err().kind(), rowcast_engine::Kind::Usage);
+        }
+    }
+}

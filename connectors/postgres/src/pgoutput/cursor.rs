@@ -1,0 +1,107 @@
+//! Takes integers and strings off the front of a message.
+
+use std::fmt;
+
+use rowcast_engine::Lsn;
+use rowcast_engine::event::Micros;
+
+/// Microseconds from 1970 to 2000, where Postgres' clock starts.
+const POSTGRES_EPOCH: Micros = 946_684_800_000_000;
+
+/// Why bytes are no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// The message's tag is none that protocol version 1 has.
+    UnknownTag(u8),
+    /// The message ends before it should, goes on after it should end, or holds an impossible value.
+    Body {
+        /// The message's tag.
+        tag: u8,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// There is not even a tag.
+    Empty,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownTag(tag) => {
+                write!(f, "unknown message tag {:?} (byte 0x{tag:02X})", char::from(*tag))
+            }
+            Self::Body { tag, what } => write!(f, "message {:?}: {what}", char::from(*tag)),
+            Self::Empty => f.write_str("an empty message"),
+        }
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// What is left of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor<'a> {
+    tag: u8,
+    pub(super) rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(tag: u8, rest: &'a [u8]) -> Self {
+        Self { tag, rest }
+    }
+
+    pub(super) fn bad(&self, what: &'static str) -> Malformed {
+        Malformed::Body { tag: self.tag, what }
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (chunk, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.bad("it ends too early"))?;
+        self.rest = rest;
+        Ok(*chunk)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
+        Ok(u8::from_be_bytes(self.chunk()?))
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, Malformed> {
+        Ok(u16::from_be_bytes(self.chunk()?))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
+        Ok(u32::from_be_bytes(self.chunk()?))
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, Malformed> {
+        Ok(i32::from_be_bytes(self.chunk()?))
+    }
+
+    pub(super) fn lsn(&mut self) -> Result<Lsn, Malformed> {
+        Ok(Lsn(u64::from_be_bytes(self.chunk()?)))
+    }
+
+    /// A time, moved to the epoch of 1970.
+    pub(super) fn time(&mut self) -> Result<Micros, Malformed> {
+        Ok(i64::from_be_bytes(self.chunk()?).saturating_add(POSTGRES_EPOCH))
+    }
+
+    pub(super) fn bytes(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (bytes, rest) =
+            self.rest.split_at_checked(length).ok_or_else(|| self.bad("it ends too early"))?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// A string that ends with a zero byte.
+    pub(super) fn string(&mut self) -> Result<&'a str, Malformed> {
+        let length = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.bad("a name has no end"))?;
+        let bytes = self.bytes(length)?;
+        self.u8()?;
+        std::str::from_utf8(bytes).map_err(|_| self.bad("a name is not UTF-8"))
+    }
+
+    /// Makes sure that nothing is left.
+    pub(super) fn done(&self) -> Result<(), Malformed> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.bad("it is longer than it says")) }
+    }
+}

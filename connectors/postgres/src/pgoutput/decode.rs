@@ -1,0 +1,159 @@
+//! From bytes to messages.
+
+use rowcast_engine::event::Op;
+use rowcast_engine::record::Tuple;
+use rowcast_engine::schema::Identity;
+
+use super::cursor::{Cursor, Malformed};
+use super::{Change, Message, Relation, RelationColumn, RelationIds};
+
+const TRUNCATE_CASCADE: u8 = 1;
+const TRUNCATE_RESTART_IDENTITY: u8 = 2;
+const COLUMN_IDENTITY: u8 = 1;
+
+/// Reads one message.
+///
+/// # Errors
+///
+/// When the bytes are no message of protocol version 1; the stream cannot go on after that.
+pub fn decode(body: &[u8]) -> Result<Message<'_>, Malformed> {
+    let (tag, rest) = body.split_first().ok_or(Malformed::Empty)?;
+    let mut cursor = Cursor::new(*tag, rest);
+    match tag {
+        b'I' => insert(cursor).map(Message::Change),
+        b'U' => update(cursor).map(Message::Change),
+        b'D' => delete(cursor).map(Message::Change),
+        b'B' => {
+            let (final_lsn, committed, xid) = (cursor.lsn()?, cursor.time()?, cursor.u32()?);
+            cursor.done().map(|()| Message::Begin { final_lsn, committed, xid })
+        }
+        b'C' => {
+            let flags = cursor.u8()?;
+            if flags != 0 {
+                return Err(cursor.bad("its flags are unknown"));
+            }
+            let (commit_lsn, end_lsn, committed) = (cursor.lsn()?, cursor.lsn()?, cursor.time()?);
+            cursor.done().map(|()| Message::Commit { commit_lsn, end_lsn, committed })
+        }
+        b'R' => relation(cursor).map(Message::Relation),
+        b'Y' => {
+            cursor.u32()?;
+            cursor.string()?;
+            cursor.string()?;
+            cursor.done().map(|()| Message::Type)
+        }
+        b'O' => {
+            cursor.lsn()?;
+            let name = cursor.string()?;
+            cursor.done().map(|()| Message::Origin { name })
+        }
+        b'T' => truncate(cursor),
+        b'M' => logical(cursor),
+        unknown => Err(Malformed::UnknownTag(*unknown)),
+    }
+}
+
+/// Takes a tuple off; gives how many columns it has.
+fn tuple(cursor: &mut Cursor<'_>) -> Result<u16, Malformed> {
+    let Some((tuple, rest)) = Tuple::split(cursor.rest) else {
+        return Err(cursor.bad("a row is cut or has a value of unknown kind"));
+    };
+    cursor.rest = rest;
+    u16::try_from(tuple.len()).map_err(|_| cursor.bad("a row has too many columns"))
+}
+
+fn insert(mut cursor: Cursor<'_>) -> Result<Change<'_>, Malformed> {
+    let relation = cursor.u32()?;
+    let raw = cursor.rest;
+    if cursor.u8()? != b'N' {
+        return Err(cursor.bad("it holds no new row"));
+    }
+    let columns = tuple(&mut cursor)?;
+    cursor.done().map(|()| Change { op: Op::Insert, relation, raw, columns })
+}
+
+fn update(mut cursor: Cursor<'_>) -> Result<Change<'_>, Malformed> {
+    let relation = cursor.u32()?;
+    let raw = cursor.rest;
+    let mut columns = 0;
+    let mut tag = cursor.u8()?;
+    if matches!(tag, b'K' | b'O') {
+        columns = tuple(&mut cursor)?;
+        tag = cursor.u8()?;
+    }
+    if tag != b'N' {
+        return Err(cursor.bad("it holds no new row"));
+    }
+    columns = columns.max(tuple(&mut cursor)?);
+    cursor.done().map(|()| Change { op: Op::Update, relation, raw, columns })
+}
+
+fn delete(mut cursor: Cursor<'_>) -> Result<Change<'_>, Malformed> {
+    let relation = cursor.u32()?;
+    let raw = cursor.rest;
+    if !matches!(cursor.u8()?, b'K' | b'O') {
+        return Err(cursor.bad("it holds no old row"));
+    }
+    let columns = tuple(&mut cursor)?;
+    cursor.done().map(|()| Change { op: Op::Delete, relation, raw, columns })
+}
+
+fn relation(mut cursor: Cursor<'_>) -> Result<Relation<'_>, Malformed> {
+    let id = cursor.u32()?;
+    let (schema, table) = (cursor.string()?, cursor.string()?);
+    let identity = match cursor.u8()? {
+        b'd' => Identity::Default,
+        b'n' => Identity::Nothing,
+        b'f' => Identity::Full,
+        b'i' => Identity::Index,
+        _ => return Err(cursor.bad("its replica identity is unknown")),
+    };
+    let columns = cursor.u16()?;
+    let body = cursor.rest;
+    for _ in 0..columns {
+        column(&mut cursor)?;
+    }
+    let schema = if schema.is_empty() { "pg_catalog" } else { schema };
+    cursor.done().map(|()| Relation { id, schema, table, identity, columns, body })
+}
+
+fn column<'a>(cursor: &mut Cursor<'a>) -> Result<RelationColumn<'a>, Malformed> {
+    let flags = cursor.u8()?;
+    let name = cursor.string()?;
+    let (type_oid, typmod) = (cursor.u32()?, cursor.i32()?);
+    Ok(RelationColumn { identity: flags & COLUMN_IDENTITY != 0, name, type_oid, typmod })
+}
+
+/// The columns of a Relation whose shape has been checked.
+pub(super) fn columns(body: &[u8]) -> impl Iterator<Item = RelationColumn<'_>> {
+    let mut cursor = Cursor::new(b'R', body);
+    std::iter::from_fn(move || column(&mut cursor).ok())
+}
+
+fn truncate(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    let count = cursor.u32()? as usize;
+    let flags = cursor.u8()?;
+    if flags & !(TRUNCATE_CASCADE | TRUNCATE_RESTART_IDENTITY) != 0 {
+        return Err(cursor.bad("its options are unknown"));
+    }
+    let length = count.checked_mul(4).ok_or_else(|| cursor.bad("it names too many tables"))?;
+    let relations = RelationIds(cursor.bytes(length)?);
+    cursor.done()?;
+    Ok(Message::Truncate {
+        relations,
+        cascade: flags & TRUNCATE_CASCADE != 0,
+        restart_identity: flags & TRUNCATE_RESTART_IDENTITY != 0,
+    })
+}
+
+fn logical(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    let flags = cursor.u8()?;
+    if flags > 1 {
+        return Err(cursor.bad("its flags are unknown"));
+    }
+    let lsn = cursor.lsn()?;
+    let prefix = cursor.string()?;
+    let length = cursor.u32()? as usize;
+    let content = cursor.bytes(length)?;
+    cursor.done().map(|()| Message::Logical { transactional: flags == 1, lsn, prefix, content })
+}

@@ -1,0 +1,86 @@
+//! Brings schema `rowcast` of the source up to date.
+
+use refinery::{Migration, Runner};
+use rowcast_engine::{Error, Kind, Result};
+use tokio_postgres::Client;
+
+use super::server::Server;
+use crate::wire::sql_error;
+
+/// Numbered, forward only; a file that has been released never changes.
+const FILES: [(&str, &str); 1] =
+    [("V1__schema", include_str!("../../../../migrations/V1__schema.sql"))];
+
+/// Which of them have been applied.
+const HISTORY: &str = "rowcast.migrations";
+
+/// Held while migrating, so that two programs that start at once do not do it twice. Any number that nobody else
+/// uses: "rowcast" in ASCII.
+const LOCK: i64 = 0x0072_6f77_6361_7374;
+
+/// Another program's migration takes moments.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '30s'";
+
+/// Applies what is missing. Needs CREATE on the database only the first time.
+pub(super) async fn apply(client: &mut Client, server: &Server) -> Result<()> {
+    if newest(client).await? >= Some(FILES.len().try_into().unwrap_or(i32::MAX)) {
+        return Ok(());
+    }
+    let failed = |error| sql_error("Cannot prepare the schema rowcast", error);
+    client.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
+    client.execute("select pg_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
+    let applied = migrate(client, server).await;
+    let unlocked = client.execute("select pg_advisory_unlock($1)", &[&LOCK]).await.map_err(failed);
+    client.batch_execute("reset lock_timeout").await.map_err(failed)?;
+    applied.and(unlocked.map(drop))
+}
+
+/// The newest migration in the database; `None` before the first.
+async fn newest(client: &Client) -> Result<Option<i32>> {
+    let failed = |error| sql_error("Cannot read the history of schema rowcast", error);
+    let there = client.query_one("select to_regclass($1) is not null", &[&HISTORY]).await.map_err(failed)?;
+    if !there.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let sql = format!("select max(version)::int4 from {HISTORY}");
+    Ok(client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
+}
+
+async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
+    let there = client
+        .query_one("select to_regnamespace('rowcast') is not null", &[])
+        .await
+        .map_err(|error| sql_error("Cannot look for schema rowcast", error))?;
+    if !there.get::<_, bool>(0) {
+        if !server.may_create {
+            let what = format!(
+                "User {:?} may not create the schema rowcast in database {:?}",
+                server.role, server.database
+            );
+            return Err(Error::refused(what).hint(format!(
+                "{} Or let nothing be changed: source.manage = false, and run the SQL that `rowcast check` prints",
+                server.create_remedy()
+            )));
+        }
+        client
+            .batch_execute("create schema if not exists rowcast")
+            .await
+            .map_err(|error| sql_error("Cannot create the schema rowcast", error))?;
+    }
+    let files: Vec<Migration> = FILES
+        .iter()
+        .map(|(name, sql)| Migration::unapplied(name, sql))
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::failed("A migration has a wrong name").because(error))?;
+    let mut runner = Runner::new(&files).set_abort_missing(false);
+    runner.set_migration_table_name(HISTORY);
+    let report = runner.run_async(client).await.map_err(|error| {
+        Error::new(Kind::Refused, "Cannot bring the schema rowcast up to date").because(error).hint(
+            "The user must own the schema rowcast: ALTER SCHEMA rowcast OWNER TO … (and what is in it)",
+        )
+    })?;
+    for migration in report.applied_migrations() {
+        tracing::info!("Applied migration {migration} to schema rowcast");
+    }
+    Ok(())
+}

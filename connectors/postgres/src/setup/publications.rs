@@ -1,0 +1,314 @@
+//! Keeps the two publications as they should be: one for all operations, one for inserts and truncates of the
+//! tables whose UPDATE and DELETE would fail in the first.
+
+use std::collections::BTreeMap;
+
+use rowcast_engine::schema::Schema;
+use rowcast_engine::status::Captured;
+use rowcast_engine::{Error, Result};
+use tokio_postgres::{Client, Transaction};
+
+use super::candidates::{self, Plan, Table};
+use super::server::{GENERATED_COLUMNS, Server};
+use crate::config::Source;
+use crate::tables::{identifier, shown};
+use crate::wire::sql_error;
+
+/// Changing a publication waits for other changes of the tables' definitions.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '30s'";
+
+/// Writers of a table wait behind us while we wait for them, so it must be short; the next round tries again.
+const TABLE_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
+
+/// From here on a publication can be made for whole schemas.
+const PUBLISHED_SCHEMAS: u32 = 150_000;
+
+/// So many tables are named in a message.
+const NAMED: usize = 5;
+
+/// What a round has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reconciled {
+    /// Channels of tables that were added and had rows before: those are in no event.
+    pub(crate) partly: Vec<String>,
+    /// Tables that are wanted and belong to somebody else.
+    pub(crate) foreign: Vec<Table>,
+}
+
+/// Whether changes are being captured already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// What is in the tables now is before the beginning.
+    Absent,
+    /// The rows of a table that is added are missing in the stream.
+    Present,
+}
+
+/// A publication as it is.
+#[derive(Debug)]
+struct Publication {
+    /// Its members are not listed one by one; they are somebody else's decision.
+    wholesale: bool,
+    options: String,
+}
+
+/// Makes the publications what they should be.
+///
+/// # Errors
+///
+/// `Kind::Refused` without the rights for it, each with the SQL that gives them.
+pub(crate) async fn reconcile(
+    client: &mut Client,
+    source: &Source,
+    server: &Server,
+    slot: Slot,
+) -> Result<Reconciled> {
+    for (name, publish) in publishing(source) {
+        ensure(client, source, server, name, publish).await?;
+    }
+    if wholesale(client, source, server.version).await? {
+        return Ok(Reconciled::default());
+    }
+    let tables = candidates::read(client, source).await?;
+    let plan = candidates::plan(&tables, &source.tables);
+    if slot == Slot::Absent {
+        refuse_foreign(&plan.foreign, server)?;
+    }
+    let Plan { new, moved, unwanted, foreign } = plan;
+    let mut partly = Vec::new();
+    let change = Plan { moved, unwanted, ..Plan::default() };
+    match slot {
+        Slot::Absent => apply(client, source, &Plan { new, ..change }).await?,
+        Slot::Present => {
+            apply(client, source, &change).await?;
+            partly = add(client, source, &new).await?;
+        }
+    }
+    Ok(Reconciled { partly, foreign })
+}
+
+/// Name and operations of each publication.
+fn publishing(source: &Source) -> [(&str, &'static str); 2] {
+    [(&source.publication, "insert, update, delete, truncate"), (&source.inserts, "insert, truncate")]
+}
+
+fn options(source: &Source, version: u32, publish: &str) -> String {
+    let generated =
+        if version >= GENERATED_COLUMNS { ", publish_generated_columns = stored" } else { "" };
+    let root = source.via_partition_root;
+    format!("publish = '{publish}', publish_via_partition_root = {root}{generated}")
+}
+
+/// Creates the publication or sets its options.
+async fn ensure(client: &Client, source: &Source, server: &Server, name: &str, publish: &str) -> Result<()> {
+    let options = options(source, server.version, publish);
+    let sql = match read(client, server.version, name).await? {
+        Some(publication) if publication.wholesale || publication.options == options => return Ok(()),
+        Some(_) => format!("alter publication {} set ({options})", identifier(name)),
+        None if !server.may_create => {
+            let what = format!("User {:?} may not create a publication in {:?}", server.role, server.database);
+            return Err(Error::refused(what).hint(server.create_remedy()));
+        }
+        None => {
+            tracing::info!(publication = name, "Creates the publication");
+            format!("create publication {} with ({options})", identifier(name))
+        }
+    };
+    let failed = |error| sql_error(format!("Cannot create or change the publication {name}"), error);
+    client.batch_execute(&sql).await.map_err(failed)
+}
+
+/// The publication, its options in the form of [`options`].
+async fn read(client: &Client, version: u32, name: &str) -> Result<Option<Publication>> {
+    let schemas = if version >= PUBLISHED_SCHEMAS {
+        "exists (select from pg_publication_namespace n where n.pnpubid = p.oid)"
+    } else {
+        "false"
+    };
+    let sql = format!(
+        "select p.puballtables or {schemas},
+                concat_ws(', ', case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
+                          case when p.pubdelete then 'delete' end, case when p.pubtruncate then 'truncate' end),
+                p.pubviaroot,
+                coalesce(to_jsonb(p) ->> 'pubgencols', '')
+         from pg_publication p where p.pubname = $1"
+    );
+    let failed = |error| sql_error(format!("Cannot read the publication {name}"), error);
+    let Some(row) = client.query_opt(&sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
+    let (publish, root, generated): (String, bool, String) = (row.get(1), row.get(2), row.get(3));
+    let generated = match generated.as_str() {
+        "s" => ", publish_generated_columns = stored",
+        _ if version >= GENERATED_COLUMNS => ", publish_generated_columns = none",
+        _ => "",
+    };
+    let options = format!("publish = '{publish}', publish_via_partition_root = {root}{generated}");
+    Ok(Some(Publication { wholesale: row.get(0), options }))
+}
+
+/// Whether somebody made one of the publications for all tables or for whole schemas.
+async fn wholesale(client: &Client, source: &Source, version: u32) -> Result<bool> {
+    for name in source.publications() {
+        if read(client, version, name).await?.is_some_and(|publication| publication.wholesale) {
+            tracing::debug!(publication = name, "The publication is not made table by table: left as it is");
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn refuse_foreign(foreign: &[Table], server: &Server) -> Result<()> {
+    let Some(first) = foreign.first() else { return Ok(()) };
+    let what = format!(
+        "User {:?} does not own {}: only a table's owner may publish it",
+        server.role,
+        listed(foreign)
+    );
+    Err(Error::refused(what).hint(format!(
+        "GRANT {} TO {}; or capture fewer tables (source.tables); or have an administrator run the SQL that \
+         `rowcast check` prints, and set source.manage = false",
+        shown(&first.owner),
+        shown(&server.role)
+    )))
+}
+
+/// Tables for people, not all of very many.
+pub(crate) fn listed(tables: &[Table]) -> String {
+    let names: Vec<String> = tables.iter().take(NAMED).map(Table::channel).collect();
+    let more = tables.len().saturating_sub(NAMED);
+    if more == 0 { names.join(", ") } else { format!("{} and {more} more tables", names.join(", ")) }
+}
+
+/// Everything in one transaction: a table is in one publication or in the other.
+async fn apply(client: &mut Client, source: &Source, plan: &Plan) -> Result<()> {
+    if plan.is_empty() {
+        return Ok(());
+    }
+    let failed = |error| sql_error("Cannot change the tables of the publications", error);
+    let transaction = client.transaction().await.map_err(failed)?;
+    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
+    for statement in statements(source, plan) {
+        transaction.batch_execute(&statement).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    for table in &plan.moved {
+        let (table, inserts_only) = (table.channel(), !table.identified);
+        tracing::warn!(table, inserts_only, "The replica identity has changed: the table changes its publication");
+    }
+    Ok(())
+}
+
+fn statements(source: &Source, plan: &Plan) -> Vec<String> {
+    let (all, inserts) = (identifier(&source.publication), identifier(&source.inserts));
+    let leaving = || plan.moved.iter().chain(&plan.unwanted);
+    let coming = || plan.moved.iter().chain(&plan.new);
+    let only = |tables: Vec<&Table>, statement: &str| {
+        let names: Vec<String> = tables.iter().map(|table| format!("only {}", table.sql())).collect();
+        (!names.is_empty()).then(|| format!("{statement} {}", names.join(", ")))
+    };
+    [
+        only(leaving().filter(|t| t.in_all).collect(), &format!("alter publication {all} drop table")),
+        only(leaving().filter(|t| t.in_inserts).collect(), &format!("alter publication {inserts} drop table")),
+        only(coming().filter(|t| t.identified).collect(), &format!("alter publication {all} add table")),
+        only(coming().filter(|t| !t.identified).collect(), &format!("alter publication {inserts} add table")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Adds tables while capture is running, each as soon as no writer is in it, so that it is known for sure whether
+/// rows came before. Gives the channels of those that had rows.
+async fn add(client: &mut Client, source: &Source, new: &[Table]) -> Result<Vec<String>> {
+    let mut partly = Vec::new();
+    for table in new {
+        let channel = table.channel();
+        match add_one(client, source, table).await {
+            Ok(had_rows) => {
+                tracing::info!(table = channel, inserts_only = !table.identified, "Captures a new table");
+                partly.extend(had_rows.then_some(channel));
+            }
+            // In use, or gone again: the next round looks once more.
+            Err(error) => tracing::warn!(table = channel, "Cannot capture a new table yet: {error}"),
+        }
+        if client.is_closed() {
+            return Err(Error::transient("The connection to Postgres broke while adding tables"));
+        }
+    }
+    Ok(partly)
+}
+
+async fn add_one(client: &mut Client, source: &Source, table: &Table) -> Result<bool> {
+    let failed = |error| sql_error("Cannot add it to the publication", error);
+    let transaction = client.transaction().await.map_err(failed)?;
+    transaction.batch_execute(TABLE_LOCK_TIMEOUT).await.map_err(failed)?;
+    let lock = format!("lock table {} in share row exclusive mode", table.sql());
+    transaction.batch_execute(&lock).await.map_err(failed)?;
+    let had_rows = has_rows(&transaction, table).await.map_err(failed)?;
+    let plan = Plan { new: vec![table.clone()], ..Plan::default() };
+    for statement in statements(source, &plan) {
+        transaction.batch_execute(&statement).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    Ok(had_rows)
+}
+
+async fn has_rows(transaction: &Transaction<'_>, table: &Table) -> Result<bool, tokio_postgres::Error> {
+    // Where a policy hides rows even from the owner, rows cannot be ruled out.
+    let hidden = "select relrowsecurity and relforcerowsecurity from pg_class where oid = $1";
+    if transaction.query_one(hidden, &[&table.oid]).await?.get(0) {
+        return Ok(true);
+    }
+    let sql = format!("select exists (select from {})", table.sql());
+    Ok(transaction.query_one(&sql, &[]).await?.get(0))
+}
+
+/// The tables that the publications show, by channel.
+pub(crate) async fn captured(client: &Client, source: &Source) -> Result<BTreeMap<String, Captured>> {
+    let sql = "
+        select t.schemaname::text, t.tablename::text, not bool_or(p.pubupdate and p.pubdelete)
+        from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
+        where p.pubname in ($1, $2) group by 1, 2";
+    let rows = client
+        .query(sql, &[&source.publication, &source.inserts])
+        .await
+        .map_err(|error| sql_error("Cannot list the tables of the publications", error))?;
+    let tables = rows.iter().filter_map(|row| {
+        let (schema, name): (&str, &str) = (row.get(0), row.get(1));
+        // Leaves that are shown one by one were wanted through their root.
+        let wanted = source.tables.matches(schema, name) || !source.via_partition_root;
+        wanted.then(|| (Schema::channel_of(schema, name), Captured { inserts_only: row.get(2) }))
+    });
+    Ok(tables.collect())
+}
+
+/// Those of our two publications that exist. The stream may name no other.
+pub(crate) async fn existing(client: &Client, source: &Source) -> Result<Vec<String>> {
+    let sql = "select pubname::text from pg_publication where pubname in ($1, $2) order by length(pubname)";
+    let rows = client
+        .query(sql, &[&source.publication, &source.inserts])
+        .await
+        .map_err(|error| sql_error("Cannot list the publications", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The SQL that makes the publications by hand.
+pub(crate) async fn create_remedy(client: &Client, source: &Source, server: &Server) -> Result<String> {
+    let tables = candidates::read(client, source).await?;
+    let unlisted: Vec<Table> =
+        tables.into_iter().map(|table| Table { in_all: false, in_inserts: false, ..table }).collect();
+    let Plan { new, foreign, .. } = candidates::plan(&unlisted, &source.tables);
+    let existing = existing(client, source).await?;
+    let mut sql = String::new();
+    for (name, publish) in publishing(source) {
+        let all = name == source.publication;
+        let members = new.iter().chain(&foreign).filter(|table| table.identified == all);
+        let members: Vec<String> = members.map(|table| format!("ONLY {}", table.sql())).collect();
+        if existing.iter().any(|there| there == name) || (members.is_empty() && !all) {
+            continue;
+        }
+        let list = if members.is_empty() { String::new() } else { format!(" FOR TABLE {}", members.join(", ")) };
+        let options = options(source, server.version, publish);
+        sql.push_str(&format!("CREATE PUBLICATION {}{list} WITH ({options}); ", identifier(name)));
+    }
+    Ok(sql.trim_end().to_owned())
+}

@@ -1,0 +1,126 @@
+//! The server and the role as they are, and what capture asks of them.
+
+use std::time::Duration;
+
+use rowcast_engine::{Error, Result};
+use tokio_postgres::Client;
+
+use crate::tables::shown;
+use crate::wire::sql_error;
+
+/// Older servers lack what the stream needs: messages, binary-safe options, subscript handlers.
+pub(crate) const OLDEST: u32 = 140_000;
+
+/// From here on generated columns can be published.
+pub(crate) const GENERATED_COLUMNS: u32 = 180_000;
+
+/// What is asked once for each connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// As a number: 150018.
+    pub(crate) version: u32,
+    /// As the server says it: 15.18.
+    pub(crate) version_text: String,
+    pub(crate) database: String,
+    pub(crate) role: String,
+    pub(crate) wal_level: String,
+    pub(crate) standby: bool,
+    /// The role may replicate.
+    pub(crate) replication: bool,
+    /// The role may create schemas and publications.
+    pub(crate) may_create: bool,
+    /// Zero: the server waits for ever.
+    pub(crate) sender_timeout: Duration,
+    pub(crate) slots: Usage,
+    pub(crate) senders: Usage,
+    pub(crate) synchronous_standbys: String,
+    /// How much log a slot may hold back; -1: without limit.
+    pub(crate) slot_keep: String,
+}
+
+/// So many of so many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) used: i64,
+    pub(crate) limit: i64,
+}
+
+const QUERY: &str = "
+select current_setting('server_version_num')::int4 as version,
+       split_part(current_setting('server_version'), ' ', 1) as version_text,
+       current_database()::text as database, current_user::text as role,
+       current_setting('wal_level') as wal_level, pg_is_in_recovery() as standby,
+       (select r.rolsuper or r.rolreplication from pg_roles r where r.rolname = current_user)
+           or exists (select from pg_roles r where r.rolname = 'rds_replication'
+                      and pg_has_role(r.oid, 'MEMBER')) as replication,
+       has_database_privilege(current_database(), 'CREATE') as may_create,
+       (select setting::int8 from pg_settings where name = 'wal_sender_timeout') as sender_timeout,
+       (select count(*) from pg_replication_slots) as slots_used,
+       current_setting('max_replication_slots')::int8 as slots_limit,
+       (select count(*) from pg_stat_replication) as senders_used,
+       current_setting('max_wal_senders')::int8 as senders_limit,
+       current_setting('synchronous_standby_names') as synchronous_standbys,
+       current_setting('max_slot_wal_keep_size') as slot_keep";
+
+impl Server {
+    pub(crate) async fn read(client: &Client) -> Result<Self> {
+        let row = client.query_one(QUERY, &[]).await.map_err(failed)?;
+        let get = |name: &str| row.try_get::<_, String>(name).map_err(failed);
+        let count = |name: &str| row.try_get::<_, i64>(name).map_err(failed);
+        let flag = |name: &str| row.try_get::<_, bool>(name).map_err(failed);
+        Ok(Self {
+            version: row.try_get::<_, i32>("version").map_err(failed)?.try_into().unwrap_or(0),
+            version_text: get("version_text")?,
+            database: get("database")?,
+            role: get("role")?,
+            wal_level: get("wal_level")?,
+            standby: flag("standby")?,
+            replication: flag("replication")?,
+            may_create: flag("may_create")?,
+            sender_timeout: Duration::from_millis(count("sender_timeout")?.try_into().unwrap_or(0)),
+            slots: Usage { used: count("slots_used")?, limit: count("slots_limit")? },
+            senders: Usage { used: count("senders_used")?, limit: count("senders_limit")? },
+            synchronous_standbys: get("synchronous_standbys")?,
+            slot_keep: get("slot_keep")?,
+        })
+    }
+
+    /// Makes sure of what nobody but the server's administrator can change.
+    pub(crate) fn fit(&self, manage: bool) -> Result<()> {
+        if self.version < OLDEST {
+            return Err(Error::refused(format!("Postgres {} is too old", self.version_text))
+                .hint("Upgrade to Postgres 14 or newer"));
+        }
+        if self.wal_level != "logical" {
+            let what = format!("The server's wal_level is {}, logical decoding needs logical", self.wal_level);
+            return Err(Error::refused(what).hint(self.wal_level_remedy()));
+        }
+        if !self.replication {
+            return Err(Error::refused(format!("User {:?} has no right to replicate", self.role))
+                .hint(self.replication_remedy()));
+        }
+        if self.standby && manage {
+            return Err(Error::refused("The server is a standby, where nothing can be created").hint(
+                "Connect to the primary, or create publications and slot yourself (`rowcast check` prints the SQL) \
+                 and set source.manage = false",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn wal_level_remedy(&self) -> String {
+        "ALTER SYSTEM SET wal_level = logical; then restart Postgres (on RDS: rds.logical_replication = 1)".to_owned()
+    }
+
+    pub(crate) fn replication_remedy(&self) -> String {
+        format!("ALTER ROLE {0} REPLICATION; (on RDS: GRANT rds_replication TO {0})", shown(&self.role))
+    }
+
+    pub(crate) fn create_remedy(&self) -> String {
+        format!("GRANT CREATE ON DATABASE {} TO {};", shown(&self.database), shown(&self.role))
+    }
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    sql_error("Cannot read the server's settings", error)
+}

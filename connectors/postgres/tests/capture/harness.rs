@@ -1,0 +1,274 @@
+//! A capture of one server into a journal of its own, and what has arrived there.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rowcast_engine::event::{Body, Event, Old, Op};
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{Journal, Options, Read, open};
+use rowcast_engine::record::{Tuple, Value};
+use rowcast_engine::schema::Schema;
+use rowcast_engine::status::{Report, Status};
+use rowcast_engine::{Error, Lsn, Result, Source, Stopper, stop};
+use rowcast_postgres::conninfo::Conninfo;
+use rowcast_postgres::wire::sql_client;
+use rowcast_postgres::{Config, Postgres};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use crate::support::Server;
+
+/// No test waits longer for something that must happen.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Between two looks at something that must happen.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A directory that vanishes.
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    pub(super) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("rowcast-capture-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What an event was, as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) id: u64,
+    pub(super) op: Op,
+    pub(super) channel: String,
+    pub(super) lsn: Lsn,
+    /// `K:1,NULL` or `O:1,a`; empty when there is none.
+    pub(super) old: String,
+    /// `1,a`; the payload of a message, the reason of a gap.
+    pub(super) new: String,
+    pub(super) end_lsn: Lsn,
+    pub(super) previous_end: Lsn,
+    pub(super) final_lsn: Lsn,
+    pub(super) xid: u32,
+    pub(super) seq: u32,
+    pub(super) last: bool,
+    pub(super) origin: String,
+}
+
+impl Seen {
+    /// `insert public.t 1,a`, with the old row in front of the new one.
+    pub(super) fn brief(&self) -> String {
+        let parts = [self.op.name(), &self.channel, &self.old, &self.new];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn row(tuple: Tuple<'_>) -> String {
+    let text = |value| match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Unchanged => "UNCHANGED".to_owned(),
+        Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
+    };
+    tuple.values().map(text).collect::<Vec<_>>().join(",")
+}
+
+fn seen(event: &Event<'_>) -> Seen {
+    let (old, new) = match event.body {
+        Body::Row { old, new, .. } => {
+            let old = match old {
+                Some(Old::Key(tuple)) => format!("K:{}", row(tuple)),
+                Some(Old::Full(tuple)) => format!("O:{}", row(tuple)),
+                None => String::new(),
+            };
+            (old, new.map(row).unwrap_or_default())
+        }
+        Body::Truncate { cascade, restart_identity, .. } => {
+            (String::new(), format!("cascade={cascade} restart={restart_identity}"))
+        }
+        Body::Message { payload, .. } => (String::new(), payload.to_owned()),
+        Body::Gap { reason, .. } => (String::new(), reason.to_owned()),
+    };
+    let tx = event.tx;
+    Seen {
+        id: event.id,
+        op: event.op,
+        channel: event.channel().to_owned(),
+        lsn: event.lsn,
+        old,
+        new,
+        end_lsn: tx.map(|tx| tx.end_lsn).unwrap_or_default(),
+        previous_end: tx.map(|tx| tx.previous_end_lsn).unwrap_or_default(),
+        final_lsn: tx.map(|tx| tx.final_lsn).unwrap_or_default(),
+        xid: tx.map_or(0, |tx| tx.xid),
+        seq: event.seq,
+        last: event.last,
+        origin: tx.map(|tx| tx.origin.to_owned()).unwrap_or_default(),
+    }
+}
+
+/// A capture that runs.
+pub(super) struct Capture {
+    pub(super) journal: Journal,
+    pub(super) status: Status,
+    stopper: Stopper,
+    task: JoinHandle<Result<()>>,
+}
+
+pub(super) fn config(server: &Server) -> Config {
+    Config { url: server.admin(), ..Config::default() }
+}
+
+impl Capture {
+    /// Starts; does not wait for anything.
+    pub(super) fn launch(config: Config, directory: &Path) -> Self {
+        let journal = open(Options::new(directory), Arc::new(RealDisk)).unwrap();
+        let (status, (stopper, stopped)) = (Status::default(), stop());
+        let task = tokio::spawn(Postgres::new(config).run(
+            Ingest::new(journal.clone()),
+            status.clone(),
+            stopped,
+        ));
+        Self { journal, status, stopper, task }
+    }
+
+    /// Starts and waits until it streams.
+    pub(super) async fn start(config: Config, directory: &Path) -> Self {
+        let mut capture = Self::launch(config, directory);
+        capture.streams().await;
+        capture
+    }
+
+    pub(super) async fn streams(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.report().source.state != "streaming" {
+            if self.task.is_finished() {
+                let error = (&mut self.task).await.unwrap().unwrap_err();
+                panic!("it ended: {error}; {:?}", error.remedy());
+            }
+            assert!(Instant::now() < deadline, "still {}", self.report().source.state);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub(super) fn report(&self) -> Report {
+        self.status.report(&self.journal)
+    }
+
+    /// Ends in order; the journal is closed, too.
+    pub(super) async fn stop(self) {
+        self.stopper.stop();
+        tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap().unwrap();
+        self.journal.close().await;
+    }
+
+    /// Ends as a crash would: nothing is flushed, nothing is told.
+    pub(super) async fn crash(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        self.journal.close().await;
+    }
+
+    /// The error that ends it.
+    pub(super) async fn fails(self) -> Error {
+        let ended = tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap();
+        let report = self.status.report(&self.journal);
+        assert_eq!(report.source.state, "stopped");
+        self.journal.close().await;
+        let error = ended.unwrap_err();
+        assert!(report.source.reason.is_some_and(|reason| reason.contains(&error.to_string())));
+        error
+    }
+
+    /// All events after a number.
+    pub(super) fn after(&self, mut after: u64) -> Vec<Seen> {
+        let mut all = Vec::new();
+        loop {
+            match self.journal.read(after).unwrap() {
+                Read::AtHead => return all,
+                Read::Gone(gone) => after = gone.to,
+                Read::Batches(batches) => {
+                    for batch in batches {
+                        let events = batch.events().filter(|event| event.id > after);
+                        all.extend(events.map(|event| seen(&event)));
+                        after = after.max(batch.last());
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn events(&self) -> Vec<Seen> {
+        self.after(0)
+    }
+
+    /// Waits until there are `count` events, and makes sure that there are no more.
+    pub(super) async fn wait(&self, count: usize) -> Vec<Seen> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let events = self.events();
+            if events.len() >= count {
+                let briefs: Vec<String> = events.iter().take(40).map(Seen::brief).collect();
+                assert_eq!(events.len(), count, "{briefs:#?}");
+                return events;
+            }
+            if self.task.is_finished() || Instant::now() > deadline {
+                let briefs: Vec<String> = events.iter().take(40).map(Seen::brief).collect();
+                panic!("{} events only, state {:?}: {briefs:#?}", events.len(), self.report().source);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The same, in brief.
+    pub(super) async fn briefs(&self, count: usize) -> Vec<String> {
+        self.wait(count).await.iter().map(Seen::brief).collect()
+    }
+
+    /// The newest schema version of a channel.
+    pub(super) fn schema(&self, channel: &str) -> Arc<Schema> {
+        let schemas = self.journal.schemas();
+        let of_channel = schemas.into_iter().filter(|schema| schema.channel == channel);
+        of_channel.max_by_key(|schema| schema.id).unwrap_or_else(|| panic!("no schema of {channel}"))
+    }
+}
+
+/// SQL as superuser.
+pub(super) async fn sql(server: &Server) -> Client {
+    sql_client(&Conninfo::parse(&server.admin()).unwrap()).await.unwrap()
+}
+
+/// Runs statements; tables are looked for in `public`.
+pub(super) async fn run(client: &Client, statements: &str) {
+    let statements = format!("set search_path = public, pg_catalog; {statements}");
+    client.batch_execute(&statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+}
+
+/// The first value of the first row, as text.
+pub(super) async fn value(client: &Client, query: &str) -> String {
+    let row = client.query_one(&format!("select ({query})::text"), &[]).await.unwrap();
+    row.get::<_, Option<String>>(0).unwrap_or_else(|| "NULL".to_owned())
+}
+
+/// Waits for something that must happen.
+pub(super) async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !happened().await {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,224 @@
+//! Positions: what is confirmed, and what happens after a break.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rowcast_engine::{Kind, Lsn};
+use rowcast_postgres::Config;
+use tokio_postgres::Client;
+
+use super::harness::{Capture, Directory, config, run, sql, until, value};
+use crate::support::Server;
+
+async fn confirmed(client: &Client) -> Lsn {
+    value(client, "select confirmed_flush_lsn from pg_replication_slots where slot_name = 'rowcast'")
+        .await
+        .parse()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn what_is_durable_is_confirmed_and_idle_databases_advance() {
+    let (server, directory) = (Server::start("wal_sender_timeout = 4s"), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key); create table other (id int)").await;
+    let config = Config { tables: vec!["public.t".to_owned()], ..config(&server) };
+    let capture = Capture::start(config, directory.path()).await;
+    run(&client, "insert into t values (1)").await;
+    let event = capture.wait(1).await.remove(0);
+    until("the confirmation", async || confirmed(&client).await >= event.end_lsn).await;
+
+    // Nothing of this is published; the slot must not hold it back all the same.
+    run(&client, "insert into other select generate_series(1, 1000)").await;
+    let behind: Lsn = value(&client, "select pg_current_wal_lsn()").await.parse().unwrap();
+    until("the idle position", async || confirmed(&client).await >= behind).await;
+    assert!(capture.journal.position().lsn >= behind, "confirmed and not stored");
+    assert_eq!(capture.events().len(), 1);
+    let source = capture.report().source;
+    assert!(source.confirmed_lsn >= event.end_lsn && source.received_lsn >= event.end_lsn);
+    assert_eq!(source.reconnects, 0);
+    let stored = capture.journal.position().lsn;
+    capture.stop().await;
+
+    let capture = Capture::start(super::harness::config(&server), directory.path()).await;
+    assert!(capture.journal.position().lsn >= stored);
+    capture.stop().await;
+}
+
+/// Rows of one statement share positions; those of a COPY as well.
+async fn insert_groups(client: &Client, from: u32) {
+    for group in 0..20 {
+        let start = from + group * 100;
+        let sql = format!("insert into t select g from generate_series({start}, {}) g", start + 99);
+        run(client, &sql).await;
+    }
+}
+
+fn all_once(capture: &Capture, count: usize) {
+    let events = capture.events();
+    let mut rows: Vec<u32> = events.iter().map(|event| event.new.parse().unwrap()).collect();
+    assert!(events.windows(2).all(|pair| pair[0].id < pair[1].id));
+    assert!(rows.windows(2).all(|pair| pair[0] < pair[1]), "out of order or twice");
+    rows.dedup();
+    assert_eq!(rows.len(), count);
+}
+
+#[tokio::test]
+async fn a_walsender_that_is_killed_repeats_nothing() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    for round in 0..5 {
+        insert_groups(&client, round * 2000).await;
+        let killed = "select pg_terminate_backend(pid) from pg_stat_replication where state = 'streaming'";
+        until("a stream to kill", async || client.execute(killed, &[]).await.unwrap() == 1).await;
+    }
+    insert_groups(&client, 10_000).await;
+    capture.wait(12_000).await;
+    all_once(&capture, 12_000);
+    assert!(capture.report().source.reconnects >= 5, "{:?}", capture.report().source);
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_moment_repeats_nothing() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    capture.crash().await;
+    for round in 0..6_u32 {
+        // Slower than a confirmation: the server remembers an older position than the journal.
+        let capture = Capture::start(config(&server), directory.path()).await;
+        insert_groups(&client, round * 2000).await;
+        if round % 2 == 0 {
+            capture.wait(usize::try_from(round + 1).unwrap() * 2000).await;
+        }
+        capture.crash().await;
+    }
+    let capture = Capture::start(config(&server), directory.path()).await;
+    capture.wait(12_000).await;
+    all_once(&capture, 12_000);
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn another_history_is_noticed() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    capture.stop().await;
+
+    // The slot is made anew by hand: what came between is lost.
+    run(&client, "select pg_drop_replication_slot('rowcast'); insert into t values (2)").await;
+    let error = Capture::launch(config(&server), directory.path()).fails().await;
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("is gone") && error.remedy().unwrap().contains("rowcast adopt"), "{error}");
+    run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
+    let error = Capture::launch(config(&server), directory.path()).fails().await;
+    assert!(error.to_string().contains("beyond the journal's position"), "{error}");
+
+    // Another installation, and the same one after its directory was lost.
+    let elsewhere = Directory::new();
+    let error = Capture::launch(config(&server), elsewhere.path()).fails().await;
+    assert!(error.to_string().contains("belongs to another installation"), "{error}");
+
+    // Adopted: a gap, and it goes on.
+    run(&client, "insert into t values (3)").await;
+    let capture = Capture::start(Config { adopt: true, ..config(&server) }, directory.path()).await;
+    assert_eq!(capture.briefs(3).await, ["insert public.t 1", "gap source_lost", "insert public.t 3"]);
+    capture.stop().await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "insert into t values (4)").await;
+    capture.wait(4).await;
+    capture.stop().await;
+
+    // Taken over by the other one: the first one is told.
+    let other = Capture::start(Config { adopt: true, ..config(&server) }, elsewhere.path()).await;
+    run(&client, "insert into t values (5)").await;
+    assert_eq!(other.briefs(2).await, ["gap source_lost", "insert public.t 5"]);
+    other.stop().await;
+    let error = Capture::launch(config(&server), directory.path()).fails().await;
+    assert!(error.to_string().contains("another installation"), "{error}");
+
+    // A slot that is gone is made again.
+    run(&client, "select pg_drop_replication_slot('rowcast')").await;
+    let other = Capture::start(Config { adopt: true, ..config(&server) }, elsewhere.path()).await;
+    run(&client, "insert into t values (6)").await;
+    assert_eq!(other.briefs(4).await[2..], ["gap source_lost", "insert public.t 6"]);
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn another_cluster_is_refused() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    Capture::start(config(&server), directory.path()).await.stop().await;
+    let other = Server::start("");
+    let error = Capture::launch(config(&other), directory.path()).fails().await;
+    assert!(error.to_string().contains("another database cluster"), "{error}");
+    assert_eq!(error.kind(), Kind::Refused);
+}
+
+#[tokio::test]
+async fn a_slot_in_use_is_waited_for_and_then_named() {
+    let (server, directory, elsewhere) = (Server::start(""), Directory::new(), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let holder = Capture::start(config(&server), directory.path()).await;
+    run(&client, "delete from rowcast.installation").await;
+    let started = Instant::now();
+    let error = Capture::launch(config(&server), elsewhere.path()).fails().await;
+    assert!(started.elapsed() >= Duration::from_secs(10), "given up too early");
+    let text = error.to_string();
+    assert!(text.contains("is being read by process") && text.contains("application rowcast"), "{text}");
+    assert!(error.remedy().unwrap().contains("pg_terminate_backend"));
+    holder.stop().await;
+}
+
+#[tokio::test]
+async fn a_slot_that_vanishes_stops_capture_and_says_so() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    until("the slot's end", async || {
+        let dropped = "select pg_terminate_backend(active_pid), pg_drop_replication_slot(slot_name)
+                       from pg_replication_slots where slot_name = 'rowcast'";
+        client.execute(dropped, &[]).await.is_ok_and(|slots| slots == 1)
+    })
+    .await;
+    let error = capture.fails().await;
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+#[tokio::test]
+async fn a_fast_shutdown_of_the_server_does_not_wait_for_us() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key); create table other (id int)").await;
+    let config = Config { tables: vec!["public.t".to_owned()], ..config(&server) };
+    let capture = Capture::start(config, directory.path()).await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    run(&client, "insert into other values (1)").await;
+
+    let pid_file = server.dir().join("postmaster.pid");
+    let content = std::fs::read_to_string(&pid_file).unwrap();
+    let started = Instant::now();
+    assert!(Command::new("kill").args(["-INT", content.lines().next().unwrap()]).status().unwrap().success());
+    until("the server's end", async || !pid_file.exists()).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "it took {:?}", started.elapsed());
+    until("the notice", async || capture.report().source.state == "reconnecting").await;
+    let report = capture.report();
+    assert!(!report.healthy && report.source.reason.is_some());
+    capture.stop().await;
+}

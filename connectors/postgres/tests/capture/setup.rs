@@ -1,0 +1,202 @@
+//! Making the source ready, and saying what is in the way.
+
+use rowcast_engine::Kind;
+use rowcast_postgres::{Config, Requirement, check};
+use tokio_postgres::Client;
+
+use super::harness::{Capture, Directory, config, run, sql, until, value};
+use crate::support::Server;
+
+/// Starts, and gives the refusal and its remedy.
+async fn refusal(config: Config) -> (String, String) {
+    let directory = Directory::new();
+    let error = Capture::launch(config, directory.path()).fails().await;
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    (error.to_string(), error.remedy().unwrap_or_else(|| panic!("{error} has no remedy")).to_owned())
+}
+
+fn as_role(server: &Server, role: &str) -> Config {
+    Config { url: server.admin().replace("user=postgres", &format!("user={role}")), ..config(server) }
+}
+
+fn find<'a>(requirements: &'a [Requirement], name: &str) -> &'a Requirement {
+    requirements.iter().find(|r| r.name == name).unwrap_or_else(|| panic!("no {name} in {requirements:#?}"))
+}
+
+/// A publication's tables, in order.
+async fn published(client: &Client, name: &str) -> String {
+    value(
+        client,
+        &format!(
+            "select string_agg(schemaname || '.' || tablename, ' ' order by tablename) from pg_publication_tables \
+             where pubname = '{name}'"
+        ),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready() {
+    let server = Server::start("wal_level = replica");
+    let (what, remedy) = refusal(config(&server)).await;
+    assert!(what.contains("wal_level is replica"), "{what}");
+    assert!(remedy.contains("ALTER SYSTEM SET wal_level = logical"));
+    let found = check(&config(&server)).await.unwrap();
+    assert!(!find(&found, "wal_level").ok && find(&found, "connection").ok);
+    assert!(find(&found, "wal_level").remedy.as_ref().unwrap().contains("ALTER SYSTEM"));
+
+    let server = Server::start("max_replication_slots = 1");
+    let client = sql(&server).await;
+    run(&client, "select pg_create_physical_replication_slot('occupied')").await;
+    let (what, remedy) = refusal(config(&server)).await;
+    assert!(what.contains("all that the server has are in use"), "{what}");
+    assert!(remedy.contains("max_replication_slots"));
+    assert!(!find(&check(&config(&server)).await.unwrap(), "replication slots").ok);
+    // It is as it was before: nothing that would make anybody's writes fail.
+    run(&client, "create table t (id int); insert into t values (1); update t set id = 2").await;
+}
+
+#[tokio::test]
+async fn a_role_without_the_rights() {
+    let server = Server::start("");
+    let client = sql(&server).await;
+    run(&client, "create role plain login; create role reader login replication; create role owner login").await;
+    run(&client, "create table mine (id int primary key); alter table mine owner to owner").await;
+    server.admit("local all all trust");
+    until("the admission", async || check(&as_role(&server, "plain")).await.unwrap()[0].ok).await;
+
+    let (what, remedy) = refusal(as_role(&server, "plain")).await;
+    assert!(what.contains("no right to replicate"), "{what}");
+    assert_eq!(remedy, "ALTER ROLE plain REPLICATION; (on RDS: GRANT rds_replication TO plain)");
+    assert!(!find(&check(&as_role(&server, "plain")).await.unwrap(), "replication right").ok);
+
+    let (what, remedy) = refusal(as_role(&server, "reader")).await;
+    assert!(what.contains("may not create the schema rowcast"), "{what}");
+    assert!(remedy.contains("GRANT CREATE ON DATABASE postgres TO reader;"));
+    assert!(!find(&check(&as_role(&server, "reader")).await.unwrap(), "create right").ok);
+
+    run(&client, "grant create on database postgres to reader").await;
+    let (what, remedy) = refusal(as_role(&server, "reader")).await;
+    assert!(what.contains("does not own public.mine"), "{what}");
+    assert!(remedy.contains("GRANT owner TO reader;"));
+
+    run(&client, "grant owner to reader").await;
+    let directory = Directory::new();
+    let capture = Capture::start(as_role(&server, "reader"), directory.path()).await;
+    run(&client, "insert into mine values (1)").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.mine 1"]);
+    // Anybody may publish, and look no further.
+    run(&client, "set role plain; select rowcast.publish('x', '1')").await;
+    assert!(client.batch_execute("select * from rowcast.installation").await.is_err());
+    capture.wait(2).await;
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_addresses() {
+    let server = Server::start("");
+    let directory = Directory::new();
+    let wrong = Config { url: server.admin().replace("dbname=postgres", "dbname=nothing"), ..config(&server) };
+    let (what, remedy) = refusal(wrong.clone()).await;
+    assert!(what.contains("has no database \"nothing\"") && !remedy.is_empty(), "{what}");
+    assert!(!check(&wrong).await.unwrap()[0].ok);
+    let wrong = Config { url: server.admin().replace("host=", "host=/nowhere"), ..config(&server) };
+    let error = Capture::launch(wrong, directory.path()).fails().await;
+    assert_eq!(error.kind(), Kind::Transient);
+    let wrong = Config { tables: vec!["orders".to_owned()], ..config(&server) };
+    assert_eq!(check(&wrong).await.unwrap_err().kind(), Kind::Usage);
+}
+
+#[tokio::test]
+async fn nothing_is_changed_unless_allowed() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key); create table \"K\" (v int)").await;
+    let manual = Config { manage: false, ..config(&server) };
+    let (what, sql_text) = refusal(manual.clone()).await;
+    assert!(what.contains("publication rowcast does not exist"), "{what}");
+    let found = check(&manual).await.unwrap();
+    assert!(!find(&found, "publication").ok && !find(&found, "slot").ok);
+    assert_eq!(find(&found, "publication").remedy.as_deref(), Some(sql_text.as_str()));
+
+    // What it prints is what has to be run.
+    run(&client, &sql_text).await;
+    let (what, sql_text) = refusal(manual.clone()).await;
+    assert!(what.contains("slot rowcast does not exist"), "{what}");
+    client.batch_execute(&sql_text).await.unwrap();
+    let capture = Capture::start(manual.clone(), directory.path()).await;
+    run(&client, "insert into t values (1); insert into \"K\" values (1); update \"K\" set v = 2").await;
+    assert_eq!(capture.briefs(2).await, ["insert public.t 1", "insert public.\"K\" 1"]);
+    assert_eq!(value(&client, "select to_regnamespace('rowcast')").await, "NULL");
+    assert!(check(&manual).await.unwrap().iter().all(|requirement| requirement.ok));
+    capture.stop().await;
+    Capture::start(manual, directory.path()).await.stop().await;
+}
+
+#[tokio::test]
+async fn tables_come_and_change_sides() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(
+        &client,
+        "create table keyed (id int primary key); create table keyless (id int);
+         create table secret (id int primary key);
+         create table deferred (id int primary key deferrable);
+         create unlogged table quick (id int primary key);
+         create view seen as select * from keyed",
+    )
+    .await;
+    let config = Config { exclude: vec!["public.secret".to_owned()], ..config(&server) };
+    Capture::start(config.clone(), directory.path()).await.stop().await;
+    assert_eq!(published(&client, "rowcast").await, "public.keyed");
+    assert_eq!(published(&client, "rowcast_inserts").await, "public.deferred public.keyless");
+    run(&client, "insert into deferred values (1); update deferred set id = 2; delete from deferred").await;
+
+    let found = check(&config).await.unwrap();
+    let keyless = find(&found, "table public.keyless");
+    assert!(keyless.ok && keyless.found.contains("only inserts"));
+    assert!(keyless.remedy.as_ref().unwrap().contains("REPLICA IDENTITY FULL"));
+    assert!(find(&found, "slot").found.contains("owned by installation"));
+
+    // While it is away: one loses its key, one gets one, one is new with rows, one is new without.
+    run(
+        &client,
+        "alter table keyed drop constraint keyed_pkey; alter table keyless add primary key (id);
+         create table late (id int primary key); insert into late values (1);
+         create table empty (id int primary key)",
+    )
+    .await;
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    assert_eq!(published(&client, "rowcast").await, "public.empty public.keyless public.late");
+    assert_eq!(published(&client, "rowcast_inserts").await, "public.deferred public.keyed");
+    run(&client, "insert into keyed values (1); update keyed set id = 2; insert into late values (2)").await;
+    run(&client, "insert into keyless values (7); update keyless set id = 8").await;
+    let briefs = capture.briefs(6).await;
+    assert_eq!(briefs[..2], ["gap public.late new_table", "insert public.deferred 1"]);
+    assert_eq!(briefs[2..4], ["insert public.keyed 1", "insert public.late 2"]);
+    assert_eq!(briefs[5], "update public.keyless K:7 8");
+    assert!(capture.report().source.tables["public.keyed"].inserts_only);
+    capture.stop().await;
+
+    // No longer wanted.
+    let fewer = Config { tables: vec!["public.late".to_owned(), "public.nothing".to_owned()], ..config };
+    let capture = Capture::start(fewer, directory.path()).await;
+    assert_eq!(published(&client, "rowcast").await, "public.late");
+    assert_eq!(published(&client, "rowcast_inserts").await, "NULL");
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn a_publication_of_somebody_elses_making_is_left_alone() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key, a int, b int); create publication rowcast for all tables").await;
+    let config = Config { tables: vec!["public.t".to_owned()], ..config(&server) };
+    let capture = Capture::start(config, directory.path()).await;
+    run(&client, "create table other (id int primary key); insert into other values (1)").await;
+    run(&client, "insert into t values (1, 2, 3)").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.t 1,2,3"]);
+    assert_eq!(capture.report().source.tables.len(), 1);
+    assert_eq!(value(&client, "select puballtables from pg_publication where pubname = 'rowcast'").await, "true");
+    capture.stop().await;
+}

@@ -1,0 +1,157 @@
+//! A throw-away Postgres in a temporary directory: random port, loopback only, gone when dropped.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Where Debian and Ubuntu keep the server's programs, newest last; PATH otherwise.
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+/// Starts fail when a port is taken between its choice and its use.
+const START_ATTEMPTS: u32 = 5;
+
+/// A busy machine takes a second or two.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running server; superuser `postgres`, who is trusted on the Unix socket.
+pub(crate) struct Server {
+    dir: PathBuf,
+    pub(crate) port: u16,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Starts with lines of postgresql.conf added to the tests' own.
+    pub(crate) fn start(settings: &str) -> Self {
+        let dir = fresh_directory();
+        let mut server = Self { dir, port: 0, child: None };
+        let trusting = "-A trust -U postgres -N -E UTF8 --locale=C";
+        run(server.program("initdb").args(trusting.split(' ')));
+        for _ in 0..START_ATTEMPTS {
+            server.port = free_port();
+            let (dir, port) = (server.dir.display(), server.port);
+            let ours = format!(
+                "listen_addresses = '127.0.0.1,::1'\nport = {port}\nunix_socket_directories = '{dir}'\n\
+                 wal_level = logical\nfsync = off\n{settings}\n"
+            );
+            server.write("postgresql.auto.conf", &ours);
+            let log = fs::File::create(server.dir.join("server.log")).unwrap();
+            server.child = Some(server.program("postgres").stderr(log).spawn().unwrap());
+            if server.is_ready() {
+                return server;
+            }
+        }
+        panic!(
+            "Postgres does not start: {}",
+            fs::read_to_string(server.dir.join("server.log")).unwrap_or_default()
+        );
+    }
+
+    /// Waits until it says so, or has ended.
+    fn is_ready(&mut self) -> bool {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while Instant::now() < deadline
+            && self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none())
+        {
+            let status = fs::read_to_string(self.dir.join("postmaster.pid")).unwrap_or_default();
+            if status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    /// The directory of data and socket.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A connection string over the Unix socket as superuser.
+    pub(crate) fn admin(&self) -> String {
+        format!("host={} port={} user=postgres dbname=postgres", self.dir.display(), self.port)
+    }
+
+    /// Replaces pg_hba.conf, behind a line for the superuser's socket, and has it read.
+    pub(crate) fn admit(&self, lines: &str) {
+        self.write("pg_hba.conf", &format!("local all postgres trust\n{lines}\n"));
+        run(self.program("pg_ctl").args(["reload", "-s"]));
+    }
+
+    /// Writes a file that only the server may read.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        own(&path);
+    }
+
+    /// Stops the server at once, keeping its data.
+    pub(crate) fn stop(&self) {
+        run(self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "immediate"]));
+    }
+
+    /// One of the server's programs on this data directory; it ends with the thread that starts it, so that a
+    /// test that is killed leaves no server behind. As root it runs as `postgres`, since it refuses otherwise.
+    fn program(&self, name: &str) -> Command {
+        let mut newest: Vec<_> =
+            fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        newest.sort();
+        let program = newest.last().map_or(PathBuf::from(name), |dir| dir.join("bin").join(name));
+        let mut command = Command::new("setpriv");
+        if is_root() {
+            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
+        }
+        command.args(["--pdeathsig=QUIT", "--"]).arg(program);
+        command.current_dir(&self.dir).env("PGDATA", &self.dir);
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "immediate"]).output();
+        let _ = self.child.take().map(|mut child| child.wait());
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn fresh_directory() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Not below TMPDIR, whose path may be too long for a socket's name.
+    let dir = PathBuf::from(format!(
+        "/tmp/rowcast-pg-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    ));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir(&dir).unwrap();
+    own(&dir);
+    dir
+}
+
+/// Gives a file to the server's user, where that is not ours.
+fn own(path: &Path) {
+    if is_root() {
+        run(Command::new("chown").arg("postgres:postgres").arg(path));
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|about| about.uid() == 0)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}

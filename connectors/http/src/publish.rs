@@ -1,0 +1,93 @@
+//! `POST /v1/channels/{name}/events`: custom events from outside Postgres.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_LENGTH;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::refusal::Refusal;
+
+/// Bytes of a payload: what Postgres' own messages are used for, not files.
+const PAYLOAD_MAX: usize = 1 << 20;
+/// Bytes of a channel's name: more than two identifiers of Postgres.
+const NAME_MAX: usize = 200;
+/// A body has to be there after this; slower is a client that has gone, or that means harm.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// Ours: `rowcast.rejected`, and what may come.
+const OWN_PREFIX: &str = "rowcast.";
+
+/// Publishes the body, durable before the answer.
+pub(crate) async fn publish(
+    State(app): State<Arc<App>>,
+    Path(channel): Path<String>,
+    body: Body,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    check_name(&app, &channel)?;
+    let payload = read_body(body, PAYLOAD_MAX).await?;
+    check_json(&payload)?;
+    let id = app.journal().publish(&[(&channel, &payload)], now()).await?;
+    app.channels.note(&channel);
+    Ok((StatusCode::CREATED, Json(json!({"id": id, "channel": channel}))))
+}
+
+/// Reads a whole body of at most `max` bytes.
+pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> {
+    let read = tokio::time::timeout(BODY_WITHIN, Limited::new(body, max).collect()).await;
+    let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not come in time");
+    read.map_err(late)?.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let message = format!("The body is longer than {max} bytes");
+            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message);
+        }
+        Refusal::bad_request(format!("The body broke off; {CONTENT_LENGTH} may be wrong"))
+    })
+}
+
+fn check_name(app: &App, channel: &str) -> Result<(), Refusal> {
+    let refused = |why: String| Err(Refusal::parameter("channel", why));
+    if channel.trim().is_empty() {
+        return refused("A channel must not be empty".to_owned());
+    }
+    if channel.len() > NAME_MAX {
+        return refused(format!(
+            "A channel's name has at most {NAME_MAX} bytes, this one has {}",
+            channel.len()
+        ));
+    }
+    if channel.contains(char::is_control) {
+        return refused("A channel's name must not contain control characters".to_owned());
+    }
+    if channel.starts_with(OWN_PREFIX) {
+        return refused(format!("Channels that begin with {OWN_PREFIX} are rowcast's own"));
+    }
+    if app.status.is_table(channel) {
+        let message = format!("{channel} is a captured table, whose events come from Postgres alone");
+        let refusal = Refusal::new(StatusCode::CONFLICT, "is_table", message);
+        return Err(refusal.hint("Publish to a channel of another name, or write to the table."));
+    }
+    Ok(())
+}
+
+fn check_json(payload: &[u8]) -> Result<(), Refusal> {
+    let hint = "Send any JSON value: an object, a list, a string in quotes, a number, true, false or null.";
+    let refused = |error: String| Refusal::new(StatusCode::BAD_REQUEST, "bad_payload", error).hint(hint);
+    let text = std::str::from_utf8(payload).map_err(|_| refused("The payload is not UTF-8".to_owned()))?;
+    serde_json::from_str::<IgnoredAny>(text)
+        .map(|_| ())
+        .map_err(|error| refused(format!("The payload is not JSON: {error}")))
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

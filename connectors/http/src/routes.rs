@@ -1,0 +1,46 @@
+//! Which address is what.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware;
+use axum::routing::{get, post};
+
+use crate::app::App;
+use crate::guard::{self, Guard};
+use crate::refusal::Refusal;
+use crate::{admin, channels, events, page, publish, websocket};
+
+/// All routes; without a guard for who can reach the Unix socket, which no web page can.
+pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
+    let mut api = Router::new()
+        .route("/v1/events", get(events::get).post(events::post))
+        .route("/v1/ws", get(websocket::upgrade))
+        .route("/v1/channels", get(channels::list))
+        .route("/v1/channels/{name}/events", post(publish::publish))
+        .route("/v1/status", get(admin::status))
+        .route("/v1/health/flow", get(admin::flow));
+    if let Some(guard) = guard {
+        api = api.layer(middleware::from_fn_with_state(Arc::new(guard), guard::stand));
+    }
+    api.route("/healthz", get(admin::alive))
+        .route("/readyz", get(admin::ready))
+        .route("/metrics", get(admin::metrics))
+        .route("/", get(page::index))
+        .route("/page/app.js", get(page::script))
+        .route("/page/style.css", get(page::style))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(app)
+}
+
+async fn not_found(uri: Uri) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("There is nothing at {}", uri.path()))
+        .hint("Events are at /v1/events, the page is at /.")
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> Refusal {
+    let message = format!("{} cannot be asked with {method}", uri.path());
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}

@@ -1,0 +1,64 @@
+//! The Unix socket: the same API for the commands of whoever owns the data directory.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rowcast_engine::{Error, Result};
+use tokio::net::{UnixListener, UnixStream};
+
+/// The bound socket.
+#[derive(Debug)]
+pub(crate) struct AdminSocket {
+    /// Takes connections.
+    pub(crate) listener: UnixListener,
+    /// To be kept as long as it does.
+    pub(crate) file: SocketFile,
+}
+
+/// The socket's file, removed with this.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl AdminSocket {
+    /// Binds a path for its owner alone. What a dead process left there is replaced.
+    pub(crate) async fn bind(path: PathBuf) -> Result<Self> {
+        if UnixStream::connect(&path).await.is_ok() {
+            return Err(Error::failed(format!("Another process answers on {}", path.display()))
+                .hint("Stop it, or give this one a data directory of its own with --data."));
+        }
+        // Made beside and moved, so that nobody can connect before the mode is right.
+        let beside = path.with_extension("new");
+        let listener = place(&beside, &path).map_err(|error| cannot(&path, error))?;
+        Ok(Self { listener, file: SocketFile(path) })
+    }
+}
+
+fn place(beside: &Path, path: &Path) -> std::io::Result<UnixListener> {
+    match fs::remove_file(beside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(beside)?;
+    fs::set_permissions(beside, fs::Permissions::from_mode(0o600))?;
+    fs::rename(beside, path)?;
+    Ok(listener)
+}
+
+fn cannot(path: &Path, error: std::io::Error) -> Error {
+    let refused = Error::failed(format!("Cannot make the Unix socket {}", path.display())).because(error);
+    // The system's limit, with the ending of the file made beside it.
+    if path.as_os_str().len() > 100 {
+        return refused
+            .hint("The path is too long for a Unix socket: use a data directory with a shorter one.");
+    }
+    refused
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A file that stays is replaced at the next start.
+        let _ = fs::remove_file(&self.0);
+    }
+}

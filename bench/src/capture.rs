@@ -1,0 +1,227 @@
+//! Rows per second from a backlog: pg_recvlogical to /dev/null, and rowcast into its durable journal, in turns.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rowcast_engine::{Error, Result};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::backlog::{self, Backlog, SLOT};
+use crate::process::{Manners, Process, command, cpu, peak_memory, run};
+use crate::program::Rowcast;
+use crate::server::{Place, Route, Server};
+use crate::table::{median, set};
+
+/// The slot that pg_recvlogical drains.
+const PEER_SLOT: &str = "bench_peer";
+/// One reader has this long for the whole backlog.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
+/// Between two looks at a reader. Short beside what is measured, and rare enough to cost it nothing.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Durable where it counts: rowcast's journal syncs. Postgres only has to keep quiet meanwhile.
+const SETTINGS: &[&str] =
+    &["fsync=off", "autovacuum=off", "max_wal_size=16GB", "checkpoint_timeout=1h", "shared_buffers=512MB"];
+
+/// What to drain, and how often.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Rows in the backlog.
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rows: u64,
+    /// Rows of one transaction: try 1 and 10000, too.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    rows_per_transaction: u64,
+    /// Rounds; the medians are shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
+}
+
+/// What one reader did in one round.
+#[derive(Clone, Copy, Debug)]
+struct Drained {
+    rows_per_second: f64,
+    /// Processor time in microseconds per row.
+    reader: f64,
+    walsender: f64,
+    /// Bytes; only of rowcast.
+    peak_memory: Option<f64>,
+}
+
+/// All rounds of the two readers over one route.
+struct Compared {
+    route: Route,
+    peer: Vec<Drained>,
+    rowcast: Vec<Drained>,
+}
+
+/// Measures, and gives the table.
+pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) -> Result<String> {
+    let server = Server::start(place, SETTINGS).await?;
+    let client = server.client().await?;
+    backlog::create_table(&client).await?;
+    let bench = Bench { place, program, server: &server, client: &client };
+    bench.set_up().await?;
+    eprintln!("Filling the backlog with {} rows", options.rows);
+    let backlog = backlog::fill(&client, options.rows, options.rows_per_transaction).await?;
+    let mut compared =
+        [Route::Tcp, Route::Unix].map(|route| Compared { route, peer: Vec::new(), rowcast: Vec::new() });
+    for round in 1..=options.rounds {
+        for compared in &mut compared {
+            let peer = bench.peer(compared.route, &backlog).await?;
+            let rowcast = bench.rowcast(compared.route, &backlog).await?;
+            let (theirs, ours) = (peer.rows_per_second, rowcast.rows_per_second);
+            eprintln!(
+                "Round {round}, {:?}: pg_recvlogical {theirs:.0}, rowcast {ours:.0} rows/s",
+                compared.route
+            );
+            compared.peer.push(peer);
+            compared.rowcast.push(rowcast);
+        }
+    }
+    Ok(report(&backlog, options, &compared))
+}
+
+/// What every drain needs.
+struct Bench<'a> {
+    place: &'a Place,
+    program: &'a Path,
+    server: &'a Server,
+    client: &'a Client,
+}
+
+impl Bench<'_> {
+    /// Lets rowcast make its slot, its publication and an empty journal.
+    async fn set_up(&self) -> Result<()> {
+        let mut rowcast = self.start(&self.place.path("empty"), Route::Unix).await?;
+        rowcast.wait_streaming().await?;
+        rowcast.stop();
+        Ok(())
+    }
+
+    async fn start(&self, data: &Path, route: Route) -> Result<Rowcast> {
+        let url = self.server.url(route);
+        let slot = format!("source.slot={SLOT}");
+        let publication = format!("source.publication={SLOT}");
+        let arguments = ["--source", &url, "--tables", "public.bench", "--set", &slot, "--set", &publication];
+        Rowcast::start(self.program, data, &arguments).await
+    }
+
+    /// pg_recvlogical, which throws away what it reads.
+    async fn peer(&self, route: Route, backlog: &Backlog) -> Result<Drained> {
+        backlog::rewind(self.client, PEER_SLOT).await?;
+        let manners = Manners { user: None, end: Signal::INT };
+        let mut drain = command(&self.server.program("pg_recvlogical"), manners);
+        drain.args(self.server.options(route)).args(["--slot", PEER_SLOT, "--start", "--no-loop"]);
+        drain.args(["-o", "proto_version=1", "-o", &format!("publication_names={SLOT}")]);
+        drain.args(["--endpos", &backlog.end, "--file", "/dev/null"]);
+        let start = Instant::now();
+        let mut process = Process::start(&mut drain, Signal::INT, &self.place.path("peer.log"))?;
+        let (mut reader, mut walsender) = (Duration::ZERO, Duration::ZERO);
+        let mut sender = None;
+        let status = loop {
+            if let Some(status) = process.ended() {
+                break status;
+            }
+            in_time(start)?;
+            if sender.is_none() {
+                sender = backlog::walsender(self.client, PEER_SLOT).await?;
+            }
+            reader = cpu(process.pid()).unwrap_or_default().max(reader);
+            walsender = sender.and_then(cpu).unwrap_or_default().max(walsender);
+            tokio::time::sleep(LOOK).await;
+        };
+        let time = start.elapsed();
+        if !status.success() {
+            let said = std::fs::read_to_string(self.place.path("peer.log")).unwrap_or_default();
+            return Err(Error::failed(format!("pg_recvlogical has failed: {}", said.trim())));
+        }
+        backlog::drop_slot(self.client, PEER_SLOT).await?;
+        Ok(drained(backlog.rows, time, reader, walsender, None))
+    }
+
+    /// rowcast, from the moment it streams until the last row is durable.
+    async fn rowcast(&self, route: Route, backlog: &Backlog) -> Result<Drained> {
+        backlog::rewind(self.client, SLOT).await?;
+        let data = self.place.path("data");
+        run(Command::new("cp").arg("-a").arg(self.place.path("empty")).arg(&data))?;
+        let mut rowcast = self.start(&data, route).await?;
+        let pid = rowcast.pid();
+        let before = events(&rowcast.wait_streaming().await?);
+        let (start, cpu_before) = (Instant::now(), cpu(pid).unwrap_or_default());
+        let mut sender = None;
+        loop {
+            if sender.is_none() {
+                sender = backlog::walsender(self.client, SLOT).await?;
+            }
+            if events(&rowcast.status().await?) >= backlog.rows {
+                break;
+            }
+            in_time(start)?;
+            tokio::time::sleep(LOOK).await;
+        }
+        let time = start.elapsed();
+        let reader = cpu(pid).unwrap_or_default().saturating_sub(cpu_before);
+        let walsender = sender.and_then(cpu).unwrap_or_default();
+        let memory = peak_memory(pid);
+        rowcast.stop();
+        run(Command::new("rm").arg("-r").arg(&data))?;
+        Ok(drained(backlog.rows - before, time, reader, walsender, memory))
+    }
+}
+
+fn in_time(start: Instant) -> Result<()> {
+    if start.elapsed() > DRAIN_TIMEOUT {
+        let seconds = DRAIN_TIMEOUT.as_secs();
+        return Err(
+            Error::failed(format!("The backlog is not drained after {seconds} s")).hint("Try fewer --rows.")
+        );
+    }
+    Ok(())
+}
+
+/// Events in the journal: what it shows is durable.
+fn events(status: &Value) -> u64 {
+    let number = |name: &str| status["journal"][name].as_u64().unwrap_or_default();
+    (number("newest") + 1).saturating_sub(number("oldest"))
+}
+
+fn drained(rows: u64, time: Duration, reader: Duration, walsender: Duration, memory: Option<u64>) -> Drained {
+    let per_row = |cpu: Duration| cpu.as_secs_f64() * 1e6 / rows as f64;
+    Drained {
+        rows_per_second: rows as f64 / time.as_secs_f64(),
+        reader: per_row(reader),
+        walsender: per_row(walsender),
+        peak_memory: memory.map(|bytes| bytes as f64),
+    }
+}
+
+fn report(backlog: &Backlog, options: &Options, compared: &[Compared]) -> String {
+    let heading = ["", "rows/s", "of pg_recvlogical", "CPU us/row", "walsender us/row", "peak MB"];
+    let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
+    for Compared { route, peer, rowcast } in compared {
+        let middle = |runs: &[Drained], of: fn(&Drained) -> f64| median(runs.iter().map(of).collect());
+        let theirs = middle(peer, |run| run.rows_per_second);
+        for (name, runs) in [("pg_recvlogical to /dev/null", peer), ("rowcast, durable", rowcast)] {
+            let speed = middle(runs, |run| run.rows_per_second);
+            let memory = middle(runs, |run| run.peak_memory.unwrap_or(f64::NAN)) / 1e6;
+            rows.push(vec![
+                format!("{}: {name}", if *route == Route::Tcp { "TCP" } else { "Unix socket" }),
+                format!("{speed:.0}"),
+                format!("{:.2}", speed / theirs),
+                format!("{:.2}", middle(runs, |run| run.reader)),
+                format!("{:.2}", middle(runs, |run| run.walsender)),
+                if memory.is_nan() { "-".to_owned() } else { format!("{memory:.0}") },
+            ]);
+        }
+    }
+    let (count, per, rounds) = (backlog.rows, options.rows_per_transaction, options.rounds);
+    format!(
+        "Backlog of {count} inserts, {per} per transaction; medians of {rounds} rounds, in turns.\n\n{}",
+        set(&rows)
+    )
+}

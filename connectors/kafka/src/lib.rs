@@ -1,0 +1,67 @@
+//! A door out: change events into Kafka topics, shaped as Debezium shapes them.
+//!
+//! | event | topic | key | value |
+//! |---|---|---|---|
+//! | row of `schema.table` | `{prefix}.{schema}.{table}` | primary key | Debezium's envelope; null for a tombstone |
+//! | custom event on `channel` | `{prefix}.{channel}` | null | the payload |
+//! | truncate, with `skipped.operations` = `none` | as rows | null | Debezium's envelope, op `t` |
+//! | gap | `{prefix}.rowcast` | null | the gap in rowcast's own JSON |
+//!
+//! Every record has the headers `rowcast.id`, the event's number, and `rowcast.part`, which record of the event it is,
+//! both as decimal text: together they are the identity of the record, by which a consumer drops repetitions. Records
+//! of custom events have `rowcast.channel`, too.
+//!
+//! Delivery is at least once, in order per key: the producer is idempotent,
+//! never gives a record up, and stops at the first one that Kafka refuses; the position is saved when everything
+//! before it has been acknowledged by all replicas in sync.
+
+mod client;
+mod config;
+mod connection;
+mod context;
+mod flat;
+mod gap;
+mod monitor;
+mod outcome;
+mod partition;
+mod sink;
+mod topics;
+
+use std::path::Path;
+
+use rowcast_engine::cursor::Cursor;
+use rowcast_engine::deliver::{Delivery, deliver};
+use rowcast_engine::journal::Journal;
+use rowcast_engine::status::Status;
+use rowcast_engine::{Result, Stop};
+
+pub use config::{Config, Guarantee, OnGap, Start};
+
+use crate::monitor::{Board, Monitor};
+use crate::sink::KafkaSink;
+
+/// Delivers the journal's events to Kafka as the sink `name` until told to stop.
+///
+/// While Kafka is away it waits, with the reason on the board, and goes on by itself. An error is for a person: wrong
+/// configuration (`Usage`), or something that Kafka refuses for good; the sink's position in the directory `cursors`
+/// stays where it is.
+pub async fn run(
+    name: String,
+    config: Config,
+    journal: Journal,
+    status: Status,
+    cursors: &Path,
+    stop: Stop,
+) -> Result<()> {
+    let board = Board::new(name.clone(), status.clone());
+    board.starting();
+    let from_earliest = config.start == Start::Earliest;
+    let sink = KafkaSink::new(name.clone(), &config).inspect_err(|error| board.stopped(error))?;
+    let monitor = Monitor::new(sink.connection(), board);
+    let cursor = Cursor::new(cursors, &name, journal.installation());
+    let delivery = Delivery { journal, cursor, status, stop, from_earliest };
+    tokio::select! {
+        ended = deliver(sink, delivery) => ended,
+        never = monitor.run() => match never {},
+    }
+}

@@ -1,0 +1,126 @@
+//! What an error of Kafka means for the sink.
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rowcast_engine::Error;
+use rowcast_engine::sink::SinkError;
+
+use crate::context::{Context, Failure};
+
+/// Why a producer that has failed did so.
+pub(crate) fn of_producer(context: &Context) -> SinkError {
+    match context.failure() {
+        Some(failure) => of_record(&failure),
+        None => {
+            let error = Error::transient("Kafka's client has given up");
+            SinkError::Retry(match context.complaint() {
+                Some(complaint) => error.because(complaint.reason),
+                None => error,
+            })
+        }
+    }
+}
+
+/// A record that was not taken: refused for good, or for now.
+pub(crate) fn of_record(failure: &Failure) -> SinkError {
+    let Failure { id, topic, size, code } = failure;
+    let what = format!("Kafka does not take event {id} on topic {topic}");
+    match remedy(*code, topic, *size) {
+        Some(hint) => SinkError::Stop(Error::failed(what).because(code.to_string()).hint(hint)),
+        None => SinkError::Retry(Error::transient(what).because(code.to_string())),
+    }
+}
+
+/// A record that does not fit even into an empty queue.
+pub(crate) fn beyond_queue(id: u64, size: usize) -> SinkError {
+    SinkError::Stop(
+        Error::failed(format!(
+            "Event {id} has a record of {size} bytes, more than the queue of Kafka's client holds"
+        ))
+        .hint("Raise queue.buffering.max.kbytes in [kafka.properties] above that, then start rowcast again."),
+    )
+}
+
+/// A topic that could not be created.
+pub(crate) fn of_topic(topic: &str, code: Code) -> SinkError {
+    let what = format!("Cannot create the Kafka topic {topic}");
+    let by_hand = format!("kafka-topics.sh --create --topic {topic}");
+    let hint = match code {
+        Code::InvalidReplicationFactor => {
+            "Set replication_factor in [kafka] to at most the number of brokers.".to_owned()
+        }
+        Code::InvalidPartitions => "Set partitions in [kafka] to what the cluster allows.".to_owned(),
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            format!("Create it by hand ({by_hand}), or grant Create on it to rowcast's user.")
+        }
+        Code::PolicyViolation | Code::InvalidConfig => {
+            format!(
+                "The cluster's policy forbids it: create it by hand ({by_hand}), or set partitions and replication_factor in [kafka]."
+            )
+        }
+        Code::InvalidTopic => "Rename the table or channel, or choose another topic_prefix.".to_owned(),
+        _ => return SinkError::Retry(Error::transient(what).because(code.to_string())),
+    };
+    SinkError::Stop(Error::failed(what).because(code.to_string()).hint(hint))
+}
+
+/// What a person has to do; `None` where time may mend it.
+fn remedy(code: Code, topic: &str, size: usize) -> Option<String> {
+    Some(match code {
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => format!(
+            "Its record has {size} bytes. Raise max.message.bytes of the topic (kafka-configs.sh --alter --topic {topic} \
+             --add-config max.message.bytes=…) and message.max.bytes in [kafka.properties] above that, then start rowcast again."
+        ),
+        Code::TopicAuthorizationFailed => {
+            format!("Grant Write and Describe on {topic} to rowcast's user, then start rowcast again.")
+        }
+        Code::ClusterAuthorizationFailed => {
+            "Grant IdempotentWrite on the cluster to rowcast's user, then start rowcast again.".to_owned()
+        }
+        Code::InvalidTopic => "Rename the table or channel, or choose another topic_prefix.".to_owned(),
+        Code::InvalidMessage | Code::InvalidRecord | Code::PolicyViolation => {
+            format!(
+                "Look at what {topic} accepts (a compacted topic takes no record without a key), then start rowcast again."
+            )
+        }
+        Code::UnsupportedCompressionType | Code::UnsupportedForMessageFormat => {
+            "Choose another compression.type in [kafka.properties].".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// What to do about a connection that fails in this way; `None` where waiting is all.
+pub(crate) fn connection_remedy(code: Code) -> Option<&'static str> {
+    match code {
+        Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism => {
+            Some("Look at security.protocol and sasl.* in [kafka.properties]")
+        }
+        Code::SSL => Some("Look at security.protocol and ssl.* in [kafka.properties]"),
+        Code::Resolve => Some("Look at brokers in [kafka], and at advertised.listeners of the broker"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_event_and_topic_and_the_remedy() {
+        let failure = |code| Failure { id: 17, topic: "app.public.t".to_owned(), size: 2_000_000, code };
+        let SinkError::Stop(error) = of_record(&failure(Code::MessageSizeTooLarge)) else {
+            panic!("not for good")
+        };
+        assert!(
+            error.to_string().starts_with("Kafka does not take event 17 on topic app.public.t: "),
+            "{error}"
+        );
+        assert!(error.remedy().unwrap().contains("2000000 bytes. Raise max.message.bytes"));
+        for passing in [Code::UnknownTopicOrPartition, Code::NotEnoughReplicas, Code::Fatal, Code::PurgeQueue]
+        {
+            assert!(matches!(of_record(&failure(passing)), SinkError::Retry(_)), "{passing:?}");
+        }
+        assert!(matches!(of_topic("t", Code::TopicAuthorizationFailed), SinkError::Stop(_)));
+        assert!(matches!(of_topic("t", Code::RequestTimedOut), SinkError::Retry(_)));
+    }
+}

@@ -1,0 +1,259 @@
+//! The sink: events in, records out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::counter;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _};
+use rowcast_engine::event::{Body, Event};
+use rowcast_engine::format::debezium::{Debezium, Records};
+use rowcast_engine::format::{NativeOptions, write_event};
+use rowcast_engine::journal::Gone;
+use rowcast_engine::record::Batch;
+use rowcast_engine::sink::{Sink, SinkError};
+use rowcast_engine::{Error, Result};
+use serde::de::IgnoredAny;
+
+use crate::config::{Config, OnGap};
+use crate::connection::{self, Connection, Producer};
+use crate::context::{Context, Failure};
+use crate::gap;
+use crate::outcome;
+use crate::topics::Topics;
+
+/// Events rendered before other tasks get their turn: well under a millisecond.
+const TURN: usize = 64;
+/// What was sent before a record that stops the sink has this long to arrive; later it arrives again.
+const LAST_ONES: Duration = Duration::from_secs(5);
+
+/// One Kafka door.
+pub(crate) struct KafkaSink {
+    name: String,
+    on_gap: OnGap,
+    debezium: Debezium,
+    topics: Topics,
+    connection: Arc<Connection>,
+    /// Reused from event to event.
+    records: Records,
+    value: Vec<u8>,
+    tally: Tally,
+}
+
+/// Counted in a batch, told once.
+#[derive(Default)]
+struct Tally {
+    records: u64,
+    bytes: u64,
+    unrendered: u64,
+}
+
+/// A record on its way into the producer's queue.
+struct Outgoing<'a> {
+    id: u64,
+    part: u8,
+    topic: &'a str,
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    header: Option<(&'a str, &'a [u8])>,
+}
+
+impl KafkaSink {
+    /// A sink that connects by itself. Fails on wrong options only.
+    pub(crate) fn new(name: String, config: &Config) -> Result<Self> {
+        config.check()?;
+        let connection = Arc::new(Connection::new(config)?);
+        let debezium = Debezium::new(config.debezium_options()?);
+        Ok(Self {
+            name,
+            on_gap: config.on_gap,
+            topics: Topics::new(config, !debezium.options().skip_truncates),
+            debezium,
+            connection,
+            records: Records::default(),
+            value: Vec::new(),
+            tally: Tally::default(),
+        })
+    }
+
+    /// For the monitor.
+    pub(crate) fn connection(&self) -> Arc<Connection> {
+        Arc::clone(&self.connection)
+    }
+
+    async fn send_event(&mut self, producer: &Producer, event: &Event<'_>) -> Result<(), SinkError> {
+        match event.body {
+            Body::Message { channel, payload } => {
+                self.send_message(producer, event.id, channel, payload).await
+            }
+            Body::Gap { reason, detail, .. } => {
+                self.value.clear();
+                write_event(&mut self.value, event, &NativeOptions::default());
+                self.send_gap(event.id, &format!("{reason}: {detail}")).await
+            }
+            Body::Row { .. } | Body::Truncate { .. } => self.send_row(producer, event).await,
+        }
+    }
+
+    async fn send_row(&mut self, producer: &Producer, event: &Event<'_>) -> Result<(), SinkError> {
+        self.debezium.records(event, gap::now(), &mut self.records);
+        self.tally.unrendered += self.records.unrendered() as u64;
+        for record in self.records.iter() {
+            let topic = self.topics.name(record.topic_suffix);
+            let header = record.header.map(|(header, value)| (header.name(), value));
+            let (part, key, value) = (record.part, record.key, record.value);
+            let outgoing = Outgoing { id: event.id, part, topic, key, value, header };
+            produce(producer, &mut self.tally, outgoing).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_message(
+        &mut self,
+        producer: &Producer,
+        id: u64,
+        channel: &str,
+        payload: &str,
+    ) -> Result<(), SinkError> {
+        self.value.clear();
+        // `pg_logical_emit_message` does not check what it is given.
+        if serde_json::from_str::<IgnoredAny>(payload).is_ok() {
+            self.value.extend_from_slice(payload.as_bytes());
+        } else {
+            self.value.extend_from_slice(serde_json::Value::from(payload).to_string().as_bytes());
+        }
+        let header = Some(("rowcast.channel", channel.as_bytes()));
+        let topic = self.topics.name(channel);
+        let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header };
+        produce(producer, &mut self.tally, outgoing).await
+    }
+
+    /// Sends the gap that stands in `value`; an error when the sink is not to go on behind it.
+    async fn send_gap(&mut self, id: u64, what: &str) -> Result<(), SinkError> {
+        self.topics.ensure(gap::SUFFIX).await?;
+        let topic = self.topics.name(gap::SUFFIX);
+        let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header: None };
+        produce(&self.connection.producer(), &mut self.tally, outgoing).await?;
+        match self.on_gap {
+            OnGap::Continue => Ok(()),
+            OnGap::Stop => {
+                self.commit().await?;
+                Err(gap::stopped(what))
+            }
+        }
+    }
+
+    fn tell_tally(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        let count = |name: &'static str, value| counter!(name, "sink" => self.name.clone()).increment(value);
+        count("rowcast_kafka_records_total", tally.records);
+        count("rowcast_kafka_bytes_total", tally.bytes);
+        count("rowcast_kafka_unrendered_values_total", tally.unrendered);
+    }
+}
+
+impl Sink for KafkaSink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn resume(&mut self) -> Result<Option<u64>, SinkError> {
+        let mut context = self.connection.context();
+        if context.has_failed() || context.outstanding() > 0 {
+            context = self.connection.renew().await.map_err(SinkError::Stop)?;
+        }
+        // The monitor asks until there is an answer, and tells meanwhile.
+        context.doubt.notify_one();
+        context.answered.notified().await;
+        let topics = self.connection.topics().await;
+        let cannot = |error| Error::transient("Cannot ask Kafka for its topics").because(error);
+        self.topics.found(topics.map_err(|error| SinkError::Retry(cannot(error)))?);
+        Ok(None)
+    }
+
+    async fn send(&mut self, batch: &Arc<Batch>, after: u64) -> Result<(), SinkError> {
+        self.topics.prepare(batch).await?;
+        let producer = self.connection.producer();
+        let mut sent = Ok(());
+        for (count, event) in batch.events().filter(|event| event.id > after).enumerate() {
+            if count % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            sent = self.send_event(&producer, &event).await;
+            if sent.is_err() {
+                break;
+            }
+        }
+        self.tell_tally();
+        if let Err(SinkError::Stop(_)) = sent {
+            // Whether they arrived is of no consequence: the position stays, and they are sent again.
+            let _ = tokio::time::timeout(LAST_ONES, self.commit()).await;
+        }
+        sent
+    }
+
+    async fn gap(&mut self, gone: Gone) -> Result<(), SinkError> {
+        self.value = gap::of_retention(gone);
+        let what = format!("retention has removed the events {} to {}", gone.from, gone.to);
+        self.send_gap(gone.to, &what).await
+    }
+
+    async fn commit(&mut self) -> Result<(), SinkError> {
+        match self.connection.context().drained_to(0).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(failed(&self.connection.producer()).await),
+        }
+    }
+}
+
+/// Puts a record into the producer's queue, waiting while that is full.
+async fn produce(producer: &Producer, tally: &mut Tally, outgoing: Outgoing<'_>) -> Result<(), SinkError> {
+    let Outgoing { id, topic, key, value, .. } = outgoing;
+    let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+    let context: &Context = producer.context();
+    // Numbers have 53 bits, and so has every machine that this runs on.
+    let opaque = usize::try_from(id).unwrap_or(usize::MAX);
+    let mut record = BaseRecord::with_opaque_to(topic, opaque).headers(headers(&outgoing));
+    record.key = key;
+    record.payload = value;
+    loop {
+        context.sending();
+        let Err((error, returned)) = producer.send(record) else { break };
+        context.not_sent();
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+        let waiting = context.outstanding();
+        match code {
+            RDKafkaErrorCode::QueueFull if waiting == 0 => return Err(outcome::beyond_queue(id, size)),
+            RDKafkaErrorCode::QueueFull => {}
+            RDKafkaErrorCode::Fatal => return Err(failed(producer).await),
+            _ => return Err(outcome::of_record(&Failure { id, topic: topic.to_owned(), size, code })),
+        }
+        record = returned;
+        if context.drained_to(waiting / 2).await.is_err() {
+            return Err(failed(producer).await);
+        }
+    }
+    tally.records += 1;
+    tally.bytes += size as u64;
+    Ok(())
+}
+
+/// Why the producer has failed.
+async fn failed(producer: &Producer) -> SinkError {
+    connection::give_back(producer).await;
+    outcome::of_producer(producer.context())
+}
+
+/// The record's identity, and what its format adds.
+fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
+    let (mut id, mut part) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let header = |key, value| Header { key, value: Some(value) };
+    let headers = OwnedHeaders::new_with_capacity(3)
+        .insert(header("rowcast.id", id.format(outgoing.id)))
+        .insert(header("rowcast.part", part.format(outgoing.part)));
+    match outgoing.header {
+        Some((key, value)) => headers.insert(Header { key, value: Some(value) }),
+        None => headers,
+    }
+}

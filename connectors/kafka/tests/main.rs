@@ -1,0 +1,7 @@
+//! The door against a real broker.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod outage;
+mod records;
+mod refusals;
+mod support;

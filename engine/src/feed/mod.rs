@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub use filter::{Filter, Pattern};
-pub use subscription::{Next, Subscription};
+pub use subscription::{Events, Next, Subscription};
 pub use view::{Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};

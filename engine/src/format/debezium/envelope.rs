@@ -26,6 +26,8 @@ pub struct DebeziumOptions {
     pub version: String,
     /// `tombstones.on.delete`: whether a record with a null value follows every delete.
     pub tombstones_on_delete: bool,
+    /// `skipped.operations`: whether truncates have no records (`t`, its default) or one a table (`none`).
+    pub skip_truncates: bool,
     /// `unavailable.value.placeholder`: stands for a TOASTed value that did not change and was not sent.
     pub unavailable_value_placeholder: String,
 }
@@ -37,6 +39,7 @@ impl DebeziumOptions {
             topic_prefix: topic_prefix.into(),
             version: DEBEZIUM_VERSION.to_owned(),
             tombstones_on_delete: true,
+            skip_truncates: true,
             unavailable_value_placeholder: "__debezium_unavailable_value".to_owned(),
         }
     }
@@ -87,11 +90,15 @@ impl Debezium {
     /// Writes the records of one event into `out`, in place of what it held.
     ///
     /// `now` is the time of handling in nanoseconds since 1970, which stands in the envelope's `ts_ms`, `ts_us` and
-    /// `ts_ns`. Truncates, custom events and gaps have no records: Debezium skips truncates by default, and the
-    /// others are not its business.
+    /// `ts_ns`. Custom events and gaps have no records: they are not Debezium's business. Nor have truncates, by
+    /// its default.
     pub fn records(&self, event: &Event<'_>, now: i64, out: &mut Records) {
         out.clear();
-        let Body::Row { schema, old, new } = event.body else { return };
+        let (schema, old, new) = match event.body {
+            Body::Row { schema, old, new } => (schema, old, new),
+            Body::Truncate { schema, .. } => return self.truncate(out, event, schema, now),
+            Body::Message { .. } | Body::Gap { .. } => return,
+        };
         write_suffix(out.topic(), schema);
         let row = Row { event, schema, old, now };
         let before = old.and_then(|old| Some((old_key_columns(schema, &old)?, old.tuple())));
@@ -111,6 +118,16 @@ impl Debezium {
         self.delete(out, &row, Some(&old_key), Some((Header::NewKey, &key)));
         let value = self.value(out, &row, "c", None, Some(new));
         out.push(Some(&key), Some(value), Some((Header::OldKey, &old_key)));
+    }
+
+    fn truncate(&self, out: &mut Records, event: &Event<'_>, schema: &Schema, now: i64) {
+        if self.options.skip_truncates {
+            return;
+        }
+        write_suffix(out.topic(), schema);
+        let row = Row { event, schema, old: None, now };
+        let value = self.value(out, &row, "t", None, None);
+        out.push(None, Some(value), None);
     }
 
     /// A record for a row that is there: insert, update or snapshot.

@@ -70,7 +70,7 @@ impl Records {
         self.spans.len()
     }
 
-    /// Whether the event has no records: a truncate, a custom event, a gap.
+    /// Whether the event has no records: a custom event, a gap, a truncate that is skipped.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }

@@ -202,6 +202,14 @@ fn truncates_messages_and_gaps_have_no_records() {
     for (op, body) in [(Op::Truncate, truncate), (Op::Message, message), (Op::Gap, gap)] {
         assert!(records_of(&debezium, &other(op, body)).is_empty());
     }
+    let options = DebeziumOptions { skip_truncates: false, ..DebeziumOptions::new("ref") };
+    let mut records = Records::default();
+    Debezium::new(options).records(&other(Op::Truncate, truncate), NOW, &mut records);
+    let told: Vec<_> = records.iter().collect();
+    assert_eq!((told.len(), told[0].key, told[0].topic_suffix), (1, None, "public.orders"));
+    let value: serde_json::Value = serde_json::from_slice(told[0].value.unwrap()).unwrap();
+    assert_eq!(value["op"], "t");
+    assert!(value["before"].is_null() && value["after"].is_null());
 }
 
 /// A value in the form of its column; `None` where the column is left out.

@@ -1,0 +1,218 @@
+//! `rowcast status`.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+use rowcast_engine::{Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+use super::client::Target;
+use super::output::{Output, Style, harmless};
+use crate::config::units::{approximate_size, approximate_time};
+use crate::failure::{Failure, code};
+use crate::wiring;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rowcast status
+  rowcast status --url http://127.0.0.1:8080 --json | jq .source.lag_bytes
+
+Exit code 1 when it is not healthy, with the reasons.")]
+pub(crate) struct Status {
+    /// As JSON, all of it
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// What is shown of `/v1/status`.
+#[derive(Deserialize)]
+struct Report {
+    healthy: bool,
+    reasons: Vec<String>,
+    version: String,
+    source: Source,
+    journal: Journal,
+    doors: BTreeMap<String, Door>,
+    now: i64,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    state: String,
+    address: String,
+    server_version: String,
+    slot: String,
+    publication: String,
+    confirmed_lsn: String,
+    lag_bytes: u64,
+    reconnects: u64,
+    tables: BTreeMap<String, Captured>,
+}
+
+#[derive(Deserialize)]
+struct Captured {
+    inserts_only: bool,
+}
+
+#[derive(Deserialize)]
+struct Journal {
+    oldest: u64,
+    newest: u64,
+    segments: u64,
+    bytes: u64,
+    newest_commit: i64,
+    state: String,
+}
+
+#[derive(Deserialize)]
+struct Door {
+    state: String,
+    position: Option<u64>,
+    behind_since: Option<i64>,
+    delivered: u64,
+    clients: Option<u64>,
+}
+
+impl Status {
+    pub(crate) fn execute(self) -> Result<ExitCode, Failure> {
+        let client = self.target.client()?;
+        let answer = wiring::block_on_one(client.ask(Method::GET, "/v1/status", ""))??;
+        let unreadable = |error| Error::failed("The status cannot be read").because(error);
+        let report: Report = serde_json::from_slice(&answer).map_err(unreadable)?;
+        let mut output = Output::new();
+        if self.json {
+            let all: serde_json::Value = serde_json::from_slice(&answer).map_err(unreadable)?;
+            let text = serde_json::to_string_pretty(&all).map_err(unreadable)?;
+            output.line(text)?;
+        } else {
+            let text = describe(&report, &Style::new(output.colours));
+            output.text(&text)?;
+        }
+        Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::from(code::FAILED) })
+    }
+}
+
+fn describe(report: &Report, style: &Style) -> String {
+    let mut text = String::new();
+    let health = if report.healthy { style.paint(32, "healthy") } else { style.paint(31, "not healthy") };
+    let _ = writeln!(text, "rowcast {} is {health}", report.version);
+    for reason in &report.reasons {
+        let _ = writeln!(text, "  {} {}", style.paint(31, "✗"), harmless(reason));
+    }
+    let mut part = |name: &str, state: &str, lines: &[String]| {
+        let colour = if matches!(state, "streaming" | "open" | "running") { 32 } else { 31 };
+        let state = format!("{state:<10}");
+        let _ = writeln!(
+            text,
+            "\n{name:<10}{}{}",
+            style.paint(colour, &state),
+            lines.join("\n                    ")
+        );
+    };
+    part("source", &report.source.state, &source_lines(&report.source));
+    part("journal", &report.journal.state, &journal_lines(&report.journal, report.now));
+    for (name, door) in &report.doors {
+        part(name, &door.state, &[door_line(door, report)]);
+    }
+    text
+}
+
+fn source_lines(source: &Source) -> Vec<String> {
+    let inserts_only = source.tables.values().filter(|table| table.inserts_only).count();
+    let only = if inserts_only > 0 { format!(" ({inserts_only} for inserts only)") } else { String::new() };
+    let tables = plural(source.tables.len() as u64, "table");
+    let mut lines = vec![
+        harmless(&source.address),
+        format!("Postgres {}, {tables}{only}", harmless(&source.server_version)),
+        format!("slot {}, publication {}", harmless(&source.slot), harmless(&source.publication)),
+        format!(
+            "confirmed up to {}, {} behind the server",
+            source.confirmed_lsn,
+            approximate_size(source.lag_bytes)
+        ),
+    ];
+    if source.reconnects > 0 {
+        lines.push(format!("connected again {}", plural(source.reconnects, "time")));
+    }
+    lines
+}
+
+fn journal_lines(journal: &Journal, now: i64) -> Vec<String> {
+    let newest = match journal.newest_commit {
+        0 => "nothing committed yet".to_owned(),
+        at => format!("newest commit {} ago", approximate_time(between(at, now))),
+    };
+    let held = if journal.oldest > journal.newest {
+        "no events".to_owned()
+    } else {
+        format!("events {} to {}", journal.oldest, journal.newest)
+    };
+    let segments = plural(journal.segments, "segment");
+    vec![format!("{} in {segments}, {newest}", approximate_size(journal.bytes)), held]
+}
+
+fn door_line(door: &Door, report: &Report) -> String {
+    let mut parts = Vec::new();
+    parts.extend(door.clients.map(|clients| plural(clients, "client")));
+    parts.push(format!("{} delivered", plural(door.delivered, "event")));
+    parts.extend(door.position.map(|position| format!("at {position}")));
+    parts.extend(door.behind_since.map(|at| format!("{} behind", approximate_time(between(at, report.now)))));
+    parts.join(", ")
+}
+
+fn between(earlier: i64, later: i64) -> Duration {
+    Duration::from_micros(u64::try_from(later.saturating_sub(earlier)).unwrap_or(0))
+}
+
+fn plural(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn report(state: &str, reasons: &[&str]) -> Report {
+        serde_json::from_value(json!({
+            "healthy": reasons.is_empty(), "reasons": reasons, "version": "1.0", "now": 10_000_000,
+            "source": {"state": state, "reason": null, "address": "postgres://h/d", "server_version": "15.4",
+                "slot": "rowcast", "publication": "rowcast", "confirmed_lsn": "0/A", "lag_bytes": 2048,
+                "reconnects": 1, "tables": {"public.a": {"inserts_only": true}}},
+            "journal": {"state": "open", "oldest": 5, "newest": 9, "segments": 1, "bytes": 100,
+                "newest_commit": 8_000_000, "installation": "x"},
+            "doors": {"http": {"state": "running", "position": null, "behind_since": null, "delivered": 1,
+                "clients": 2, "kind": "http", "reason": null}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_person_can_read_it() {
+        let expected = "\
+rowcast 1.0 is healthy
+
+source    streaming postgres://h/d
+                    Postgres 15.4, 1 table (1 for inserts only)
+                    slot rowcast, publication rowcast
+                    confirmed up to 0/A, 2.0 kB behind the server
+                    connected again 1 time
+
+journal   open      100 B in 1 segment, newest commit 2 s ago
+                    events 5 to 9
+
+http      running   2 clients, 1 event delivered
+";
+        assert_eq!(describe(&report("streaming", &[]), &Style::new(false)), expected);
+        let ill = describe(&report("stopped", &["The source is stopped: gone"]), &Style::new(false));
+        assert!(ill.starts_with("rowcast 1.0 is not healthy\n  ✗ The source is stopped: gone\n"), "{ill}");
+    }
+}

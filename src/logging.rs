@@ -1,0 +1,39 @@
+//! The log, on standard error.
+
+use std::io::{self, IsTerminal};
+
+use clap::ValueEnum;
+use rowcast_engine::{Error, Result};
+use tracing_subscriber::EnvFilter;
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Starts logging. `level` is one of error, warn, info, debug, trace, or a filter like `info,rowcast_postgres=debug`.
+pub(crate) fn start(format: Format, level: &str) -> Result<()> {
+    let filter = EnvFilter::builder().parse(level).map_err(|error| {
+        Error::usage(format!("--log-level {level:?} is not a level"))
+            .because(error)
+            .hint("Write error, warn, info, debug or trace; for one part: info,rowcast_postgres=debug")
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match format {
+        Format::Text => log.with_target(false).with_ansi(colours(&io::stderr())).try_init(),
+        Format::Json => {
+            log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
+    };
+    started.map_err(|error| Error::failed("Cannot start the log").because(error))
+}
+
+/// Whether to use colours there: on a terminal, unless `NO_COLOR` is set.
+pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

@@ -1,0 +1,164 @@
+//! The floor plan: what is opened, what is plugged into what, and in which order it ends.
+//!
+//! ```text
+//! source ──> ingest ──> journal ──> feed ──> HTTP door ──> clients
+//!                          └──────────────> sinks ──> Kafka
+//! ```
+//! The end comes in the order source, doors, journal: nothing is taken that nobody could be told, and nobody reads
+//! from a journal that is closed.
+
+mod capture;
+mod doors;
+mod metrics;
+mod signals;
+mod watch;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{self, Journal};
+use rowcast_engine::status::Status;
+use rowcast_engine::{Error, Result, cursor};
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::failure::{Failure, code};
+use capture::Capture;
+use doors::Doors;
+pub(crate) use signals::Signals;
+
+/// Everything has to have ended by then.
+const END_WITHIN: Duration = Duration::from_millis(9500);
+/// For the source to confirm its position and say goodbye.
+const SOURCE_WITHIN: Duration = Duration::from_secs(3);
+/// For clients to be sent away, and for sinks to finish their round.
+const DOORS_WITHIN: Duration = Duration::from_secs(5);
+/// For threads that are still reading files when everything else has ended.
+const THREADS_WITHIN: Duration = Duration::from_millis(300);
+
+/// Runs a future on all cores: the program.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    run_on(tokio::runtime::Builder::new_multi_thread(), future)
+}
+
+/// Runs a future on this thread: the commands.
+pub(crate) fn block_on_one<T>(future: impl Future<Output = T>) -> Result<T> {
+    run_on(tokio::runtime::Builder::new_current_thread(), future)
+}
+
+fn run_on<T>(mut builder: tokio::runtime::Builder, future: impl Future<Output = T>) -> Result<T> {
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("Cannot start the runtime").because(error))?;
+    let done = runtime.block_on(future);
+    runtime.shutdown_timeout(THREADS_WITHIN);
+    Ok(done)
+}
+
+/// `rowcast run`: until a signal comes, or the source refuses before its first success.
+pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
+    let signals = Signals::new()?;
+    House::open(config).await?.run(signals).await
+}
+
+/// `rowcast adopt`: until the stream runs once; no door is opened.
+pub(crate) async fn adopt(config: Config) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new()?;
+    let journal = open_journal(&config)?;
+    let status = Status::default();
+    let mut capture = Capture::start(config.source, &journal, &status)?;
+    let adopted = tokio::select! {
+        ended = capture.established() => ended.map_err(Failure::source),
+        () = signals.first() => Ok(()),
+    };
+    capture.stop(SOURCE_WITHIN).await;
+    journal.close().await;
+    adopted.map(|()| ExitCode::SUCCESS)
+}
+
+/// Everything but the source, open.
+pub(crate) struct House {
+    config: Config,
+    journal: Journal,
+    status: Status,
+    doors: Doors,
+}
+
+impl House {
+    /// Opens journal and doors, so that whatever stands in the way is told before the source is touched.
+    pub(crate) async fn open(config: Config) -> Result<Self> {
+        let metrics = metrics::install()?;
+        let journal = open_journal(&config)?;
+        let status = Status::default();
+        match Doors::open(&config, &journal, &status, metrics).await {
+            Ok(doors) => Ok(Self { config, journal, status, doors }),
+            Err(error) => {
+                journal.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Where the HTTP door listens.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.doors.address()
+    }
+
+    /// Captures and serves until a signal comes.
+    pub(crate) async fn run(self, mut signals: Signals) -> Result<ExitCode, Failure> {
+        let Self { config, journal, status, doors } = self;
+        let capture = Capture::start(config.source, &journal, &status);
+        let mut capture = match capture {
+            Ok(capture) => capture,
+            Err(error) => {
+                end(None, doors, &journal).await;
+                return Err(error.into());
+            }
+        };
+        let watch = watch::spawn(journal.clone());
+        let ended = tokio::select! {
+            () = signals.first() => Ok(ExitCode::SUCCESS),
+            error = capture.refused() => Err(Failure::source(error)),
+        };
+        tracing::info!("Stopping");
+        let ended = tokio::select! {
+            in_time = timeout(END_WITHIN, end(Some(capture), doors, &journal)) => {
+                if in_time.is_err() {
+                    tracing::warn!("Not everything has ended in time; the next start goes on where the journal ends");
+                }
+                ended
+            }
+            () = signals.second() => {
+                tracing::warn!("A second signal: ends at once");
+                ended.and(Ok(ExitCode::from(code::FAILED)))
+            }
+        };
+        watch.abort();
+        ended
+    }
+}
+
+fn open_journal(config: &Config) -> Result<Journal> {
+    let seen = cursor::highest(&config.cursors());
+    let journal = journal::open(config.journal.options(&config.data, seen), Arc::new(RealDisk))?;
+    tracing::info!(
+        dir = %journal.dir().display(),
+        oldest = journal.oldest(),
+        newest = journal.newest(),
+        "The journal is open"
+    );
+    Ok(journal)
+}
+
+/// Source, doors, journal.
+async fn end(capture: Option<Capture>, doors: Doors, journal: &Journal) {
+    if let Some(mut capture) = capture {
+        capture.stop(SOURCE_WITHIN).await;
+    }
+    doors.close(DOORS_WITHIN).await;
+    journal.close().await;
+    tracing::info!("Stopped");
+}

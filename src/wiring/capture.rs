@@ -1,0 +1,110 @@
+//! The source, on a thread of its own: whatever the doors do, the server's questions are answered in time.
+
+use std::thread;
+use std::time::Duration;
+
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::Journal;
+use rowcast_engine::status::Status;
+use rowcast_engine::{Error, Result, Source, Stop, Stopper, stop};
+use rowcast_postgres::{Config, Postgres};
+use tokio::sync::oneshot;
+use tokio::time::{interval, timeout};
+
+/// How often the first success is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The running source.
+pub(crate) struct Capture {
+    status: Status,
+    stopper: Stopper,
+    /// How it ended; `None` when that has been taken.
+    ended: Option<oneshot::Receiver<Result<()>>>,
+}
+
+impl Capture {
+    /// Starts it.
+    pub(crate) fn start(config: Config, journal: &Journal, status: &Status) -> Result<Self> {
+        let (stopper, stop) = stop();
+        let (end, ended) = oneshot::channel();
+        let (journal, board) = (journal.clone(), status.clone());
+        thread::Builder::new()
+            .name("capture".into())
+            .spawn(move || {
+                // Nobody listens any more when the program ends.
+                let _ = end.send(capture(config, journal, board, stop));
+            })
+            .map_err(|error| Error::failed("Cannot start the thread of the source").because(error))?;
+        Ok(Self { status: status.clone(), stopper, ended: Some(ended) })
+    }
+
+    /// Waits for an end before the first success, which is the program's. After the first success it never
+    /// returns: a source that has ended then is told by the log and the board, and the doors go on serving.
+    pub(crate) async fn refused(&mut self) -> Error {
+        let error = match self.end().await {
+            Ok(()) => Error::failed("The source has ended by itself"),
+            Err(error) => error,
+        };
+        if self.has_succeeded() {
+            tracing::error!(hint = error.remedy(), "Capture has ended, the doors go on serving: {error}");
+            std::future::pending::<()>().await;
+        }
+        error
+    }
+
+    /// Waits for the first success, or for an end before it.
+    pub(crate) async fn established(&mut self) -> Result<()> {
+        let status = self.status.clone();
+        let mut look = interval(LOOK_EVERY);
+        let success = async {
+            while !has_succeeded(&status) {
+                look.tick().await;
+            }
+        };
+        tokio::select! {
+            () = success => Ok(()),
+            ended = self.end() => ended,
+        }
+    }
+
+    fn has_succeeded(&self) -> bool {
+        has_succeeded(&self.status)
+    }
+
+    async fn end(&mut self) -> Result<()> {
+        match &mut self.ended {
+            Some(ended) => {
+                let result = ended.await;
+                self.ended = None;
+                result.unwrap_or_else(|_| Err(Error::failed("The thread of the source has broken off")))
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Tells it to stop and waits for it.
+    pub(crate) async fn stop(&mut self, patience: Duration) {
+        self.stopper.stop();
+        let Some(ended) = self.ended.take() else { return };
+        match timeout(patience, ended).await {
+            Ok(Ok(Err(error))) => tracing::warn!("The source did not end well: {error}"),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("The source has not ended in time"),
+        }
+    }
+}
+
+/// The server has been heard on a running stream, be it long ago.
+fn has_succeeded(status: &Status) -> bool {
+    let mut heard = false;
+    status.source(|source| heard = source.heard.is_some());
+    heard
+}
+
+fn capture(config: Config, journal: Journal, status: Status, stop: Stop) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("Cannot start the runtime of the source").because(error))?;
+    runtime.block_on(Postgres::new(config).run(Ingest::new(journal), status, stop))
+}

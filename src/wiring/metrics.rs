@@ -1,0 +1,81 @@
+//! What `/metrics` shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rowcast_engine::journal::Journal;
+use rowcast_engine::status::Status;
+use rowcast_engine::{Error, Result};
+
+/// Seconds: from a sync on a good disk to one that somebody should look at.
+const SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// What was measured is put into the buckets this often, so that it takes no memory where nobody scrapes.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The recorder.
+pub(crate) struct Metrics(PrometheusHandle);
+
+/// Starts recording. Once in a process.
+pub(crate) fn install() -> Result<Metrics> {
+    let failed = |error| Error::failed("Cannot start recording metrics").because(error);
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .map_err(failed)?;
+    let handle = builder.install_recorder().map_err(failed)?;
+    describe();
+    gauge!("rowcast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(UPKEEP_EVERY);
+        loop {
+            tick.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(Metrics(handle))
+}
+
+impl Metrics {
+    /// Renders everything as Prometheus reads it; gauges are as of that moment.
+    pub(crate) fn render(self, status: &Status, journal: &Journal) -> Arc<dyn Fn() -> String + Send + Sync> {
+        let (status, journal) = (status.clone(), journal.clone());
+        Arc::new(move || {
+            status.record(&journal);
+            self.0.render()
+        })
+    }
+}
+
+fn describe() {
+    describe_gauge!("rowcast_build_info", "The version, as a label");
+    describe_gauge!("rowcast_healthy", "1 when changes flow as they should; /v1/health/flow says why not");
+    describe_gauge!("rowcast_source_streaming", "1 while the replication stream runs");
+    describe_gauge!(
+        "rowcast_source_lag_bytes",
+        Unit::Bytes,
+        "Log between the server's newest position and the confirmed one"
+    );
+    describe_gauge!("rowcast_source_confirmed_lsn", "Position confirmed to the server");
+    describe_counter!("rowcast_source_bytes_total", Unit::Bytes, "Bytes of the replication stream");
+    describe_counter!("rowcast_source_transactions_total", "Transactions captured");
+    describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
+    describe_gauge!("rowcast_journal_newest_id", "Number of the newest event");
+    describe_gauge!("rowcast_journal_oldest_id", "Number of the oldest event held");
+    describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments");
+    describe_counter!("rowcast_journal_bytes_total", Unit::Bytes, "Bytes written to the journal");
+    describe_counter!("rowcast_events_total", "Events written to the journal");
+    describe_histogram!("rowcast_journal_sync_seconds", Unit::Seconds, "Time that the disk took to sync");
+    describe_histogram!(
+        "rowcast_journal_commit_seconds",
+        Unit::Seconds,
+        "From the arrival of a group at the journal until it is durable and visible"
+    );
+    describe_gauge!("rowcast_door_running", "1 while the door runs");
+    describe_gauge!("rowcast_door_position_id", "Number of the last event that the target of a door has");
+    describe_gauge!("rowcast_door_clients", "Clients connected");
+    describe_counter!("rowcast_sink_events_total", "Events delivered by doors that push");
+    describe_counter!("rowcast_sink_retries_total", "Deliveries that failed and were tried again");
+}

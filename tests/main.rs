@@ -1,5 +1,9 @@
 //! The whole program against real Postgres, real Kafka and a real browser: a file a scenario.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod chaos;
+mod flow;
 mod layout;
 mod support;
+mod types;
+mod workload;

@@ -1,6 +1,6 @@
 //! Tables rebuilt from Debezium-shaped Kafka records.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,11 +14,16 @@ use super::rebuild::{Rebuilt, compare};
 /// Types whose value the default rendering does not preserve: they are left out of the comparison.
 const LOSSY: &[&str] = &["interval"];
 
+/// What stands for a TOASTed value that did not change and was not sent.
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
 /// Tables rebuilt from the topics `{prefix}.{schema}.{table}`, which may tell a thing twice but never out of order.
 pub(crate) struct DebeziumTables {
     prefix: String,
     tables: BTreeMap<String, Rebuilt>,
     told: HashSet<(u64, u64)>,
+    /// By event: rows whose key changed, gone under the old key and not yet there under the new one.
+    moved: HashMap<u64, Value>,
     /// Records that had been told before.
     pub(crate) repeated: u64,
     /// How many were applied.
@@ -32,6 +37,7 @@ impl DebeziumTables {
             prefix: prefix.to_owned(),
             tables: tables.iter().map(|table| (table.channel.clone(), Rebuilt::new(table))).collect(),
             told: HashSet::new(),
+            moved: HashMap::new(),
             repeated: 0,
             count: 0,
         }
@@ -49,7 +55,17 @@ impl DebeziumTables {
         let channel = channel.ok_or_else(|| format!("A topic of somebody else: {}", record.topic))?;
         // Custom channels have topics, too.
         let Some(table) = self.tables.get_mut(channel) else { return Ok(()) };
-        change(table, record).map_err(|error| format!("{error}: {record:?}"))
+        let moved = self.moved.remove(&identity.0);
+        let gone = change(table, record, moved).map_err(|error| format!("{error}: {record:?}"))?;
+        if record.headers.contains_key("__debezium.newkey") {
+            self.moved.extend(gone.map(|row| (identity.0, row)));
+        }
+        Ok(())
+    }
+
+    /// A table's rows as rebuilt.
+    pub(crate) fn rows(&self, channel: &str) -> Vec<Value> {
+        self.tables.get(channel).map(Rebuilt::rows).unwrap_or_default()
     }
 
     /// The shapes of the tables.
@@ -87,36 +103,65 @@ fn header(record: &Record, name: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("Header {name} is {text}"))
 }
 
-fn change(table: &mut Rebuilt, record: &Record) -> Result<(), String> {
+/// Applies one record; gives the row that it removed, or `moved` again while it is not there yet.
+fn change(table: &mut Rebuilt, record: &Record, moved: Option<Value>) -> Result<Option<Value>, String> {
     // A tombstone follows its delete and says nothing new.
-    let Some(value) = &record.value else { return Ok(()) };
+    let Some(value) = &record.value else { return Ok(moved) };
+    let keyless = table.table.key.is_empty();
     match value["op"].as_str() {
-        Some("c" | "r" | "u") => {
-            let row = restore(&table.table, &value["after"])?;
-            table.put(&row)
+        Some(op @ ("c" | "r" | "u")) => {
+            let mut row = restore(&table.table, &value["after"])?;
+            if keyless {
+                if op == "u" {
+                    table.remove(&restore(&table.table, &value["before"])?)?;
+                }
+                return table.insert(&row).map(|()| None);
+            }
+            let old = moved.or_else(|| table.find(&row));
+            fill(&table.table, &mut row, old.as_ref())?;
+            table.put(&row)?;
         }
         Some("d") => {
-            let row = restore(&table.table, &record.key)?;
-            table.remove(&row).map(|_| ())
+            let old = if keyless { &value["before"] } else { &record.key };
+            let row = restore(&table.table, old)?;
+            return table.remove(&row).map(Some);
         }
-        Some("t") => {
-            table.clear();
-            Ok(())
-        }
-        op => Err(format!("Op {op:?}")),
+        Some("t") => table.clear(),
+        op => return Err(format!("Op {op:?}")),
     }
+    Ok(None)
 }
 
-/// The row as Postgres' `to_jsonb` has it, from Debezium's rendering.
+/// Takes the values that were not sent from the row as it was.
+fn fill(table: &Table, row: &mut Map<String, Value>, old: Option<&Value>) -> Result<(), String> {
+    for (name, _) in table.columns.iter().filter(|(name, _)| !row.contains_key(name)).collect::<Vec<_>>() {
+        let old =
+            old.and_then(|old| old.get(name)).ok_or_else(|| format!("No value of {name}, and no old one"))?;
+        row.insert(name.clone(), old.clone());
+    }
+    Ok(())
+}
+
+/// The row as Postgres' `to_jsonb` has it, from Debezium's rendering, without the values that were not sent.
 fn restore(table: &Table, row: &Value) -> Result<Map<String, Value>, String> {
     let row = row.as_object().ok_or("No row")?;
     row.iter()
+        .filter(|(_, value)| !unavailable(value))
         .map(|(name, value)| {
             let ty = table.columns.iter().find(|(column, _)| column == name).map(|(_, ty)| ty.as_str());
             let value = restore_value(ty.ok_or_else(|| format!("No column {name}"))?, value);
             Ok((name.clone(), value.map_err(|error| format!("{name}: {error}"))?))
         })
         .collect()
+}
+
+/// Whether it stands for a value that was not sent: as text, as bytes, or in an array.
+fn unavailable(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text == UNAVAILABLE || *text == BASE64.encode(UNAVAILABLE),
+        Value::Array(values) => values.len() == 1 && unavailable(&values[0]),
+        _ => false,
+    }
 }
 
 fn restore_value(ty: &str, value: &Value) -> Result<Value, String> {

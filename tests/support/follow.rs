@@ -81,7 +81,13 @@ impl<T: Send + 'static> Follower<T> {
         lock(&self.state).connections
     }
 
-    fn check(&self) {
+    /// The door's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Panics when the reader was told something that cannot be.
+    pub(crate) fn check(&self) {
         if let Some(failure) = &lock(&self.state).failure {
             panic!("{}: {failure}", self.name);
         }

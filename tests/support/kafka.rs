@@ -164,8 +164,11 @@ fn java(directory: &Path, class: &[&str]) -> Vec<String> {
     parts.into_iter().map(ToOwned::to_owned).collect()
 }
 
+/// In the workspace, whichever of its packages is under test.
 fn libs() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/kafka/libs")
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let libs = |directory: &Path| directory.join(".cache/kafka/libs");
+    package.ancestors().map(libs).find(|libs| libs.is_dir()).unwrap_or_else(|| libs(package))
 }
 
 /// A record as it lies on a topic.

@@ -146,7 +146,12 @@ impl Rebuilt {
         Ok(Value::Array(values.collect::<Result<_, _>>()?).to_string())
     }
 
-    fn insert(&mut self, row: &Map<String, Value>) -> Result<(), String> {
+    /// The row under the key of this one.
+    pub(super) fn find(&self, row: &Map<String, Value>) -> Option<Value> {
+        self.rows.get(&self.key(row).ok()?)?.last().cloned()
+    }
+
+    pub(super) fn insert(&mut self, row: &Map<String, Value>) -> Result<(), String> {
         let rows = self.rows.entry(self.key(row)?).or_default();
         if !self.table.key.is_empty() && !rows.is_empty() {
             return Err("An insert of a key that is there already".into());

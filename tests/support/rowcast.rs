@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::process::{Directory, Launch, Process, tail};
-use super::{Kafka, SOON, http, soon, wait_for};
+use super::{Database, Kafka, SOON, http, soon, wait_for};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_rowcast");
@@ -39,6 +39,11 @@ impl Rowcast {
         }
     }
 
+    /// Likewise on a database, with a replication slot of the database's name: slots belong to the whole server.
+    pub(crate) fn of(database: &Database) -> Self {
+        Self::on(database.url()).set(&format!("source.slot={}", database.name()))
+    }
+
     /// Adds arguments.
     pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(ToString::to_string));
@@ -61,10 +66,24 @@ impl Rowcast {
         self
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready and changes flow.
     pub(crate) async fn start(mut self) -> Self {
         self.resume().await;
+        self.wait_streaming().await;
         self
+    }
+
+    /// Waits until changes are captured.
+    pub(crate) async fn wait_streaming(&mut self) {
+        let address = self.address;
+        wait_for("rowcast to capture changes", SOON * 2, async || {
+            if let Some(code) = self.ended() {
+                panic!("rowcast ended with code {code}");
+            }
+            let status = http::get(address, "/v1/status").await?.json();
+            if status["source"]["state"] == "streaming" { Ok(()) } else { Err(status["source"].to_string()) }
+        })
+        .await;
     }
 
     /// Starts the ended program again, on the same data and the same port, and waits until it is ready.

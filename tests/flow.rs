@@ -1,0 +1,101 @@
+//! A random mix of changes, and every table rebuilt from what each door tells of it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::database::Table;
+use crate::support::debezium::DebeziumTables;
+use crate::support::{Database, Door, Follower, Kafka, Postgres, Rowcast, Tables, random, wait_for};
+use crate::workload::{Workload, alone, create};
+
+/// Transactions of the mix, beside the huge ones.
+const STEPS: u32 = 200;
+/// For the slowest reader to have read all of it, on a busy machine.
+const DRAINED: Duration = Duration::from_secs(120);
+
+/// Every reader that there is, following all channels from the start.
+pub(crate) struct Followers {
+    doors: Vec<Follower<Tables>>,
+    kafka: Follower<DebeziumTables>,
+}
+
+impl Followers {
+    /// Of a rowcast that delivers to Kafka under this prefix.
+    pub(crate) fn start(
+        rowcast: &Rowcast,
+        kafka: &Kafka,
+        prefix: &str,
+        tables: &[Table],
+    ) -> Self {
+        let doors = Door::ALL.map(|door| Follower::start(door, rowcast.address(), tables));
+        Self { doors: doors.into(), kafka: Follower::kafka(kafka, prefix, tables) }
+    }
+
+    /// Waits until all have the last transaction, then compares what they rebuilt with the tables.
+    pub(crate) async fn wait_equal(&self, database: &Database, last: i64) {
+        let (marker, start) = (json!({"id": last}), Instant::now());
+        wait_for("the readers to have the last row", DRAINED, async || {
+            let lacks = |found: bool, what: String| if found { Ok(()) } else { Err(what) };
+            for follower in &self.doors {
+                follower.check();
+                let found = follower.look(|tables| tables.rows("public.marker").contains(&marker));
+                lacks(found, follower.look(|tables| format!("{}: {} events", follower.name(), tables.count)))?;
+            }
+            self.kafka.check();
+            let found = self.kafka.look(|tables| tables.rows("public.marker").contains(&marker));
+            lacks(found, self.kafka.look(|tables| format!("Kafka: {} records", tables.count)))
+        })
+        .await;
+        println!("All readers have everything {:?} after the last commit", start.elapsed());
+        for follower in &self.doors {
+            follower.wait_equal(database, DRAINED).await;
+        }
+        self.kafka.wait_equal(database, DRAINED).await;
+    }
+
+    /// How many events each HTTP door told, which has to be the same number.
+    pub(crate) fn events(&self) -> u64 {
+        let counts: Vec<u64> = self.doors.iter().map(|door| door.look(|tables| tables.count)).collect();
+        assert!(counts.windows(2).all(|pair| pair[0] == pair[1]), "Events told by each door: {counts:?}");
+        counts[0]
+    }
+
+    /// How often each HTTP reader connected.
+    pub(crate) fn connections(&self) -> Vec<u64> {
+        self.doors.iter().map(Follower::connections).collect()
+    }
+
+    /// Records that Kafka got again.
+    pub(crate) fn repeated(&self) -> u64 {
+        self.kafka.look(|tables| tables.repeated)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_door_tells_every_change_once() {
+    let _alone = alone().await;
+    let mut workload = Workload::new(random("flow"));
+    let kafka = Kafka::shared().await;
+    let prefix = kafka.prefix("flow");
+    let database = Postgres::shared().await.create_database("flow").await;
+    let tables = create(&database).await;
+    let rowcast = Rowcast::of(&database)
+        .kafka(kafka, &prefix)
+        .set("kafka.debezium.skipped.operations=none")
+        .start()
+        .await;
+    let followers = Followers::start(&rowcast, kafka, &prefix, &tables);
+
+    let client = database.client().await;
+    for step in 0..STEPS {
+        if step == STEPS / 2 {
+            workload.huge(&client).await.unwrap();
+        }
+        workload.step(&client).await.unwrap();
+    }
+    let last = workload.finish(&client).await.unwrap();
+    followers.wait_equal(&database, last).await;
+    println!("{} events; Kafka got {} records again", followers.events(), followers.repeated());
+    assert!(followers.events() > 10_000);
+}

@@ -107,6 +107,10 @@ async fn run<S: Sink>(
             match reader.next(position).await.map_err(SinkError::Stop)? {
                 Some(Read::Batches(batches)) => {
                     for batch in batches {
+                        let waiting = batch.header().time_min;
+                        delivery.status.door(name, |door| {
+                            door.behind_since.get_or_insert(waiting);
+                        });
                         sink.send(&batch, position).await?;
                         bytes += batch.byte_len();
                         events += batch.last() - position.max(batch.first() - 1);
@@ -152,6 +156,9 @@ fn shown(delivery: &Delivery, name: &str, position: u64, events: u64) {
         door.reason = None;
         door.position = Some(position);
         door.delivered += events;
+        if position >= delivery.journal.newest() {
+            door.behind_since = None;
+        }
     });
     delivery.journal.hold_above(name, position);
     counter!("rowcast_sink_events_total", "sink" => name.to_owned()).increment(events);

@@ -348,3 +348,36 @@ async fn after_a_failed_sync_nothing_is_taken_and_readers_are_served() {
     assert!(fixture.ingest.room().await.is_err(), "nothing more is taken");
     assert_eq!(read_all(fixture.journal(), 0).len(), 5);
 }
+
+#[tokio::test]
+async fn places_are_found_though_new_tables_come_between_the_groups_of_a_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path());
+    options.cache_bytes = 1000;
+    let mut fixture = Fixture::open(options).await;
+    let text = "t".repeat(300_000);
+    let mut seen = 0;
+    for round in 0..8 {
+        // Two groups at once, the second with a table that the segment does not know yet.
+        for group in 0..2 {
+            let mut builder = Builder::new();
+            if group == 1 {
+                fixture.orders =
+                    fixture.journal().register(crate::support::table(&format!("t{round}"))).unwrap();
+            }
+            fixture.begin(&mut builder);
+            fixture.row(&mut builder, &text);
+            fixture.commit(&mut builder);
+            let room = fixture.ingest.room().await.unwrap();
+            room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
+            seen += 1;
+        }
+    }
+    fixture.durable().await;
+    let journal = fixture.journal();
+    let all = read_all(journal, 0);
+    assert_eq!(all.len(), seen);
+    for (at, event) in all.iter().enumerate() {
+        assert_eq!(read_all(journal, event.0), all[at + 1..], "read on from every event");
+    }
+}

@@ -161,7 +161,7 @@ impl Writer {
         }
         let first = self.next;
         for part in append.parts {
-            self.write_schemas(&part.schemas)?;
+            self.write_schemas(&part.schemas, round)?;
             self.write_batch(part.bytes, round)?;
         }
         round.lsn = append.lsn.or(round.lsn);
@@ -171,7 +171,7 @@ impl Writer {
     }
 
     /// A segment holds every schema version that its batches name, before the first batch that does.
-    fn write_schemas(&mut self, ids: &[SchemaId]) -> Result<()> {
+    fn write_schemas(&mut self, ids: &[SchemaId], round: &mut Round) -> Result<()> {
         let mut builder = Builder::new();
         for id in ids {
             if !self.active.schemas.contains(id) {
@@ -181,13 +181,11 @@ impl Writer {
                 self.active.schemas.push(*id);
             }
         }
-        for part in builder.take() {
-            self.write_quiet(part.bytes)?;
-        }
-        Ok(())
+        // With the others of the round: what is shown of a segment grows in the order of the file.
+        builder.take().into_iter().try_for_each(|part| self.write_batch(part.bytes, round))
     }
 
-    /// Writes a batch without events.
+    /// Writes a batch without events where no round is under way.
     pub(crate) fn write_quiet(&mut self, bytes: Vec<u8>) -> Result<()> {
         let mut round = Round::default();
         self.write_batch(bytes, &mut round)?;
@@ -249,10 +247,7 @@ impl Writer {
         if self.shared.closing.load(Ordering::Acquire) {
             return Err(Error::journal("Stopped while waiting for room on the disk"));
         }
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the writer has a thread of its own and nothing else to do"
-        )]
+        // The writer has a thread of its own and nothing else to do.
         std::thread::sleep(FULL_RETRY);
         Ok(())
     }

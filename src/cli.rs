@@ -37,8 +37,17 @@ use crate::logging::Format;
     after_help = ROOT_HELP
 )]
 pub(crate) struct Cli {
-    /// How the log on standard error is written
-    #[arg(long, global = true, value_enum, default_value_t, env = "ROWCAST_LOG", help_heading = "Log")]
+    /// How the log on standard error is written: text for people, or json, an object a line
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "ROWCAST_LOG",
+        hide_possible_values = true,
+        help_heading = "Log",
+        value_name = "FORMAT"
+    )]
     pub(crate) log: Format,
     /// error, warn, info, debug or trace; for one part: info,rowcast_postgres=debug
     #[arg(long, global = true, value_name = "LEVEL", env = "ROWCAST_LOG_LEVEL", help_heading = "Log")]
@@ -50,10 +59,10 @@ pub(crate) struct Cli {
 
 const ROOT_HELP: &str = "\
 Start here:
-  rowcast demo                                                    see it work, nothing needed but a Postgres installation
+  rowcast demo                                                    see it work on a throw-away Postgres
   rowcast check --source postgres://me@localhost/shop             is my database ready?
   rowcast run --source postgres://me@localhost/shop               capture and serve it
-  curl -N 'http://127.0.0.1:8080/v1/events?channel=public.orders' read it
+  curl 'http://127.0.0.1:8080/v1/events?channel=public.orders'    read it
 
 Exit codes: 0 ended as asked, 1 failed, 2 wrong usage or configuration, 3 the source refuses before the first
 success, 4 the journal refuses. Standard output is data, standard error is the log.";

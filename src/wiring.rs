@@ -93,6 +93,8 @@ impl House {
         let metrics = metrics::install()?;
         let journal = open_journal(&config)?;
         let status = Status::default();
+        // Not ready before the first success: what is written to the source until then may not be seen.
+        status.source(|source| source.state = "starting");
         match Doors::open(&config, &journal, &status, metrics).await {
             Ok(doors) => Ok(Self { config, journal, status, doors }),
             Err(error) => {

@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod chaos;
+mod custom;
+mod debezium;
 mod flow;
 mod layout;
+mod setup;
 mod support;
+mod tables;
 mod types;
 mod workload;

@@ -19,7 +19,7 @@ use crate::table::{median, set};
 /// The slot that pg_recvlogical drains.
 const PEER_SLOT: &str = "bench_peer";
 /// One reader has this long for the whole backlog.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
 /// Between two looks at a reader. Short beside what is measured, and rare enough to cost it nothing.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -154,17 +154,21 @@ impl Bench<'_> {
         let before = events(&rowcast.wait_streaming().await?);
         let (start, cpu_before) = (Instant::now(), cpu(pid).unwrap_or_default());
         let mut sender = None;
-        loop {
+        let count = loop {
             if sender.is_none() {
                 sender = backlog::walsender(self.client, SLOT).await?;
             }
-            if events(&rowcast.status().await?) >= backlog.rows {
-                break;
+            let count = events(&rowcast.status().await?);
+            if count >= backlog.rows {
+                break count;
             }
             in_time(start)?;
             tokio::time::sleep(LOOK).await;
-        }
+        };
         let time = start.elapsed();
+        if count != backlog.rows {
+            return Err(Error::failed(format!("rowcast has {count} events of {} rows", backlog.rows)));
+        }
         let reader = cpu(pid).unwrap_or_default().saturating_sub(cpu_before);
         let walsender = sender.and_then(cpu).unwrap_or_default();
         let memory = peak_memory(pid);

@@ -1,6 +1,6 @@
 //! `rowcast journal`: the files on disk, read without the program that writes them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -71,9 +71,18 @@ impl Journal {
     }
 }
 
+fn journal_dir(base: &Base) -> Result<PathBuf> {
+    let dir = base.load()?.journal_dir();
+    if !dir.is_dir() {
+        return Err(Error::journal(format!("There is no journal in {}", dir.display()))
+            .hint("Name rowcast's data directory: --data DIR"));
+    }
+    Ok(dir)
+}
+
 impl Show {
     fn execute(self) -> Result<()> {
-        let dir = self.base.load()?.journal_dir();
+        let dir = journal_dir(&self.base)?;
         let (send, receive) = sync_channel(AHEAD);
         // A thread of its own, so that reading ends when enough has been printed.
         std::thread::Builder::new()
@@ -110,7 +119,7 @@ fn print(lines: &Receiver<Result<Vec<u8>>>, limit: u64) -> Result<()> {
 
 impl Check {
     fn execute(self) -> Result<()> {
-        let report = check(&self.base.load()?.journal_dir(), &RealDisk)?;
+        let report = check(&journal_dir(&self.base)?, &RealDisk)?;
         if self.json {
             return output::print_json(&report);
         }
@@ -130,8 +139,14 @@ fn describe(report: &CheckReport) -> String {
             "{unfinished} bytes at the end are not whole yet: being written, or cut at the next start\n"
         ),
     };
+    let (batches, segments) =
+        (plural(*batches, "batch", "batches"), plural(*segments, "segment", "segments"));
     let size = approximate_size(*bytes);
-    format!("The journal is sound: {held}, in {batches} batches and {segments} segments of {size}\n{end}")
+    format!("The journal is sound: {held}, in {batches} and {segments} of {size}\n{end}")
+}
+
+fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 #[cfg(test)]

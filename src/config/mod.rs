@@ -92,11 +92,12 @@ impl Config {
             said,
         };
         config.journal.check()?;
+        config.http.check()?;
         config.sinks.check()?;
         Ok(config)
     }
 
-    /// Refuses to go on without the address of a source.
+    /// Refuses to go on without a source that could be.
     pub(crate) fn need_source(&self) -> Result<()> {
         if self.source.url.trim().is_empty() {
             return Err(Error::usage("No source is named").hint(
@@ -104,7 +105,7 @@ impl Config {
                  configuration file. To see rowcast without one: rowcast demo",
             ));
         }
-        Ok(())
+        self.source.check()
     }
 
     /// Where the positions of push doors are kept.
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn each_section_is_read() {
         let config = with(&[
-            ("source.url", "postgres://h/d"),
+            ("source.url", "postgres://me@h/d"),
             ("source.tables", "public.a, public.b"),
             ("source.manage", "off"),
             ("journal.retention", "2h"),
@@ -160,7 +161,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.source.tables, ["public.a", "public.b"]);
-        assert!(!config.source.manage && config.need_source().is_ok());
+        config.need_source().unwrap();
+        assert!(!config.source.manage);
         assert_eq!(config.http.auth, Some(rowcast_http::Auth::None));
         assert_eq!(config.cursors(), Path::new("/tmp/x/cursors"));
         assert_eq!(config.journal.options(&config.data, 0).retention.as_secs(), 7200);

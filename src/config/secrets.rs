@@ -8,6 +8,7 @@ use rowcast_engine::{Error, Result};
 use super::value::{Node, Origin, Table, Value};
 
 /// Before the path of a file that holds the value of an option of librdkafka.
+#[cfg(feature = "kafka")]
 const FILE: &str = "file:";
 
 /// What stands for a secret.
@@ -25,6 +26,7 @@ pub(crate) fn resolve_url(source: &mut Table) -> Result<()> {
 }
 
 /// Replaces each value `file:PATH` by what the file holds.
+#[cfg(feature = "kafka")]
 pub(crate) fn resolve_properties(section: &str, properties: &mut Table) -> Result<()> {
     for (name, Node { value, origin }) in properties {
         if let Value::Text(text) | Value::String(text) = value
@@ -63,6 +65,7 @@ mod tests {
         Table::from([(name.to_owned(), Node { value: Value::Text(value.into()), origin: Origin::Set })])
     }
 
+    #[cfg(feature = "kafka")]
     #[test]
     fn values_come_from_files() {
         let dir = tempfile::tempdir().unwrap();
@@ -71,6 +74,13 @@ mod tests {
         let mut properties = table("sasl.password", &format!("file:{}", file.display()));
         resolve_properties("kafka", &mut properties).unwrap();
         assert_eq!(properties["sasl.password"].value, Value::Text("sesame".into()));
+    }
+
+    #[test]
+    fn the_address_comes_from_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        fs::write(&file, "postgres://me:sesame@h/d\n").unwrap();
         let mut source = table("url_file", file.to_str().unwrap());
         resolve_url(&mut source).unwrap();
         assert_eq!(source.keys().collect::<Vec<_>>(), ["url"]);

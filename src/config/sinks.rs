@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use rowcast_engine::{Error, Result};
 
+#[cfg(feature = "kafka")]
+use super::secrets;
+use super::typed;
 use super::value::{Node, Origin, Table, Value};
-use super::{secrets, typed};
 
 /// What `type` may be.
 const TYPES: [&str; 1] = ["kafka"];

@@ -3,9 +3,10 @@
 //! It runs under a small shell that holds the reading end of a pipe. When rowcast closes the other end, or dies in
 //! whatever way, the shell ends the server and removes its directory.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -30,6 +31,12 @@ wait $server
 rm -rf "$directory"
 "#;
 
+/// Where the server is another user's, that user's guard cannot remove what is ours: this one does.
+const SWEEPER: &str = r#"
+read -r _
+while [ -e "$1" ]; do rm -rf "$1"; sleep 0.1; done
+"#;
+
 /// For the server to answer: a second on a machine at rest.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks whether it answers.
@@ -41,7 +48,8 @@ const LOG_LINES: usize = 5;
 
 /// The running server.
 pub(super) struct Server {
-    guard: Child,
+    /// Its guard, and the sweeper where one is needed.
+    guards: Vec<Child>,
     port: u16,
     password: String,
     /// Removed when dropped.
@@ -54,7 +62,11 @@ impl Server {
         let programs = programs::find()?;
         let owner = programs::owner()?;
         let failed = |error| Error::failed("Cannot make a temporary directory").because(error);
-        let directory = tempfile::Builder::new().prefix("rowcast-demo-").tempdir().map_err(failed)?;
+        let directory = tempfile::Builder::new()
+            .prefix("rowcast-demo-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .map_err(failed)?;
         let password = uuid::Uuid::new_v4().simple().to_string();
         let secret = directory.path().join("password");
         fs::write(&secret, &password).map_err(failed)?;
@@ -64,8 +76,8 @@ impl Server {
         let place = Place { programs, owner, directory: directory.path().to_owned() };
         place.initialise(&secret).await?;
         let port = free_port()?;
-        let guard = place.launch(port)?;
-        let mut server = Self { guard, port, password, directory };
+        let guards = place.launch(port)?;
+        let mut server = Self { guards, port, password, directory };
         match server.answers().await {
             Ok(()) => Ok(server),
             Err(error) => {
@@ -111,9 +123,13 @@ impl Server {
 
     /// Ends it and removes everything.
     pub(super) async fn stop(mut self) {
-        drop(self.guard.stdin.take());
-        if timeout(STOP_WITHIN, self.guard.wait()).await.is_err() {
-            tracing::warn!("The throw-away Postgres has not ended in time; its guard will see to it");
+        for guard in &mut self.guards {
+            drop(guard.stdin.take());
+        }
+        for guard in &mut self.guards {
+            if timeout(STOP_WITHIN, guard.wait()).await.is_err() {
+                tracing::warn!("The throw-away Postgres has not ended in time; its guard will see to it");
+            }
         }
     }
 }
@@ -124,6 +140,15 @@ pub(super) async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> 
     // A broken connection shows in the client's own errors.
     tokio::spawn(async move { connection.await.is_ok() });
     Ok(client)
+}
+
+fn spawn(guard: &mut Command) -> Result<Child> {
+    guard
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| Error::failed("Cannot start Postgres").because(error))
 }
 
 fn give(path: &Path, owner: Option<User>) -> std::io::Result<()> {
@@ -145,7 +170,8 @@ struct Place {
 }
 
 impl Place {
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    /// A program of the server's user.
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         // Programs of another user may not read the directory that we are in.
         command.current_dir(&self.directory).stdin(Stdio::piped()).env("LC_ALL", "C");
@@ -176,7 +202,7 @@ impl Place {
     }
 
     /// In a process group of its own: Ctrl-C is for rowcast, which then ends all in order.
-    fn launch(&self, port: u16) -> Result<Child> {
+    fn launch(&self, port: u16) -> Result<Vec<Child>> {
         let settings = [
             "wal_level=logical".to_owned(),
             "listen_addresses=127.0.0.1".to_owned(),
@@ -186,17 +212,21 @@ impl Place {
             "shared_buffers=32MB".to_owned(),
             "max_connections=50".to_owned(),
         ];
-        self.command("/bin/sh")
+        let mut guard = self.command("/bin/sh");
+        guard
             .args(["-c", GUARD, "rowcast-demo"])
             .arg(&self.directory)
             .arg(self.programs.join("postgres"))
             .arg("-D")
             .arg(self.directory.join("postgres"))
-            .args(settings.iter().flat_map(|setting| ["-c", setting.as_str()]))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| Error::failed("Cannot start Postgres").because(error))
+            .args(settings.iter().flat_map(|setting| ["-c", setting.as_str()]));
+        let mut guards = Vec::new();
+        if self.owner.is_some() {
+            let mut sweeper = Command::new("/bin/sh");
+            sweeper.args(["-c", SWEEPER, "rowcast-demo"]).arg(&self.directory).stdin(Stdio::piped());
+            guards.push(spawn(&mut sweeper)?);
+        }
+        guards.insert(0, spawn(&mut guard)?);
+        Ok(guards)
     }
 }

@@ -19,11 +19,15 @@ pub(crate) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: clients can be served. A paused capture or a stuck door does not matter here: what the journal
-/// holds is served all the same.
+/// `GET /readyz`: clients can be served, and what is written to the source from now on will be seen. A paused capture
+/// or a stuck door does not matter here: what the journal holds is served all the same.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
+    let mut starting = false;
+    app.status.source(|source| starting = source.state == "starting");
     if app.stop.is_stopped() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+    } else if starting {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
     } else {
         (StatusCode::OK, "ok\n")
     }

@@ -55,7 +55,10 @@ impl Default for Config {
 
 impl Config {
     /// Refuses what cannot work, before anything is opened.
-    pub(crate) fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A usage error that names the key.
+    pub fn check(&self) -> Result<()> {
         if let Some(origin) = self.origins.iter().find(|origin| !is_origin(origin)) {
             return Err(Error::usage(format!("{origin:?} in http.origins is not an origin"))
                 .hint("Write scheme, host and port as a browser does: https://app.example.com or http://localhost:3000."));

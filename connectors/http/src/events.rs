@@ -49,7 +49,14 @@ pub(crate) async fn post(
 }
 
 async fn answer(app: &Arc<App>, pairs: &Pairs, headers: &HeaderMap) -> Result<Response, Refusal> {
-    let wanted = accepted(headers)?;
+    let wanted = match accepted(headers)? {
+        Accepted::This(shape) => shape,
+        // A client that does not care, curl say, wants what the address promises, unless it asks for a page's things.
+        Accepted::Any => {
+            let page = pairs.iter().any(|(name, _)| matches!(name.as_ref(), "limit" | "wait"));
+            if page { None } else { Some(Shape::Sse) }
+        }
+    };
     let place = if wanted.is_some() { Place::Stream } else { Place::Page };
     let query = Query::parse(pairs, last_event_id(headers), place)?;
     let Some(shape) = wanted else { return page_json::answer(app, &query).await };
@@ -60,29 +67,40 @@ async fn answer(app: &Arc<App>, pairs: &Pairs, headers: &HeaderMap) -> Result<Re
     }
 }
 
-/// The shape that the client likes best: an endless one, or `None` for a page.
-fn accepted(headers: &HeaderMap) -> Result<Option<Shape>, Refusal> {
+/// What the client likes best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepted {
+    /// It said nothing, or `*/*`.
+    Any,
+    /// An endless shape, or `None` for a page.
+    This(Option<Shape>),
+}
+
+/// The shape that the client likes best.
+fn accepted(headers: &HeaderMap) -> Result<Accepted, Refusal> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges =
         accept.flat_map(|value| value.split(',')).map(str::trim).filter(|range| !range.is_empty()).peekable();
     if ranges.peek().is_none() {
-        return Ok(None);
+        return Ok(Accepted::Any);
     }
     let mut best = None;
     for range in ranges {
         let (media, parameters) = range.split_once(';').unwrap_or((range, ""));
-        let shape = match media.trim().to_ascii_lowercase().as_str() {
-            "text/event-stream" | "text/*" => Some(Shape::Sse),
-            "application/x-ndjson" | "application/ndjson" => Some(Shape::Ndjson),
-            "application/json" | "application/*" | "*/*" => None,
+        let accepted = match media.trim().to_ascii_lowercase().as_str() {
+            "text/event-stream" | "text/*" => Accepted::This(Some(Shape::Sse)),
+            "application/x-ndjson" | "application/ndjson" => Accepted::This(Some(Shape::Ndjson)),
+            // A person who opens the address in a browser reads a page.
+            "application/json" | "application/*" | "text/html" => Accepted::This(None),
+            "*/*" => Accepted::Any,
             _ => continue,
         };
         let quality = quality(parameters);
         if quality > best.map_or(0.0, |(best, _)| best) {
-            best = Some((quality, shape));
+            best = Some((quality, accepted));
         }
     }
-    best.map(|(_, shape)| shape).ok_or_else(|| {
+    best.map(|(_, accepted)| accepted).ok_or_else(|| {
         Refusal::new(
             StatusCode::NOT_ACCEPTABLE,
             "not_acceptable",
@@ -101,7 +119,7 @@ fn quality(parameters: &str) -> f32 {
 mod tests {
     use super::*;
 
-    fn accepts(accept: &str) -> Result<Option<Shape>, Refusal> {
+    fn accepts(accept: &str) -> Result<Accepted, Refusal> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().expect("a header's value"));
         accepted(&headers)
@@ -109,14 +127,15 @@ mod tests {
 
     #[test]
     fn the_best_liked_shape_is_chosen() {
-        assert!(accepted(&HeaderMap::new()).is_ok_and(|shape| shape.is_none()));
+        assert!(accepted(&HeaderMap::new()).is_ok_and(|accepted| accepted == Accepted::Any));
         for (accept, shape) in [
-            ("text/event-stream", Some(Shape::Sse)),
-            ("*/*", None),
-            ("application/json", None),
-            ("application/x-ndjson; q=0.5, application/json;q=0.4", Some(Shape::Ndjson)),
-            ("application/json, text/event-stream", None),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", None),
+            ("text/event-stream", Accepted::This(Some(Shape::Sse))),
+            ("*/*", Accepted::Any),
+            ("application/json", Accepted::This(None)),
+            ("application/json, */*", Accepted::This(None)),
+            ("application/x-ndjson; q=0.5, application/json;q=0.4", Accepted::This(Some(Shape::Ndjson))),
+            ("application/json, text/event-stream", Accepted::This(None)),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Accepted::This(None)),
         ] {
             assert_eq!(accepts(accept).expect(accept), shape, "{accept}");
         }

@@ -115,3 +115,55 @@ impl From<Next> for Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rowcast_engine::feed::{Feed, Filter, Framing, From, Pattern, ViewKey};
+    use rowcast_engine::format::NativeOptions;
+    use rowcast_engine::journal::disk::RealDisk;
+    use rowcast_engine::journal::{Journal, Options, open};
+    use rowcast_engine::stop;
+
+    use super::*;
+
+    fn reader(feed: &Feed, position: u64) -> Reader {
+        let filter = Filter::new(vec![Pattern::Exact("a".to_owned())], &[]);
+        let key = ViewKey { filter, framing: Framing::Ndjson, options: NativeOptions::default() };
+        Reader::new(feed.subscribe(key, position), feed.journal().newest())
+    }
+
+    async fn publish(journal: &Journal, channel: &str) -> u64 {
+        journal.publish(&[(channel, b"null")], 0).await.expect("an id")
+    }
+
+    /// With the clock paused, timers fire as soon as nothing else happens; also while the journal writes.
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_broken_by_the_position_past_what_was_filtered_away() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut options = Options::new(dir.path());
+        options.min_free = 0;
+        let journal = open(options, Arc::new(RealDisk)).expect("a journal");
+        let (_stopper, stop) = stop();
+        let feed = Feed::new(journal.clone(), stop);
+        publish(&journal, "b").await;
+        let start = feed.start(From::Earliest, &Filter::new(vec![Pattern::All], &[])).await.expect("a start");
+        let mut reader = reader(&feed, start.position);
+        let old = journal.newest();
+        assert!(matches!(reader.step().await, Ok(Step::Synced(position)) if position == old));
+
+        let new = publish(&journal, "b").await;
+        let last = reader.last;
+        assert!(matches!(reader.step().await, Ok(Step::Position(position)) if position == new));
+        assert!(last.elapsed() >= SILENCE);
+
+        let event = publish(&journal, "a").await;
+        let Ok(Step::Events(events)) = reader.step().await else { panic!("no event") };
+        assert_eq!(events.frames().first().map(|frame| frame.id), Some(event));
+        let last = reader.last;
+        assert!(matches!(reader.step().await, Ok(Step::Position(position)) if position == event));
+        assert!(last.elapsed() >= SILENCE);
+        assert_eq!(reader.position(), event);
+    }
+}

@@ -20,18 +20,22 @@ pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
         .route("/v1/channels", get(channels::list))
         .route("/v1/channels/{name}/events", post(publish::publish))
         .route("/v1/status", get(admin::status))
-        .route("/v1/health/flow", get(admin::flow));
+        .route("/v1/health/flow", get(admin::flow))
+        .method_not_allowed_fallback(not_allowed);
     if let Some(guard) = guard {
+        // After the fallback, so that preflights of other people's pages meet the guard too.
         api = api.layer(middleware::from_fn_with_state(Arc::new(guard), guard::stand));
     }
-    api.route("/healthz", get(admin::alive))
+    Router::new()
+        .route("/healthz", get(admin::alive))
         .route("/readyz", get(admin::ready))
         .route("/metrics", get(admin::metrics))
         .route("/", get(page::index))
         .route("/page/app.js", get(page::script))
         .route("/page/style.css", get(page::style))
-        .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .fallback(not_found)
+        .merge(api)
         .with_state(app)
 }
 

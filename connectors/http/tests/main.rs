@@ -1,1 +1,14 @@
+//! The door as its clients see it: over sockets, with a real journal behind.
 
+mod support;
+
+mod access;
+mod board;
+mod endings;
+mod ndjson;
+mod pages;
+mod publish;
+mod rows;
+mod slow;
+mod sse;
+mod websocket;

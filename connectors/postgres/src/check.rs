@@ -26,7 +26,12 @@ pub struct Requirement {
     pub remedy: Option<String>,
 }
 
-fn requirement(name: &str, ok: bool, found: impl Into<String>, remedy: impl Into<Option<String>>) -> Requirement {
+fn requirement(
+    name: &str,
+    ok: bool,
+    found: impl Into<String>,
+    remedy: impl Into<Option<String>>,
+) -> Requirement {
     Requirement { name: name.to_owned(), ok, found: found.into(), remedy: remedy.into() }
 }
 
@@ -80,7 +85,10 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
         requirement(
             "replication right",
             server.replication,
-            format!("user {role:?} {}", if server.replication { "may replicate" } else { "may not replicate" }),
+            format!(
+                "user {role:?} {}",
+                if server.replication { "may replicate" } else { "may not replicate" }
+            ),
             when(!server.replication, server.replication_remedy()),
         ),
         free("replication senders", server.senders, "Raise max_wal_senders (restart needed)".to_owned()),
@@ -115,7 +123,8 @@ fn advice(server: &Server) -> Vec<Requirement> {
     let mut found = Vec::new();
     let standbys = server.synchronous_standbys.trim();
     if standbys.contains('*') {
-        let remedy = "Name the standbys in synchronous_standby_names: with * every commit may wait for rowcast's disk";
+        let remedy =
+            "Name the standbys in synchronous_standby_names: with * every commit may wait for rowcast's disk";
         found.push(requirement("synchronous_standby_names", true, standbys, remedy.to_owned()));
     }
     let (text, remedy) = if server.slot_keep == "-1" {
@@ -133,9 +142,8 @@ async fn of_publications(client: &Client, source: &Source, server: &Server) -> R
     let existing = publications::existing(client, source).await?;
     let there = existing.contains(&source.publication);
     let sql = publications::create_remedy(client, source, server).await?;
-    let remedy = (!there).then(|| {
-        if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql }
-    });
+    let remedy =
+        (!there).then(|| if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql });
     let found = if there {
         let tables = publications::captured(client, source).await?.len();
         format!("{} with {tables} tables", existing.join(" and "))
@@ -185,7 +193,8 @@ fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
             crate::tables::identifier(publication),
             table.sql()
         );
-        let found = format!("in no publication, and it belongs to {:?}, not to {:?}", table.owner, server.role);
+        let found =
+            format!("in no publication, and it belongs to {:?}, not to {:?}", table.owner, server.role);
         return requirement(&name, false, found, remedy);
     }
     let remedy = format!(
@@ -201,7 +210,8 @@ async fn of_slot(client: &Client, source: &Source, server: &Server) -> Result<Ve
     let Some(slot) = slot::read(client, name).await? else {
         let free = free("replication slots", server.slots, slot::slots_remedy());
         let remedy = slot::create_remedy(name);
-        let remedy = if source.manage { format!("`rowcast run` makes it; by hand: {remedy}") } else { remedy };
+        let remedy =
+            if source.manage { format!("`rowcast run` makes it; by hand: {remedy}") } else { remedy };
         let missing = format!("{name} does not exist");
         return Ok(vec![free, requirement("slot", source.manage, missing, remedy)]);
     };

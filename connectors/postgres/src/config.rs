@@ -55,6 +55,17 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Says what is wrong with it, without asking the server.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Usage` for an address, a pattern of tables or a name that cannot be.
+    pub fn check(&self) -> Result<()> {
+        Source::new(self).map(drop)
+    }
+}
+
 /// Never shows the password.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,7 +106,8 @@ impl Source {
         let info = Conninfo::parse(&config.url)?;
         let tables = Tables::parse(&config.tables, &config.exclude)?;
         let plain = |name: &str| {
-            name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') && !name.is_empty()
+            name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                && !name.is_empty()
         };
         if !plain(&config.slot) || config.slot.len() > MAX_NAME {
             return Err(Error::usage(format!("{:?} cannot be the name of a replication slot", config.slot))
@@ -103,8 +115,11 @@ impl Source {
         }
         let inserts = format!("{}{INSERTS}", config.publication);
         if config.publication.is_empty() || inserts.len() > MAX_NAME || inserts.contains('\0') {
-            return Err(Error::usage(format!("{:?} cannot be the name of a publication", config.publication))
-                .hint("Use up to 55 bytes"));
+            return Err(Error::usage(format!(
+                "{:?} cannot be the name of a publication",
+                config.publication
+            ))
+            .hint("Use up to 55 bytes"));
         }
         Ok(Self {
             info,

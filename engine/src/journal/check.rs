@@ -38,7 +38,8 @@ pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
     for_each_event(dir, disk, 0, |_| true)
 }
 
-/// Reads a journal from event `from` on, calling `see` for each event of whole transactions until it says false.
+/// Reads a journal, calling `see` for each event of whole transactions from event `from` on. When it says false the
+/// rest is not read, and the report is of what was.
 pub fn for_each_event(
     dir: &Path,
     disk: &dyn Disk,
@@ -61,8 +62,11 @@ pub fn for_each_event(
             }
             report.newest = report.newest.max(batch.last());
             let seen = batch.events().map(|event| going = going && (event.id < from || see(&event))).count();
-            if seen == batch.header().events as usize { Ok(()) } else { Err(miscounted(path, batch, seen)) }
+            if seen == batch.header().events as usize { Ok(going) } else { Err(miscounted(path, batch, seen)) }
         })?;
+        if !going {
+            break;
+        }
     }
     Ok(report)
 }
@@ -105,7 +109,7 @@ impl<'a> Walk<'a> {
         &mut self,
         registry: &Registry,
         report: &mut CheckReport,
-        mut see: impl FnMut(&mut CheckReport, &Batch) -> Result<()>,
+        mut see: impl FnMut(&mut CheckReport, &Batch) -> Result<bool>,
     ) -> Result<()> {
         while let Some((end, more, batch)) = self.next(registry)? {
             self.pending.push(batch);
@@ -114,7 +118,9 @@ impl<'a> Walk<'a> {
                 for batch in std::mem::take(&mut self.pending) {
                     report.batches += 1;
                     report.events += u64::from(batch.header().events);
-                    see(report, &batch)?;
+                    if !see(report, &batch)? {
+                        return Ok(());
+                    }
                 }
             }
         }

@@ -169,6 +169,7 @@ impl Builder {
 
     /// Adds a row change: `raw` is what follows the relation id in pgoutput's Insert, Update or Delete.
     pub fn change(&mut self, schema: SchemaId, op: Op, lsn: Lsn, raw: &[u8]) {
+        self.split_if_full();
         let index = self.schema_index(schema, op);
         let length = RECORD_HEADER + 8 + raw.len();
         self.bytes.reserve(length);
@@ -182,6 +183,7 @@ impl Builder {
 
     /// Adds the truncation of one table.
     pub fn truncate(&mut self, schema: SchemaId, lsn: Lsn, cascade: bool, restart_identity: bool) {
+        self.split_if_full();
         let index = self.schema_index(schema, Op::Truncate);
         let flags =
             if cascade { TRUNCATE_CASCADE } else { 0 } | if restart_identity { TRUNCATE_RESTART } else { 0 };
@@ -193,6 +195,7 @@ impl Builder {
 
     /// Adds a custom event; `payload` is JSON text.
     pub fn message(&mut self, channel: &str, lsn: Lsn, payload: &[u8]) {
+        self.split_if_full();
         self.note_channel(channel, Op::Message);
         let at = self.record(KIND_MESSAGE, 0, 0);
         self.bytes.extend_from_slice(&lsn.0.to_le_bytes());
@@ -347,9 +350,14 @@ impl Builder {
 
     fn counted(&mut self) {
         self.events += 1;
-        let Some(open) = &mut self.open else { return };
-        open.seq += 1;
-        if self.bytes.len() - open.record >= PART_BYTES {
+        if let Some(open) = &mut self.open {
+            open.seq += 1;
+        }
+    }
+
+    /// Before an event, never after one: the last part of a transaction holds its last event.
+    fn split_if_full(&mut self) {
+        if self.open.as_ref().is_some_and(|open| self.bytes.len() - open.record >= PART_BYTES) {
             self.split_open();
         }
     }

@@ -10,6 +10,9 @@ const FIRST: Duration = Duration::from_millis(500);
 /// No wait is longer, so that a source that comes back is noticed within the minute.
 const LONGEST: Duration = Duration::from_secs(30);
 
+/// A connection that lasted so long was no hot loop, even if nothing came over it.
+const STEADY: Duration = Duration::from_secs(60);
+
 /// Doubles up to a bound, with full jitter, so that many clients do not come back in the same moment.
 #[derive(Debug)]
 pub(super) struct Backoff {
@@ -21,9 +24,11 @@ impl Backoff {
         Self { ceiling: FIRST }
     }
 
-    /// To be called on progress only: a connection that breaks again at once is no progress.
-    pub(super) fn reset(&mut self) {
-        self.ceiling = FIRST;
+    /// Starts over if the connection that has ended was of use: one that breaks again at once is not.
+    pub(super) fn note_connection(&mut self, has_progressed: bool, lasted: Duration) {
+        if has_progressed || lasted >= STEADY {
+            self.ceiling = FIRST;
+        }
     }
 
     pub(super) fn next(&mut self) -> Duration {
@@ -44,7 +49,9 @@ mod tests {
             assert!(backoff.next() <= LONGEST);
         }
         assert_eq!(backoff.ceiling, LONGEST);
-        backoff.reset();
+        backoff.note_connection(false, Duration::from_secs(1));
+        assert_eq!(backoff.ceiling, LONGEST);
+        backoff.note_connection(true, Duration::ZERO);
         assert!(backoff.next() <= FIRST);
     }
 }

@@ -160,7 +160,8 @@ impl Link {
         self.ingest.identify(position).await?;
         let reached = journal.position().lsn;
         if reached != lsn {
-            let what = format!("The journal stands at {reached}, the slot at {lsn}, and the journal cannot go back");
+            let what =
+                format!("The journal stands at {reached}, the slot at {lsn}, and the journal cannot go back");
             return Err(Error::refused(what).hint("Start with a new data directory (--data DIR)"));
         }
         Ok(())
@@ -215,8 +216,7 @@ impl Link {
         publications: &[String],
     ) -> Result<CopyStream> {
         let command = start_command(&self.source.slot, publications);
-        let patience =
-            if self.established { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
+        let patience = if self.established { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
         let deadline = Instant::now() + patience;
         let mut connection = Some(connection);
         loop {

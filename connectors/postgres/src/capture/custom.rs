@@ -35,15 +35,16 @@ pub(super) fn is_event(prefix: &str) -> bool {
 /// The event that a message stands for; `None` when it is none of ours.
 pub(super) fn read<'a>(prefix: &'a str, content: &'a [u8], status: &Status) -> Option<Custom<'a>> {
     let channel = prefix.strip_prefix(PREFIX)?;
-    let refused = if channel.is_empty() || channel.len() > MAX_CHANNEL || channel.chars().any(char::is_control) {
-        Some("the channel's name is empty, too long or has control characters")
-    } else if !is_json(content) {
-        Some("the payload is not JSON in UTF-8")
-    } else if status.is_table(channel) {
-        Some("the channel is that of a captured table")
-    } else {
-        None
-    };
+    let refused =
+        if channel.is_empty() || channel.len() > MAX_CHANNEL || channel.chars().any(char::is_control) {
+            Some("the channel's name is empty, too long or has control characters")
+        } else if !is_json(content) {
+            Some("the payload is not JSON in UTF-8")
+        } else if status.is_table(channel) {
+            Some("the channel is that of a captured table")
+        } else {
+            None
+        };
     Some(match refused {
         Some(reason) => reject(channel, reason, content),
         None => Custom { channel, payload: one_line(content) },

@@ -1,6 +1,6 @@
 //! Capture: from the replication stream into the journal.
 //!
-//! [`connect`] makes the source ready and starts a stream, [`session`] runs it, [`assembly`] turns its messages into
+//! `connect` makes the source ready and starts a stream, `session` runs it, `assembly` turns its messages into
 //! transactions. A position is confirmed to the server only when the journal holds it durably.
 
 mod assembly;
@@ -19,6 +19,7 @@ mod watch;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Result, Stop};
+use tokio::time::Instant;
 
 use crate::config::{Config, Source};
 use backoff::Backoff;
@@ -82,6 +83,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                 watch.get_or_insert_with(|| {
                     Watch::start(link.source.clone(), link.ingest.clone(), status.clone())
                 });
+                let started = Instant::now();
                 let ended = tokio::select! {
                     ended = session.run() => ended,
                     () = stop.stopped() => {
@@ -89,9 +91,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                         return Ok(());
                     }
                 };
-                if session.has_progressed() {
-                    backoff.reset();
-                }
+                backoff.note_connection(session.has_progressed(), started.elapsed());
                 ended
             }
             Err(error) => Err(error),

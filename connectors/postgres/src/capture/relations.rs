@@ -61,12 +61,8 @@ pub(super) struct Known<'a> {
 impl Relations {
     /// Takes a description in; the old one of the same table is void.
     pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8]) {
-        let entry = Entry {
-            message: message.into(),
-            width: relation.width(),
-            state: State::Described,
-            misfit: None,
-        };
+        let entry =
+            Entry { message: message.into(), width: relation.width(), state: State::Described, misfit: None };
         self.entries.insert(relation.id, entry);
     }
 

@@ -204,11 +204,8 @@ mod tests {
     fn goes_on_where_nothing_has_happened() {
         assert_eq!(judged(&usual()), Ok(Verdict::Continue));
         assert_eq!(judged(&Case { slot: slot_at(100), owner: None, ..usual() }), Ok(Verdict::Continue));
-        let promoted = Case {
-            system: System { timeline: 2, ..usual().system },
-            switched: Some(Lsn(100)),
-            ..usual()
-        };
+        let promoted =
+            Case { system: System { timeline: 2, ..usual().system }, switched: Some(Lsn(100)), ..usual() };
         assert_eq!(judged(&promoted), Ok(Verdict::Continue));
     }
 
@@ -235,7 +232,10 @@ mod tests {
                 Case { stored: StreamPosition { slot: "x".to_owned(), ..usual().stored }, ..usual() },
                 "follows the replication slot x",
             ),
-            (Case { stored: fresh_journal(), owner: Some(other), ..usual() }, "belongs to another installation"),
+            (
+                Case { stored: fresh_journal(), owner: Some(other), ..usual() },
+                "belongs to another installation",
+            ),
             (Case { stored: fresh_journal(), ..usual() }, "the data directory was lost"),
         ];
         for (case, words) in cases {

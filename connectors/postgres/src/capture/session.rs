@@ -17,6 +17,7 @@ use super::feedback::Feedback;
 use super::spill::Large;
 use crate::catalog::{Catalog, Described};
 use crate::pgoutput::{Message, decode};
+use crate::setup::slot;
 use crate::tables::Tables;
 use crate::wire::{CopyFrame, CopyStream};
 
@@ -42,6 +43,9 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two tries to read the catalog; capture pauses meanwhile.
 const CATALOG_RETRY: Duration = Duration::from_secs(2);
+
+/// SQLSTATE `cannot_connect_now`: the server is stopping or starting.
+const STOPPING: &str = "57P03";
 
 /// How long the end waits for the disk to take what has arrived.
 const LAST_SYNC: Duration = Duration::from_secs(2);
@@ -271,14 +275,15 @@ impl Session {
         Ok(())
     }
 
-    /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever.
+    /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever. Only a server that
+    /// is stopping is left alone, since it does not stop before this stream has ended.
     async fn describe(&mut self, table: u32) -> Result<()> {
         loop {
             let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
             let work = Box::pin(ask(&mut self.catalog, &message));
             match meanwhile(&mut self.stream, &mut self.feedback, work).await {
                 Ok(described) => return self.settle(table, described),
-                Err(error) if error.kind() == Kind::Transient => {
+                Err(error) if error.kind() == Kind::Transient && slot::sqlstate(&error) != Some(STOPPING) => {
                     tracing::warn!("Capture pauses: {error}");
                     self.say("paused", Some(error.to_string()));
                     let pause = async {
@@ -348,7 +353,8 @@ impl Session {
             tracing::debug!("The newest changes were not stored before the end; they come again");
         }
         let durable = self.feedback.durable();
-        let told = self.stream.send_status(self.feedback.received.max(durable), durable, durable, false).await;
+        let told =
+            self.stream.send_status(self.feedback.received.max(durable), durable, durable, false).await;
         if told.is_ok() {
             self.status.source(|source| source.confirmed_lsn = durable);
         }

@@ -75,7 +75,10 @@ mod tests {
         let types = Types::from([
             (1001, TypeRow { base: 1002, ..row(b'd') }),
             (1002, TypeRow { element: Some(1003), ..row(b'b') }),
-            (1003, TypeRow { attributes: vec![("x".to_owned(), 23), ("mood".to_owned(), 1004)], ..row(b'c') }),
+            (
+                1003,
+                TypeRow { attributes: vec![("x".to_owned(), 23), ("mood".to_owned(), 1004)], ..row(b'c') },
+            ),
             (1004, TypeRow { labels: vec!["sad".to_owned(), "ok".to_owned()], ..row(b'e') }),
         ]);
         let ty = build(&types, 1001);
@@ -88,10 +91,10 @@ mod tests {
     #[test]
     fn what_the_catalog_lacks_is_built_in_or_unknown() {
         let none = Types::new();
-        assert_eq!(build(&none, 1007).kind, TypeKind::Array {
-            element: Box::new(Type::base(23, "int4")),
-            delimiter: ','
-        });
+        assert_eq!(
+            build(&none, 1007).kind,
+            TypeKind::Array { element: Box::new(Type::base(23, "int4")), delimiter: ',' }
+        );
         assert!(matches!(build(&none, 1020).kind, TypeKind::Array { delimiter: ';', .. }));
         assert!(matches!(build(&none, 22).kind, TypeKind::Vector(_)));
         assert_eq!(build(&none, 3904).kind, TypeKind::Range);

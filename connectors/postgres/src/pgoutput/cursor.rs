@@ -55,7 +55,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (chunk, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.bad("it ends too early"))?;
+        let (chunk, rest) =
+            self.rest.split_first_chunk::<N>().ok_or_else(|| self.bad("it ends too early"))?;
         self.rest = rest;
         Ok(*chunk)
     }
@@ -94,7 +95,8 @@ impl<'a> Cursor<'a> {
 
     /// A string that ends with a zero byte.
     pub(super) fn string(&mut self) -> Result<&'a str, Malformed> {
-        let length = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.bad("a name has no end"))?;
+        let length =
+            self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.bad("a name has no end"))?;
         let bytes = self.bytes(length)?;
         self.u8()?;
         std::str::from_utf8(bytes).map_err(|_| self.bad("a name is not UTF-8"))

@@ -31,7 +31,8 @@ fn commit() -> Vec<u8> {
 }
 
 fn relation() -> Vec<u8> {
-    let mut bytes = [&b"R"[..], &16_400_u32.to_be_bytes(), b"public\0orders\0d", &2_u16.to_be_bytes()].concat();
+    let mut bytes =
+        [&b"R"[..], &16_400_u32.to_be_bytes(), b"public\0orders\0d", &2_u16.to_be_bytes()].concat();
     for (flag, name, oid, typmod) in [(1_u8, "id", 20_u32, -1_i32), (0, "price", 1700, 655_366)] {
         bytes.push(flag);
         bytes.extend_from_slice(name.as_bytes());
@@ -149,12 +150,8 @@ fn truncates_and_messages() {
     };
     assert_eq!(relations.iter().collect::<Vec<_>>(), [16_400, 16_410]);
     assert!(cascade && restart_identity);
-    let expected = Message::Logical {
-        transactional: true,
-        lsn: Lsn(0x99),
-        prefix: "rowcast.event.a",
-        content: b"{}",
-    };
+    let expected =
+        Message::Logical { transactional: true, lsn: Lsn(0x99), prefix: "rowcast.event.a", content: b"{}" };
     assert_eq!(decode(&logical()), Ok(expected));
 }
 

@@ -42,7 +42,8 @@ pub(super) async fn refuse_other(client: &Client, slot: &str, ours: Uuid) -> Res
 /// The slot's owner. `None` when nobody has claimed it, or where the schema does not exist or may not be read.
 pub(crate) async fn read(client: &Client, slot: &str) -> Result<Option<Owner>> {
     let failed = |error| sql_error("Cannot read who owns the replication slot", error);
-    let readable = "select coalesce(has_table_privilege(to_regclass('rowcast.installation'), 'SELECT'), false)";
+    let readable =
+        "select coalesce(has_table_privilege(to_regclass('rowcast.installation'), 'SELECT'), false)";
     if !client.query_one(readable, &[]).await.map_err(failed)?.get::<_, bool>(0) {
         return Ok(None);
     }

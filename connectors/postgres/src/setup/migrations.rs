@@ -8,8 +8,7 @@ use super::server::Server;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes.
-const FILES: [(&str, &str); 1] =
-    [("V1__schema", include_str!("../../../../migrations/V1__schema.sql"))];
+const FILES: [(&str, &str); 1] = [("V1__schema", include_str!("../../../../migrations/V1__schema.sql"))];
 
 /// Which of them have been applied.
 const HISTORY: &str = "rowcast.migrations";
@@ -75,9 +74,9 @@ async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
     let mut runner = Runner::new(&files).set_abort_missing(false);
     runner.set_migration_table_name(HISTORY);
     let report = runner.run_async(client).await.map_err(|error| {
-        Error::new(Kind::Refused, "Cannot bring the schema rowcast up to date").because(error).hint(
-            "The user must own the schema rowcast: ALTER SCHEMA rowcast OWNER TO … (and what is in it)",
-        )
+        Error::new(Kind::Refused, "Cannot bring the schema rowcast up to date")
+            .because(error)
+            .hint("The user must own the schema rowcast: ALTER SCHEMA rowcast OWNER TO … (and what is in it)")
     })?;
     for migration in report.applied_migrations() {
         tracing::info!("Applied migration {migration} to schema rowcast");

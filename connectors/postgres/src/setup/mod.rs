@@ -52,7 +52,8 @@ pub(crate) async fn prepare(
 async fn there(client: &Client, source: &Source, server: &Server, slot: publications::Slot) -> Result<()> {
     let existing = publications::existing(client, source).await?;
     if !existing.contains(&source.publication) {
-        let what = format!("The publication {} does not exist, and source.manage is false", source.publication);
+        let what =
+            format!("The publication {} does not exist, and source.manage is false", source.publication);
         return Err(Error::refused(what).hint(publications::create_remedy(client, source, server).await?));
     }
     if slot == publications::Slot::Absent {

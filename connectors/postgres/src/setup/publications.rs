@@ -93,8 +93,7 @@ fn publishing(source: &Source) -> [(&str, &'static str); 2] {
 }
 
 fn options(source: &Source, version: u32, publish: &str) -> String {
-    let generated =
-        if version >= GENERATED_COLUMNS { ", publish_generated_columns = stored" } else { "" };
+    let generated = if version >= GENERATED_COLUMNS { ", publish_generated_columns = stored" } else { "" };
     let root = source.via_partition_root;
     format!("publish = '{publish}', publish_via_partition_root = {root}{generated}")
 }
@@ -106,7 +105,8 @@ async fn ensure(client: &Client, source: &Source, server: &Server, name: &str, p
         Some(publication) if publication.wholesale || publication.options == options => return Ok(()),
         Some(_) => format!("alter publication {} set ({options})", identifier(name)),
         None if !server.may_create => {
-            let what = format!("User {:?} may not create a publication in {:?}", server.role, server.database);
+            let what =
+                format!("User {:?} may not create a publication in {:?}", server.role, server.database);
             return Err(Error::refused(what).hint(server.create_remedy()));
         }
         None => {
@@ -192,7 +192,11 @@ async fn apply(client: &mut Client, source: &Source, plan: &Plan) -> Result<()> 
     transaction.commit().await.map_err(failed)?;
     for table in &plan.moved {
         let (table, inserts_only) = (table.channel(), !table.identified);
-        tracing::warn!(table, inserts_only, "The replica identity has changed: the table changes its publication");
+        tracing::warn!(
+            table,
+            inserts_only,
+            "The replica identity has changed: the table changes its publication"
+        );
     }
     Ok(())
 }
@@ -207,7 +211,10 @@ fn statements(source: &Source, plan: &Plan) -> Vec<String> {
     };
     [
         only(leaving().filter(|t| t.in_all).collect(), &format!("alter publication {all} drop table")),
-        only(leaving().filter(|t| t.in_inserts).collect(), &format!("alter publication {inserts} drop table")),
+        only(
+            leaving().filter(|t| t.in_inserts).collect(),
+            &format!("alter publication {inserts} drop table"),
+        ),
         only(coming().filter(|t| t.identified).collect(), &format!("alter publication {all} add table")),
         only(coming().filter(|t| !t.identified).collect(), &format!("alter publication {inserts} add table")),
     ]
@@ -306,7 +313,8 @@ pub(crate) async fn create_remedy(client: &Client, source: &Source, server: &Ser
         if existing.iter().any(|there| there == name) || (members.is_empty() && !all) {
             continue;
         }
-        let list = if members.is_empty() { String::new() } else { format!(" FOR TABLE {}", members.join(", ")) };
+        let list =
+            if members.is_empty() { String::new() } else { format!(" FOR TABLE {}", members.join(", ")) };
         let options = options(source, server.version, publish);
         sql.push_str(&format!("CREATE PUBLICATION {}{list} WITH ({options}); ", identifier(name)));
     }

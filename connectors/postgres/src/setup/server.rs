@@ -92,7 +92,8 @@ impl Server {
                 .hint("Upgrade to Postgres 14 or newer"));
         }
         if self.wal_level != "logical" {
-            let what = format!("The server's wal_level is {}, logical decoding needs logical", self.wal_level);
+            let what =
+                format!("The server's wal_level is {}, logical decoding needs logical", self.wal_level);
             return Err(Error::refused(what).hint(self.wal_level_remedy()));
         }
         if !self.replication {
@@ -109,7 +110,8 @@ impl Server {
     }
 
     pub(crate) fn wal_level_remedy(&self) -> String {
-        "ALTER SYSTEM SET wal_level = logical; then restart Postgres (on RDS: rds.logical_replication = 1)".to_owned()
+        "ALTER SYSTEM SET wal_level = logical; then restart Postgres (on RDS: rds.logical_replication = 1)"
+            .to_owned()
     }
 
     pub(crate) fn replication_remedy(&self) -> String {

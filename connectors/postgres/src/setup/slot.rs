@@ -61,7 +61,9 @@ impl Slot {
             }
             (plugin, _) => {
                 let plugin = plugin.unwrap_or_default();
-                return refused(format!("The replication slot {name} uses the output plugin {plugin:?}, not pgoutput"));
+                return refused(format!(
+                    "The replication slot {name} uses the output plugin {plugin:?}, not pgoutput"
+                ));
             }
         }
         if self.temporary {
@@ -106,13 +108,16 @@ pub(crate) async fn create(connection: &mut Connection, client: &Client, name: &
 /// Removes a slot from which nothing can be read any more.
 pub(crate) async fn drop(client: &Client, name: &str) -> Result<()> {
     let dropped = client.execute("select pg_drop_replication_slot($1)", &[&name]).await;
-    dropped.map(std::mem::drop).map_err(|error| sql_error(format!("Cannot drop the replication slot {name}"), error))
+    dropped
+        .map(std::mem::drop)
+        .map_err(|error| sql_error(format!("Cannot drop the replication slot {name}"), error))
 }
 
 async fn explain(error: Error, client: &Client, name: &str) -> Error {
     match sqlstate(&error) {
         Some("53400") => {
-            let what = format!("Cannot create the replication slot {name}: all that the server has are in use");
+            let what =
+                format!("Cannot create the replication slot {name}: all that the server has are in use");
             Error::refused(what).hint(slots_remedy())
         }
         Some("55P03") => {
@@ -120,8 +125,9 @@ async fn explain(error: Error, client: &Client, name: &str) -> Error {
             let what = format!(
                 "Cannot create the replication slot {name}: transactions that began before are still running{blockers}"
             );
-            Error::refused(what)
-                .hint("End them (COMMIT, ROLLBACK PREPARED, select pg_terminate_backend(PID)) and start again")
+            Error::refused(what).hint(
+                "End them (COMMIT, ROLLBACK PREPARED, select pg_terminate_backend(PID)) and start again",
+            )
         }
         _ => error,
     }
@@ -158,7 +164,8 @@ pub(crate) async fn holder(client: &Client, name: &str) -> Result<Option<String>
         from pg_replication_slots s left join pg_stat_replication r on r.pid = s.active_pid
         where s.slot_name = $1 and s.active_pid is not null";
     let row = client.query_opt(sql, &[&name]).await;
-    row.map(|row| row.map(|row| row.get(0))).map_err(|error| sql_error("Cannot see who reads the slot", error))
+    row.map(|row| row.map(|row| row.get(0)))
+        .map_err(|error| sql_error("Cannot see who reads the slot", error))
 }
 
 /// The SQL that makes the slot by hand.

@@ -138,11 +138,8 @@ impl Capture {
     pub(super) fn launch(config: Config, directory: &Path) -> Self {
         let journal = open(Options::new(directory), Arc::new(RealDisk)).unwrap();
         let (status, (stopper, stopped)) = (Status::default(), stop());
-        let task = tokio::spawn(Postgres::new(config).run(
-            Ingest::new(journal.clone()),
-            status.clone(),
-            stopped,
-        ));
+        let task =
+            tokio::spawn(Postgres::new(config).run(Ingest::new(journal.clone()), status.clone(), stopped));
         Self { journal, status, stopper, task }
     }
 
@@ -219,8 +216,9 @@ impl Capture {
     /// Waits until there are `count` events, and makes sure that there are no more.
     pub(super) async fn wait(&self, count: usize) -> Vec<Seen> {
         let deadline = Instant::now() + DEADLINE;
+        let mut events: Vec<Seen> = Vec::new();
         loop {
-            let events = self.events();
+            events.extend(self.after(events.last().map_or(0, |event| event.id)));
             if events.len() >= count {
                 let briefs: Vec<String> = events.iter().take(40).map(Seen::brief).collect();
                 assert_eq!(events.len(), count, "{briefs:#?}");

@@ -117,7 +117,10 @@ async fn another_history_is_noticed() {
     run(&client, "select pg_drop_replication_slot('rowcast'); insert into t values (2)").await;
     let error = Capture::launch(config(&server), directory.path()).fails().await;
     assert_eq!(error.kind(), Kind::Refused);
-    assert!(error.to_string().contains("is gone") && error.remedy().unwrap().contains("rowcast adopt"), "{error}");
+    assert!(
+        error.to_string().contains("is gone") && error.remedy().unwrap().contains("rowcast adopt"),
+        "{error}"
+    );
     run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
     let error = Capture::launch(config(&server), directory.path()).fails().await;
     assert!(error.to_string().contains("beyond the journal's position"), "{error}");
@@ -220,5 +223,37 @@ async fn a_fast_shutdown_of_the_server_does_not_wait_for_us() {
     until("the notice", async || capture.report().source.state == "reconnecting").await;
     let report = capture.report();
     assert!(!report.healthy && report.source.reason.is_some());
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn a_huge_transaction_that_is_cut_or_repeated_is_there_once() {
+    const ROWS: usize = 250_000;
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key, v text)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let path = directory.path().to_owned();
+    let spills = || {
+        let files = std::fs::read_dir(&path).unwrap().flatten();
+        files.filter(|file| file.file_name().to_string_lossy().starts_with("spill")).count()
+    };
+    run(&client, &format!("insert into t select g, repeat('x', 150) from generate_series(1, {ROWS}) g"))
+        .await;
+    until("a file of its own", async || spills() > 0).await;
+    let killed = "select pg_terminate_backend(pid) from pg_stat_replication";
+    client.execute(killed, &[]).await.unwrap();
+
+    until("the transaction", async || capture.journal.summary().newest_commit > 0).await;
+    assert_eq!((capture.report().source.reconnects, spills()), (1, 0));
+    // Too soon for the confirmation: the server repeats all of it.
+    capture.crash().await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let newest = capture.journal.newest();
+    run(&client, "insert into t values (0, 'after')").await;
+    until("the row after it", async || capture.journal.newest() > newest).await;
+    let events = capture.wait(ROWS + 1).await;
+    assert!(events[..ROWS].iter().zip(0..).all(|(event, seq)| event.seq == seq));
+    assert_eq!(events[ROWS].previous_end, events[0].end_lsn);
     capture.stop().await;
 }

@@ -60,7 +60,8 @@ async fn a_server_that_is_not_ready() {
 async fn a_role_without_the_rights() {
     let server = Server::start("");
     let client = sql(&server).await;
-    run(&client, "create role plain login; create role reader login replication; create role owner login").await;
+    run(&client, "create role plain login; create role reader login replication; create role owner login")
+        .await;
     run(&client, "create table mine (id int primary key); alter table mine owner to owner").await;
     server.admit("local all all trust");
     until("the admission", async || check(&as_role(&server, "plain")).await.unwrap()[0].ok).await;
@@ -96,7 +97,8 @@ async fn a_role_without_the_rights() {
 async fn wrong_addresses() {
     let server = Server::start("");
     let directory = Directory::new();
-    let wrong = Config { url: server.admin().replace("dbname=postgres", "dbname=nothing"), ..config(&server) };
+    let wrong =
+        Config { url: server.admin().replace("dbname=postgres", "dbname=nothing"), ..config(&server) };
     let (what, remedy) = refusal(wrong.clone()).await;
     assert!(what.contains("has no database \"nothing\"") && !remedy.is_empty(), "{what}");
     assert!(!check(&wrong).await.unwrap()[0].ok);
@@ -190,13 +192,20 @@ async fn tables_come_and_change_sides() {
 async fn a_publication_of_somebody_elses_making_is_left_alone() {
     let (server, directory) = (Server::start(""), Directory::new());
     let client = sql(&server).await;
-    run(&client, "create table t (id int primary key, a int, b int); create publication rowcast for all tables").await;
+    run(
+        &client,
+        "create table t (id int primary key, a int, b int); create publication rowcast for all tables",
+    )
+    .await;
     let config = Config { tables: vec!["public.t".to_owned()], ..config(&server) };
     let capture = Capture::start(config, directory.path()).await;
     run(&client, "create table other (id int primary key); insert into other values (1)").await;
     run(&client, "insert into t values (1, 2, 3)").await;
     assert_eq!(capture.briefs(1).await, ["insert public.t 1,2,3"]);
     assert_eq!(capture.report().source.tables.len(), 1);
-    assert_eq!(value(&client, "select puballtables from pg_publication where pubname = 'rowcast'").await, "true");
+    assert_eq!(
+        value(&client, "select puballtables from pg_publication where pubname = 'rowcast'").await,
+        "true"
+    );
     capture.stop().await;
 }

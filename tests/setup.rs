@@ -1,0 +1,194 @@
+//! An ordinary database with nothing prepared; and each thing that can be wrong with it, told with its remedy.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::ndjson::Ndjson;
+use crate::support::postgres::{Stop, connect};
+use crate::support::process::free_port;
+use crate::support::rowcast::{Output, command};
+use crate::support::sse::Sse;
+use crate::support::{Postgres, Rowcast, SOON, own_servers, wait_for};
+
+/// `rowcast run`, which is to refuse: with this code, and words of message and remedy on standard error.
+async fn refused(arguments: &[&str], code: i32, words: &[&str]) -> Output {
+    let output = command(&[&["run", "--listen", "127.0.0.1:0"], arguments].concat()).await;
+    assert_eq!(output.code, code, "{output:?}");
+    for word in words {
+        assert!(output.stderr.contains(word), "{word:?} is missing in {}", output.stderr);
+    }
+    assert_eq!(output.stdout, "", "standard output is for data");
+    output
+}
+
+#[tokio::test]
+async fn an_ordinary_database_is_prepared_by_itself() {
+    let database = Postgres::shared().await.create_database("setup").await;
+    database
+        .execute("create table orders (id serial primary key, total numeric); insert into orders (total) values (1)")
+        .await;
+    let rowcast = Rowcast::of(&database).start().await;
+    let mut events = Ndjson::open(rowcast.address(), "/v1/events?channel=public.orders").await.unwrap();
+    let open = events.expect("open").await;
+    assert_eq!((&open["type"], &open["unknown"]), (&json!("open"), &json!([])), "{open}");
+    database.execute("insert into orders (total) values (2.50)").await;
+    let event = events.expect("the insert").await;
+    assert_eq!((&event["op"], &event["after"]), (&json!("insert"), &json!({"id": 2, "total": "2.50"})));
+
+    // What it made lies in a schema of its own; its own tables are no channels.
+    let client = database.client().await;
+    let sql = "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where relkind = 'r' and nspname not in ('rowcast', 'pg_catalog', 'information_schema')";
+    assert_eq!(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 1);
+    let channels = rowcast.get("/v1/channels").await.json();
+    let expected = json!({"channels": [{"channel": "public.orders", "kind": "table", "inserts_only": false}]});
+    assert_eq!(channels, expected);
+    let flow = rowcast.get("/v1/health/flow").await;
+    assert_eq!((flow.status.as_u16(), flow.json()), (200, json!({"healthy": true, "reasons": []})));
+}
+
+#[tokio::test]
+async fn new_tables_are_captured() {
+    let database = Postgres::shared().await.create_database("new").await;
+    let rowcast = Rowcast::of(&database).start().await;
+    let mut events = Sse::open(rowcast.address(), "/v1/events?channel=public.*").await;
+    database.execute("create table late (id integer primary key)").await;
+    wait_for("the new table to be captured", SOON * 2, async || {
+        let channels = rowcast.get("/v1/channels").await.text();
+        if channels.contains("public.late") { Ok(()) } else { Err(channels) }
+    })
+    .await;
+    database.execute("insert into late values (1)").await;
+    assert_eq!(events.expect_event("message").await.json()["after"], json!({"id": 1}));
+}
+
+#[tokio::test]
+async fn refuses_without_logical_wal() {
+    if !own_servers("refuses_without_logical_wal") {
+        return;
+    }
+    let server = Postgres::start(&["wal_level=replica"]).await;
+    let words = ["wal_level is replica", "ALTER SYSTEM SET wal_level = logical", "restart"];
+    refused(&["--source", &server.url("postgres")], 3, &words).await;
+}
+
+#[tokio::test]
+async fn refuses_without_a_free_slot_and_with_a_wrong_password() {
+    if !own_servers("refuses_without_a_free_slot") {
+        return;
+    }
+    let mut server = Postgres::start(&["max_replication_slots=1"]).await;
+    let client = server.client("postgres").await;
+    let slot = "select pg_create_logical_replication_slot('other', 'pgoutput'); create role app login password 'right'";
+    client.batch_execute(slot).await.unwrap();
+    let words = ["slot", "max_replication_slots", "pg_drop_replication_slot"];
+    refused(&["--source", &server.url("postgres")], 3, &words).await;
+
+    server.write_hba("host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256").await;
+    let url = format!("postgres://app:wrong-secret@127.0.0.1:{}/postgres", server.port());
+    wait_for("the server to ask for passwords", SOON, async || match connect(&url).await {
+        Ok(_) => Err(String::from("it lets anybody in")),
+        Err(_) => Ok(()),
+    })
+    .await;
+    let output = refused(&["--source", &url], 3, &["refuses the password of user \"app\"", "~/.pgpass"]).await;
+    assert!(!output.stderr.contains("wrong-secret"), "{output:?}");
+}
+
+#[tokio::test]
+async fn refuses_what_it_cannot_reach_or_has_no_right_to() {
+    let server = Postgres::shared().await;
+    let database = server.create_database("rights").await;
+    let nobody = format!("postgres://postgres@127.0.0.1:{}/postgres", free_port());
+    refused(&["--source", &nobody], 3, &["unreachable", "Check that Postgres is running"]).await;
+    refused(&["--source", &server.url("nowhere")], 3, &["no database \"nowhere\"", "psql -l"]).await;
+
+    let (client, role) = (database.client().await, database.name());
+    client.batch_execute(&format!("create role {role} login password 'sesame'")).await.unwrap();
+    let (_, rest) = database.url().rsplit_once('@').expect("a URL with a user");
+    let url = format!("postgres://{role}:sesame@{rest}");
+    let words = [format!("User \"{role}\" has no right to replicate"), format!("ALTER ROLE {role} REPLICATION")];
+    refused(&["--source", &url], 3, &words.each_ref().map(String::as_str)).await;
+
+    client.batch_execute(&format!("alter role {role} replication")).await.unwrap();
+    let grant = format!("GRANT CREATE ON DATABASE {}", database.name());
+    refused(&["--source", &url], 3, &["may not create", &grant]).await;
+    // An empty command leaves a slot behind nowhere.
+    let slots = "select count(*) from pg_replication_slots where database = $1";
+    assert_eq!(client.query_one(slots, &[&database.name()]).await.unwrap().get::<_, i64>(0), 0);
+    client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn refuses_wrong_usage_and_a_second_process() {
+    let database = Postgres::shared().await.create_database("usage").await;
+    let source = ["--source", database.url()];
+    let words = ["http.lisen", "Did you mean http.listen?"];
+    refused(&[&source[..], &["--set", "http.lisen=127.0.0.1:0"]].concat(), 2, &words).await;
+    refused(&[&source[..], &["--tabels", "x"]].concat(), 2, &["--tabels", "--tables"]).await;
+    refused(&[], 2, &["--source"]).await;
+    refused(&["--source", "mysql://x"], 2, &["postgres://"]).await;
+    let open = ["--set", "http.listen=0.0.0.0:0"];
+    refused(&[&source[..], &open].concat(), 2, &["open to other machines", "auth = \"none\""]).await;
+
+    let rowcast = Rowcast::of(&database).start().await;
+    let data = rowcast.data().display().to_string();
+    refused(&[&source[..], &["--data", &data]].concat(), 4, &[&data, "process"]).await;
+    assert_eq!(rowcast.status().await["healthy"], true);
+    // Another installation would take the first one's changes away.
+    let slot = format!("source.slot={}", database.name());
+    refused(&[&source[..], &["--set", &slot]].concat(), 3, &["another installation", "rowcast adopt"]).await;
+}
+
+#[tokio::test]
+async fn an_idle_database_lets_its_slot_advance() {
+    let server = Postgres::shared().await;
+    let (idle, busy) = (server.create_database("idle").await, server.create_database("busy").await);
+    idle.execute("create table t (id integer primary key)").await;
+    let _rowcast = Rowcast::of(&idle).start().await;
+    busy.execute("create table t as select generate_series(1, 50000) as n").await;
+    let client = idle.client().await;
+    let goal: String = client.query_one("select pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
+    let sql = "select confirmed_flush_lsn::text, confirmed_flush_lsn >= $1::text::pg_lsn and restart_lsn is not null
+        from pg_replication_slots where slot_name = $2";
+    wait_for("the idle database's slot to advance", SOON * 2, async || {
+        let row = client.query_one(sql, &[&goal, &idle.name()]).await.map_err(|error| error.to_string())?;
+        let confirmed: String = row.get(0);
+        if row.get(1) { Ok(()) } else { Err(format!("{confirmed} of {goal}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_stops_fast_and_is_found_again() {
+    if !own_servers("postgres_stops_fast_and_is_found_again") {
+        return;
+    }
+    let mut server = Postgres::start(&[]).await;
+    let database = server.create_database("stop").await;
+    database.execute("create table t (id serial primary key, v text)").await;
+    let mut rowcast = Rowcast::of(&database).start().await;
+    let mut events = Sse::open(rowcast.address(), "/v1/events?channel=public.t").await;
+    database.execute("insert into t (v) select 'x' from generate_series(1, 20000)").await;
+
+    // The server waits until the walsender's client has confirmed everything.
+    let start = Instant::now();
+    server.stop(Stop::Fast).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "It took {:?}", start.elapsed());
+    for id in 1..=20_000 {
+        assert_eq!(events.expect_event("message").await.json()["after"]["id"], id);
+    }
+    wait_for("the loss to be told", SOON, async || {
+        let flow = rowcast.get("/v1/health/flow").await;
+        if flow.status == 503 { Ok(()) } else { Err(flow.text()) }
+    })
+    .await;
+    assert_eq!(rowcast.get("/readyz").await.status, 200, "clients are served all the same");
+
+    server.resume().await;
+    rowcast.wait_streaming().await;
+    database.execute("insert into t (v) values ('back')").await;
+    assert_eq!(events.expect_event("message").await.json()["after"], json!({"id": 20_001, "v": "back"}));
+    assert_eq!(rowcast.terminate().await, 0);
+}

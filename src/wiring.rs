@@ -58,6 +58,16 @@ fn run_on<T>(mut builder: tokio::runtime::Builder, future: impl Future<Output = 
     Ok(done)
 }
 
+/// Each client is an open file, and the usual soft limit of 1,024 is far below the door's.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "Cannot raise the limit of open files; it bounds the number of clients");
+    }
+}
+
 /// `rowcast run`: until a signal comes, or the source refuses before its first success.
 pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
     let signals = Signals::new()?;
@@ -90,6 +100,7 @@ pub(crate) struct House {
 impl House {
     /// Opens journal and doors, so that whatever stands in the way is told before the source is touched.
     pub(crate) async fn open(config: Config) -> Result<Self> {
+        raise_open_files();
         let metrics = metrics::install()?;
         let journal = open_journal(&config)?;
         let status = Status::default();
@@ -144,8 +155,12 @@ impl House {
 }
 
 fn open_journal(config: &Config) -> Result<Journal> {
-    let seen = cursor::highest(&config.cursors());
-    let journal = journal::open(config.journal.options(&config.data, seen), Arc::new(RealDisk))?;
+    let cursors = config.cursors();
+    let mut options = config.journal.options(&config.data, cursor::highest(&cursors));
+    // What was a sink once and is none now holds nothing.
+    options.holds = cursor::positions(&cursors);
+    options.holds.retain(|name, _| config.sinks.iter().any(|(sink, _)| sink == name));
+    let journal = journal::open(options, Arc::new(RealDisk))?;
     tracing::info!(
         dir = %journal.dir().display(),
         oldest = journal.oldest(),

@@ -2,10 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod chaos;
+mod commands;
 mod custom;
 mod debezium;
+mod demo;
+mod doors;
 mod flow;
 mod layout;
+mod readme;
+mod resume;
 mod setup;
 mod support;
 mod tables;

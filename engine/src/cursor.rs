@@ -1,5 +1,6 @@
 //! How far a push door is: one small file for each, written beside and renamed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -69,12 +70,18 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
+/// The positions of all sinks that have a cursor in a directory, by name.
+pub fn positions(dir: &Path) -> BTreeMap<String, u64> {
+    let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
+    let position = |entry: io::Result<fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let content: Content = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        Some((path.file_stem()?.to_str()?.to_owned(), content.id))
+    };
+    entries.filter_map(position).collect()
+}
+
 /// The highest position of all cursors in a directory: numbers start above it.
 pub fn highest(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    let id = |entry: io::Result<fs::DirEntry>| {
-        let bytes = fs::read(entry.ok()?.path()).ok()?;
-        serde_json::from_slice::<Content>(&bytes).ok().map(|content| content.id)
-    };
-    entries.filter_map(id).max().unwrap_or(0)
+    positions(dir).into_values().max().unwrap_or(0)
 }

@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::error::{Error, Result};
 use crate::event::Micros;
-use crate::journal::{Append, Command, Journal, Spill, StreamPosition, TxEnd, encode_position, gone};
+use crate::journal::{Append, Command, Journal, Spill, State, StreamPosition, TxEnd, encode_position, gone};
 use crate::lsn::Lsn;
 use crate::record::{Builder, Part};
 
@@ -53,14 +53,29 @@ impl Ingest {
         Some(Room { slot, permit })
     }
 
-    /// Stores whose stream this is and where it stands, durably, before anything is confirmed to the source.
+    /// Waits until all that was handed over before is durable, so that the stored position is what a new connection
+    /// has to go on from.
+    pub async fn settled(&self) -> Result<()> {
+        let (mut durable, mut state) = (self.journal.durable(), self.journal.state());
+        let submitted = self.journal.shared.submitted();
+        let failed = state.wait_for(|state| matches!(state, State::Failed(_)));
+        tokio::select! {
+            reached = durable.wait_for(|durable| *durable >= submitted) => reached.map(drop).map_err(|_| gone()),
+            _ = failed => Err(gone()),
+        }
+    }
+
+    /// Stores whose stream this is and where it stands, durably, before anything is confirmed to the source. The
+    /// position must not lie below the stored one.
     pub async fn identify(&self, position: StreamPosition) -> Result<()> {
+        self.settled().await?;
+        let mut builder = Builder::new();
+        builder.position(position.lsn, &encode_position(&position)?);
         let lsn = position.lsn;
         self.journal.shared.identify(position);
-        self.advance(lsn).await?;
-        let mut durable = self.journal.durable();
-        durable.wait_for(|durable| *durable >= lsn).await.map_err(|_| gone())?;
-        Ok(())
+        self.journal.shared.note_submitted(lsn);
+        self.journal.append(builder, Some(lsn)).await?;
+        self.settled().await
     }
 
     /// Stores that nothing was to be captured up to `lsn`.
@@ -73,7 +88,7 @@ impl Ingest {
 impl Room {
     /// Appends whole transactions; `lsn` is the stream's position after them: their last end LSN.
     pub fn append(self, journal: &Journal, parts: Vec<Part>, lsn: Lsn) {
-        journal.shared.note_tx_end(lsn);
+        journal.shared.note_submitted(lsn);
         self.send(parts, lsn);
     }
 
@@ -82,13 +97,14 @@ impl Room {
         let position = StreamPosition { lsn, ..journal.position() };
         let mut builder = Builder::new();
         builder.position(lsn, &encode_position(&position)?);
+        journal.shared.note_submitted(lsn);
         self.send(builder.take(), lsn);
         Ok(())
     }
 
     /// Takes a huge transaction in, all of which is in `spill`.
     pub fn adopt(self, journal: &Journal, spill: Spill, end_lsn: Lsn, committed: Micros) {
-        journal.shared.note_tx_end(end_lsn);
+        journal.shared.note_submitted(end_lsn);
         let end = TxEnd { end_lsn, committed };
         self.slot.send(Command::Adopt(Box::new(spill), end, Some(self.permit)));
     }

@@ -62,6 +62,9 @@ impl FakeDisk {
 
 impl Disk for FakeDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        if self.ill.lock().unwrap().full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let content = Arc::new(Mutex::new(Content::default()));
         self.files.lock().unwrap().insert(path.to_owned(), Arc::clone(&content));
         Ok(Arc::new(FakeFile(content, Arc::clone(&self.ill))))

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use rowcast_engine::{Error, Result};
-use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
+use serde::de::value::SeqDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 
 use super::file;
 use super::value::{Node, Origin, Table, Value};
@@ -91,13 +91,6 @@ impl<'de> IntoDeserializer<'de, Mistake> for Reader {
 }
 
 impl Reader {
-    fn below(key: &str, table: Table) -> impl Iterator<Item = (String, Self)> {
-        table.into_iter().map(move |(name, node)| {
-            let key = format!("{key}.{name}");
-            (name, Self { key, node })
-        })
-    }
-
     /// Visits a whole number or a truth value, whichever `text` was parsed to.
     fn parsed<T, R>(
         self,
@@ -113,6 +106,30 @@ impl Reader {
 
     fn is_text(&self) -> bool {
         matches!(self.node.value, Value::Text(_))
+    }
+}
+
+/// The keys of a section. A type that reads a text and does not like it (a size, a time) knows nothing of keys: its
+/// complaint gets them here.
+struct Fields {
+    section: String,
+    rest: <Table as IntoIterator>::IntoIter,
+    value: Option<Reader>,
+}
+
+impl<'de> MapAccess<'de> for Fields {
+    type Error = Mistake;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mistake> {
+        let Some((name, node)) = self.rest.next() else { return Ok(None) };
+        self.value = Some(Reader { key: format!("{}.{name}", self.section), node });
+        seed.deserialize(name.into_deserializer()).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mistake> {
+        let reader = self.value.take().ok_or_else(|| de::Error::custom("a value without a key"))?;
+        let (key, origin) = (reader.key.clone(), reader.node.origin.clone());
+        seed.deserialize(reader).map_err(|mistake: Mistake| mistake.at(&key, &origin))
     }
 }
 
@@ -150,7 +167,9 @@ impl<'de> Deserializer<'de> for Reader {
                 let node = |value| Self { key: key.clone(), node: Node { value, origin: origin.clone() } };
                 visitor.visit_seq(SeqDeserializer::new(list.into_iter().map(node)))
             }
-            Value::Table(table) => visitor.visit_map(MapDeserializer::new(Self::below(&key, table))),
+            Value::Table(table) => {
+                visitor.visit_map(Fields { section: key.clone(), rest: table.into_iter(), value: None })
+            }
         };
         visited.map_err(|mistake| mistake.at(&key, &origin))
     }

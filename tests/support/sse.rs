@@ -80,12 +80,15 @@ impl Sse {
 
     /// The next event of a name (`message` for data), which has to come soon; others are passed over.
     pub(crate) async fn expect_event(&mut self, name: &str) -> SseEvent {
-        loop {
-            let event = self.expect(name).await;
-            if event.event == name {
-                return event;
+        let found = async {
+            loop {
+                let event = self.expect(name).await;
+                if event.event == name {
+                    return event;
+                }
             }
-        }
+        };
+        soon(name, found).await
     }
 }
 

@@ -76,11 +76,14 @@ impl WebSocket {
 
     /// The next message of a type, which has to come soon; others are passed over.
     pub(crate) async fn expect_type(&mut self, kind: &str) -> Value {
-        loop {
-            let message = self.expect(kind).await;
-            if message["type"] == kind {
-                return message;
+        let found = async {
+            loop {
+                let message = self.expect(kind).await;
+                if message["type"] == kind {
+                    return message;
+                }
             }
-        }
+        };
+        soon(kind, found).await
     }
 }

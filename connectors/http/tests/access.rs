@@ -29,7 +29,10 @@ async fn other_peoples_pages_are_kept_out() {
     let answer = request(server.address, "GET", "/v1/events?limit=1", &rebound, "").await;
     assert_eq!((answer.status.as_u16(), &answer.json()["error"]["code"]), (403, &json!("forbidden_host")));
     let own = format!("http://{}", server.address);
-    assert_eq!(request(server.address, "GET", "/v1/events?limit=1", &[("origin", &own)], "").await.status, 200);
+    assert_eq!(
+        request(server.address, "GET", "/v1/events?limit=1", &[("origin", &own)], "").await.status,
+        200
+    );
     // Probes come by whatever name.
     assert_eq!(request(server.address, "GET", "/healthz", &rebound, "").await.status, 200);
 }

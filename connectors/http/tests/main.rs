@@ -1,5 +1,7 @@
 //! The door as its clients see it: over sockets, with a real journal behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 mod access;

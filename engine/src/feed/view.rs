@@ -105,15 +105,24 @@ impl View {
     /// Looks at a batch and wakes the readers if there is anything for them.
     pub(crate) fn evaluate(&self, batch: &Batch) {
         if self.key.filter.matches_batch(batch) {
-            self.matched.send_replace(batch.last());
+            self.raise(batch.last());
         }
         self.evaluated.fetch_max(batch.last(), Ordering::AcqRel);
     }
 
     /// Wakes the readers without looking: what is new is too old for memory already.
     pub(crate) fn assume(&self, newest: u64) {
-        self.matched.send_replace(newest);
+        self.raise(newest);
         self.evaluated.fetch_max(newest, Ordering::AcqRel);
+    }
+
+    /// A view that is younger than the hub's place has its start above what the hub still looks at.
+    fn raise(&self, id: u64) {
+        self.matched.send_if_modified(|matched| {
+            let raised = id > *matched;
+            *matched = id.max(*matched);
+            raised
+        });
     }
 
     /// The frames of a batch. `live` batches are rendered once for all readers.

@@ -9,6 +9,8 @@ use crate::record::Batch;
 struct Inner {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
+    /// Everything above this number is here.
+    floor: u64,
 }
 
 /// A ring of the newest batches, bounded in bytes. A live reader goes from batch to batch by [`Batch::next`] and
@@ -22,7 +24,7 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { inner: RwLock::new(Inner { batches: VecDeque::new(), bytes: 0 }), bytes_max }
+        Self { inner: RwLock::new(Inner { batches: VecDeque::new(), bytes: 0, floor: u64::MAX }), bytes_max }
     }
 
     /// Adds the newest batch and lets the oldest go; the newest one always stays.
@@ -36,21 +38,23 @@ impl Cache {
         while inner.bytes > self.bytes_max && inner.batches.len() > 1 {
             if let Some(oldest) = inner.batches.pop_front() {
                 inner.bytes -= oldest.byte_len();
+                inner.floor = oldest.last();
             }
         }
     }
 
-    /// Empties it: what comes next is not the successor of what was in it.
-    pub(crate) fn clear(&self) {
+    /// Empties it: what comes next is the successor of event `newest`.
+    pub(crate) fn clear(&self, newest: u64) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.batches.clear();
         inner.bytes = 0;
+        inner.floor = newest;
     }
 
-    /// The batch that holds the first event above `after`, if it and its predecessor's end are known here.
+    /// The batch that holds the first event above `after`, if all above that is here.
     pub(crate) fn after(&self, after: u64) -> Option<Arc<Batch>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        if inner.batches.front()?.first() > after + 1 {
+        if after < inner.floor {
             return None;
         }
         let at = inner.batches.partition_point(|batch| batch.last() <= after);

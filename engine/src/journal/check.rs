@@ -62,7 +62,11 @@ pub fn for_each_event(
             }
             report.newest = report.newest.max(batch.last());
             let seen = batch.events().map(|event| going = going && (event.id < from || see(&event))).count();
-            if seen == batch.header().events as usize { Ok(going) } else { Err(miscounted(path, batch, seen)) }
+            if seen == batch.header().events as usize {
+                Ok(going)
+            } else {
+                Err(miscounted(path, batch, seen))
+            }
         })?;
         if !going {
             break;
@@ -113,7 +117,9 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         while let Some((end, more, batch)) = self.next(registry)? {
             self.pending.push(batch);
-            if !more || self.header.spilled.is_some() {
+            let ends = !more
+                && (self.pending.len() == 1 || self.pending.last().is_some_and(|b| b.header().events > 0));
+            if ends || self.header.spilled.is_some() {
                 self.good_end = end;
                 for batch in std::mem::take(&mut self.pending) {
                     report.batches += 1;

@@ -89,6 +89,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Numbers start above this: what sinks and clients are known to have seen.
     pub seen: u64,
+    /// Up to where each push door is, so that retention spares what it lacks even before it runs.
+    pub holds: BTreeMap<String, u64>,
 }
 
 impl Options {
@@ -104,6 +106,7 @@ impl Options {
             segment_bytes: 64 << 20,
             cache_bytes: 32 << 20,
             seen: 0,
+            holds: BTreeMap::new(),
         }
     }
 }
@@ -154,8 +157,10 @@ pub(crate) struct Shared {
     pub(crate) durable: watch::Sender<Lsn>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) position: Mutex<StreamPosition>,
-    /// End LSN of the newest transaction taken.
+    /// End LSN of the newest transaction stored.
     pub(crate) last_tx_end: AtomicU64,
+    /// Position of the stream after what was handed over last, durable or not.
+    pub(crate) submitted: AtomicU64,
     /// Up to where each push door is; retention by age waits for the last of them.
     pub(crate) holds: Mutex<BTreeMap<String, u64>>,
     pub(crate) closing: AtomicBool,
@@ -216,7 +221,7 @@ impl Journal {
         position
     }
 
-    /// End LSN of the newest transaction taken; zero when there was none.
+    /// End LSN of the newest transaction stored; zero when there was none.
     pub fn last_tx_end(&self) -> Lsn {
         Lsn(self.shared.last_tx_end.load(std::sync::atomic::Ordering::Acquire))
     }
@@ -266,7 +271,7 @@ impl Journal {
             builder.message(channel, Lsn::ZERO, payload);
         }
         builder.commit(Lsn::ZERO);
-        self.append(builder).await
+        self.append(builder, None).await
     }
 
     /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
@@ -275,12 +280,12 @@ impl Journal {
         builder.begin_local(at);
         builder.gap(channel, reason, detail);
         builder.commit(Lsn::ZERO);
-        self.append(builder).await
+        self.append(builder, None).await
     }
 
-    async fn append(&self, mut builder: Builder) -> Result<u64> {
+    pub(crate) async fn append(&self, mut builder: Builder, lsn: Option<Lsn>) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
-        let append = Append { parts: builder.take(), lsn: None, reply: Some(reply), permit: None };
+        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None };
         self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }

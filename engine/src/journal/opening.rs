@@ -18,7 +18,7 @@ use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
-use crate::journal::writer::{Writer, now, start_segment};
+use crate::journal::writer::{Writer, cannot_create, now, start_segment};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync};
 use crate::lsn::Lsn;
 use crate::record::asides;
@@ -53,7 +53,8 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         state: watch::Sender::new(State::Open),
         position: Mutex::new(StreamPosition { installation, ..found.position }),
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
-        holds: Mutex::default(),
+        holds: Mutex::new(options.holds.clone()),
+        submitted: AtomicU64::new(lsn.0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
@@ -64,13 +65,17 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
 
 fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let clock = u64::try_from(now()).unwrap_or(0);
-    let next = (newest.max(shared.options.seen) + 1).max(clock);
+    // Not below an empty segment either: a clock that was set back must not give its numbers to others.
+    let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
+    let next = (newest.max(shared.options.seen) + 1).max(clock).max(last_base);
     let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
-    let active = start_segment(&shared, next, &previous)?;
+    let active =
+        start_segment(&shared, next, &previous).map_err(|error| cannot_create(&shared, next, error))?;
     let mut writer = Writer { shared: Arc::clone(&shared), active, next, unsynced: None };
     writer.write_position()?;
-    // The head stands right below the first number, so that a reader at the head needs no look at older segments.
-    shared.head.send_replace(next - 1);
+    // Durable before the segment that held it so far may go.
+    writer.sync_file()?;
+    shared.cache.clear(newest);
     drop_empty(&shared);
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&shared, &commands);
@@ -193,7 +198,7 @@ impl Found {
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,
-            Err(_) if newest && read < SEGMENT_HEADER => {
+            Err(_) if newest && (read < SEGMENT_HEADER || bytes.iter().all(|byte| *byte == 0)) => {
                 tracing::warn!(path = %path.display(), "Removed a segment whose first write was cut off");
                 return disk.remove(path).map_err(unreadable);
             }
@@ -268,7 +273,9 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
                     left.last_tx_end = left.last_tx_end.max(header.lsn_max);
                 }
                 pending.push(header);
-                if !header.more {
+                // A batch without events ends no transaction.
+                let whole = !header.more && (header.events > 0 || pending.len() == 1);
+                if whole {
                     good_end = offset + u64::from(header.length);
                     pending.drain(..).for_each(|header| segment.grow(&header));
                 }
@@ -289,7 +296,11 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
     };
     if let Some(reason) = torn {
         tracing::warn!(%path, offset = good_end, bytes = length - good_end, reason, "Cut the torn end of the journal");
-        file.truncate(good_end).and_then(|()| file.sync()).map_err(unreadable)?;
+        file.truncate(good_end).map_err(unreadable)?;
+    }
+    if newest {
+        // What a killed process had written may be in memory alone; it is shown and confirmed from now on.
+        file.sync().map_err(unreadable)?;
     }
     if let Some(tx) = segment.header.spilled {
         left.last_tx_end = left.last_tx_end.max(tx.end_lsn);
@@ -332,6 +343,14 @@ impl Shared {
     /// Changes whose stream this is; the position itself moves when it is durable.
     pub(crate) fn identify(&self, position: StreamPosition) {
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    pub(crate) fn note_submitted(&self, lsn: Lsn) {
+        self.submitted.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn submitted(&self) -> Lsn {
+        Lsn(self.submitted.load(Ordering::Acquire))
     }
 
     pub(crate) fn note_tx_end(&self, lsn: Lsn) {

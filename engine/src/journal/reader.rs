@@ -76,12 +76,22 @@ impl Journal {
         Some(Gone { from: after + 1, to: oldest.header.base - 1 })
     }
 
+    /// Whether no transaction that ends above `lsn` has been removed.
+    pub fn holds_all_above(&self, lsn: Lsn) -> bool {
+        let segments = self.shared.segments.load();
+        segments.first().is_none_or(|oldest| {
+            // Zero where it is not known any more what came before.
+            let before = oldest.index().first().map_or(Lsn::ZERO, |entry| entry.lsn_before);
+            oldest.header.previous_last == 0 || (before > Lsn::ZERO && before <= lsn)
+        })
+    }
+
     /// What lies around a number that was never given to an event held here, though later ones were: whoever has it
     /// saw a history that is lost, as after the restore of a backup.
     pub fn never_given(&self, id: u64) -> Option<Gone> {
         let segments = self.shared.segments.load();
         let after = segments.get(segments.partition_point(|segment| segment.header.base <= id))?.header;
-        // The number below the first one is what a reader at the head was told at an opening.
+        // The number below the first one is what a reader was told as the end of a gap.
         (id > after.previous_last && id + 1 < after.base)
             .then_some(Gone { from: after.previous_last + 1, to: after.base - 1 })
     }

@@ -22,7 +22,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
         .min()
         .copied()
         .unwrap_or(u64::MAX);
-    let mut gone = 0;
+    let mut gone = Vec::new();
     for segment in segments.iter().take(segments.len().saturating_sub(1)) {
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
         // Age waits for a push door that is behind; size does not, and the door is told of the gap.
@@ -33,22 +33,23 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
         } else {
             break;
         };
-        if !remove(shared, segment, reason) {
-            break;
-        }
         size -= segment.length();
-        gone += 1;
+        gone.push((segment, reason));
     }
-    if gone > 0 {
-        shared.segments.rcu(|segments| segments.iter().skip(gone).cloned().collect::<Vec<_>>());
+    if !gone.is_empty() {
+        // First out of the list, then off the disk: a reader that finds no file knows why.
+        shared.segments.rcu(|segments| segments.iter().skip(gone.len()).cloned().collect::<Vec<_>>());
+    }
+    for (segment, reason) in gone {
+        remove(shared, segment, reason);
     }
     gauge!("rowcast_journal_size_bytes").set(size as f64);
 }
 
-fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> bool {
+fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
     if let Err(error) = shared.disk.remove(&segment.path) {
         tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
-        return false;
+        return;
     }
     // The index of a segment that is gone is removed at the next opening if it cannot be now.
     let _ = shared.disk.remove(&segment.path.with_extension("idx"));
@@ -59,7 +60,6 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> bool
         "Removed a segment of the journal"
     );
     counter!("rowcast_journal_segments_removed_total", "reason" => reason).increment(1);
-    true
 }
 
 fn max_size(shared: &Shared) -> u64 {

@@ -80,6 +80,8 @@ struct Round {
     bytes: usize,
     replies: Vec<(oneshot::Sender<Result<u64>>, u64)>,
     lsn: Option<Lsn>,
+    /// End of its last transaction.
+    tx_end: Lsn,
     permits: Vec<OwnedSemaphorePermit>,
     arrived: Option<Instant>,
 }
@@ -145,7 +147,11 @@ impl Writer {
                     self.adopt(*spill, end)?;
                     drop(permit);
                 }
-                Command::Tick => self.tick()?,
+                Command::Tick => {
+                    // A tick may start a new segment: what the round wrote belongs to this one.
+                    self.publish(std::mem::take(&mut round))?;
+                    self.tick()?;
+                }
                 Command::Close(done) => closing = Some(done),
             }
         }
@@ -160,8 +166,11 @@ impl Writer {
             self.roll()?;
         }
         let first = self.next;
+        // Before all parts: between two of them they would end a transaction that a crash has cut.
+        let schemas: Vec<_> = append.parts.iter().flat_map(|part| &part.schemas).copied().collect();
+        self.write_schemas(&schemas, round)?;
         for part in append.parts {
-            self.write_schemas(&part.schemas, round)?;
+            round.tx_end = round.tx_end.max(part.tx_end);
             self.write_batch(part.bytes, round)?;
         }
         round.lsn = append.lsn.or(round.lsn);
@@ -216,11 +225,7 @@ impl Writer {
                     self.roomy();
                     return Ok(());
                 }
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-                {
-                    self.wait_for_room("the disk is full")?;
-                }
+                Err(error) if is_full(&error) => self.wait_for_room("the disk is full")?,
                 Err(error) => return Err(self.broken("write to", error)),
             }
         }
@@ -265,10 +270,9 @@ impl Writer {
             counter!("rowcast_events_total").increment(u64::from(header.events));
             self.show(bytes, &header)?;
         }
-        self.shared.head.send_if_modified(|head| {
-            let newest = self.next - 1;
-            std::mem::replace(head, newest) != newest
-        });
+        self.shared.note_tx_end(round.tx_end);
+        let newest = self.active.segment.last();
+        self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         match self.shared.options.sync {
             Sync::Always => self.confirm(round.lsn),
             Sync::Interval(_) => {
@@ -308,7 +312,7 @@ impl Writer {
         }
     }
 
-    fn sync_file(&self) -> Result<()> {
+    pub(crate) fn sync_file(&self) -> Result<()> {
         let started = Instant::now();
         self.active.file.sync().map_err(|error| self.broken("sync", error))?;
         histogram!("rowcast_journal_sync_seconds").record(started.elapsed());
@@ -348,8 +352,16 @@ impl Writer {
         self.active.segment.close(now());
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);
-        self.active = start_segment(&self.shared, self.next, &previous)?;
+        self.active = loop {
+            match start_segment(&self.shared, self.next, &previous) {
+                Ok(active) => break active,
+                Err(error) if is_full(&error) => self.wait_for_room("there is no room for a new segment")?,
+                Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
+            }
+        };
         self.write_position()?;
+        // Durable before retention may remove an older one.
+        self.sync_file()?;
         retention::apply(&self.shared, now());
         Ok(())
     }
@@ -363,6 +375,27 @@ impl Writer {
         let mut builder = Builder::new();
         builder.position(position.lsn, &json_of(&position)?);
         builder.take().into_iter().try_for_each(|part| self.write_quiet(part.bytes))
+    }
+
+    /// Writes the position after a spilled transaction at the end of its file.
+    fn put_position(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<io::Result<()>> {
+        let position = StreamPosition { lsn, ..stored_position(&self.shared) };
+        if position.slot.is_empty() {
+            return Ok(Ok(()));
+        }
+        let mut builder = Builder::new();
+        builder.position(lsn, &json_of(&position)?);
+        for part in builder.take() {
+            let mut bytes = part.bytes;
+            seal(&mut bytes, segment.events());
+            if let Err(error) = file.write_at(&bytes, segment.length()) {
+                return Ok(Err(error));
+            }
+            if let Some(header) = Header::parse(&bytes) {
+                segment.grow(&header);
+            }
+        }
+        Ok(Ok(()))
     }
 
     fn store_sidecar(&self) {
@@ -394,6 +427,8 @@ impl Writer {
         let target = Segment::path_in(&self.shared.options.dir, self.next);
         let segment = adopted(header, target.clone(), &written, &previous, end);
         let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
+        // Its name may be that of a segment that holds the only position.
+        self.put_position(&*file, &segment, end.end_lsn)?.map_err(failed)?;
         file.write_at(&header.encode(), 0).map_err(failed)?;
         file.sync().map_err(failed)?;
         // An empty active segment has the same name; the rename takes its place.
@@ -410,10 +445,11 @@ impl Writer {
             opened: Instant::now(),
         };
         install(&self.shared, &self.active.segment);
-        self.shared.cache.clear();
+        self.shared.note_tx_end(end.end_lsn);
+        let newest = self.next - 1;
+        self.shared.cache.clear(newest);
         self.roll()?;
-        self.sync_file()?;
-        self.shared.head.send_replace(self.next - 1);
+        self.shared.head.send_replace(newest);
         self.confirm(Some(end.end_lsn));
         Ok(())
     }
@@ -427,11 +463,11 @@ fn adopted(
     end: TxEnd,
 ) -> Segment {
     let mut index = written.index();
-    for entry in &mut index {
-        entry.time_before = previous.time_max();
-        entry.lsn_before = previous.lsn_max();
-    }
     let times = (previous.time_max().max(end.committed), previous.lsn_max().max(end.end_lsn));
+    for (at, entry) in index.iter_mut().enumerate() {
+        (entry.time_before, entry.lsn_before) =
+            if at == 0 { (previous.time_max(), previous.lsn_max()) } else { times };
+    }
     let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max());
     segment.restore(index, written.length(), written.events(), times);
     segment
@@ -448,8 +484,8 @@ pub(crate) fn json_of(position: &StreamPosition) -> Result<Vec<u8>> {
         .map_err(|error| Error::failed("Cannot write the stream's position as JSON").because(error))
 }
 
-/// Makes the file of a segment that begins with event `base`.
-pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment) -> Result<Active> {
+/// Makes the file of a segment that begins with event `base`. When it cannot, nothing of it is left.
+pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment) -> io::Result<Active> {
     let header = SegmentHeader {
         base,
         previous_last: previous.last(),
@@ -458,18 +494,31 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
         spilled: None,
     };
     let path = Segment::path_in(&shared.options.dir, base);
-    let failed = |error| {
-        Error::journal(format!("Cannot create {}", path.display())).because(error).hint(
-            "Make room in the data directory, and give the user that runs rowcast the right to write there.",
-        )
-    };
-    let file = shared.disk.create(&path).map_err(failed)?;
-    file.write_at(&header.encode(), 0).map_err(failed)?;
-    file.sync().map_err(failed)?;
-    shared.disk.sync_dir(&shared.options.dir).map_err(failed)?;
+    let made = shared.disk.create(&path).and_then(|file| {
+        file.write_at(&header.encode(), 0)?;
+        file.sync()?;
+        shared.disk.sync_dir(&shared.options.dir)?;
+        Ok(file)
+    });
+    let file = made.inspect_err(|_| {
+        // An empty file that stays is removed at the next opening.
+        let _ = shared.disk.remove(&path);
+    })?;
     let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
     install(shared, &segment);
-    Ok(Active { segment, file, written: SEGMENT_HEADER as u64, schemas: Vec::new(), opened: Instant::now() })
+    let written = SEGMENT_HEADER as u64;
+    Ok(Active { segment, file, written, schemas: Vec::new(), opened: Instant::now() })
+}
+
+pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {
+    let path = Segment::path_in(&shared.options.dir, base);
+    Error::journal(format!("Cannot create {}", path.display())).because(error).hint(
+        "Make room in the data directory, and give the user that runs rowcast the right to write there.",
+    )
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Shows a segment to readers.

@@ -36,8 +36,8 @@ pub struct Part {
     pub events: u32,
     /// Schema versions that its events use.
     pub schemas: Vec<SchemaId>,
-    /// End LSN of its last transaction; zero when none came from Postgres.
-    pub lsn: Lsn,
+    /// End LSN of the last transaction that ends in it; zero when none of Postgres does.
+    pub tx_end: Lsn,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +75,7 @@ pub struct Builder {
     events: u32,
     lsn_min: Lsn,
     lsn_max: Lsn,
+    tx_end: Lsn,
     times: (Micros, Micros),
     summary: Summary,
     done: Vec<Part>,
@@ -99,6 +100,7 @@ impl Builder {
             events: 0,
             lsn_min: Lsn::ZERO,
             lsn_max: Lsn::ZERO,
+            tx_end: Lsn::ZERO,
             times: NO_TIMES,
             summary: Summary::default(),
             done: Vec::new(),
@@ -249,11 +251,11 @@ impl Builder {
                 self.lsn_min = end_lsn;
             }
             self.lsn_max = self.lsn_max.max(end_lsn);
+            self.tx_end = end_lsn;
         }
         if !open.parts.is_empty() {
             for mut part in open.parts {
                 patch_end_lsn(&mut part.bytes, end_lsn);
-                part.lsn = end_lsn;
                 self.done.push(part);
             }
             self.finish_batch(0);
@@ -382,7 +384,6 @@ impl Builder {
         self.write_summary();
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         let times = if self.times.0 > self.times.1 { (0, 0) } else { self.times };
-        let lsn = self.lsn_max;
         put(&mut self.bytes, 0, &BATCH_MAGIC.to_le_bytes());
         put(&mut self.bytes, 8, &length.to_le_bytes());
         put(&mut self.bytes, 12, &flags.to_le_bytes());
@@ -390,13 +391,13 @@ impl Builder {
         put(&mut self.bytes, 24, &self.events.to_le_bytes());
         put(&mut self.bytes, 28, &u32::try_from(summary_at).unwrap_or(u32::MAX).to_le_bytes());
         put(&mut self.bytes, 32, &self.lsn_min.0.to_le_bytes());
-        put(&mut self.bytes, 40, &lsn.0.to_le_bytes());
+        put(&mut self.bytes, 40, &self.lsn_max.0.to_le_bytes());
         put(&mut self.bytes, 48, &times.0.to_le_bytes());
         put(&mut self.bytes, 56, &times.1.to_le_bytes());
         self.hint = self.bytes.len().clamp(4096, PART_BYTES + (PART_BYTES >> 3));
         let schemas = self.summary.schemas.iter().map(|(id, _)| *id).collect();
         let bytes = std::mem::take(&mut self.bytes);
-        self.done.push(Part { bytes, events: self.events, schemas, lsn });
+        self.done.push(Part { bytes, events: self.events, schemas, tx_end: self.tx_end });
         self.reset();
     }
 
@@ -406,6 +407,7 @@ impl Builder {
         self.events = 0;
         self.lsn_min = Lsn::ZERO;
         self.lsn_max = Lsn::ZERO;
+        self.tx_end = Lsn::ZERO;
         self.times = NO_TIMES;
         self.summary.schemas.clear();
         self.summary.channels.clear();

@@ -95,3 +95,16 @@ fn mistakes_are_named_with_their_place() {
     let value = vec![Assignment::dotted("s", "x", Origin::Set)];
     assert!(refused(value).starts_with("s is a section and takes no value (--set) | Its keys: name"));
 }
+
+#[test]
+fn what_a_type_does_not_like_has_its_key() {
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default)]
+    struct Kept {
+        #[expect(dead_code, reason = "only its reading is looked at")]
+        length: crate::config::units::Time,
+    }
+    let mut tree = tree::build(texts(&[("length", "soon")])).unwrap();
+    let error = read::<Kept>("s", tree.remove("s").unwrap()).unwrap_err().to_string();
+    assert!(error.starts_with("Wrong value for s.length (--set): \"soon\" is not"), "{error}");
+}

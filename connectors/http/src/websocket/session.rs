@@ -25,7 +25,8 @@ use crate::websocket::{MESSAGE_MAX, close_frame};
 
 /// A client that says nothing for this long is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(25);
-/// And has this long to give one.
+/// And has this long to give one, unless events are on their way to it: the ping stands behind them, and a client
+/// that reads slowly is not dead. Whether it is then is for TCP to find out.
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// A write that took this long has waited for the client to read: as good as a sign of life.
 const LONG_WRITE: Duration = Duration::from_secs(1);
@@ -63,6 +64,8 @@ pub(super) struct Session {
     ending: Ending,
     heard: Instant,
     pinged: Option<Instant>,
+    /// Events have been sent since something was heard.
+    unread: bool,
     /// Set anew only when it fires, not at each message.
     silence: Pin<Box<Sleep>>,
 }
@@ -81,6 +84,7 @@ impl Session {
             ending,
             heard,
             pinged: None,
+            unread: false,
             silence,
         }
     }
@@ -142,6 +146,9 @@ impl Session {
     /// After silence: asks for a sign of life, and gives up where none comes.
     async fn listen(&mut self) -> Result<(), Over> {
         let now = Instant::now();
+        if self.unread && self.pinged.is_some() {
+            self.pinged = Some(now);
+        }
         if self.pinged.is_some_and(|pinged| now >= pinged + PONG_WITHIN) {
             return Err(Over::Close(NOT_HEARD, "Nothing was heard".to_owned()));
         }
@@ -157,6 +164,7 @@ impl Session {
     fn heard(&mut self) {
         self.heard = Instant::now();
         self.pinged = None;
+        self.unread = false;
     }
 
     async fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), Over> {
@@ -273,6 +281,7 @@ impl Session {
         if started.elapsed() >= LONG_WRITE {
             self.heard();
         }
+        self.unread = true;
         Ok(())
     }
 

@@ -109,6 +109,8 @@ impl Link {
     async fn settle(&self, client: &Client, connection: &mut Connection, server: &Server) -> Result<Start> {
         let system = identify_system(connection).await?;
         self.status.source(|source| source.server_lsn = system.end);
+        // What the connection before handed over may still be on its way to the disk.
+        self.ingest.settled().await?;
         let journal = self.ingest.journal();
         let stored = journal.position();
         let slot = slot::read(client, &self.source.slot).await?;
@@ -157,14 +159,13 @@ impl Link {
             slot_birth,
             installation: journal.installation(),
         };
-        self.ingest.identify(position).await?;
         let reached = journal.position().lsn;
-        if reached != lsn {
+        if reached > lsn {
             let what =
                 format!("The journal stands at {reached}, the slot at {lsn}, and the journal cannot go back");
             return Err(Error::refused(what).hint("Start with a new data directory (--data DIR)"));
         }
-        Ok(())
+        self.ingest.identify(position).await
     }
 
     /// Makes this installation the slot's owner; gives the slot's birth.

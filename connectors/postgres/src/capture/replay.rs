@@ -33,7 +33,7 @@ pub(super) struct Replay {
     page: VecDeque<StoredTransaction>,
     /// The page ends here, and there may be more.
     more: Option<Lsn>,
-    /// Retention has removed something: what came before the oldest stored one cannot be compared.
+    /// Retention has removed some of them: what came before the oldest stored one cannot be compared.
     incomplete: bool,
     met_first: bool,
     dropped: u64,
@@ -46,7 +46,7 @@ impl Replay {
             position,
             page: VecDeque::new(),
             more: (confirmed < position).then_some(confirmed),
-            incomplete: journal.held_after(0).is_some(),
+            incomplete: !journal.holds_all_above(confirmed),
             met_first: false,
             dropped: 0,
         };

@@ -11,16 +11,6 @@ FROM sources AS build
 COPY . .
 RUN cargo build --release --locked --package rowcast
 
-# Sources, toolchain, a browser, and the test binary ready to run against the servers that the environment names.
-FROM sources AS tests
-COPY tests/browser/package.json tests/browser/package-lock.json ./tests/browser/
-RUN scripts/install-browser.sh
-COPY . .
-RUN cargo test --locked --package rowcast --test tests --no-run \
-    && useradd --create-home tester && chown -R tester target
-USER tester
-CMD ["cargo", "test", "--locked", "--offline", "--package", "rowcast", "--test", "tests"]
-
 FROM debian:bookworm-slim AS rowcast
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
@@ -37,3 +27,14 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
 ENTRYPOINT ["rowcast"]
 CMD ["run", "--data", "/var/lib/rowcast", "--listen", "0.0.0.0:8080"]
+
+# Last, so that a builder that makes the stages in order does not make this one for the program.
+# Sources, toolchain, a browser, and the test binary ready to run against the servers that the environment names.
+FROM sources AS tests
+COPY tests/browser/package.json tests/browser/package-lock.json ./tests/browser/
+RUN scripts/install-browser.sh
+COPY . .
+RUN cargo test --locked --package rowcast --test tests --no-run \
+    && useradd --create-home tester && chown -R tester target
+USER tester
+CMD ["cargo", "test", "--locked", "--offline", "--package", "rowcast", "--test", "tests"]

@@ -38,3 +38,6 @@ RUN cargo test --locked --package rowcast --test tests --no-run \
     && useradd --create-home tester && chown -R tester target
 USER tester
 CMD ["cargo", "test", "--locked", "--offline", "--package", "rowcast", "--test", "tests"]
+
+# What a plain `docker build .` gives.
+FROM rowcast

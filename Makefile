@@ -44,4 +44,4 @@ install-deps: ## Install what building and testing need, where it is missing
 	@scripts/install-postgres.sh
 	@scripts/install-kafka.sh
 	@scripts/install-browser.sh
-	@scripts/apt-install.sh curl openssl
+	@scripts/apt-install.sh curl openssl python3

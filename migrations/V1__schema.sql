@@ -32,9 +32,10 @@ begin
         raise exception 'the name of the channel is longer than 200 bytes'
             using errcode = 'invalid_parameter_value';
     end if;
-    if channel ~ '[[:cntrl:]]' then
-        raise exception 'the name of the channel contains control characters'
-            using errcode = 'invalid_parameter_value';
+    if channel !~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$' or channel ~ '^rowcast($|[.])' then
+        raise exception 'the name of the channel cannot be used'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Use letters, digits, _ and -, in parts with a dot between; rowcast.* is rowcast''s own.';
     end if;
     if payload is null then
         raise exception 'the payload is null'

@@ -25,13 +25,22 @@ enum Blow {
 /// In an order of chance.
 fn blows(rng: &mut StdRng) -> Vec<Blow> {
     let mut blows = vec![Blow::KillRowcast; 10];
-    blows.extend([Blow::RestartPostgres(Stop::Fast), Blow::RestartPostgres(Stop::Immediate), Blow::RestartKafka]);
+    blows.extend([
+        Blow::RestartPostgres(Stop::Fast),
+        Blow::RestartPostgres(Stop::Immediate),
+        Blow::RestartKafka,
+    ]);
     blows.shuffle(rng);
     blows
 }
 
 /// An application that goes on whatever happens, connecting again when the database was away.
-fn keep_writing(url: String, mut workload: Workload, stop: Arc<AtomicBool>, done: Arc<AtomicU64>) -> JoinHandle<Workload> {
+fn keep_writing(
+    url: String,
+    mut workload: Workload,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+) -> JoinHandle<Workload> {
     tokio::spawn(async move {
         while !stop.load(Ordering::Relaxed) {
             let Ok(client) = connect(&url).await else {
@@ -105,7 +114,10 @@ async fn nothing_is_lost_or_doubled_whatever_dies() {
         followers.events(),
         followers.repeated()
     );
-    assert!(connections.iter().all(|count| *count > 10), "Readers came back after each kill: {connections:?}");
+    assert!(
+        connections.iter().all(|count| *count > 10),
+        "Readers came back after each kill: {connections:?}"
+    );
     let status = rowcast.status().await;
     assert_eq!(status["healthy"], true, "{status}");
 }

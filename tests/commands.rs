@@ -23,7 +23,11 @@ async fn done(arguments: &[&str]) -> Output {
 }
 
 fn lines(output: &Output) -> Vec<Value> {
-    output.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    output
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
 }
 
 #[tokio::test]
@@ -36,7 +40,14 @@ async fn check_says_what_is_missing_and_changes_nothing() {
     let json = done(&["check", "--source", database.url(), "--set", &slot, "--json"]).await.stdout;
     let found: Vec<Value> = serde_json::from_str(&json).unwrap();
     let plain = found.iter().find(|found| found["name"].as_str().unwrap().contains("public.plain"));
-    assert!(plain.is_some_and(|plain| plain["remedy"].as_str().unwrap().to_lowercase().contains("replica identity")), "{json}");
+    assert!(
+        plain.is_some_and(|plain| plain["remedy"]
+            .as_str()
+            .unwrap()
+            .to_lowercase()
+            .contains("replica identity")),
+        "{json}"
+    );
     let client = database.client().await;
     let made = "select count(*) from pg_namespace where nspname = 'rowcast'";
     assert_eq!(client.query_one(made, &[]).await.unwrap().get::<_, i64>(0), 0);
@@ -61,12 +72,17 @@ async fn tail_writes_lines_of_json_into_a_pipe() {
     };
     let (output, ()) = tokio::join!(live, change);
     let found = lines(&output);
-    let after: Vec<_> = found.iter().map(|event| if event["op"] == "message" { &event["payload"] } else { &event["after"] }).collect();
+    let after: Vec<_> = found
+        .iter()
+        .map(|event| if event["op"] == "message" { &event["payload"] } else { &event["after"] })
+        .collect();
     assert_eq!(after, [&json!({"id": 1, "note": "é"}), &json!({"id": 2, "note": "two\nlines"}), &json!(3)]);
     assert_eq!(output.stderr, "");
 
     let data = rowcast.data().display().to_string();
-    let again = done(&["tail", "*", "--data", &data, "--from", "earliest", "--op", "insert", "-n", "2", "--json"]).await;
+    let again =
+        done(&["tail", "*", "--data", &data, "--from", "earliest", "--op", "insert", "-n", "2", "--json"])
+            .await;
     assert_eq!(lines(&again), found[..2]);
     let wrong = command(&["tail", "*", "--url", &url, "--from", "yesterday"]).await;
     assert!(wrong.code != 0 && wrong.stderr.contains("not a place to start from"), "{wrong:?}");
@@ -84,7 +100,9 @@ async fn publish_prints_the_number_of_a_durable_event() {
     let held = done(&["tail", "greetings", "--url", &url, "--from", "earliest", "-n", "1"]).await;
     let event = &lines(&held)[0];
     assert_eq!((&event["id"], &event["payload"]), (&json!(id), &json!({"hello": -1})));
-    for (channel, payload, words) in [("public.orders", "{}", "captured table"), ("greetings", "{", "not JSON")] {
+    for (channel, payload, words) in
+        [("public.orders", "{}", "captured table"), ("greetings", "{", "not JSON")]
+    {
         let output = command(&["publish", channel, payload, "--url", &url]).await;
         assert!(output.code != 0 && output.stderr.contains(words) && output.stdout.is_empty(), "{output:?}");
     }
@@ -95,7 +113,11 @@ async fn status_ends_with_one_when_something_is_wrong() {
     let (database, rowcast) = captured("status").await;
     let data = rowcast.data().display().to_string();
     let output = done(&["status", "--data", &data]).await;
-    assert!(output.stdout.contains("is healthy") && output.stdout.contains(database.name()), "{}", output.stdout);
+    assert!(
+        output.stdout.contains("is healthy") && output.stdout.contains(database.name()),
+        "{}",
+        output.stdout
+    );
     let json = done(&["status", "--data", &data, "--json"]).await.stdout;
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["source"]["state"], "streaming");
 
@@ -105,7 +127,8 @@ async fn status_ends_with_one_when_something_is_wrong() {
     let data = ill.data().display().to_string();
     wait_for("the missing broker to be told", SOON * 2, async || {
         let output = command(&["status", "--data", &data]).await;
-        let told = output.code == 1 && output.stdout.contains("not healthy") && output.stdout.contains("kafka");
+        let told =
+            output.code == 1 && output.stdout.contains("not healthy") && output.stdout.contains("kafka");
         if told { Ok(()) } else { Err(format!("{output:?}")) }
     })
     .await;
@@ -124,22 +147,31 @@ async fn the_journal_can_be_looked_at_and_damage_is_found() {
     let data = rowcast.data().display().to_string();
     wait_for("the events", SOON, async || {
         let output = command(&["journal", "check", "--data", &data, "--json"]).await;
-        let report: Value = serde_json::from_str(&output.stdout).map_err(|error| format!("{error}: {output:?}"))?;
+        let report: Value =
+            serde_json::from_str(&output.stdout).map_err(|error| format!("{error}: {output:?}"))?;
         if report["events"] == 1000 { Ok(()) } else { Err(report.to_string()) }
     })
     .await;
     let shown = lines(&done(&["journal", "show", "--data", &data, "--limit", "3"]).await);
-    assert_eq!(shown.iter().map(|event| event["after"]["id"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        shown.iter().map(|event| event["after"]["id"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
     let from = shown[2]["id"].to_string();
-    assert_eq!(lines(&done(&["journal", "show", "--data", &data, "--from", &from, "-n", "1"]).await), shown[2..]);
+    assert_eq!(
+        lines(&done(&["journal", "show", "--data", &data, "--from", &from, "-n", "1"]).await),
+        shown[2..]
+    );
     let held = lines(&done(&["tail", "*", "--data", &data, "--from", "earliest", "-n", "3"]).await);
     assert_eq!(held, shown, "the file and the stream say the same");
     assert_eq!(rowcast.terminate().await, 0);
     let sound = done(&["journal", "check", "--data", &data]).await.stdout;
     assert!(sound.contains("The journal is sound: 1000 events"), "{sound}");
 
-    let segments = std::fs::read_dir(rowcast.data().join("journal")).unwrap().map(|entry| entry.unwrap().path());
-    let largest = segments.filter(|path| path.is_file()).max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let segments =
+        std::fs::read_dir(rowcast.data().join("journal")).unwrap().map(|entry| entry.unwrap().path());
+    let largest =
+        segments.filter(|path| path.is_file()).max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     let mut bytes = std::fs::read(&largest).unwrap();
     // With whole batches behind it, this is not what a crash leaves.
     let middle = bytes.len() / 2;
@@ -159,7 +191,8 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
     let run = async |arguments: &[&str]| command_in(directory.path(), arguments).await;
     let checked = run(&["config", "check", "--config", "rowcast.toml"]).await;
     assert_eq!((checked.code, checked.stdout.as_str()), (0, "The configuration is sound\n"), "{checked:?}");
-    let shown = run(&["config", "show", "--config", "rowcast.toml", "--set", "http.listen=127.0.0.1:9"]).await;
+    let shown =
+        run(&["config", "show", "--config", "rowcast.toml", "--set", "http.listen=127.0.0.1:9"]).await;
     for word in ["36h", "127.0.0.1:9", "--set", "rowcast.toml, line 6", "db.example"] {
         assert!(shown.code == 0 && shown.stdout.contains(word), "{word} is missing: {shown:?}");
     }

@@ -43,12 +43,18 @@ async fn custom_events_arrive_in_commit_order_at_every_door() {
     for _ in 0..5 {
         expected.push(sse.expect_event("message").await.json());
     }
-    let contents: Vec<_> = expected.iter().map(told).map(|(_, channel, content)| (channel, content)).collect();
+    let contents: Vec<_> =
+        expected.iter().map(told).map(|(_, channel, content)| (channel, content)).collect();
     let channels = ["public.orders", "orders.shipped", "public.orders", "Odd Channel", "orders.end"];
-    let values = [json!({"id": 1}), json!({"id": 7}), json!({"id": 2}), json!([1, "two\n", null]), json!(true)];
+    let values =
+        [json!({"id": 1}), json!({"id": 7}), json!({"id": 2}), json!([1, "two\n", null]), json!(true)];
     assert_eq!(contents, channels.map(ToOwned::to_owned).into_iter().zip(values).collect::<Vec<_>>());
-    let transaction: Vec<_> = expected.iter().map(|event| (&event["tx"]["lsn"], event["tx"]["seq"].as_u64())).collect();
-    assert!(transaction[..4].iter().all(|(lsn, _)| *lsn == transaction[0].0) && transaction[4].0 != transaction[0].0);
+    let transaction: Vec<_> =
+        expected.iter().map(|event| (&event["tx"]["lsn"], event["tx"]["seq"].as_u64())).collect();
+    assert!(
+        transaction[..4].iter().all(|(lsn, _)| *lsn == transaction[0].0)
+            && transaction[4].0 != transaction[0].0
+    );
     assert_eq!(transaction.iter().map(|(_, seq)| seq.unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 0]);
 
     for event in &expected {
@@ -74,7 +80,8 @@ async fn custom_events_arrive_in_commit_order_at_every_door() {
     }
     // Topics have no order among each other, and no blanks in their names.
     found.sort_by_key(|(id, ..)| *id);
-    let expected = expected.iter().map(told).map(|(id, channel, content)| (id, channel.replace(' ', "_"), content));
+    let expected =
+        expected.iter().map(told).map(|(id, channel, content)| (id, channel.replace(' ', "_"), content));
     assert_eq!(found, expected.collect::<Vec<_>>());
 }
 
@@ -85,7 +92,8 @@ async fn custom_events_can_be_posted() {
     let rowcast = Rowcast::of(&database).start().await;
     let address = rowcast.address();
     let mut events = Sse::open(address, "/v1/events?channel=greetings.*&channel=public.orders").await;
-    let answer = http::post(address, "/v1/channels/greetings.new/events", "{\"hello\":\n \"wörld\"}").await.unwrap();
+    let answer =
+        http::post(address, "/v1/channels/greetings.new/events", "{\"hello\":\n \"wörld\"}").await.unwrap();
     assert_eq!(answer.status, 201, "{}", answer.text());
     let event = events.expect_event("message").await.json();
     assert_eq!((&event["id"], &event["tx"]), (&answer.json()["id"], &Value::Null));
@@ -102,10 +110,16 @@ async fn custom_events_can_be_posted() {
     }
     // A page of somebody else's must not publish.
     let foreign = [("origin", "https://evil.example"), ("content-type", "text/plain")];
-    let answer = http::request(address, Method::POST, "/v1/channels/greetings.new/events", &foreign, "{}").await.unwrap();
+    let answer = http::request(address, Method::POST, "/v1/channels/greetings.new/events", &foreign, "{}")
+        .await
+        .unwrap();
     assert_eq!(answer.status, 403);
     database.execute("insert into orders values (1)").await;
-    assert_eq!(events.expect_event("message").await.json()["after"], json!({"id": 1}), "nothing came of the refused");
+    assert_eq!(
+        events.expect_event("message").await.json()["after"],
+        json!({"id": 1}),
+        "nothing came of the refused"
+    );
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ fn dumped(record: &Record, prefix: &str, database: &str) -> Value {
         source["db"] = json!(RECORDED);
     }
     let parsed = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| json!({"text": text}));
-    let headers: Vec<Value> = record.headers.iter().map(|(name, value)| json!([name, parsed(value)])).collect();
+    let headers: Vec<Value> =
+        record.headers.iter().map(|(name, value)| json!([name, parsed(value)])).collect();
     json!({"topic": format!("{RECORDED}{topic}"), "key": record.key, "value": value, "headers": headers})
 }
 

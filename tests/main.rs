@@ -1,6 +1,7 @@
 //! The whole program against real Postgres, real Kafka and a real browser: a file a scenario.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod adopt;
 mod chaos;
 mod commands;
 mod custom;
@@ -8,7 +9,9 @@ mod debezium;
 mod demo;
 mod doors;
 mod flow;
+mod large;
 mod layout;
+mod page;
 mod readme;
 mod resume;
 mod setup;

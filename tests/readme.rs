@@ -31,7 +31,9 @@ fn blocks(language: &str) -> Vec<String> {
     for line in text.lines() {
         match line.strip_prefix("```") {
             Some(word) => inside = !inside && word == language,
-            None if inside && !line.trim().is_empty() && !line.starts_with('#') => lines.push(line.to_owned()),
+            None if inside && !line.trim().is_empty() && !line.starts_with('#') => {
+                lines.push(line.to_owned())
+            }
             None => {}
         }
     }
@@ -93,7 +95,10 @@ async fn every_command_of_the_readme_works() {
         let source = if run_own { &other } else { &database };
         line = line.replace("postgres://postgres@127.0.0.1:5432/shop", source.url());
         if run_own {
-            line += &format!(" --listen 127.0.0.1:0 --data run-{number} --set source.slot={}_{number}", other.name());
+            line += &format!(
+                " --listen 127.0.0.1:0 --data run-{number} --set source.slot={}_{number}",
+                other.name()
+            );
         }
         println!("{line}");
         run(&line, directory.path()).await;

@@ -87,14 +87,19 @@ async fn streams_start_where_they_are_told() {
     for query in ["from=latest", "replay=-1", "", &format!("from={}", id(8))] {
         let mut stream = Sse::open(address, &format!("/v1/events?{query}")).await;
         let open = stream.expect("open").await;
-        assert_eq!((open.id.clone(), &open.json()["newest"]), (Some(id(8).to_string()), &json!(id(8))), "{query}");
+        assert_eq!(
+            (open.id.clone(), &open.json()["newest"]),
+            (Some(id(8).to_string()), &json!(id(8))),
+            "{query}"
+        );
     }
     let mut live = Sse::open(address, "/v1/events?replay=-1").await;
     insert(&database, 9, 9).await;
     assert_eq!(next_rows(&mut live, 1).await, [9]);
     for wrong in ["from=-1", "from=yesterday", "replay=-3", "chanel=x", "limit=3"] {
         let accept = [("accept", "text/event-stream")];
-        let answer = http::request(address, Method::GET, &format!("/v1/events?{wrong}"), &accept, "").await.unwrap();
+        let answer =
+            http::request(address, Method::GET, &format!("/v1/events?{wrong}"), &accept, "").await.unwrap();
         assert_eq!(answer.status, 400, "{wrong}: {}", answer.text());
     }
 }
@@ -173,7 +178,8 @@ async fn what_retention_took_is_told_as_a_gap() {
     let first = wait_held(address, 1).await[0]["id"].as_u64().unwrap();
     for part in 0..12 {
         let (from, to) = (2 + part * 500, 501 + part * 500);
-        let sql = format!("insert into t select i, repeat(md5(i::text), 32) from generate_series({from}, {to}) i");
+        let sql =
+            format!("insert into t select i, repeat(md5(i::text), 32) from generate_series({from}, {to}) i");
         database.execute(&sql).await;
     }
     let last = 1 + 12 * 500;
@@ -215,7 +221,9 @@ async fn a_slow_reader_loses_nothing_and_holds_up_nobody() {
     let mut quick = Sse::open(address, "/v1/events?channel=public.t").await;
     let start = Instant::now();
     // More than the buffers of both ends of a connection hold.
-    database.execute("insert into t select i, repeat(md5(i::text), 30) from generate_series(1, 30000) i").await;
+    database
+        .execute("insert into t select i, repeat(md5(i::text), 30) from generate_series(1, 30000) i")
+        .await;
     assert_eq!(next_rows(&mut quick, 30_000).await, (1..=30_000).collect::<Vec<_>>());
     assert_eq!(rowcast.status().await["healthy"], true);
     tokio::time::sleep(STALL.saturating_sub(start.elapsed())).await;

@@ -42,10 +42,25 @@ async fn an_ordinary_database_is_prepared_by_itself() {
         where relkind = 'r' and nspname not in ('rowcast', 'pg_catalog', 'information_schema')";
     assert_eq!(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 1);
     let channels = rowcast.get("/v1/channels").await.json();
-    let expected = json!({"channels": [{"channel": "public.orders", "kind": "table", "inserts_only": false}]});
+    let expected =
+        json!({"channels": [{"channel": "public.orders", "kind": "table", "inserts_only": false}]});
     assert_eq!(channels, expected);
     let flow = rowcast.get("/v1/health/flow").await;
     assert_eq!((flow.status.as_u16(), flow.json()), (200, json!({"healthy": true, "reasons": []})));
+}
+
+#[tokio::test]
+async fn the_unix_socket_will_do() {
+    let database = Postgres::shared().await.create_database("unix").await;
+    let Some(url) = database.socket_url() else { return };
+    database.execute("create table t (id integer primary key)").await;
+    let slot = format!("source.slot={}", database.name());
+    let rowcast = Rowcast::on(url).set(&slot).start().await;
+    let mut events = Sse::open(rowcast.address(), "/v1/events?channel=public.t").await;
+    database.execute("insert into t select generate_series(1, 5000)").await;
+    for id in 1..=5000 {
+        assert_eq!(events.expect_event("message").await.json()["after"]["id"], id);
+    }
 }
 
 #[tokio::test]
@@ -85,14 +100,17 @@ async fn refuses_without_a_free_slot_and_with_a_wrong_password() {
     let words = ["slot", "max_replication_slots", "pg_drop_replication_slot"];
     refused(&["--source", &server.url("postgres")], 3, &words).await;
 
-    server.write_hba("host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256").await;
+    server
+        .write_hba("host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256")
+        .await;
     let url = format!("postgres://app:wrong-secret@127.0.0.1:{}/postgres", server.port());
     wait_for("the server to ask for passwords", SOON, async || match connect(&url).await {
         Ok(_) => Err(String::from("it lets anybody in")),
         Err(_) => Ok(()),
     })
     .await;
-    let output = refused(&["--source", &url], 3, &["refuses the password of user \"app\"", "~/.pgpass"]).await;
+    let output =
+        refused(&["--source", &url], 3, &["refuses the password of user \"app\"", "~/.pgpass"]).await;
     assert!(!output.stderr.contains("wrong-secret"), "{output:?}");
 }
 
@@ -108,7 +126,8 @@ async fn refuses_what_it_cannot_reach_or_has_no_right_to() {
     client.batch_execute(&format!("create role {role} login password 'sesame'")).await.unwrap();
     let (_, rest) = database.url().rsplit_once('@').expect("a URL with a user");
     let url = format!("postgres://{role}:sesame@{rest}");
-    let words = [format!("User \"{role}\" has no right to replicate"), format!("ALTER ROLE {role} REPLICATION")];
+    let words =
+        [format!("User \"{role}\" has no right to replicate"), format!("ALTER ROLE {role} REPLICATION")];
     refused(&["--source", &url], 3, &words.each_ref().map(String::as_str)).await;
 
     client.batch_execute(&format!("alter role {role} replication")).await.unwrap();

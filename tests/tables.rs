@@ -35,7 +35,8 @@ async fn tables_without_identity_stay_writable() {
         alter table silent replica identity nothing; insert into plain values (1, 'old');
         create table keyed (id integer primary key)";
     let (database, rowcast, mut events) = captured("plain", sql).await;
-    let changes = "insert into plain values (2, 'new'); update plain set b = 'newer'; delete from plain where a = 1;
+    let changes =
+        "insert into plain values (2, 'new'); update plain set b = 'newer'; delete from plain where a = 1;
         insert into silent values (1); update silent set id = 2; delete from silent; truncate plain;
         insert into keyed values (1)";
     database.execute(changes).await;
@@ -56,7 +57,8 @@ async fn tables_without_identity_stay_writable() {
     let open = Sse::open(rowcast.address(), "/v1/events?channel=*").await.expect_event("open").await.json();
     assert_eq!(open["inserts_only"], inserts_only, "{open}");
     let channels = rowcast.get("/v1/channels").await.json();
-    let marked = channels["channels"].as_array().unwrap().iter().filter(|channel| channel["inserts_only"] == true);
+    let marked =
+        channels["channels"].as_array().unwrap().iter().filter(|channel| channel["inserts_only"] == true);
     assert_eq!(marked.map(|channel| channel["channel"].clone()).collect::<Value>(), inserts_only);
     let slot = format!("source.slot={}", database.name());
     let check = command(&["check", "--source", database.url(), "--set", &slot]).await;
@@ -73,11 +75,23 @@ async fn each_replica_identity_tells_what_it_can() {
         create table \"Odd.Name\" (\"a b\" integer, \"C\" text, primary key (\"C\", \"a b\"))";
     let (database, _rowcast, mut events) = captured("identity", sql).await;
     for statement in [
-        "insert into usual values (1, 'a', 1)", "update usual set v = 'b'", "update usual set id = 2", "delete from usual",
-        "insert into whole values (1, 'a')", "update whole set v = 'b'", "update whole set id = 2", "delete from whole",
-        "insert into indexed values (1, 'c', 'a')", "update indexed set v = 'b'", "update indexed set code = 'd'",
-        "delete from indexed", "insert into rows values (1, null)", "update rows set b = 'x'", "delete from rows",
-        "insert into \"Odd.Name\" values (1, 'x')", "delete from \"Odd.Name\"",
+        "insert into usual values (1, 'a', 1)",
+        "update usual set v = 'b'",
+        "update usual set id = 2",
+        "delete from usual",
+        "insert into whole values (1, 'a')",
+        "update whole set v = 'b'",
+        "update whole set id = 2",
+        "delete from whole",
+        "insert into indexed values (1, 'c', 'a')",
+        "update indexed set v = 'b'",
+        "update indexed set code = 'd'",
+        "delete from indexed",
+        "insert into rows values (1, null)",
+        "update rows set b = 'x'",
+        "delete from rows",
+        "insert into \"Odd.Name\" values (1, 'x')",
+        "delete from \"Odd.Name\"",
     ] {
         database.execute(statement).await;
     }
@@ -115,7 +129,10 @@ async fn toasted_values_that_did_not_change_are_named() {
         insert into t values (1, 1, repeat('l', 5000), repeat('o', 5000)); insert into f values (1, 1, repeat('l', 5000))";
     let (database, _rowcast, mut events) = captured("toast", sql).await;
     for statement in [
-        "update t set n = 2", "update t set other = 'short'", "update t set id = 7", "update t set long = null",
+        "update t set n = 2",
+        "update t set other = 'short'",
+        "update t set id = 7",
+        "update t set long = null",
         "update f set n = 2",
     ] {
         database.execute(statement).await;
@@ -192,7 +209,10 @@ async fn one_truncate_of_several_tables_is_an_event_of_each() {
     assert_eq!(sorted, ["public.a", "public.b", "public.c"]);
     for (seq, event) in (1..4).zip(&found[1..4]) {
         assert_eq!(event["op"], "truncate");
-        assert_eq!((&event["key"], &event["before"], &event["after"]), (&Value::Null, &Value::Null, &Value::Null));
+        assert_eq!(
+            (&event["key"], &event["before"], &event["after"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
         assert_eq!(event["truncate"], json!({"cascade": true, "restart_identity": true}));
         assert_eq!((&event["tx"]["seq"], &event["tx"]["last"]), (&json!(seq), &json!(seq == 3)));
         assert_eq!(event["tx"]["lsn"], found[0]["tx"]["lsn"]);

@@ -72,7 +72,9 @@ fn expected_sql() -> String {
         members.push(format!("jsonb_build_object('c{number}', {})", shown.replace('$', &column)));
     }
     let members = members.join(" || ");
-    format!("create table expected as select id, jsonb_build_object('id', id) || {members} as row from types t")
+    format!(
+        "create table expected as select id, jsonb_build_object('id', id) || {members} as row from types t"
+    )
 }
 
 /// Compares a row of an event with what it has to be, both as jsonb in Postgres.
@@ -84,10 +86,15 @@ async fn compare(client: &Client, event: &SseEvent, member: &str) -> Vec<String>
         where id = (ours ->> 'id')::integer and (row -> key) is distinct from (ours -> key)";
     let rows = client.query(query, &[&event.data, &member]).await.expect("jsonb");
     let show = |row: &tokio_postgres::Row| {
-        let (column, expected, ours): (&str, Option<&str>, Option<&str>) = (row.get(0), row.get(1), row.get(2));
+        let (column, expected, ours): (&str, Option<&str>, Option<&str>) =
+            (row.get(0), row.get(1), row.get(2));
         let ty = column.strip_prefix('c').and_then(|number| CASES.get(number.parse::<usize>().ok()?));
         let ty = ty.map_or("id", |case| case.ty);
-        format!("{member}, {ty}: Postgres says {}, the stream {}", expected.unwrap_or("nothing"), ours.unwrap_or("nothing"))
+        format!(
+            "{member}, {ty}: Postgres says {}, the stream {}",
+            expected.unwrap_or("nothing"),
+            ours.unwrap_or("nothing")
+        )
     };
     rows.iter().map(show).collect()
 }
@@ -114,7 +121,8 @@ async fn judge(database: &Database, url: &str) {
         for _ in 0..row_count() {
             let event = stream.expect_event("message").await;
             // As text: no number of Rust holds 1e400, which a JSON value may be.
-            let right = event.data.contains(&format!("\"op\":\"{op}\"")) && !event.data.contains("\"errors\":");
+            let right =
+                event.data.contains(&format!("\"op\":\"{op}\"")) && !event.data.contains("\"errors\":");
             assert!(right, "{op}, and all values rendered: {}", event.data);
             wrong.extend(compare(&client, &event, member).await);
         }
@@ -132,7 +140,10 @@ async fn every_type_is_shown_as_postgres_says() {
 async fn settings_of_the_role_change_nothing() {
     let database = Postgres::shared().await.create_database("hostile").await;
     let (client, role) = (database.client().await, database.name());
-    client.batch_execute(&format!("create role {role} superuser login replication password 'sesame'")).await.unwrap();
+    client
+        .batch_execute(&format!("create role {role} superuser login replication password 'sesame'"))
+        .await
+        .unwrap();
     for setting in HOSTILE {
         client.batch_execute(&format!("alter role {role} set {setting}")).await.unwrap();
     }
@@ -145,9 +156,13 @@ async fn settings_of_the_role_change_nothing() {
 #[tokio::test]
 async fn numbers_come_as_strings_when_asked_for() {
     let database = Postgres::shared().await.create_database("numbers").await;
-    database.execute("create table t (i integer primary key, b bigint, n numeric, bs bigint[], f float8)").await;
+    database
+        .execute("create table t (i integer primary key, b bigint, n numeric, bs bigint[], f float8)")
+        .await;
     let rowcast = Rowcast::of(&database).start().await;
-    database.execute("insert into t values (7, 9007199254740993, 1.50, '{9007199254740993,null}', 0.5)").await;
+    database
+        .execute("insert into t values (7, 9007199254740993, 1.50, '{9007199254740993,null}', 0.5)")
+        .await;
     for (numbers, b, n, list) in [
         ("mixed", "9007199254740993", "\"1.50\"", "[9007199254740993,null]"),
         ("string", "\"9007199254740993\"", "\"1.50\"", "[\"9007199254740993\",null]"),

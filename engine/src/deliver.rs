@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
@@ -17,6 +17,8 @@ use crate::stop::Stop;
 
 /// Sent between two commits at most. Larger costs more repeating after a failure, smaller costs throughput.
 const ROUND_BYTES: usize = 16 << 20;
+/// And a round lasts no longer than this: what a killed process sent without a commit is sent again.
+const ROUND_TIME: Duration = Duration::from_secs(1);
 /// The pause after the first failure, doubled by each further one.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause: a target that is back is found within this time.
@@ -100,10 +102,11 @@ async fn run<S: Sink>(
     shown(delivery, name, position, 0);
     loop {
         head.mark_unchanged();
+        let started = Instant::now();
         let mut bytes = 0;
         let mut events = 0;
         let before = position;
-        while bytes < ROUND_BYTES {
+        while bytes < ROUND_BYTES && started.elapsed() < ROUND_TIME {
             match reader.next(position).await.map_err(SinkError::Stop)? {
                 Some(Read::Batches(batches)) => {
                     for batch in batches {

@@ -155,7 +155,7 @@ async fn a_number_of_a_lost_history_is_told_a_gap() {
     // Numbers that were given after the backup was taken, and are gone with the disk.
     let start = feed.start(From::After(last + 5), &filter).await.unwrap();
     let (gone, reason) = start.gap.unwrap();
-    assert_eq!((gone.from, reason), (last + 1, "ahead"));
+    assert_eq!((gone.from, reason), (last + 1, "source_lost"));
     assert_eq!(gone.to, fixture.journal().newest() - 3);
     assert_eq!(start.position, gone.to);
     for good in [last, gone.to, gone.to + 1] {

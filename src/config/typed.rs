@@ -4,7 +4,9 @@ use std::fmt;
 
 use rowcast_engine::{Error, Result};
 use serde::de::value::SeqDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor,
+};
 
 use super::file;
 use super::value::{Node, Origin, Table, Value};

@@ -63,6 +63,11 @@ impl DebeziumTables {
         Ok(())
     }
 
+    /// How many events were told, each in one record or several.
+    pub(crate) fn events(&self) -> u64 {
+        self.told.iter().filter(|(_, part)| *part == 0).count() as u64
+    }
+
     /// A table's rows as rebuilt.
     pub(crate) fn rows(&self, channel: &str) -> Vec<Value> {
         self.tables.get(channel).map(Rebuilt::rows).unwrap_or_default()

@@ -204,7 +204,9 @@ impl Postgres {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{prefix}_{}_{count}", std::process::id());
         let client = self.client("postgres").await;
-        client.batch_execute(&format!("create database \"{name}\"")).await.expect("a database");
+        // A server of others may have another encoding.
+        let sql = format!("create database \"{name}\" template template0 encoding 'UTF8' locale 'C'");
+        client.batch_execute(&sql).await.expect("a database");
         let socket = self.local.as_ref().map(|_| self.socket_url(&name));
         Database::new(self.url("postgres"), self.url(&name), socket, name)
     }

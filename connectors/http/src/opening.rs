@@ -60,6 +60,8 @@ pub(crate) async fn open(app: &App, query: &Query, framing: Framing) -> Result<O
     let from = match gap {
         None => start.position,
         Some(Gap { to, reason: "ahead", .. }) => to,
+        // Still inside what was never given.
+        Some(Gap { to, reason: "source_lost", .. }) => to.saturating_sub(1),
         Some(gap) => gap.from.saturating_sub(1),
     };
     let newest = app.journal().newest();

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::IgnoredAny;
+use rowcast_engine::channel::check_custom;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -18,20 +18,21 @@ use crate::refusal::Refusal;
 
 /// Bytes of a payload: what Postgres' own messages are used for, not files.
 const PAYLOAD_MAX: usize = 1 << 20;
-/// Bytes of a channel's name: more than two identifiers of Postgres.
-const NAME_MAX: usize = 200;
 /// A body has to be there after this; slower is a client that has gone, or that means harm.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// Ours: `rowcast.rejected`, and what may come.
-const OWN_PREFIX: &str = "rowcast.";
 
 /// Publishes the body, durable before the answer.
 pub(crate) async fn publish(
     State(app): State<Arc<App>>,
     Path(channel): Path<String>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     check_name(&app, &channel)?;
+    if headers.contains_key("idempotency-key") {
+        let why = "Idempotency-Key is not supported yet: without it, publishing twice makes two events";
+        return Err(Refusal::bad_request(why.to_owned()));
+    }
     let payload = read_body(body, PAYLOAD_MAX).await?;
     check_json(&payload)?;
     let id = app.journal().publish(&[(&channel, &payload)], now()).await?;
@@ -53,22 +54,7 @@ pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> 
 }
 
 fn check_name(app: &App, channel: &str) -> Result<(), Refusal> {
-    let refused = |why: String| Err(Refusal::parameter("channel", why));
-    if channel.trim().is_empty() {
-        return refused("A channel must not be empty".to_owned());
-    }
-    if channel.len() > NAME_MAX {
-        return refused(format!(
-            "A channel's name has at most {NAME_MAX} bytes, this one has {}",
-            channel.len()
-        ));
-    }
-    if channel.contains(char::is_control) {
-        return refused("A channel's name must not contain control characters".to_owned());
-    }
-    if channel.starts_with(OWN_PREFIX) {
-        return refused(format!("Channels that begin with {OWN_PREFIX} are rowcast's own"));
-    }
+    check_custom(channel).map_err(|why| Refusal::parameter("channel", why.to_owned()))?;
     if app.status.is_table(channel) {
         let message = format!("{channel} is a captured table, whose events come from Postgres alone");
         let refusal = Refusal::new(StatusCode::CONFLICT, "is_table", message);
@@ -81,8 +67,9 @@ fn check_json(payload: &[u8]) -> Result<(), Refusal> {
     let hint = "Send any JSON value: an object, a list, a string in quotes, a number, true, false or null.";
     let refused = |error: String| Refusal::new(StatusCode::BAD_REQUEST, "bad_payload", error).hint(hint);
     let text = std::str::from_utf8(payload).map_err(|_| refused("The payload is not UTF-8".to_owned()))?;
-    serde_json::from_str::<IgnoredAny>(text)
-        .map(|_| ())
+    // Into a value, though it is not needed: that bounds the depth, as clients' parsers do.
+    serde_json::from_str::<Value>(text)
+        .map(drop)
         .map_err(|error| refused(format!("The payload is not JSON: {error}")))
 }
 

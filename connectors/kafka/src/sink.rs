@@ -87,10 +87,12 @@ impl KafkaSink {
             Body::Message { channel, payload } => {
                 self.send_message(producer, event.id, channel, payload).await
             }
-            Body::Gap { reason, detail, .. } => {
+            Body::Gap { channel, reason, detail } => {
                 self.value.clear();
                 write_event(&mut self.value, event, &NativeOptions::default());
-                self.send_gap(event.id, &format!("{reason}: {detail}")).await
+                // What one table lacks, a new one's first rows say, is told and must not hold up the others.
+                let goes_on = if channel.is_empty() { self.on_gap } else { OnGap::Continue };
+                self.send_gap(event.id, &format!("{reason}: {detail}"), goes_on).await
             }
             Body::Row { .. } | Body::Truncate { .. } => self.send_row(producer, event).await,
         }
@@ -130,12 +132,12 @@ impl KafkaSink {
     }
 
     /// Sends the gap that stands in `value`; an error when the sink is not to go on behind it.
-    async fn send_gap(&mut self, id: u64, what: &str) -> Result<(), SinkError> {
+    async fn send_gap(&mut self, id: u64, what: &str, on_gap: OnGap) -> Result<(), SinkError> {
         self.topics.ensure(gap::SUFFIX).await?;
         let topic = self.topics.name(gap::SUFFIX);
         let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header: None };
         produce(&self.connection.producer(), &mut self.tally, outgoing).await?;
-        match self.on_gap {
+        match on_gap {
             OnGap::Continue => Ok(()),
             OnGap::Stop => {
                 self.commit().await?;
@@ -196,7 +198,7 @@ impl Sink for KafkaSink {
     async fn gap(&mut self, gone: Gone) -> Result<(), SinkError> {
         self.value = gap::of_retention(gone);
         let what = format!("retention has removed the events {} to {}", gone.from, gone.to);
-        self.send_gap(gone.to, &what).await
+        self.send_gap(gone.to, &what, self.on_gap).await
     }
 
     async fn commit(&mut self) -> Result<(), SinkError> {

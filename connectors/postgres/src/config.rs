@@ -27,7 +27,8 @@ pub struct Config {
     pub exclude: Vec<String>,
     /// The replication slot.
     pub slot: String,
-    /// The publication; tables without usable replica identity are in a second one, with `_inserts` after its name.
+    /// The publication, named as the slot when this is empty: two installations on one database must not change
+    /// each other's. Tables without usable replica identity are in a second one, with `_inserts` after its name.
     pub publication: String,
     /// Create and change what is needed in the database: schema `rowcast`, publications, slot. When false nothing
     /// is changed, and what is missing is an error that names the SQL.
@@ -47,7 +48,7 @@ impl Default for Config {
             tables: vec!["*.*".to_owned()],
             exclude: Vec::new(),
             slot: "rowcast".to_owned(),
-            publication: "rowcast".to_owned(),
+            publication: String::new(),
             manage: true,
             via_partition_root: true,
             adopt: false,
@@ -113,19 +114,17 @@ impl Source {
             return Err(Error::usage(format!("{:?} cannot be the name of a replication slot", config.slot))
                 .hint("Use up to 63 lower-case letters, digits and underscores"));
         }
-        let inserts = format!("{}{INSERTS}", config.publication);
-        if config.publication.is_empty() || inserts.len() > MAX_NAME || inserts.contains('\0') {
-            return Err(Error::usage(format!(
-                "{:?} cannot be the name of a publication",
-                config.publication
-            ))
-            .hint("Use up to 55 bytes"));
+        let publication = if config.publication.is_empty() { &config.slot } else { &config.publication };
+        let inserts = format!("{publication}{INSERTS}");
+        if inserts.len() > MAX_NAME || inserts.contains('\0') {
+            return Err(Error::usage(format!("{publication:?} cannot be the name of a publication"))
+                .hint("Set source.publication to a name of up to 55 bytes"));
         }
         Ok(Self {
             info,
             tables,
             slot: config.slot.clone(),
-            publication: config.publication.clone(),
+            publication: publication.clone(),
             inserts,
             manage: config.manage,
             via_partition_root: config.via_partition_root,
@@ -152,10 +151,10 @@ mod tests {
     #[test]
     fn what_is_left_out_has_a_default() {
         let config: Config = serde_json::from_str(r#"{"url":"postgres://me@h/db","slot":"mine"}"#).unwrap();
-        assert_eq!((config.slot.as_str(), config.publication.as_str()), ("mine", "rowcast"));
+        assert_eq!((config.slot.as_str(), config.publication.as_str()), ("mine", ""));
         assert!(config.manage && config.via_partition_root && !config.adopt);
         let source = Source::new(&config).unwrap();
-        assert_eq!(source.publications(), ["rowcast", "rowcast_inserts"]);
+        assert_eq!(source.publications(), ["mine", "mine_inserts"]);
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Feed {
 
     fn after(&self, id: u64) -> Result<Start> {
         let lost = self.journal.held_after(id).map(|gone| (gone, "retention"));
-        let lost = lost.or_else(|| self.journal.never_given(id).map(|gone| (gone, "ahead")));
+        let lost = lost.or_else(|| self.journal.never_given(id).map(|gone| (gone, "source_lost")));
         Ok(Start { position: lost.map_or(id, |(gone, _)| gone.to), gap: lost })
     }
 }

@@ -27,6 +27,7 @@ mod position;
 mod reader;
 mod registry;
 mod retention;
+mod rolling;
 mod scan;
 mod segment;
 mod sidecar;
@@ -48,8 +49,9 @@ pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
 pub use position::StreamPosition;
 pub use reader::{Gone, Read, StoredTransaction};
+pub(crate) use rolling::json_of as encode_position;
 pub use spill::Spill;
-pub(crate) use writer::{Append, Command, TxEnd, json_of as encode_position};
+pub(crate) use writer::{Append, Command, TxEnd};
 
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;

@@ -15,10 +15,11 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
 use crate::journal::registry::Registry;
+use crate::journal::rolling::{cannot_create, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
-use crate::journal::writer::{Writer, cannot_create, now, start_segment};
+use crate::journal::writer::{Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync};
 use crate::lsn::Lsn;
 use crate::record::asides;
@@ -71,7 +72,7 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
     let active =
         start_segment(&shared, next, &previous).map_err(|error| cannot_create(&shared, next, error))?;
-    let mut writer = Writer { shared: Arc::clone(&shared), active, next, unsynced: None };
+    let mut writer = Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, unsynced: None };
     writer.write_position()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;

@@ -69,9 +69,10 @@ fn max_size(shared: &Shared) -> u64 {
         .unwrap_or_else(|| shared.disk.space(&shared.options.dir).map_or(u64::MAX, |(_, all)| all / 2))
 }
 
-/// Why capture has to pause, if it has to.
-pub(crate) fn short_of_room(shared: &Shared) -> Option<String> {
+/// Why capture has to pause before it writes `coming` bytes, if it has to.
+pub(crate) fn short_of_room(shared: &Shared, coming: u64) -> Option<String> {
     let (free, all) = shared.disk.space(&shared.options.dir).ok()?;
     let floor = shared.options.min_free.min(all / 10);
-    (free < floor).then(|| format!("only {} MB of the file system are free", free >> 20))
+    (free.saturating_sub(coming) < floor)
+        .then(|| format!("only {} MB of the file system are free", free >> 20))
 }

@@ -1,7 +1,6 @@
 //! The thread that writes: whatever has arrived is one write and one sync.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,16 +12,17 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::disk::DiskFile;
-use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
-use crate::journal::sidecar::{self, Leftover};
-use crate::journal::spill::Spilled;
-use crate::journal::{Shared, Spill, State, StreamPosition, Sync, retention};
+use crate::journal::rolling::is_full;
+use crate::journal::segment::Segment;
+use crate::journal::{Shared, Spill, State, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, SpilledTx, seal};
+use crate::record::{Batch, Builder, Header, Part, seal};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
 const ROUND_BYTES: usize = 8 << 20;
+/// The free space is looked at before each so many bytes, and once a second.
+const ROOM_CHECK_BYTES: u64 = 1 << 20;
 /// How long to wait before trying again on a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(500);
 /// A segment that has events is closed after this time even when it is small, so that retention can remove it.
@@ -92,6 +92,8 @@ pub(crate) struct Writer {
     pub(crate) active: Active,
     /// Number of the next event.
     pub(crate) next: u64,
+    /// Bytes since the free space was looked at.
+    pub(crate) unchecked: u64,
     /// Shown but not synced yet (`Sync::Interval`).
     pub(crate) unsynced: Option<(Instant, Option<Lsn>)>,
 }
@@ -164,6 +166,10 @@ impl Writer {
         if self.active.written >= self.shared.options.segment_bytes {
             self.publish(std::mem::take(round))?;
             self.roll()?;
+        }
+        self.unchecked += append.parts.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
+        if self.unchecked >= ROOM_CHECK_BYTES {
+            self.wait_while_short()?;
         }
         let first = self.next;
         // Before all parts: between two of them they would end a transaction that a crash has cut.
@@ -242,7 +248,7 @@ impl Writer {
         }
     }
 
-    fn wait_for_room(&self, what: &str) -> Result<()> {
+    pub(super) fn wait_for_room(&self, what: &str) -> Result<()> {
         if !matches!(*self.shared.state.borrow(), State::Full(_)) {
             let dir = self.shared.options.dir.display();
             tracing::error!(%dir, "Capture pauses: {what}; make room, readers are served meanwhile");
@@ -302,7 +308,7 @@ impl Writer {
         Ok(())
     }
 
-    fn confirm(&self, lsn: Option<Lsn>) {
+    pub(super) fn confirm(&self, lsn: Option<Lsn>) {
         if let Some(lsn) = lsn {
             self.shared.durable.send_if_modified(|durable| {
                 let moved = lsn > *durable;
@@ -339,194 +345,17 @@ impl Writer {
             self.roll()?;
         }
         retention::apply(&self.shared, now());
-        while let Some(reason) = retention::short_of_room(&self.shared) {
-            self.wait_for_room(&reason)?;
-        }
+        self.wait_while_short()?;
         self.roomy();
         Ok(())
     }
 
-    /// Closes the segment and starts the next one.
-    pub(crate) fn roll(&mut self) -> Result<()> {
-        self.sync_now()?;
-        self.active.segment.close(now());
-        self.store_sidecar();
-        let previous = Arc::clone(&self.active.segment);
-        self.active = loop {
-            match start_segment(&self.shared, self.next, &previous) {
-                Ok(active) => break active,
-                Err(error) if is_full(&error) => self.wait_for_room("there is no room for a new segment")?,
-                Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
-            }
-        };
-        self.write_position()?;
-        // Durable before retention may remove an older one.
-        self.sync_file()?;
-        retention::apply(&self.shared, now());
+    /// Waits while what is about to be written would take the last room of others on the file system.
+    fn wait_while_short(&mut self) -> Result<()> {
+        while let Some(reason) = retention::short_of_room(&self.shared, self.unchecked) {
+            self.wait_for_room(&reason)?;
+        }
+        self.unchecked = 0;
         Ok(())
     }
-
-    /// Every segment begins with the position at which it begins.
-    pub(crate) fn write_position(&mut self) -> Result<()> {
-        let position = stored_position(&self.shared);
-        if position.slot.is_empty() {
-            return Ok(());
-        }
-        let mut builder = Builder::new();
-        builder.position(position.lsn, &json_of(&position)?);
-        builder.take().into_iter().try_for_each(|part| self.write_quiet(part.bytes))
-    }
-
-    /// Writes the position after a spilled transaction at the end of its file.
-    fn put_position(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<io::Result<()>> {
-        let position = StreamPosition { lsn, ..stored_position(&self.shared) };
-        if position.slot.is_empty() {
-            return Ok(Ok(()));
-        }
-        let mut builder = Builder::new();
-        builder.position(lsn, &json_of(&position)?);
-        for part in builder.take() {
-            let mut bytes = part.bytes;
-            seal(&mut bytes, segment.events());
-            if let Err(error) = file.write_at(&bytes, segment.length()) {
-                return Ok(Err(error));
-            }
-            if let Some(header) = Header::parse(&bytes) {
-                segment.grow(&header);
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    fn store_sidecar(&self) {
-        let position = stored_position(&self.shared);
-        let left = Leftover {
-            position: (!position.slot.is_empty()).then(|| json_of(&position).ok()).flatten(),
-            last_tx_end: Lsn(self.shared.last_tx_end.load(Ordering::Acquire)),
-            schemas: self.active.schemas.clone(),
-        };
-        sidecar::store(&*self.shared.disk, &self.active.segment, &self.shared.registry, &left);
-    }
-
-    /// Takes a spilled transaction in as a segment: its first bytes are rewritten, it is synced and renamed.
-    fn adopt(&mut self, spill: Spill, end: TxEnd) -> Result<()> {
-        self.sync_now()?;
-        let Some(Spilled { path, file, segment: written, schemas }) = spill.into_file() else {
-            return Ok(());
-        };
-        self.active.segment.close(now());
-        self.store_sidecar();
-        let previous = Arc::clone(&self.active.segment);
-        let header = SegmentHeader {
-            base: self.next,
-            previous_last: previous.last(),
-            created: now(),
-            installation: self.shared.installation,
-            spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
-        };
-        let target = Segment::path_in(&self.shared.options.dir, self.next);
-        let segment = adopted(header, target.clone(), &written, &previous, end);
-        let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
-        // Its name may be that of a segment that holds the only position.
-        self.put_position(&*file, &segment, end.end_lsn)?.map_err(failed)?;
-        file.write_at(&header.encode(), 0).map_err(failed)?;
-        file.sync().map_err(failed)?;
-        // An empty active segment has the same name; the rename takes its place.
-        self.shared.disk.rename(&path, &target).map_err(failed)?;
-        self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
-        self.next += segment.events();
-        counter!("rowcast_events_total").increment(segment.events());
-        counter!("rowcast_journal_bytes_total").increment(segment.length());
-        self.active = Active {
-            written: segment.length(),
-            segment: Arc::new(segment),
-            file,
-            schemas,
-            opened: Instant::now(),
-        };
-        install(&self.shared, &self.active.segment);
-        self.shared.note_tx_end(end.end_lsn);
-        let newest = self.next - 1;
-        self.shared.cache.clear(newest);
-        self.roll()?;
-        self.shared.head.send_replace(newest);
-        self.confirm(Some(end.end_lsn));
-        Ok(())
-    }
-}
-
-fn adopted(
-    header: SegmentHeader,
-    path: PathBuf,
-    written: &Segment,
-    previous: &Segment,
-    end: TxEnd,
-) -> Segment {
-    let mut index = written.index();
-    let times = (previous.time_max().max(end.committed), previous.lsn_max().max(end.end_lsn));
-    for (at, entry) in index.iter_mut().enumerate() {
-        (entry.time_before, entry.lsn_before) =
-            if at == 0 { (previous.time_max(), previous.lsn_max()) } else { times };
-    }
-    let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max());
-    segment.restore(index, written.length(), written.events(), times);
-    segment
-}
-
-pub(crate) fn stored_position(shared: &Shared) -> StreamPosition {
-    let mut position = shared.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    position.lsn = *shared.durable.borrow();
-    position
-}
-
-pub(crate) fn json_of(position: &StreamPosition) -> Result<Vec<u8>> {
-    serde_json::to_vec(position)
-        .map_err(|error| Error::failed("Cannot write the stream's position as JSON").because(error))
-}
-
-/// Makes the file of a segment that begins with event `base`. When it cannot, nothing of it is left.
-pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment) -> io::Result<Active> {
-    let header = SegmentHeader {
-        base,
-        previous_last: previous.last(),
-        created: now(),
-        installation: shared.installation,
-        spilled: None,
-    };
-    let path = Segment::path_in(&shared.options.dir, base);
-    let made = shared.disk.create(&path).and_then(|file| {
-        file.write_at(&header.encode(), 0)?;
-        file.sync()?;
-        shared.disk.sync_dir(&shared.options.dir)?;
-        Ok(file)
-    });
-    let file = made.inspect_err(|_| {
-        // An empty file that stays is removed at the next opening.
-        let _ = shared.disk.remove(&path);
-    })?;
-    let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
-    install(shared, &segment);
-    let written = SEGMENT_HEADER as u64;
-    Ok(Active { segment, file, written, schemas: Vec::new(), opened: Instant::now() })
-}
-
-pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {
-    let path = Segment::path_in(&shared.options.dir, base);
-    Error::journal(format!("Cannot create {}", path.display())).because(error).hint(
-        "Make room in the data directory, and give the user that runs rowcast the right to write there.",
-    )
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Shows a segment to readers.
-fn install(shared: &Shared, segment: &Arc<Segment>) {
-    shared.segments.rcu(|segments| {
-        let mut segments: Vec<_> =
-            segments.iter().filter(|other| other.header.base != segment.header.base).cloned().collect();
-        segments.push(Arc::clone(segment));
-        segments
-    });
 }

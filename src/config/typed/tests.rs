@@ -98,8 +98,7 @@ fn mistakes_are_named_with_their_place() {
 
 #[test]
 fn what_a_type_does_not_like_has_its_key() {
-    #[derive(Debug, Default, Deserialize)]
-    #[serde(default)]
+    #[derive(Debug, Deserialize)]
     struct Kept {
         #[expect(dead_code, reason = "only its reading is looked at")]
         length: crate::config::units::Time,

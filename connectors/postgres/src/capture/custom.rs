@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use rowcast_engine::channel::check_custom;
 use rowcast_engine::status::Status;
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -12,9 +13,6 @@ const PREFIX: &str = "rowcast.event.";
 
 /// Where events go that cannot go where they were sent.
 const REJECTED: &str = "rowcast.rejected";
-
-/// `rowcast.publish` refuses longer names, but anyone may call `pg_logical_emit_message`. In bytes.
-const MAX_CHANNEL: usize = 200;
 
 /// So much of a refused name is repeated, in characters.
 const SHOWN: usize = 60;
@@ -35,16 +33,15 @@ pub(super) fn is_event(prefix: &str) -> bool {
 /// The event that a message stands for; `None` when it is none of ours.
 pub(super) fn read<'a>(prefix: &'a str, content: &'a [u8], status: &Status) -> Option<Custom<'a>> {
     let channel = prefix.strip_prefix(PREFIX)?;
-    let refused =
-        if channel.is_empty() || channel.len() > MAX_CHANNEL || channel.chars().any(char::is_control) {
-            Some("the channel's name is empty, too long or has control characters")
-        } else if !is_json(content) {
-            Some("the payload is not JSON in UTF-8")
-        } else if status.is_table(channel) {
-            Some("the channel is that of a captured table")
-        } else {
-            None
-        };
+    let refused = if check_custom(channel).is_err() {
+        Some("the channel's name is not one that a custom channel can have")
+    } else if !is_json(content) {
+        Some("the payload is not JSON in UTF-8")
+    } else if status.is_table(channel) {
+        Some("the channel is that of a captured table")
+    } else {
+        None
+    };
     Some(match refused {
         Some(reason) => reject(channel, reason, content),
         None => Custom { channel, payload: one_line(content) },

@@ -40,13 +40,13 @@ impl Postgres {
 }
 
 impl rowcast_engine::Source for Postgres {
-    /// Runs until told to stop. Before the first success every error ends it; afterwards it reconnects by itself
-    /// for as long as the reason may pass.
+    /// Runs until told to stop. Before the first success of an installation every error ends it; afterwards, also
+    /// after a restart, it reconnects by itself for as long as the reason may pass.
     ///
     /// # Errors
     ///
     /// `Kind::Usage` for a wrong configuration, `Kind::Refused` where the source will not do, `Kind::Journal` where
-    /// the journal will not, `Kind::Transient` only before the first success. The status says `stopped` and why.
+    /// the journal will not, `Kind::Transient` only before the first success of an installation. The status says `stopped` and why.
     async fn run(self, ingest: Ingest, status: Status, stop: Stop) -> Result<()> {
         let source = Source::new(&self.config)?;
         status.source(|shown| {
@@ -70,6 +70,8 @@ fn with_remedy(error: &Error) -> String {
 
 async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -> Result<()> {
     let mut link = Link { source, ingest, status: status.clone(), established: false };
+    // A journal that has streamed before is worth serving while the source is away.
+    let known = !link.ingest.journal().position().slot.is_empty();
     let mut backoff = Backoff::new();
     let mut watch = None;
     loop {
@@ -98,7 +100,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
         };
         let error = match ended.map_err(connect::explain) {
             Ok(()) => continue,
-            Err(error) if link.established && error.kind() == Kind::Transient => error,
+            Err(error) if (link.established || known) && error.kind() == Kind::Transient => error,
             Err(error) => return Err(error),
         };
         note_lost(status, &error);

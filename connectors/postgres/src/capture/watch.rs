@@ -16,7 +16,7 @@ use crate::setup::server::Server;
 use crate::wire::sql_client;
 
 /// A new table is captured at most so late; what was inserted before is told as a gap.
-const EVERY: Duration = Duration::from_secs(30);
+const EVERY: Duration = Duration::from_secs(5);
 
 /// A round takes moments; longer means locks or a lost connection, and the next round begins anew.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,0 +1,205 @@
+//! The end of a segment and the start of the next one; a spilled transaction comes in as a segment of its own.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use metrics::counter;
+
+use crate::error::{Error, Result};
+use crate::journal::disk::DiskFile;
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::sidecar::{self, Leftover};
+use crate::journal::spill::Spilled;
+use crate::journal::writer::{Active, TxEnd, Writer, now};
+use crate::journal::{Shared, Spill, StreamPosition, retention};
+use crate::lsn::Lsn;
+use crate::record::{Builder, Header, SpilledTx, seal};
+
+impl Writer {
+    /// Closes the segment and starts the next one.
+    pub(crate) fn roll(&mut self) -> Result<()> {
+        self.sync_now()?;
+        self.active.segment.close(now());
+        self.store_sidecar();
+        let previous = Arc::clone(&self.active.segment);
+        self.active = loop {
+            match start_segment(&self.shared, self.next, &previous) {
+                Ok(active) => break active,
+                Err(error) if is_full(&error) => self.wait_for_room("there is no room for a new segment")?,
+                Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
+            }
+        };
+        self.write_position()?;
+        // Durable before retention may remove an older one.
+        self.sync_file()?;
+        retention::apply(&self.shared, now());
+        Ok(())
+    }
+
+    /// Every segment begins with the position at which it begins.
+    pub(crate) fn write_position(&mut self) -> Result<()> {
+        let position = stored_position(&self.shared);
+        if position.slot.is_empty() {
+            return Ok(());
+        }
+        let mut builder = Builder::new();
+        builder.position(position.lsn, &json_of(&position)?);
+        builder.take().into_iter().try_for_each(|part| self.write_quiet(part.bytes))
+    }
+
+    /// Writes the position after a spilled transaction at the end of its file.
+    fn put_position(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<io::Result<()>> {
+        let position = StreamPosition { lsn, ..stored_position(&self.shared) };
+        if position.slot.is_empty() {
+            return Ok(Ok(()));
+        }
+        let mut builder = Builder::new();
+        builder.position(lsn, &json_of(&position)?);
+        for part in builder.take() {
+            let mut bytes = part.bytes;
+            seal(&mut bytes, segment.events());
+            if let Err(error) = file.write_at(&bytes, segment.length()) {
+                return Ok(Err(error));
+            }
+            if let Some(header) = Header::parse(&bytes) {
+                segment.grow(&header);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    pub(super) fn store_sidecar(&self) {
+        let position = stored_position(&self.shared);
+        let left = Leftover {
+            position: (!position.slot.is_empty()).then(|| json_of(&position).ok()).flatten(),
+            last_tx_end: Lsn(self.shared.last_tx_end.load(Ordering::Acquire)),
+            schemas: self.active.schemas.clone(),
+        };
+        sidecar::store(&*self.shared.disk, &self.active.segment, &self.shared.registry, &left);
+    }
+
+    /// Takes a spilled transaction in as a segment: its first bytes are rewritten, it is synced and renamed.
+    pub(super) fn adopt(&mut self, spill: Spill, end: TxEnd) -> Result<()> {
+        self.sync_now()?;
+        let Some(Spilled { path, file, segment: written, schemas }) = spill.into_file() else {
+            return Ok(());
+        };
+        self.active.segment.close(now());
+        self.store_sidecar();
+        let previous = Arc::clone(&self.active.segment);
+        let header = SegmentHeader {
+            base: self.next,
+            previous_last: previous.last(),
+            created: now(),
+            installation: self.shared.installation,
+            spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
+        };
+        let target = Segment::path_in(&self.shared.options.dir, self.next);
+        let segment = adopted(header, target.clone(), &written, &previous, end);
+        let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
+        // Its name may be that of a segment that holds the only position.
+        self.put_position(&*file, &segment, end.end_lsn)?.map_err(failed)?;
+        file.write_at(&header.encode(), 0).map_err(failed)?;
+        file.sync().map_err(failed)?;
+        // An empty active segment has the same name; the rename takes its place.
+        self.shared.disk.rename(&path, &target).map_err(failed)?;
+        self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
+        self.next += segment.events();
+        counter!("rowcast_events_total").increment(segment.events());
+        counter!("rowcast_journal_bytes_total").increment(segment.length());
+        self.active = Active {
+            written: segment.length(),
+            segment: Arc::new(segment),
+            file,
+            schemas,
+            opened: Instant::now(),
+        };
+        install(&self.shared, &self.active.segment);
+        self.shared.note_tx_end(end.end_lsn);
+        let newest = self.next - 1;
+        self.shared.cache.clear(newest);
+        self.roll()?;
+        self.shared.head.send_replace(newest);
+        self.confirm(Some(end.end_lsn));
+        Ok(())
+    }
+}
+
+fn adopted(
+    header: SegmentHeader,
+    path: PathBuf,
+    written: &Segment,
+    previous: &Segment,
+    end: TxEnd,
+) -> Segment {
+    let mut index = written.index();
+    let times = (previous.time_max().max(end.committed), previous.lsn_max().max(end.end_lsn));
+    for (at, entry) in index.iter_mut().enumerate() {
+        (entry.time_before, entry.lsn_before) =
+            if at == 0 { (previous.time_max(), previous.lsn_max()) } else { times };
+    }
+    let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max());
+    segment.restore(index, written.length(), written.events(), times);
+    segment
+}
+
+pub(crate) fn stored_position(shared: &Shared) -> StreamPosition {
+    let mut position = shared.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    position.lsn = *shared.durable.borrow();
+    position
+}
+
+pub(crate) fn json_of(position: &StreamPosition) -> Result<Vec<u8>> {
+    serde_json::to_vec(position)
+        .map_err(|error| Error::failed("Cannot write the stream's position as JSON").because(error))
+}
+
+/// Makes the file of a segment that begins with event `base`. When it cannot, nothing of it is left.
+pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment) -> io::Result<Active> {
+    let header = SegmentHeader {
+        base,
+        previous_last: previous.last(),
+        created: now(),
+        installation: shared.installation,
+        spilled: None,
+    };
+    let path = Segment::path_in(&shared.options.dir, base);
+    let made = shared.disk.create(&path).and_then(|file| {
+        file.write_at(&header.encode(), 0)?;
+        file.sync()?;
+        shared.disk.sync_dir(&shared.options.dir)?;
+        Ok(file)
+    });
+    let file = made.inspect_err(|_| {
+        // An empty file that stays is removed at the next opening.
+        let _ = shared.disk.remove(&path);
+    })?;
+    let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
+    install(shared, &segment);
+    let written = SEGMENT_HEADER as u64;
+    Ok(Active { segment, file, written, schemas: Vec::new(), opened: Instant::now() })
+}
+
+pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {
+    let path = Segment::path_in(&shared.options.dir, base);
+    Error::journal(format!("Cannot create {}", path.display())).because(error).hint(
+        "Make room in the data directory, and give the user that runs rowcast the right to write there.",
+    )
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Shows a segment to readers.
+fn install(shared: &Shared, segment: &Arc<Segment>) {
+    shared.segments.rcu(|segments| {
+        let mut segments: Vec<_> =
+            segments.iter().filter(|other| other.header.base != segment.header.base).cloned().collect();
+        segments.push(Arc::clone(segment));
+        segments
+    });
+}

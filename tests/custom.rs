@@ -32,7 +32,7 @@ async fn custom_events_arrive_in_commit_order_at_every_door() {
 
     for script in [
         "begin; insert into orders values (1); select rowcast.publish('orders.shipped', '{\"id\": 7}');
-         insert into orders values (2); select rowcast.publish('Odd Channel', '[1, \"two\\n\", null]'); commit",
+         insert into orders values (2); select rowcast.publish('Odd-Channel', '[1, \"two\\n\", null]'); commit",
         "begin; insert into orders values (3); select rowcast.publish('orders.shipped', '{\"id\": 8}'); rollback",
         "begin; savepoint s; select rowcast.publish('orders.shipped', '{\"id\": 9}'); rollback to s; commit",
         "select rowcast.publish('orders.end', 'true')",
@@ -45,7 +45,7 @@ async fn custom_events_arrive_in_commit_order_at_every_door() {
     }
     let contents: Vec<_> =
         expected.iter().map(told).map(|(_, channel, content)| (channel, content)).collect();
-    let channels = ["public.orders", "orders.shipped", "public.orders", "Odd Channel", "orders.end"];
+    let channels = ["public.orders", "orders.shipped", "public.orders", "Odd-Channel", "orders.end"];
     let values =
         [json!({"id": 1}), json!({"id": 7}), json!({"id": 2}), json!([1, "two\n", null]), json!(true)];
     assert_eq!(contents, channels.map(ToOwned::to_owned).into_iter().zip(values).collect::<Vec<_>>());

@@ -1,7 +1,12 @@
 //! SIGTERM, SIGINT and SIGHUP: the first one ends the program in order, the second one at once.
 
+use std::time::Duration;
+
 use rowcast_engine::{Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What follows the first signal within this time is the same one.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 /// The signals that end the program.
 pub(crate) struct Signals {
@@ -33,8 +38,15 @@ impl Signals {
         tracing::info!("Received {name}");
     }
 
-    /// Waits for another one.
+    /// Waits for another one that a person means: `timeout` and terminals give the first one twice, to the process
+    /// and to its group.
     pub(crate) async fn second(&mut self) {
-        self.first().await;
+        let soon = tokio::time::Instant::now() + SAME_SIGNAL;
+        loop {
+            self.first().await;
+            if tokio::time::Instant::now() >= soon {
+                return;
+            }
+        }
     }
 }

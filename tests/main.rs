@@ -11,6 +11,7 @@ mod doors;
 mod flow;
 mod large;
 mod layout;
+mod neighbours;
 mod page;
 mod readme;
 mod resume;

@@ -20,7 +20,9 @@ async fn wait_row(rowcast: &Rowcast, channel: &str, row: u64) {
 #[tokio::test]
 async fn a_second_rowcast_takes_no_tables_away() {
     let database = Postgres::shared().await.create_database("neighbours").await;
-    database.execute("create table a (id integer primary key); create table b (id integer primary key)").await;
+    database
+        .execute("create table a (id integer primary key); create table b (id integer primary key)")
+        .await;
     let first = Rowcast::of(&database).start().await;
     let slot = format!("source.slot={}_second", database.name());
     let second = Rowcast::on(database.url()).set(&slot).with(&["--tables", "public.b"]).start().await;

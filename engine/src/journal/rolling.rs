@@ -51,24 +51,24 @@ impl Writer {
     }
 
     /// Writes the position after a spilled transaction at the end of its file.
-    fn put_position(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<io::Result<()>> {
+    fn put_position(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<()> {
         let position = StreamPosition { lsn, ..stored_position(&self.shared) };
         if position.slot.is_empty() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let mut builder = Builder::new();
         builder.position(lsn, &json_of(&position)?);
         for part in builder.take() {
             let mut bytes = part.bytes;
             seal(&mut bytes, segment.events());
-            if let Err(error) = file.write_at(&bytes, segment.length()) {
-                return Ok(Err(error));
-            }
+            let failed =
+                |error| Error::journal(format!("Cannot write to {}", segment.path.display())).because(error);
+            file.write_at(&bytes, segment.length()).map_err(failed)?;
             if let Some(header) = Header::parse(&bytes) {
                 segment.grow(&header);
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     pub(super) fn store_sidecar(&self) {
@@ -101,7 +101,7 @@ impl Writer {
         let segment = adopted(header, target.clone(), &written, &previous, end);
         let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
         // Its name may be that of a segment that holds the only position.
-        self.put_position(&*file, &segment, end.end_lsn)?.map_err(failed)?;
+        self.put_position(&*file, &segment, end.end_lsn)?;
         file.write_at(&header.encode(), 0).map_err(failed)?;
         file.sync().map_err(failed)?;
         // An empty active segment has the same name; the rename takes its place.

@@ -16,6 +16,7 @@ pub mod sink;
 mod source;
 pub mod status;
 mod stop;
+pub mod units;
 
 pub use error::{Error, Kind, Result};
 pub use lsn::Lsn;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
+use crate::abort::{self, Point};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::feed::blocking;
@@ -129,7 +130,9 @@ async fn run<S: Sink>(
             }
         }
         if position > before {
+            abort::point(Point::SinkSent);
             sink.commit().await?;
+            abort::point(Point::SinkCommitted);
             let cursor = &delivery.cursor;
             cursor.save(position).map_err(SinkError::Retry)?;
             *progress = true;

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
@@ -35,6 +36,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
     let installation = installation(&options.dir)?;
     remove_spills(&options.dir, &*disk)?;
+    abort::point(Point::OpenCleared);
     let registry = Registry::default();
     let found = Found::load(&options.dir, &*disk, &registry)?;
     if let Some(other) = found.segments.iter().find(|segment| segment.header.installation != installation) {
@@ -43,6 +45,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     }
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
+    abort::point(Point::OpenScanned);
     let shared = Arc::new(Shared {
         cache: Cache::new(options.cache_bytes),
         disk,
@@ -76,8 +79,10 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     writer.write_position()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
+    abort::point(Point::OpenPosition);
     shared.cache.clear(newest);
     drop_empty(&shared);
+    abort::point(Point::OpenDropped);
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&shared, &commands);
     std::thread::Builder::new()
@@ -157,6 +162,7 @@ fn installation(dir: &Path) -> Result<Uuid> {
             let beside = dir.join("installation.new");
             std::fs::write(&beside, format!("{uuid}\n")).map_err(failed)?;
             File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
+            abort::point(Point::OpenInstallation);
             std::fs::rename(&beside, &path).map_err(failed)?;
             Ok(uuid)
         }

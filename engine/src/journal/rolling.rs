@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use metrics::counter;
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::disk::DiskFile;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
@@ -23,6 +24,7 @@ impl Writer {
     pub(crate) fn roll(&mut self) -> Result<()> {
         self.sync_now()?;
         self.active.segment.close(now());
+        abort::point(Point::RollClosed);
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);
         self.active = loop {
@@ -32,9 +34,12 @@ impl Writer {
                 Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
             }
         };
+        abort::point(Point::SegmentStarted);
         self.write_position()?;
+        abort::point(Point::RollPosition);
         // Durable before retention may remove an older one.
         self.sync_file()?;
+        abort::point(Point::RollDone);
         retention::apply(&self.shared, now());
         Ok(())
     }
@@ -168,8 +173,10 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
     };
     let path = Segment::path_in(&shared.options.dir, base);
     let made = shared.disk.create(&path).and_then(|file| {
+        abort::point(Point::SegmentCreated);
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
+        abort::point(Point::SegmentHeader);
         shared.disk.sync_dir(&shared.options.dir)?;
         Ok(file)
     });

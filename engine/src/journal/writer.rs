@@ -9,6 +9,7 @@ use bytes::Bytes;
 use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::disk::DiskFile;
@@ -172,12 +173,15 @@ impl Writer {
             self.wait_while_short()?;
         }
         let first = self.next;
+        abort::point(Point::AppendBegun);
         // Before all parts: between two of them they would end a transaction that a crash has cut.
         let schemas: Vec<_> = append.parts.iter().flat_map(|part| &part.schemas).copied().collect();
         self.write_schemas(&schemas, round)?;
+        abort::point(Point::AppendSchemas);
         for part in append.parts {
             round.tx_end = round.tx_end.max(part.tx_end);
             self.write_batch(part.bytes, round)?;
+            abort::point(Point::AppendWritten);
         }
         round.lsn = append.lsn.or(round.lsn);
         round.replies.extend(append.reply.map(|reply| (reply, first)));
@@ -269,16 +273,20 @@ impl Writer {
             return Ok(());
         }
         if self.shared.options.sync == Sync::Always {
+            abort::point(Point::SyncBegun);
             self.sync_file()?;
+            abort::point(Point::SyncDone);
         }
         for (bytes, header) in round.batches {
             counter!("rowcast_journal_bytes_total").increment(bytes.len() as u64);
             counter!("rowcast_events_total").increment(u64::from(header.events));
             self.show(bytes, &header)?;
+            abort::point(Point::ShowBatch);
         }
         self.shared.note_tx_end(round.tx_end);
         let newest = self.active.segment.last();
         self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        abort::point(Point::ShowHead);
         match self.shared.options.sync {
             Sync::Always => self.confirm(round.lsn),
             Sync::Interval(_) => {
@@ -286,9 +294,11 @@ impl Writer {
                 *lsn = round.lsn.or(*lsn);
             }
         }
+        abort::point(Point::ShowDurable);
         for (reply, id) in round.replies {
             // The one who asked may be gone.
             let _ = reply.send(Ok(id));
+            abort::point(Point::ShowReplied);
         }
         if let Some(arrived) = round.arrived {
             histogram!("rowcast_journal_commit_seconds").record(arrived.elapsed());

@@ -36,6 +36,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
     let installation = installation(&options.dir)?;
     remove_spills(&options.dir, &*disk)?;
+    remove_lone_indexes(&options.dir, &*disk)?;
     abort::point(Point::OpenCleared);
     let registry = Registry::default();
     let found = Found::load(&options.dir, &*disk, &registry)?;
@@ -61,6 +62,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         submitted: AtomicU64::new(lsn.0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
+        spills_waiting: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         options,
     });
@@ -257,6 +259,18 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
         tracing::info!(path = %path.display(), "Removed a transaction that had not committed");
         // Harmless if it stays.
         let _ = disk.remove(&path);
+    }
+    Ok(())
+}
+
+/// Removes the indexes of segments that were removed, or never came to be, before the process ended.
+fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
+    let segments = segment_paths(dir, disk)?;
+    for path in files_named(dir, disk, "idx")? {
+        if segments.binary_search(&path.with_extension("seg")).is_err() {
+            // Harmless if it stays.
+            let _ = disk.remove(&path);
+        }
     }
     Ok(())
 }

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::journal::{Shared, State};
+use crate::journal::writer::now;
+use crate::journal::{Shared, State, retention};
 
 /// How long to wait before trying again on a full disk.
-pub(crate) const FULL_RETRY: Duration = Duration::from_millis(500);
+pub(super) const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// The right to decide on an append: the writer takes it before it writes, the one who asked before he goes away.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +83,24 @@ impl Shared {
             .then(
                 || tracing::error!(%dir, "Capture pauses: {what}; make room, readers are served meanwhile"),
             );
+    }
+
+    /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
+    pub(crate) fn say_failed(&self, error: &Error) {
+        tracing::error!(%error, "The journal takes no more events until rowcast is started again");
+        self.state.send_replace(State::Failed(error.to_string()));
+    }
+
+    /// Says that there is no room, makes some if it may, and waits a little. For the writer alone: it has a thread of
+    /// its own and nothing else to do.
+    pub(crate) fn wait_for_room(&self, what: &str) -> Result<()> {
+        self.say_full(what);
+        retention::apply(self, now());
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::journal("Stopped while waiting for room on the disk"));
+        }
+        std::thread::sleep(FULL_RETRY);
+        Ok(())
     }
 
     /// Says that capture goes on, unless a huge transaction still waits.

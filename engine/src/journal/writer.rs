@@ -1,7 +1,6 @@
 //! The thread that writes: whatever has arrived is one write and one sync.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,9 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::event::Micros;
 use crate::journal::disk::DiskFile;
 use crate::journal::rolling::is_full;
-use crate::journal::room::{Claim, FULL_RETRY, no_room};
+use crate::journal::room::{Claim, no_room};
 use crate::journal::segment::Segment;
-use crate::journal::{Shared, Spill, State, Sync, retention};
+use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
 use crate::record::{Batch, Builder, Header, Part, seal};
 use crate::schema::SchemaId;
@@ -138,8 +137,7 @@ impl Writer {
 
     /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
     fn fail(&self, error: &Error) {
-        tracing::error!(%error, "The journal takes no more events until rowcast is started again");
-        self.shared.state.send_replace(State::Failed(error.to_string()));
+        self.shared.say_failed(error);
     }
 
     fn round(
@@ -306,14 +304,7 @@ impl Writer {
     }
 
     pub(super) fn wait_for_room(&self, what: &str) -> Result<()> {
-        self.shared.say_full(what);
-        retention::apply(&self.shared, now());
-        if self.shared.closing.load(Ordering::Acquire) {
-            return Err(Error::journal("Stopped while waiting for room on the disk"));
-        }
-        // The writer has a thread of its own and nothing else to do.
-        std::thread::sleep(FULL_RETRY);
-        Ok(())
+        self.shared.wait_for_room(what)
     }
 
     /// Syncs and shows what the round wrote.

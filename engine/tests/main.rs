@@ -6,4 +6,5 @@ mod delivery;
 mod feed;
 mod journal;
 mod power;
+mod room;
 mod support;

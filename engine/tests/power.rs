@@ -39,6 +39,12 @@ impl FakeDisk {
         self.ill.lock().unwrap().full = full;
     }
 
+    /// The names of its files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let files = self.files.lock().unwrap();
+        files.keys().map(|path| path.display().to_string()).collect()
+    }
+
     /// Makes every sync fail from now on.
     pub(crate) fn fail_syncs(&self) {
         self.ill.lock().unwrap().no_syncs = true;

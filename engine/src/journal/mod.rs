@@ -28,6 +28,7 @@ mod reader;
 mod registry;
 mod retention;
 mod rolling;
+mod room;
 mod scan;
 mod segment;
 mod sidecar;
@@ -57,6 +58,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::registry::Registry;
+use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
 use crate::record::Builder;
@@ -167,6 +169,8 @@ pub(crate) struct Shared {
     pub(crate) holds: Mutex<BTreeMap<String, u64>>,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
+    /// Huge transactions that wait for room.
+    pub(crate) spills_waiting: AtomicU64,
     /// Held until the writer has closed the journal.
     pub(crate) lock: Mutex<Option<std::fs::File>>,
 }
@@ -260,20 +264,19 @@ impl Journal {
 
     /// Appends custom events that did not come from the source and waits until they are durable. Gives the number
     /// of the first one.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended.
     pub async fn publish(&self, events: &[(&str, &[u8])], at: i64) -> Result<u64> {
-        if let State::Full(detail) | State::Failed(detail) = &*self.shared.state.borrow() {
-            return Err(Error::new(
-                crate::Kind::Transient,
-                format!("The journal takes no events now: {detail}"),
-            ));
-        }
+        self.shared.refuse_unless_open()?;
         let mut builder = Builder::new();
         builder.begin_local(at);
         for (channel, payload) in events {
             builder.message(channel, Lsn::ZERO, payload);
         }
         builder.commit(Lsn::ZERO);
-        self.append(builder, None).await
+        self.append_if_room(builder).await
     }
 
     /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
@@ -287,9 +290,37 @@ impl Journal {
 
     pub(crate) async fn append(&self, mut builder: Builder, lsn: Option<Lsn>) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
-        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None };
+        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None, claim: None };
         self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Appends, or gives up when there is no room before the writer has begun with it.
+    async fn append_if_room(&self, mut builder: Builder) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        let claim = Claim::default();
+        let append = Append {
+            parts: builder.take(),
+            lsn: None,
+            reply: Some(reply),
+            permit: None,
+            claim: Some(claim.clone()),
+        };
+        let mut stored = std::pin::pin!(async {
+            self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        });
+        let mut state = self.state();
+        tokio::select! {
+            biased;
+            stored = &mut stored => return stored,
+            _ = state.wait_for(|state| *state != State::Open) => {}
+        }
+        if claim.take() {
+            self.shared.refuse_unless_open()?;
+            return Err(room::no_room("there was no room a moment ago"));
+        }
+        stored.await
     }
 
     /// Ends writing: what was taken is synced, the segment is closed.

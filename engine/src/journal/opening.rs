@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,22 +12,25 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
 use crate::journal::registry::Registry;
-use crate::journal::rolling::{cannot_create, start_segment};
+use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::{Writer, now};
-use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync};
+use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
 use crate::lsn::Lsn;
 use crate::record::asides;
 
 /// Appends waiting for the writer; each is bounded by whoever sends it (capture: two at a time, publishing: a
 /// message each).
 const QUEUE: usize = 8;
+/// How often the opening looks whether the writer waits for room.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often ages and free space are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,8 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
     let installation = installation(&options.dir)?;
     remove_spills(&options.dir, &*disk)?;
+    remove_lone_indexes(&options.dir, &*disk)?;
+    abort::point(Point::OpenCleared);
     let registry = Registry::default();
     let found = Found::load(&options.dir, &*disk, &registry)?;
     if let Some(other) = found.segments.iter().find(|segment| segment.header.installation != installation) {
@@ -43,6 +49,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     }
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
+    abort::point(Point::OpenScanned);
     let shared = Arc::new(Shared {
         cache: Cache::new(options.cache_bytes),
         disk,
@@ -58,6 +65,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         submitted: AtomicU64::new(lsn.0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
+        spills_waiting: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         options,
     });
@@ -69,22 +77,71 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     // Not below an empty segment either: a clock that was set back must not give its numbers to others.
     let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
     let next = (newest.max(shared.options.seen) + 1).max(clock).max(last_base);
+    let (commands, queue) = mpsc::channel(QUEUE);
+    spawn_ticks(&shared, &commands);
+    let (begun, answer) = sync_channel(1);
+    let writing = Arc::clone(&shared);
+    std::thread::Builder::new()
+        .name("journal".into())
+        .spawn(move || match begin(&writing, next) {
+            Ok(writer) => {
+                // Nobody listens any more when it took long.
+                let _ = begun.send(Ok(()));
+                writer.run(queue);
+            }
+            Err(error) => {
+                let waiting = Arc::downgrade(&writing);
+                // The lock goes with it: who is told of the failure may try again at once.
+                drop(writing);
+                if let (Err(SendError(Err(error))), Some(shared)) =
+                    (begun.send(Err(error)), waiting.upgrade())
+                {
+                    shared.say_failed(&error);
+                }
+            }
+        })
+        .map_err(|error| Error::failed("Cannot start the journal's thread").because(error))?;
+    begun_or_waiting(&shared, &answer)?;
+    Ok(Journal { shared, commands })
+}
+
+/// Waits until the writer can write, or until it waits for room: then what is stored is served meanwhile.
+fn begun_or_waiting(shared: &Shared, answer: &Receiver<Result<()>>) -> Result<()> {
+    loop {
+        match answer.recv_timeout(LOOK_EVERY) {
+            Ok(begun) => return begun,
+            Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+            Err(RecvTimeoutError::Timeout) if matches!(*shared.state.borrow(), State::Full(_)) => {
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Starts the first segment of this run, in which `next` will be the first number.
+fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
     let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
-    let active =
-        start_segment(&shared, next, &previous).map_err(|error| cannot_create(&shared, next, error))?;
-    let mut writer = Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, unsynced: None };
+    let active = loop {
+        match start_segment(shared, next, &previous) {
+            Ok(active) => break active,
+            // Without a history there is nobody to serve, and the one who starts it is there to be told.
+            Err(error) if is_full(&error) && !shared.segments.load().is_empty() => {
+                shared.wait_for_room("there is no room for a new segment")?;
+            }
+            Err(error) => return Err(cannot_create(shared, next, error)),
+        }
+    };
+    abort::point(Point::SegmentStarted);
+    let mut writer = Writer { shared: Arc::clone(shared), active, next, unchecked: 0, unsynced: None };
     writer.write_position()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
-    shared.cache.clear(newest);
-    drop_empty(&shared);
-    let (commands, queue) = mpsc::channel(QUEUE);
-    spawn_ticks(&shared, &commands);
-    std::thread::Builder::new()
-        .name("journal".into())
-        .spawn(move || writer.run(queue))
-        .map_err(|error| Error::failed("Cannot start the journal's thread").because(error))?;
-    Ok(Journal { shared, commands })
+    abort::point(Point::OpenPosition);
+    shared.cache.clear(*shared.head.borrow());
+    drop_empty(shared);
+    abort::point(Point::OpenDropped);
+    Ok(writer)
 }
 
 fn nothing_before() -> Segment {
@@ -157,6 +214,7 @@ fn installation(dir: &Path) -> Result<Uuid> {
             let beside = dir.join("installation.new");
             std::fs::write(&beside, format!("{uuid}\n")).map_err(failed)?;
             File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
+            abort::point(Point::OpenInstallation);
             std::fs::rename(&beside, &path).map_err(failed)?;
             Ok(uuid)
         }
@@ -251,6 +309,18 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
         tracing::info!(path = %path.display(), "Removed a transaction that had not committed");
         // Harmless if it stays.
         let _ = disk.remove(&path);
+    }
+    Ok(())
+}
+
+/// Removes the indexes of segments that were removed, or never came to be, before the process ended.
+fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
+    let segments = segment_paths(dir, disk)?;
+    for path in files_named(dir, disk, "idx")? {
+        if segments.binary_search(&path.with_extension("seg")).is_err() {
+            // Harmless if it stays.
+            let _ = disk.remove(&path);
+        }
     }
     Ok(())
 }

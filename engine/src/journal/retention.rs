@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use metrics::{counter, gauge};
 
+use crate::abort::{self, Point};
 use crate::event::Micros;
 use crate::journal::Shared;
 use crate::journal::segment::Segment;
@@ -41,6 +42,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
         shared.segments.rcu(|segments| segments.iter().skip(gone.len()).cloned().collect::<Vec<_>>());
     }
     for (segment, reason) in gone {
+        abort::point(Point::RetentionListed);
         remove(shared, segment, reason);
     }
     gauge!("rowcast_journal_size_bytes").set(size as f64);
@@ -51,6 +53,7 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
         tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
         return;
     }
+    abort::point(Point::RetentionRemoved);
     // The index of a segment that is gone is removed at the next opening if it cannot be now.
     let _ = shared.disk.remove(&segment.path.with_extension("idx"));
     tracing::info!(

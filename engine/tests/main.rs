@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so at once")]
 
 mod cuts;
+mod damage;
 mod delivery;
 mod feed;
 mod journal;
 mod power;
+mod repair;
 mod support;

@@ -21,6 +21,7 @@
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
 //! away what it could not write.
 
+mod backup;
 mod cache;
 mod check;
 pub mod disk;
@@ -48,6 +49,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use backup::{BackupReport, backup, empty_dir};
 pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
 pub use position::StreamPosition;

@@ -6,12 +6,14 @@
 //! DIR/00000001795226490105.idx    its index; made again by a scan when it is missing or wrong
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //!
-//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction
+//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction,
+//!                                                        2 = a bridge over lost numbers (see `repair`)
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
+//! Magic, version, and the checksum over the first 124 bytes stay where they are in every version.
 //! A batch is drawn in `record/layout.rs`. All integers are little-endian; tuples are as Postgres sent them.
 //! Events are numbered relative to their segment, so that a transaction can be written before its numbers are known.
 //!
@@ -19,6 +21,7 @@
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
 //! away what it could not write.
 
+mod backup;
 mod cache;
 mod check;
 pub mod disk;
@@ -26,6 +29,7 @@ mod opening;
 mod position;
 mod reader;
 mod registry;
+mod repair;
 mod retention;
 mod rolling;
 mod room;
@@ -46,10 +50,12 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use backup::{BackupReport, backup, empty_dir};
 pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
 pub use position::StreamPosition;
 pub use reader::{Gone, Read, StoredTransaction};
+pub use repair::{Cut, LostNumbers, RepairReport, repair};
 pub(crate) use rolling::json_of as encode_position;
 pub use spill::Spill;
 pub(crate) use writer::{Append, Command, TxEnd};

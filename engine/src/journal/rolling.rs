@@ -112,6 +112,7 @@ impl Writer {
             created: now(),
             installation: self.shared.installation,
             spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
+            bridge: false,
         };
         let target = Segment::path_in(&self.shared.options.dir, self.next);
         let segment = adopted(header, target.clone(), &written, &previous, end);
@@ -187,6 +188,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
         created: now(),
         installation: shared.installation,
         spilled: None,
+        bridge: false,
     };
     let path = Segment::path_in(&shared.options.dir, base);
     let made = shared.disk.create(&path).and_then(|file| {

@@ -58,6 +58,7 @@ impl Journal {
             created: 0,
             installation: shared.installation,
             spilled: Some(crate::record::SpilledTx::default()),
+            bridge: false,
         };
         let segment = Segment::new(header, path.clone(), 0, crate::Lsn::ZERO);
         let body = Some(Spilled { path, file, segment, schemas: Vec::new() });

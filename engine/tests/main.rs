@@ -3,7 +3,9 @@
 
 mod cuts;
 mod delivery;
+mod disk;
 mod feed;
 mod journal;
 mod power;
+mod random;
 mod support;

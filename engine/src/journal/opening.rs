@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
-    let installation = installation(&options.dir)?;
+    let installation = installation(&options.dir, &*disk)?;
     remove_spills(&options.dir, &*disk)?;
     let registry = Registry::default();
     let found = Found::load(&options.dir, &*disk, &registry)?;
@@ -143,25 +143,39 @@ pub(crate) fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The installation's uuid, made at the first opening.
-fn installation(dir: &Path) -> Result<Uuid> {
+/// The installation's uuid, made at the first opening and durable before any segment that carries it.
+fn installation(dir: &Path, disk: &dyn Disk) -> Result<Uuid> {
     let path = dir.join("installation");
     let failed =
         |error: std::io::Error| Error::journal(format!("Cannot use {}", path.display())).because(error);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|error: uuid::Error| {
-            Error::journal(format!("{} holds no installation number", path.display())).because(error)
-        }),
+    match disk.open(&path) {
+        Ok(file) => {
+            let mut bytes = [0; 64];
+            let read = file.read_at(&mut bytes, 0).map_err(failed)?;
+            let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default());
+            text.trim().parse().map_err(|error: uuid::Error| {
+                Error::journal(format!("{} holds no installation number", path.display())).because(error)
+            })
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let uuid = Uuid::new_v4();
-            let beside = dir.join("installation.new");
-            std::fs::write(&beside, format!("{uuid}\n")).map_err(failed)?;
-            File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
-            std::fs::rename(&beside, &path).map_err(failed)?;
+            make_installation(dir, disk, uuid).map_err(failed)?;
             Ok(uuid)
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+fn make_installation(dir: &Path, disk: &dyn Disk, uuid: Uuid) -> std::io::Result<()> {
+    let beside = dir.join("installation.new");
+    let file = disk.create(&beside)?;
+    file.write_at(format!("{uuid}\n").as_bytes(), 0)?;
+    file.sync()?;
+    disk.rename(&beside, &dir.join("installation"))?;
+    disk.sync_dir(dir)?;
+    // The directory's own name, where it has just been made and its parent may be read.
+    let _ = dir.parent().map(|parent| disk.sync_dir(parent));
+    Ok(())
 }
 
 /// What lies in the directory.

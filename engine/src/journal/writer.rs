@@ -259,7 +259,7 @@ impl Writer {
             return Err(Error::journal("Stopped while waiting for room on the disk"));
         }
         // The writer has a thread of its own and nothing else to do.
-        std::thread::sleep(FULL_RETRY);
+        self.shared.disk.pause(FULL_RETRY);
         Ok(())
     }
 

@@ -25,6 +25,8 @@ impl Writer {
         self.active.segment.close(now());
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);
+        // Positions alone have filled it: its file must not be replaced, it may hold the only one.
+        self.next += u64::from(previous.events() == 0);
         self.active = loop {
             match start_segment(&self.shared, self.next, &previous) {
                 Ok(active) => break active,

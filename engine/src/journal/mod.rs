@@ -25,6 +25,7 @@ mod backup;
 mod cache;
 mod check;
 pub mod disk;
+mod installation;
 mod opening;
 mod position;
 mod reader;

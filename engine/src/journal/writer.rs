@@ -332,6 +332,10 @@ impl Writer {
             Sync::Interval(_) => {
                 let (_, lsn) = self.unsynced.get_or_insert((Instant::now(), None));
                 *lsn = round.lsn.or(*lsn);
+                // Who waits for an answer was promised that it is durable; capture waits for none.
+                if !round.replies.is_empty() {
+                    self.sync_now()?;
+                }
             }
         }
         abort::point(Point::ShowDurable);

@@ -10,6 +10,7 @@ mod debezium;
 mod demo;
 mod doors;
 mod flow;
+mod full;
 mod large;
 mod layout;
 mod neighbours;

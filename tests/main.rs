@@ -11,6 +11,7 @@ mod demo;
 mod doors;
 mod flow;
 mod full;
+mod huge;
 mod large;
 mod layout;
 mod neighbours;

@@ -20,9 +20,9 @@ const KILLED: i32 = 128 + 9;
 const REACHED: Duration = Duration::from_secs(60);
 
 /// Above the size at which a transaction gets a file of its own.
-const LARGE_ROWS: i64 = 350;
+const LARGE_ROWS: i64 = 400;
 
-/// Bytes of each row of a large or medium transaction: 350 are 17.5 MB.
+/// Bytes of each row of a large or medium transaction: 400 are 20 MB.
 const ROW_BYTES: i64 = 50_000;
 
 /// Where a point can be reached.
@@ -83,7 +83,7 @@ impl House {
         Self { database, client, rowcast, published: BTreeMap::new(), next_custom: AtomicI64::new(1) }
     }
 
-    /// A small transaction and a custom event beside it, then one of some 200 kB.
+    /// A small transaction and a custom event beside it, then one of 200 kB or 3 MB.
     async fn work(&mut self) {
         let number = self.next_custom.fetch_add(1, Ordering::Relaxed);
         let (address, body) = (self.rowcast.address(), number.to_string());
@@ -97,7 +97,8 @@ impl House {
             _ => None,
         };
         self.published.insert(number, answered);
-        self.insert("many", 4).await;
+        // Of one part, and now and then of several.
+        self.insert("many", if number % 8 == 0 { 60 } else { 4 }).await;
     }
 
     async fn insert(&self, table: &str, rows: i64) {
@@ -119,12 +120,13 @@ impl House {
                 break;
             }
             assert!(start.elapsed() < REACHED, "{}:{count} is reached", point.name());
-            self.work().await;
+            // A large one that comes behind others may go with them: here it is the first.
             let needs_large = matches!(point.name().split_once('.'), Some(("spill" | "adopt", _)));
-            if round % 50 == if needs_large { 2 } else { 40 } {
+            if round % 100 == if needs_large { 0 } else { 99 } {
                 self.insert("many", LARGE_ROWS).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.work().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         println!("{}:{count} after {:?}", point.name(), start.elapsed());
     }

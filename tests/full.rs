@@ -273,6 +273,19 @@ async fn a_sink_that_cannot_store_its_position_waits_and_sends_nothing_twice() {
     assert!(keys.is_sorted() && keys.first().is_some_and(|first| *first >= 2), "{keys:?}");
 }
 
+#[tokio::test]
+async fn a_first_start_on_a_full_disk_says_what_to_do() {
+    let (disk, database) = (SmallDisk::new().await, with_table("full_first").await);
+    disk.fill_up_to(0);
+    let data = disk.path().join("data").display().to_string();
+    let arguments = ["run", "--source", database.url(), "--data", &data, "--listen", "127.0.0.1:0"];
+    for _ in 0..2 {
+        let output = command(&arguments).await;
+        assert_eq!(output.code, 4, "{output:?}");
+        assert!(output.stderr.contains("No space left") && output.stderr.contains("Make room"), "{output:?}");
+    }
+}
+
 async fn next_key(reader: &mut KafkaReader) -> i64 {
     let record = reader.next(SOON).await.expect("a record");
     record.value.expect("a row")["after"]["id"].as_i64().expect("a key")

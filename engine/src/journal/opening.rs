@@ -203,8 +203,11 @@ pub(crate) fn lock(dir: &Path) -> Result<File> {
 /// The installation's uuid, made at the first opening.
 fn installation(dir: &Path) -> Result<Uuid> {
     let path = dir.join("installation");
-    let failed =
-        |error: std::io::Error| Error::journal(format!("Cannot use {}", path.display())).because(error);
+    let failed = |error: std::io::Error| {
+        Error::journal(format!("Cannot use {}", path.display())).because(error).hint(
+            "Make room in the data directory, and give the user that runs rowcast the right to write there.",
+        )
+    };
     match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().map_err(|error: uuid::Error| {
             Error::journal(format!("{} holds no installation number", path.display())).because(error)

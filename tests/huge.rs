@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::ndjson::Ndjson;
 use crate::support::rowcast::command;
@@ -39,6 +39,16 @@ async fn keep_publishing(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -
         tokio::time::sleep(PAUSE).await;
     }
     published
+}
+
+/// The next event; what else a door says is passed over.
+async fn next_event(stream: &mut Ndjson) -> Value {
+    loop {
+        let line = stream.expect("an event").await;
+        if line["op"].is_string() {
+            return line;
+        }
+    }
 }
 
 /// The highest resident memory so far, in kB.
@@ -78,7 +88,7 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
     for id in 1..=50 {
         let start = Instant::now();
         two.execute("insert into small values ($1)", &[&id]).await.unwrap();
-        assert_eq!(live.expect("a small one").await["after"]["id"], id);
+        assert_eq!(next_event(&mut live).await["after"]["id"], id);
         waits.push((0, start.elapsed()));
     }
     show("While it is open, insert to client", &waits);
@@ -89,12 +99,11 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
     one.batch_execute("commit").await.unwrap();
     let (committed, mut seen) = (Instant::now(), Vec::new());
     let last = loop {
-        let event = tokio::time::timeout(SOON * 30, live.next()).await.expect("in time").expect("a stream");
-        match event["op"].as_str() {
-            Some("message") => seen.push(event["id"].as_u64().unwrap()),
-            Some(_) => break event,
-            None => {}
+        let event = next_event(&mut live).await;
+        if event["op"] != "message" {
+            break event;
         }
+        seen.push(event["id"].as_u64().unwrap());
     };
     let took = committed.elapsed();
     // What comes right after it is taken in is to be seen too.

@@ -10,6 +10,8 @@ mod debezium;
 mod demo;
 mod doors;
 mod flow;
+mod full;
+mod huge;
 mod large;
 mod layout;
 mod neighbours;

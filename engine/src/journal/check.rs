@@ -1,6 +1,6 @@
 //! Looking at a journal without opening it for writing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -42,7 +42,7 @@ pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
 }
 
 /// Reads a journal, calling `see` for each event of whole transactions from event `from` on. When it says false the
-/// rest is not read, and the report is of what was.
+/// rest is not read, and the report is of what was. Segments that end before `from` are not read either.
 pub fn for_each_event(
     dir: &Path,
     disk: &dyn Disk,
@@ -58,6 +58,9 @@ pub fn for_each_event(
     }
     let mut going = true;
     let mut last = None;
+    let starts_after = |path: &PathBuf| first_number(path).is_none_or(|first| first > from);
+    let paths =
+        paths.get(paths.partition_point(|path| !starts_after(path)).saturating_sub(1)..).unwrap_or(&[]);
     for (at, path) in paths.iter().enumerate() {
         let mut file = match Walk::open(path, at + 1 == paths.len(), disk)? {
             Opened::Segment(file) => file,
@@ -90,6 +93,11 @@ pub fn for_each_event(
         last = Some(file.last);
     }
     Ok(report)
+}
+
+/// The number in a segment's name: of its first event.
+fn first_number(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {

@@ -5,6 +5,7 @@ mod backup;
 mod cuts;
 mod damage;
 mod delivery;
+mod failures;
 mod feed;
 mod journal;
 mod power;

@@ -118,12 +118,12 @@ async fn a_healthy_journal_is_left_alone() {
     let dir = history().await;
     let before = contents(dir.path());
     assert!(mend(dir.path(), false).is_sound());
-    assert_eq!(contents(dir.path()), before);
+    assert!(contents(dir.path()) == before);
     // The torn end of a crash is no damage.
     cut(&segments(dir.path()).pop().unwrap(), |length| length - 7);
     let before = contents(dir.path());
     assert!(mend(dir.path(), false).is_sound());
-    assert_eq!(contents(dir.path()), before);
+    assert!(contents(dir.path()) == before);
     let journal = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap();
     let error = repair(dir.path(), &RealDisk, 0, true).unwrap_err();
     assert!(error.to_string().contains("in use by another process"), "{error}");
@@ -144,7 +144,7 @@ async fn whatever_is_broken_is_mended_once() {
         assert!(error.kind() == Kind::Journal && hint.contains("rowcast journal repair"), "{error}: {hint}");
         let before = contents(dir.path());
         let plan = mend(dir.path(), true);
-        assert_eq!(contents(dir.path()), before, "only told");
+        assert!(contents(dir.path()) == before, "only told");
         let done = mend(dir.path(), false);
         assert!(!done.is_sound() && plan.dry_run && !done.dry_run);
         assert_eq!(format!("{:?}", plan.cuts), format!("{:?}", done.cuts));
@@ -196,7 +196,7 @@ async fn only_a_person_can_judge_some_things() {
         let error = repair(dir.path(), &RealDisk, 0, false).unwrap_err();
         assert!(error.kind() == Kind::Journal && error.to_string().contains(words), "{error}");
         assert!(error.remedy().is_some(), "{error}");
-        assert_eq!(contents(dir.path()), before);
+        assert!(contents(dir.path()) == before);
     };
     refused(
         &|dir| fs::write(dir.join("installation"), "6b9c2f5e-8c3c-4f6e-9d53-0c7a1a5b2f10\n").unwrap(),

@@ -53,7 +53,7 @@ pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
     let copied =
         if newest { CheckReport::default() } else { check::check(dest, &RealDisk).map_err(damaged)? };
     store_installation(dest, installation)?;
-    sync_parent(dest).map_err(|error| cannot_copy(dir, dest, error))?;
+    sync_parents(dest).map_err(|error| cannot_copy(dir, dest, error))?;
     Ok(BackupReport { dir: dest.to_owned(), copied })
 }
 
@@ -105,9 +105,12 @@ fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
     Ok(true)
 }
 
-fn sync_parent(dir: &Path) -> io::Result<()> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+/// The names of the directory and of the one around it, which may be new as well.
+fn sync_parents(dir: &Path) -> io::Result<()> {
+    let parents = dir.ancestors().skip(1).take(2);
+    parents
+        .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+        .try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 fn cannot_copy(from: &Path, to: &Path, error: io::Error) -> Error {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::opening::{
-    MEND, broken_middle, broken_segment, misfit, never_begun, note_asides, segment_paths,
+    MEND, broken_middle, broken_segment, cannot_read, misfit, never_begun, note_asides, segment_paths,
 };
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, ScanError, Scanner};
@@ -159,7 +159,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
-        let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
+        let unreadable = |error| cannot_read(path, error);
         let file = match disk.open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Opened::Removed),
             opened => opened.map_err(unreadable)?,
@@ -227,7 +227,7 @@ impl<'a> Walk<'a> {
                 Ok(Some((offset + u64::from(header.length), header.more, batch.ok_or_else(unknown)?)))
             }
             Ok(None) => Ok(None),
-            Err(ScanError::Io(error)) => Err(Error::journal(format!("Cannot read {path}")).because(error)),
+            Err(ScanError::Io(error)) => Err(cannot_read(self.path, error)),
             Err(ScanError::Broken(broken)) => {
                 let may_be_torn = self.newest && self.header.spilled.is_none();
                 if !may_be_torn || self.scanner.sound_batch_follows().unwrap_or(true) {

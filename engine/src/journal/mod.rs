@@ -147,6 +147,9 @@ pub struct Summary {
     /// What the writer is doing.
     #[serde(flatten)]
     pub state: State,
+    /// Damage that a reader has met: what is behind it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// The installation.
     pub installation: Uuid,
 }
@@ -171,6 +174,8 @@ pub(crate) struct Shared {
     pub(crate) submitted: AtomicU64,
     /// Up to where each push door is; retention by age waits for the last of them.
     pub(crate) holds: Mutex<BTreeMap<String, u64>>,
+    /// Damage that readers have met, by the base of the segment; no more entries than segments.
+    pub(crate) damage: Mutex<BTreeMap<u64, String>>,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
     /// Held until the writer has closed the journal.
@@ -260,6 +265,7 @@ impl Journal {
             bytes: segments.iter().map(|segment| segment.length()).sum(),
             newest_commit: segments.last().map_or(0, |segment| segment.time_max()),
             state: self.shared.state.borrow().clone(),
+            damage: self.damage(),
             installation: self.shared.installation,
         }
     }

@@ -34,16 +34,16 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal repair --data DIR` cuts the journal \
                                there, keeps what it cuts off beside it, and records a gap that every reader is told.";
 
+const RIGHTS: &str =
+    "The user who runs rowcast has to be able to read and write the files of its data directory.";
+
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
     let installation = installation(&options.dir, &*disk)?;
     remove_spills(&options.dir, &*disk)?;
     let registry = Registry::default();
-    let found = Found::load(&options.dir, &*disk, &registry)?;
-    if let Some(other) = found.segments.iter().find(|segment| segment.header.installation != installation) {
-        return Err(foreign(&other.path, other.header.installation, installation));
-    }
+    let found = Found::load(&options.dir, installation, &*disk, &registry)?;
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
     let shared = Arc::new(Shared {
@@ -59,6 +59,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
         holds: Mutex::new(options.holds.clone()),
         submitted: AtomicU64::new(lsn.0),
+        damage: Mutex::default(),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
@@ -209,23 +210,31 @@ pub(crate) fn store_installation(dir: &Path, uuid: Uuid) -> Result<()> {
         .map_err(|error| cannot_use(&path, error))
 }
 
+/// A segment that is not known to be damaged.
+pub(crate) fn cannot_read(path: &Path, error: std::io::Error) -> Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => RIGHTS,
+        _ => "The disk may be failing: see the kernel's log (dmesg), and back up what can be read.",
+    };
+    Error::journal(format!("Cannot read {}", path.display())).because(error).hint(hint)
+}
+
 fn cannot_use(path: &Path, error: std::io::Error) -> Error {
-    Error::journal(format!("Cannot use {}", path.display()))
-        .because(error)
-        .hint("The user who runs rowcast has to be able to read and write the files of its data directory.")
+    Error::journal(format!("Cannot use {}", path.display())).because(error).hint(RIGHTS)
 }
 
 /// What lies in the directory.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
+    installation: Uuid,
     pub(crate) segments: Vec<Arc<Segment>>,
     position: StreamPosition,
     last_tx_end: Lsn,
 }
 
 impl Found {
-    fn load(dir: &Path, disk: &dyn Disk, registry: &Registry) -> Result<Self> {
-        let mut found = Self::default();
+    fn load(dir: &Path, installation: Uuid, disk: &dyn Disk, registry: &Registry) -> Result<Self> {
+        let mut found = Self { installation, ..Self::default() };
         let paths = segment_paths(dir, disk)?;
         for (at, path) in paths.iter().enumerate() {
             found.take(path, at + 1 == paths.len(), disk, registry)?;
@@ -241,7 +250,7 @@ impl Found {
 
     fn take(&mut self, path: &Path, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<()> {
         let broken = |reason: &str| broken_segment(path, reason);
-        let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
+        let unreadable = |error| cannot_read(path, error);
         let file = disk.open(path).map_err(unreadable)?;
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
@@ -253,6 +262,9 @@ impl Found {
             }
             Err(reason) => return Err(broken(reason)),
         };
+        if header.installation != self.installation {
+            return Err(foreign(path, header.installation, self.installation));
+        }
         let (time, lsn, last) = self.segments.last().map_or((0, Lsn::ZERO, None), |before| {
             (before.time_max(), before.lsn_max(), Some(before.last()))
         });
@@ -302,7 +314,7 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
 /// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
 fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<Leftover> {
     let path = segment.path.display();
-    let unreadable = |error| Error::journal(format!("Cannot read {path}")).because(error);
+    let unreadable = |error| cannot_read(&segment.path, error);
     let file = disk.open(&segment.path).map_err(unreadable)?;
     let length = file.length().map_err(unreadable)?;
     let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
@@ -373,7 +385,7 @@ pub(crate) fn note_asides(
 
 fn io_of(error: ScanError, path: &Path) -> Error {
     match error {
-        ScanError::Io(error) => Error::journal(format!("Cannot read {}", path.display())).because(error),
+        ScanError::Io(error) => cannot_read(path, error),
         ScanError::Broken(broken) => broken_middle(path, &broken),
     }
 }

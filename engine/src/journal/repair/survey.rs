@@ -10,7 +10,8 @@ use crate::event::Micros;
 use crate::journal::StreamPosition;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::opening::{
-    broken_segment, foreign, misfit, never_begun, note_asides, segment_paths, stored_installation,
+    broken_segment, cannot_read, foreign, misfit, never_begun, note_asides, segment_paths,
+    stored_installation,
 };
 use crate::journal::registry::Registry;
 use crate::journal::repair::mend::{Bridge, Mend};
@@ -324,10 +325,6 @@ fn io_of(error: ScanError) -> std::io::Error {
         ScanError::Io(error) => error,
         ScanError::Broken(broken) => std::io::Error::other(broken.reason),
     }
-}
-
-fn cannot_read(path: &Path, error: std::io::Error) -> Error {
-    Error::journal(format!("Cannot read {}", path.display())).because(error)
 }
 
 fn name_of(path: &Path) -> String {

@@ -9,6 +9,7 @@ mod debezium;
 mod demo;
 mod doors;
 mod flow;
+mod journal;
 mod large;
 mod layout;
 mod neighbours;

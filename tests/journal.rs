@@ -128,6 +128,42 @@ async fn a_damaged_journal_is_mended_and_readers_are_told_once() {
 }
 
 #[tokio::test]
+async fn damage_among_the_newest_events_is_mended_and_adopted() {
+    let (database, mut rowcast) = captured("newest").await;
+    fill(&database, 1, 500).await;
+    let whole = held(&rowcast, 500).await;
+    let (data, slot) = (rowcast.data(), format!("source.slot={}", database.name()));
+    assert_eq!(rowcast.terminate().await, 0);
+    let newest = segments(&data).pop().unwrap();
+    fs::File::options().write(true).open(&newest).unwrap().write_all_at(b"garbage", 300_000).unwrap();
+    assert_eq!(refused(&database, &data).await.code, 4);
+    let done = journal("repair", &data, &[]).await;
+    assert!(done.code == 0 && done.stdout.contains("rowcast adopt"), "{done:?}");
+    // Postgres has forgotten what is lost.
+    let start = refused(&database, &data).await;
+    assert!(start.code == 3 && start.stderr.contains("rowcast adopt"), "{start:?}");
+    let data = data.to_str().unwrap();
+    let adopted = command(&["adopt", "--source", database.url(), "--set", &slot, "--data", data]).await;
+    assert_eq!(adopted.code, 0, "{adopted:?}");
+    rowcast.resume().await;
+    rowcast.wait_streaming().await;
+    fill(&database, 501, 600).await;
+    let mut stream =
+        Sse::resume(rowcast.address(), "/v1/events", Some(&id(&whole[499]).to_string())).await.unwrap();
+    let mut told = Vec::new();
+    let next = loop {
+        let next = stream.expect("what comes next").await;
+        match next.event.as_str() {
+            "gap" => told.push(next.json()["reason"].as_str().unwrap().to_owned()),
+            "message" => break next.json(),
+            _ => {}
+        }
+    };
+    assert_eq!(told, ["journal_damaged", "source_lost"]);
+    assert!(next["after"]["id"] == 501 && id(&next) > id(&whole[499]), "{next}");
+}
+
+#[tokio::test]
 async fn a_backup_is_made_while_it_runs_and_goes_on_behind_a_gap() {
     let (database, mut rowcast) = captured("backup").await;
     fill(&database, 1, 3000).await;

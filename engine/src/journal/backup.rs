@@ -10,7 +10,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -81,7 +80,8 @@ pub fn empty_dir(dest: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies one file, if it is still there and holds anything. Of the newest one only whole transactions stay.
+/// Copies one file, if it is still there and holds anything. The newest one may end within a batch, as after a crash:
+/// opening cuts it.
 fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
     let mut source = match File::open(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -95,10 +95,6 @@ fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
         if never_begun(&header, read) {
             fs::remove_file(to)?;
             return Ok(false);
-        }
-        let copy: Arc<dyn DiskFile> = Arc::new(copy.try_clone()?);
-        if let Some(end) = check::whole_end(&copy)? {
-            copy.truncate(end)?;
         }
     }
     copy.sync_all()?;

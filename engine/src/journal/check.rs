@@ -1,13 +1,12 @@
 //! Looking at a journal without opening it for writing.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::disk::Disk;
 use crate::journal::opening::{
     MEND, broken_middle, broken_segment, cannot_read, misfit, never_begun, note_asides, segment_paths,
 };
@@ -106,31 +105,6 @@ fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
         "{path}: the batch of event {first} should have {events} events, {seen} can be read"
     ))
     .hint(MEND)
-}
-
-/// Where the last whole transaction of a growing segment ends, if anything stands behind it. `None` too where sound
-/// batches stand behind a break: that is damage, and stays to be seen.
-pub(crate) fn whole_end(file: &Arc<dyn DiskFile>) -> std::io::Result<Option<u64>> {
-    let length = file.length()?;
-    let mut scanner = Scanner::new(Arc::clone(file), SEGMENT_HEADER as u64, length);
-    let (mut end, mut pending) = (SEGMENT_HEADER as u64, 0);
-    loop {
-        match scanner.next() {
-            Ok(Some((offset, header, _))) => {
-                pending += 1;
-                if !header.more && (header.events > 0 || pending == 1) {
-                    end = offset + u64::from(header.length);
-                    pending = 0;
-                }
-            }
-            Ok(None) => return Ok((end < length).then_some(end)),
-            Err(ScanError::Io(error)) => return Err(error),
-            Err(ScanError::Broken(_)) => {
-                let follows = matches!(scanner.sound_batch_follows(), Ok(true) | Err(_));
-                return Ok((!follows).then_some(end));
-            }
-        }
-    }
 }
 
 enum Opened<'a> {

@@ -96,6 +96,22 @@ const BREAKS: &[Break] = &[
         overwrite(&path, 2000);
     }),
     ("the middle of the newest", |dir| overwrite(&segments(dir).pop().unwrap(), 700)),
+    ("the newest, before one that was never begun", |dir| {
+        overwrite(&segments(dir).pop().unwrap(), 700);
+        fs::write(dir.join("08999999999999999999.seg"), [0; 128]).unwrap();
+    }),
+    ("a header before one that was never begun", |dir| {
+        let newest = segments(dir).pop().unwrap();
+        overwrite(&newest, 3);
+        let number: u64 = newest.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        fs::write(dir.join(format!("{:020}.seg", number + 100)), "").unwrap();
+    }),
+    ("a bridge", |dir| {
+        overwrite(&segments(dir)[2], 140);
+        repair(dir, &RealDisk, 0, false).unwrap();
+        let bridge = segments(dir).into_iter().min_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+        overwrite(&bridge, 140);
+    }),
     ("the newest header", |dir| overwrite(&segments(dir).pop().unwrap(), 3)),
     ("the first batch of the newest", |dir| overwrite(&segments(dir).pop().unwrap(), 140)),
     ("the newest and the one before", |dir| {
@@ -165,6 +181,20 @@ async fn whatever_is_broken_is_mended_once() {
         assert!(gaps.ends_with(&told) && gaps.len() <= told.len() + 1, "{gaps:?} {told:?}");
         assert!(mend(dir.path(), false).is_sound(), "also after it was opened");
     }
+}
+
+/// Opening does not read what an index speaks for; repair does, and the index goes with what it told of.
+#[tokio::test]
+async fn damage_behind_an_index_is_mended() {
+    let dir = history().await;
+    let whole = all(copy(dir.path()).path()).await;
+    let path = segments(dir.path())[1].clone();
+    overwrite(&path, 1500);
+    assert!(path.with_extension("idx").exists());
+    let report = mend(dir.path(), false);
+    assert_eq!((report.cuts.len(), report.gaps.len()), (1, 1));
+    assert!(!path.with_extension("idx").exists());
+    mended(dir.path(), &whole).await;
 }
 
 #[tokio::test]

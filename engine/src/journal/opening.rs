@@ -214,7 +214,10 @@ pub(crate) fn store_installation(dir: &Path, uuid: Uuid) -> Result<()> {
 pub(crate) fn cannot_read(path: &Path, error: std::io::Error) -> Error {
     let hint = match error.kind() {
         std::io::ErrorKind::PermissionDenied => RIGHTS,
-        _ => "The disk may be failing: see the kernel's log (dmesg), and back up what can be read.",
+        _ => {
+            "The disk may be failing: see the kernel's log (dmesg). Copy the directory to another one (ddrescue goes on \
+             where cp stops), and repair it there."
+        }
     };
     Error::journal(format!("Cannot read {}", path.display())).because(error).hint(hint)
 }

@@ -16,7 +16,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::journal::check::{self, CheckReport};
 use crate::journal::disk::{DiskFile, RealDisk, make_dir};
-use crate::journal::opening::{never_begun, segment_paths, store_installation, stored_installation};
+use crate::journal::installation::{store_installation, stored_installation};
+use crate::journal::opening::{never_begun, segment_paths};
 use crate::journal::segment::SEGMENT_HEADER;
 
 /// What was copied.

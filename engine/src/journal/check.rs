@@ -7,9 +7,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::journal::disk::Disk;
-use crate::journal::opening::{
-    MEND, broken_middle, broken_segment, cannot_read, misfit, never_begun, note_asides, segment_paths,
-};
+use crate::journal::opening::{never_begun, note_asides, segment_paths};
+use crate::journal::refusal::{MEND, broken_middle, broken_segment, cannot_read, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};

@@ -14,10 +14,12 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
+use crate::journal::installation::{store_installation, stored_installation};
+use crate::journal::refusal::{broken_middle, broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
-use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::{Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync};
@@ -29,13 +31,6 @@ use crate::record::asides;
 const QUEUE: usize = 8;
 /// How often ages and free space are looked at.
 const TICK: Duration = Duration::from_secs(1);
-
-/// What to do about damage.
-pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal repair --data DIR` cuts the journal \
-                               there, keeps what it cuts off beside it, and records a gap that every reader is told.";
-
-const RIGHTS: &str =
-    "The user who runs rowcast has to be able to read and write the files of its data directory.";
 
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
@@ -137,21 +132,6 @@ fn drop_empty(shared: &Shared) {
     shared.segments.store(Arc::new(kept.into_iter().map(|(_, segment)| Arc::clone(segment)).collect()));
 }
 
-/// A segment that another installation wrote.
-pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid) -> Error {
-    Error::journal(format!(
-        "{} belongs to another installation ({theirs}, this one is {ours})",
-        path.display()
-    ))
-    .hint("Give every rowcast a data directory of its own (--data DIR), and take files of another one out of this.")
-}
-
-fn cannot_open(dir: &Path, error: std::io::Error) -> Error {
-    Error::journal(format!("Cannot open the journal in {}", dir.display()))
-        .because(error)
-        .hint("Name a directory that the user who runs rowcast may write to (--data DIR).")
-}
-
 /// Makes the directory and locks it.
 pub(crate) fn lock(dir: &Path) -> Result<File> {
     make_dir(dir).map_err(|error| cannot_open(dir, error))?;
@@ -185,45 +165,6 @@ fn installation(dir: &Path, disk: &dyn Disk) -> Result<Uuid> {
     let uuid = Uuid::new_v4();
     store_installation(dir, uuid)?;
     Ok(uuid)
-}
-
-/// The uuid in the directory; `None` when there is no file.
-pub(crate) fn stored_installation(dir: &Path) -> Result<Option<Uuid>> {
-    let path = dir.join("installation");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|error: uuid::Error| {
-            Error::journal(format!("{} holds no installation number", path.display()))
-                .because(error)
-                .hint("Restore the file from a copy; or remove it and run `rowcast journal repair --data DIR`, which writes it again.")
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(cannot_use(&path, error)),
-    }
-}
-
-pub(crate) fn store_installation(dir: &Path, uuid: Uuid) -> Result<()> {
-    let (path, beside) = (dir.join("installation"), dir.join("installation.new"));
-    std::fs::write(&beside, format!("{uuid}\n"))
-        .and_then(|()| File::open(&beside)?.sync_all())
-        .and_then(|()| std::fs::rename(&beside, &path))
-        .and_then(|()| File::open(dir)?.sync_all())
-        .map_err(|error| cannot_use(&path, error))
-}
-
-/// A segment that is not known to be damaged.
-pub(crate) fn cannot_read(path: &Path, error: std::io::Error) -> Error {
-    let hint = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => RIGHTS,
-        _ => {
-            "The disk may be failing: see the kernel's log (dmesg). Copy the directory to another one (ddrescue goes on \
-             where cp stops), and repair it there."
-        }
-    };
-    Error::journal(format!("Cannot read {}", path.display())).because(error).hint(hint)
-}
-
-fn cannot_use(path: &Path, error: std::io::Error) -> Error {
-    Error::journal(format!("Cannot use {}", path.display())).because(error).hint(RIGHTS)
 }
 
 /// What lies in the directory.
@@ -391,27 +332,6 @@ fn io_of(error: ScanError, path: &Path) -> Error {
         ScanError::Io(error) => cannot_read(path, error),
         ScanError::Broken(broken) => broken_middle(path, &broken),
     }
-}
-
-pub(crate) fn broken_middle(path: &Path, broken: &Broken) -> Error {
-    Error::journal(format!("{} is damaged at offset {}: {}", path.display(), broken.offset, broken.reason))
-        .hint(MEND)
-}
-
-/// A segment of which nothing can be read, or which does not fit to the one before it.
-pub(crate) fn broken_segment(path: &Path, reason: &str) -> Error {
-    if reason == OTHER_VERSION {
-        return Error::journal(format!("Cannot read {}: {reason}", path.display()))
-            .hint("Start the rowcast that wrote it, or a newer one.");
-    }
-    Error::journal(format!("{} is damaged: {reason}", path.display())).hint(MEND)
-}
-
-/// Why a segment does not fit to the one before it.
-pub(crate) fn misfit(previous_last: u64, last: u64) -> String {
-    format!(
-        "it continues after event {previous_last}, but the segment before it ends at {last}: a segment is missing or cut"
-    )
 }
 
 /// Whether the newest segment's header was never written whole: it held nothing yet.

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
-use crate::journal::opening::{MEND, broken_middle, cannot_read};
+use crate::journal::refusal::{MEND, broken_middle, cannot_read};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;

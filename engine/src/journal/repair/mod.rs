@@ -22,7 +22,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
-use crate::journal::opening::{lock_existing, segment_paths, store_installation};
+use crate::journal::installation::store_installation;
+use crate::journal::opening::{lock_existing, segment_paths};
 
 /// The reason in the gap that a bridge holds.
 pub(crate) const REASON: &str = "journal_damaged";

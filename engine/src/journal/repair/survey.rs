@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::StreamPosition;
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::opening::{
-    broken_segment, cannot_read, foreign, misfit, never_begun, segment_paths, stored_installation,
-};
+use crate::journal::installation::stored_installation;
+use crate::journal::opening::{never_begun, segment_paths};
+use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit};
 use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
 use crate::journal::scan::{ScanError, Scanner};

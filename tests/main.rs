@@ -12,6 +12,7 @@ mod doors;
 mod flow;
 mod full;
 mod huge;
+mod journal;
 mod large;
 mod layout;
 mod neighbours;

@@ -142,6 +142,7 @@ impl Status {
                 reasons.push(format!("The journal has failed, restart rowcast: {detail}"))
             }
         }
+        reasons.extend(journal.damage.as_ref().map(|damage| format!("The journal is damaged: {damage}")));
         for (name, door) in &doors {
             if let "retrying" | "stopped" | "paused" = door.state {
                 let why = door.reason.as_deref().unwrap_or("no reason is known");

@@ -114,6 +114,7 @@ impl Writer {
         counter!("rowcast_journal_bytes_total").increment(segment.length());
         self.active = Active {
             written: segment.length(),
+            synced: segment.length(),
             segment: Arc::new(segment),
             file,
             schemas,
@@ -182,7 +183,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
     let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
     install(shared, &segment);
     let written = SEGMENT_HEADER as u64;
-    Ok(Active { segment, file, written, schemas: Vec::new(), opened: Instant::now() })
+    Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })
 }
 
 pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {

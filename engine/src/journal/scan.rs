@@ -79,7 +79,8 @@ impl Scanner {
         Ok((end <= self.window.len()).then(|| self.window.slice(start..end)))
     }
 
-    /// Whether a sound batch stands anywhere behind the current place: then what is broken is a middle, not a tail.
+    /// Whether a sound batch stands anywhere behind the current place that was written when all before it was
+    /// synced: then what is broken is a middle, not a tail. Of what is not synced, a power cut leaves any part.
     pub(crate) fn sound_batch_follows(&mut self) -> Result<bool, ScanError> {
         let from = self.at;
         let mut at = from + 1;
@@ -90,7 +91,7 @@ impl Scanner {
             buffer.truncate(read);
             for hit in memchr::memmem::find_iter(&buffer, b"RCB1") {
                 self.at = at + hit as u64;
-                let sound = matches!(self.next(), Ok(Some(_)));
+                let sound = matches!(self.next(), Ok(Some((_, header, _))) if !header.early);
                 self.at = from;
                 if sound {
                     return Ok(true);

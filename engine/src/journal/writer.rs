@@ -16,7 +16,7 @@ use crate::journal::rolling::is_full;
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, State, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, seal};
+use crate::record::{Batch, Builder, Header, Part, mark_early, seal};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -69,6 +69,8 @@ pub(crate) struct Active {
     pub(crate) file: Arc<dyn DiskFile>,
     /// Where the next batch goes; readers see less until it is synced.
     pub(crate) written: u64,
+    /// All before this is synced.
+    pub(crate) synced: u64,
     pub(crate) schemas: Vec<SchemaId>,
     pub(crate) opened: Instant,
 }
@@ -211,6 +213,9 @@ impl Writer {
     }
 
     fn write_batch(&mut self, mut bytes: Vec<u8>, round: &mut Round) -> Result<()> {
+        if self.active.synced < self.active.written {
+            mark_early(&mut bytes);
+        }
         seal(&mut bytes, self.next - self.active.segment.header.base);
         let Some(header) = Header::parse(&bytes) else {
             return Err(Error::failed("Built a batch that cannot be read back"));
@@ -322,9 +327,10 @@ impl Writer {
         }
     }
 
-    pub(crate) fn sync_file(&self) -> Result<()> {
+    pub(crate) fn sync_file(&mut self) -> Result<()> {
         let started = Instant::now();
         self.active.file.sync().map_err(|error| self.broken("sync", error))?;
+        self.active.synced = self.active.written;
         histogram!("rowcast_journal_sync_seconds").record(started.elapsed());
         Ok(())
     }

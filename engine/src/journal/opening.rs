@@ -77,10 +77,12 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
     let active =
         start_segment(&shared, next, &previous).map_err(|error| cannot_create(&shared, next, error))?;
-    let mut writer = Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, unsynced: None };
+    let mut writer =
+        Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, patient: false, unsynced: None };
     writer.write_position()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
+    writer.patient = true;
     shared.cache.clear(newest);
     drop_empty(&shared);
     let (commands, queue) = mpsc::channel(QUEUE);

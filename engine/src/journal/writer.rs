@@ -96,6 +96,8 @@ pub(crate) struct Writer {
     pub(crate) next: u64,
     /// Bytes since the free space was looked at.
     pub(crate) unchecked: u64,
+    /// Waits for room on a full disk; not while the journal opens, when nobody could stop it.
+    pub(crate) patient: bool,
     /// Shown but not synced yet (`Sync::Interval`).
     pub(crate) unsynced: Option<(Instant, Option<Lsn>)>,
 }
@@ -228,22 +230,32 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes, waiting for room as long as it takes.
     fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.with_room(|| self.active.file.write_at(bytes, offset))
+            .map_err(|error| self.broken("write to", error))
+    }
+
+    /// Does what needs room, waiting for it as long as it takes or until the journal is closed.
+    pub(super) fn with_room<T>(&self, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
         loop {
-            match self.active.file.write_at(bytes, offset) {
-                Ok(()) => {
-                    self.roomy();
-                    return Ok(());
+            match work() {
+                Err(error) if is_full(&error) && self.patient => {
+                    self.wait_for_room("the disk is full").map_err(io::Error::other)?;
                 }
-                Err(error) if is_full(&error) => self.wait_for_room("the disk is full")?,
-                Err(error) => return Err(self.broken("write to", error)),
+                Ok(done) => {
+                    self.roomy();
+                    return Ok(done);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
     fn broken(&self, doing: &str, error: io::Error) -> Error {
-        Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error)
+        let full = is_full(&error);
+        let error =
+            Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error);
+        if full { error.hint("Make room on the file system of the data directory.") } else { error }
     }
 
     fn roomy(&self) {

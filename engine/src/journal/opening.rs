@@ -291,15 +291,16 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
         match scanner.next() {
             Ok(Some((offset, header, bytes))) => {
                 note_asides(&bytes, &header, registry, &mut left);
-                if header.events > 0 {
-                    left.last_tx_end = left.last_tx_end.max(header.lsn_max);
-                }
                 pending.push(header);
                 // A batch without events ends no transaction.
                 let whole = !header.more && (header.events > 0 || pending.len() == 1);
                 if whole {
                     good_end = offset + u64::from(header.length);
-                    pending.drain(..).for_each(|header| segment.grow(&header));
+                    for header in pending.drain(..) {
+                        let end = if header.events > 0 { header.lsn_max } else { Lsn::ZERO };
+                        left.last_tx_end = left.last_tx_end.max(end);
+                        segment.grow(&header);
+                    }
                 }
             }
             Ok(None) => break None,

@@ -65,7 +65,7 @@ impl Writer {
             seal(&mut bytes, segment.events());
             let failed =
                 |error| Error::journal(format!("Cannot write to {}", segment.path.display())).because(error);
-            file.write_at(&bytes, segment.length()).map_err(failed)?;
+            self.with_room(|| file.write_at(&bytes, segment.length())).map_err(failed)?;
             if let Some(header) = Header::parse(&bytes) {
                 segment.grow(&header);
             }
@@ -104,10 +104,10 @@ impl Writer {
         let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
         // Its name may be that of a segment that holds the only position.
         self.put_position(&*file, &segment, end.end_lsn)?;
-        file.write_at(&header.encode(), 0).map_err(failed)?;
+        self.with_room(|| file.write_at(&header.encode(), 0)).map_err(failed)?;
         file.sync().map_err(failed)?;
         // An empty active segment has the same name; the rename takes its place.
-        self.shared.disk.rename(&path, &target).map_err(failed)?;
+        self.with_room(|| self.shared.disk.rename(&path, &target)).map_err(failed)?;
         self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
         self.next += segment.events();
         counter!("rowcast_events_total").increment(segment.events());
@@ -124,10 +124,10 @@ impl Writer {
         self.shared.note_tx_end(end.end_lsn);
         let newest = self.next - 1;
         self.shared.cache.clear(newest);
-        self.roll()?;
         self.shared.head.send_replace(newest);
+        // Before the next segment begins with the position: retention may take this one at once.
         self.confirm(Some(end.end_lsn));
-        Ok(())
+        self.roll()
     }
 }
 

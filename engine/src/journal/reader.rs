@@ -53,10 +53,11 @@ impl Journal {
         if let Some(batch) = self.cached(after) {
             return Ok(Read::Batches(vec![batch]));
         }
-        if let Some(gone) = self.held_after(after) {
+        // One list for both questions: between two, retention could take what is next.
+        let segments = self.shared.segments.load_full();
+        if let Some(gone) = gone_after(&segments, after) {
             return Ok(Read::Gone(gone));
         }
-        let segments = self.shared.segments.load_full();
         let head = self.newest();
         let at = segments.partition_point(|segment| segment.last() <= after);
         let Some(segment) = segments.get(at).filter(|_| after < head) else { return Ok(Read::AtHead) };
@@ -71,9 +72,7 @@ impl Journal {
 
     /// What is missing between an event and the oldest one held; `None` when nothing is.
     pub fn held_after(&self, after: u64) -> Option<Gone> {
-        let segments = self.shared.segments.load();
-        let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
-        Some(Gone { from: after + 1, to: oldest.header.base - 1 })
+        gone_after(&self.shared.segments.load(), after)
     }
 
     /// Whether no transaction that ends above `lsn` has been removed.
@@ -223,6 +222,11 @@ impl Journal {
         }
         Ok(None)
     }
+}
+
+fn gone_after(segments: &[Arc<Segment>], after: u64) -> Option<Gone> {
+    let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
+    Some(Gone { from: after + 1, to: oldest.header.base - 1 })
 }
 
 fn of_scan(error: ScanError, segment: &Segment) -> Error {

@@ -73,6 +73,8 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path, segment: &Segment, registry: &R
     (u32::from_le_bytes(*crc) == crc32c::crc32c(body)).then_some(())?;
     let sidecar: Sidecar = serde_json::from_slice(body).ok()?;
     (disk.open(path).ok()?.length().ok()? == sidecar.length).then_some(())?;
+    // An event takes more than a byte.
+    (sidecar.events < sidecar.length).then_some(())?;
     let index = sidecar
         .index
         .iter()

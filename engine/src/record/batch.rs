@@ -9,8 +9,8 @@ use crate::lsn::Lsn;
 use crate::record::Tuple;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, FLAG_EARLY, FLAG_MORE, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION,
-    KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_LAST,
-    TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
+    KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART,
+    TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::schema::{Schema, SchemaId};
 
@@ -49,7 +49,8 @@ impl Header {
         let sound = get_u32(bytes, 0)? == BATCH_MAGIC
             && usize::from(get_u16(bytes, 14)?) == BATCH_HEADER
             && u32::try_from(BATCH_HEADER).is_ok_and(|header| summary >= header)
-            && summary <= length;
+            && summary <= length
+            && get_u64(bytes, 16)? < NUMBERS_END;
         sound.then_some(())?;
         Some(Self {
             crc: get_u32(bytes, 4)?,
@@ -340,7 +341,8 @@ impl<'a> Events<'a> {
         };
         let (id, seq) = (self.id, self.seq);
         self.id += 1;
-        self.seq += 1;
+        // Where it begins is a field of the file.
+        self.seq = self.seq.wrapping_add(1);
         let last = self.ending && self.ends_here();
         Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, body })
     }

@@ -28,6 +28,8 @@
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RCB1");
 pub(crate) const BATCH_HEADER: usize = 64;
 pub(crate) const RECORD_HEADER: usize = 8;
+/// Numbers stay below this: JavaScript keeps no more bits. What says otherwise is no batch and no segment.
+pub(crate) const NUMBERS_END: u64 = 1 << 53;
 
 /// The transaction goes on in the next batch; nothing of it may be shown yet.
 pub(crate) const FLAG_MORE: u16 = 1;

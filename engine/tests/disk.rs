@@ -90,7 +90,7 @@ struct State {
     fault: Option<Fault>,
     dead: bool,
     failed: u64,
-    calls: u64,
+    largest_read: usize,
     free: Option<u64>,
     /// The journal's thread has to wait before its next call.
     held: bool,
@@ -119,9 +119,9 @@ impl FakeDisk {
         self.state(|state| state.fault = fault);
     }
 
-    /// Bytes free from now on.
-    pub(crate) fn set_free(&self, free: Option<u64>) {
-        self.state(|state| state.free = free);
+    /// Next to nothing is free until somebody has waited for room.
+    pub(crate) fn run_short(&self) {
+        self.state(|state| state.free = Some(0));
     }
 
     /// Whether the power has gone.
@@ -134,9 +134,9 @@ impl FakeDisk {
         self.state(|state| state.failed)
     }
 
-    /// Calls so far.
-    pub(crate) fn calls(&self) -> u64 {
-        self.state(|state| state.calls)
+    /// The largest buffer that was asked to be filled.
+    pub(crate) fn largest_read(&self) -> usize {
+        self.state(|state| state.largest_read)
     }
 
     /// Lets the journal's thread wait before its next call, so that what comes meanwhile is one group.
@@ -179,7 +179,6 @@ impl FakeDisk {
         while state.held && std::thread::current().name() == Some("journal") {
             state = self.0.1.wait(state).unwrap();
         }
-        state.calls += 1;
         match state.verdict(kind) {
             Ok(()) => work(&mut state),
             Err(error) => {
@@ -245,7 +244,9 @@ impl Inode {
 fn covered(old: &Change, by: &[Pending]) -> bool {
     let Change::Write { offset, bytes } = old else { return true };
     let end = offset + bytes.len();
-    by.iter().any(|p| matches!(&p.change, Change::Write { offset: o, bytes: b } if o < &end && offset < &(o + b.len())))
+    by.iter().any(
+        |p| matches!(&p.change, Change::Write { offset: o, bytes: b } if o < &end && offset < &(o + b.len())),
+    )
 }
 
 fn apply(content: &mut Vec<u8>, change: &Change) {
@@ -265,19 +266,23 @@ fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 
 impl Disk for FakeDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let ino = self.call(CREATE, |_, _| {}, |state| {
-            if let Ok(ino) = state.ino(path) {
-                // As O_TRUNC has it: the file stays the same one.
-                state.inode(ino).change(Change::Truncate(0));
-                return Ok(ino);
-            }
-            state.inodes_made += 1;
-            let ino = state.inodes_made;
-            state.inodes.insert(ino, Inode::default());
-            state.names.insert(path.to_owned(), ino);
-            state.pending_names.push(NameChange::Link(path.to_owned(), ino));
-            Ok(ino)
-        })?;
+        let ino = self.call(
+            CREATE,
+            |_, _| {},
+            |state| {
+                if let Ok(ino) = state.ino(path) {
+                    // As O_TRUNC has it: the file stays the same one.
+                    state.inode(ino).change(Change::Truncate(0));
+                    return Ok(ino);
+                }
+                state.inodes_made += 1;
+                let ino = state.inodes_made;
+                state.inodes.insert(ino, Inode::default());
+                state.names.insert(path.to_owned(), ino);
+                state.pending_names.push(NameChange::Link(path.to_owned(), ino));
+                Ok(ino)
+            },
+        )?;
         Ok(Arc::new(FakeFile(self.clone(), ino)))
     }
 
@@ -287,22 +292,30 @@ impl Disk for FakeDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call(RENAME, |_, _| {}, |state| {
-            let ino = state.ino(from)?;
-            state.names.remove(from);
-            state.names.insert(to.to_owned(), ino);
-            state.pending_names.push(NameChange::Move(from.to_owned(), to.to_owned(), ino));
-            Ok(())
-        })
+        self.call(
+            RENAME,
+            |_, _| {},
+            |state| {
+                let ino = state.ino(from)?;
+                state.names.remove(from);
+                state.names.insert(to.to_owned(), ino);
+                state.pending_names.push(NameChange::Move(from.to_owned(), to.to_owned(), ino));
+                Ok(())
+            },
+        )
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.call(REMOVE, |_, _| {}, |state| {
-            state.ino(path)?;
-            state.names.remove(path);
-            state.pending_names.push(NameChange::Unlink(path.to_owned()));
-            Ok(())
-        })
+        self.call(
+            REMOVE,
+            |_, _| {},
+            |state| {
+                state.ino(path)?;
+                state.names.remove(path);
+                state.pending_names.push(NameChange::Unlink(path.to_owned()));
+                Ok(())
+            },
+        )
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -311,11 +324,15 @@ impl Disk for FakeDisk {
     }
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
-        self.call(SYNC_DIR, |_, _| {}, |state| {
-            state.durable_names = state.names.clone();
-            state.pending_names.clear();
-            Ok(())
-        })
+        self.call(
+            SYNC_DIR,
+            |_, _| {},
+            |state| {
+                state.durable_names = state.names.clone();
+                state.pending_names.clear();
+                Ok(())
+            },
+        )
     }
 
     fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
@@ -323,7 +340,13 @@ impl Disk for FakeDisk {
     }
 
     fn pause(&self, _how_long: Duration) {
+        assert_eq!(
+            std::thread::current().name(),
+            Some("journal"),
+            "only the journal's thread may wait for room"
+        );
         let over = self.state(|state| {
+            state.free = None;
             let Some(fault) = &mut state.fault else { return true };
             fault.waits = fault.waits.saturating_sub(1);
             if fault.waits == 0 {
@@ -353,18 +376,25 @@ impl DiskFile for FakeFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.call(READ, |_, _| {}, |state| {
-            let rest = state.inode(self.1).live.get(offset as usize..).unwrap_or_default();
-            let count = rest.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&rest[..count]);
-            Ok(count)
-        })
+        self.0.call(
+            READ,
+            |_, _| {},
+            |state| {
+                state.largest_read = state.largest_read.max(buffer.len());
+                let rest = state.inode(self.1).live.get(offset as usize..).unwrap_or_default();
+                let count = rest.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&rest[..count]);
+                Ok(count)
+            },
+        )
     }
 
     fn sync(&self) -> io::Result<()> {
         let forget = |state: &mut State, power: bool| {
             let pending = state.inode(self.1).pending.iter_mut().filter(|_| !power);
-            pending.for_each(|pending| pending.forgotten = true);
+            // Not a file's length, which is none of its pages.
+            let writes = pending.filter(|pending| matches!(pending.change, Change::Write { .. }));
+            writes.for_each(|pending| pending.forgotten = true);
         };
         self.0.call(SYNC, forget, |state| {
             state.inode(self.1).sync();
@@ -373,10 +403,14 @@ impl DiskFile for FakeFile {
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        self.0.call(TRUNCATE, |_, _| {}, |state| {
-            state.inode(self.1).change(Change::Truncate(length as usize));
-            Ok(())
-        })
+        self.0.call(
+            TRUNCATE,
+            |_, _| {},
+            |state| {
+                state.inode(self.1).change(Change::Truncate(length as usize));
+                Ok(())
+            },
+        )
     }
 
     fn length(&self) -> io::Result<u64> {

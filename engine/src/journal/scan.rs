@@ -11,7 +11,7 @@ use crate::record::layout::BATCH_HEADER;
 use crate::record::{Header, intact};
 
 /// One read: large enough that a replay is sequential, small enough for many readers.
-const CHUNK_BYTES: u64 = 1 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// A place that holds no whole, sound batch.
 #[derive(Debug)]

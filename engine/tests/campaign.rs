@@ -46,7 +46,7 @@ pub(crate) fn guard<T>(
 /// On two threads, until `more` says that it is enough.
 fn run_all(first: u64, one: fn(u64) -> Outcome, more: impl Fn(u64) -> bool + Send + Sync + 'static) {
     let (next, more) = (Arc::new(AtomicU64::new(0)), Arc::new(more));
-    let (send, results) = mpsc::channel();
+    let (send, results) = mpsc::sync_channel(16);
     for _ in 0..2 {
         let (next, more, send) = (Arc::clone(&next), Arc::clone(&more), send.clone());
         std::thread::spawn(move || {

@@ -19,6 +19,9 @@ use crate::support::{Fixture, table, unlocked};
 
 const DIRECTORIES: u64 = 40;
 
+/// Events: number and JSON.
+type Lines = Vec<(u64, Vec<u8>)>;
+
 /// A journal of some lives: several segments, two tables, custom events, a spilled transaction, one that is not
 /// whole, one that has not committed.
 async fn sample(dir: &Path) -> FakeDisk {
@@ -66,7 +69,7 @@ fn files() -> &'static BTreeMap<String, Vec<u8>> {
 }
 
 /// Everything that can be read, rendered: a reader's errors are as good as an end.
-fn read(journal: &Journal, found: &mut Vec<(u64, Vec<u8>)>) {
+fn read(journal: &Journal, found: &mut Lines) {
     let (debezium, mut records) = (Debezium::new(DebeziumOptions::new("p")), Records::default());
     let mut after = 0;
     while let Ok(read) = journal.read(after) {
@@ -96,7 +99,7 @@ fn read(journal: &Journal, found: &mut Vec<(u64, Vec<u8>)>) {
         (journal.never_given(after), journal.summary(), journal.schemas(), journal.holds_all_above(Lsn(1)));
 }
 
-fn open(dir: &Path, files: &BTreeMap<String, Vec<u8>>) -> (FakeDisk, Option<Vec<(u64, Vec<u8>)>>) {
+fn open(dir: &Path, files: &BTreeMap<String, Vec<u8>>) -> (FakeDisk, Option<Lines>) {
     let disk = FakeDisk::default();
     for (name, bytes) in files {
         disk.put(dir.join(name), bytes.clone());

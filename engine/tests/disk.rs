@@ -124,6 +124,11 @@ impl FakeDisk {
         self.state(|state| state.free = Some(0));
     }
 
+    /// Whether nothing is planned.
+    pub(crate) fn is_well(&self) -> bool {
+        self.state(|state| state.fault.is_none())
+    }
+
     /// Whether the power has gone.
     pub(crate) fn is_dead(&self) -> bool {
         self.state(|state| state.dead)

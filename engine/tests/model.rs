@@ -12,7 +12,7 @@ use crate::campaign::{self, Outcome};
 use world::World;
 
 /// Lives of one seed, and steps of one life, at most.
-const LIVES: u64 = 12;
+const LIVES: u64 = 6;
 const STEPS: u64 = 80;
 
 /// Runs one seed; the error tells what was done and what was wrong.
@@ -43,5 +43,5 @@ fn live(world: &mut World) -> u64 {
 
 #[test]
 fn random_lives_keep_every_promise() {
-    campaign::run(300, run);
+    campaign::run(1000, run);
 }

@@ -128,6 +128,11 @@ impl World {
             }
         }
         self.note(format!("  append {} transactions, large: {large}, to {}", units.len(), self.lsn));
+        if large && self.disk.is_well() && self.random.chance(128) {
+            // Between two parts of one transaction.
+            let (after, ill) = (self.random.below(5) as u32, self.random.one_of(&[Ill::Broken, Ill::Power]));
+            self.disk.plan(Some(Fault { calls: WRITE, after, ill, times: 1, waits: 0 }));
+        }
         let Some(room) = self.room(ingest) else { return };
         let lsn = Lsn(self.lsn);
         room.append(&self.life().journal.clone(), builder.take(), lsn);

@@ -69,6 +69,7 @@ async fn a_crash_after_any_batch_leaves_whole_transactions() {
         let position = journal.position().lsn;
         let expected = seen.last().map_or(Lsn(0), |last| Lsn(last.3));
         assert_eq!(position, expected, "no position beyond what is whole, after a cut at {end}");
+        assert_eq!(journal.last_tx_end(), expected, "no transaction that is not whole, after a cut at {end}");
         journal.close().await;
     }
 }

@@ -90,7 +90,7 @@ struct State {
     fault: Option<Fault>,
     dead: bool,
     failed: u64,
-    calls: u64,
+    largest_read: usize,
     free: Option<u64>,
     /// The journal's thread has to wait before its next call.
     held: bool,
@@ -119,9 +119,14 @@ impl FakeDisk {
         self.state(|state| state.fault = fault);
     }
 
-    /// Bytes free from now on.
-    pub(crate) fn set_free(&self, free: Option<u64>) {
-        self.state(|state| state.free = free);
+    /// Next to nothing is free until somebody has waited for room.
+    pub(crate) fn run_short(&self) {
+        self.state(|state| state.free = Some(0));
+    }
+
+    /// Whether nothing is planned.
+    pub(crate) fn is_well(&self) -> bool {
+        self.state(|state| state.fault.is_none())
     }
 
     /// Whether the power has gone.
@@ -134,9 +139,9 @@ impl FakeDisk {
         self.state(|state| state.failed)
     }
 
-    /// Calls so far.
-    pub(crate) fn calls(&self) -> u64 {
-        self.state(|state| state.calls)
+    /// The largest buffer that was asked to be filled.
+    pub(crate) fn largest_read(&self) -> usize {
+        self.state(|state| state.largest_read)
     }
 
     /// Lets the journal's thread wait before its next call, so that what comes meanwhile is one group.
@@ -184,7 +189,6 @@ impl FakeDisk {
         while state.held && std::thread::current().name() == Some("journal") {
             state = self.0.1.wait(state).unwrap();
         }
-        state.calls += 1;
         match state.verdict(kind) {
             Ok(()) => work(&mut state),
             Err(error) => {
@@ -347,6 +351,7 @@ impl Disk for FakeDisk {
 
     fn pause(&self, _how_long: Duration) {
         let over = self.state(|state| {
+            state.free = None;
             let Some(fault) = &mut state.fault else { return true };
             fault.waits = fault.waits.saturating_sub(1);
             if fault.waits == 0 {
@@ -380,6 +385,7 @@ impl DiskFile for FakeFile {
             READ,
             |_, _| {},
             |state| {
+                state.largest_read = state.largest_read.max(buffer.len());
                 let rest = state.inode(self.1).live.get(offset as usize..).unwrap_or_default();
                 let count = rest.len().min(buffer.len());
                 buffer[..count].copy_from_slice(&rest[..count]);
@@ -391,7 +397,9 @@ impl DiskFile for FakeFile {
     fn sync(&self) -> io::Result<()> {
         let forget = |state: &mut State, power: bool| {
             let pending = state.inode(self.1).pending.iter_mut().filter(|_| !power);
-            pending.for_each(|pending| pending.forgotten = true);
+            // Not a file's length, which is none of its pages.
+            let writes = pending.filter(|pending| matches!(pending.change, Change::Write { .. }));
+            writes.for_each(|pending| pending.forgotten = true);
         };
         self.0.call(SYNC, forget, |state| {
             state.inode(self.1).sync();

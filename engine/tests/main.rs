@@ -2,13 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so at once")]
 
 mod backup;
+mod campaign;
 mod cuts;
 mod damage;
 mod delivery;
 mod disk;
 mod failures;
 mod feed;
+mod forgotten;
+mod fuzz;
 mod journal;
+mod model;
 mod power;
 mod random;
 mod repair;

@@ -15,12 +15,12 @@ use uuid::Uuid;
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
-use crate::journal::disk::{Disk, make_dir};
+use crate::journal::disk::{Disk, DiskFile, make_dir};
 use crate::journal::installation::installation;
 use crate::journal::refusal::{broken_middle, broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
-use crate::journal::scan::{Broken, ScanError, Scanner};
+use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::{Writer, now};
@@ -255,6 +255,10 @@ impl Found {
         if header.installation != self.installation {
             return Err(foreign(path, header.installation, self.installation));
         }
+        // A file that is named as another segment would be replaced by it.
+        if path.file_name().is_none_or(|name| *name != *Segment::file_name(header.base)) {
+            return Err(broken("its name is not the number of its first event"));
+        }
         let (time, lsn, last) = self.segments.last().map_or((0, Lsn::ZERO, None), |before| {
             (before.time_max(), before.lsn_max(), Some(before.last()))
         });
@@ -293,7 +297,9 @@ fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathB
 
 /// Removes the files of transactions that had not committed when the process ended.
 fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
-    for path in files_named(dir, disk, "tmp")? {
+    let ours =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"spill-"));
+    for path in files_named(dir, disk, "tmp")?.into_iter().filter(ours) {
         tracing::info!(path = %path.display(), "Removed a transaction that had not committed");
         // Harmless if it stays.
         let _ = disk.remove(&path);
@@ -324,19 +330,25 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
     // The batches of a transaction count only once its last one is there.
     let mut pending = Vec::new();
     let mut good_end = SEGMENT_HEADER as u64;
+    // From here on nothing says that it is synced.
+    let mut doubtful = 0;
     let stopped = loop {
         match scanner.next() {
             Ok(Some((offset, header, bytes))) => {
-                note_asides(&bytes, &header, registry, &mut left);
-                if header.events > 0 {
-                    left.last_tx_end = left.last_tx_end.max(header.lsn_max);
+                if !header.early && offset > SEGMENT_HEADER as u64 {
+                    doubtful = offset;
                 }
+                note_asides(&bytes, &header, registry, &mut left);
                 pending.push(header);
                 // A batch without events ends no transaction.
                 let whole = !header.more && (header.events > 0 || pending.len() == 1);
                 if whole {
                     good_end = offset + u64::from(header.length);
-                    pending.drain(..).for_each(|header| segment.grow(&header));
+                    for header in pending.drain(..) {
+                        let end = if header.events > 0 { header.lsn_max } else { Lsn::ZERO };
+                        left.last_tx_end = left.last_tx_end.max(end);
+                        segment.grow(&header);
+                    }
                 }
             }
             Ok(None) => break None,
@@ -358,7 +370,8 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
     }
     if newest {
         // What a killed process had written may be in memory alone; it is shown and confirmed from now on.
-        file.sync().map_err(unreadable)?;
+        let unwritable = |error| Error::journal(format!("Cannot write to {path}")).because(error);
+        write_again(&*file, doubtful, good_end).and_then(|()| file.sync()).map_err(unwritable)?;
     }
     if let Some(tx) = segment.header.spilled {
         left.last_tx_end = left.last_tx_end.max(tx.end_lsn);
@@ -368,6 +381,23 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
     segment.close(now());
     sidecar::store(disk, segment, registry, &left);
     Ok(left)
+}
+
+/// Writes what is there once more. After a sync that failed the kernel takes it for written, though it may be in
+/// memory alone, and no later sync would reach it.
+fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let mut buffer = vec![0; usize::try_from((to - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX)];
+        let read = file.read_at(&mut buffer, at)?;
+        buffer.truncate(read);
+        if buffer.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_at(&buffer, at)?;
+        at += read as u64;
+    }
+    Ok(())
 }
 
 pub(crate) fn note_asides(

@@ -54,10 +54,11 @@ impl Journal {
         if let Some(batch) = self.cached(after) {
             return Ok(Read::Batches(vec![batch]));
         }
-        if let Some(gone) = self.held_after(after) {
+        // One list for both questions: between two, retention could take what is next.
+        let segments = self.shared.segments.load_full();
+        if let Some(gone) = gone_after(&segments, after) {
             return Ok(Read::Gone(gone));
         }
-        let segments = self.shared.segments.load_full();
         let head = self.newest();
         let at = segments.partition_point(|segment| segment.last() <= after);
         let Some(segment) = segments.get(at).filter(|_| after < head) else { return Ok(Read::AtHead) };
@@ -72,11 +73,7 @@ impl Journal {
 
     /// What is missing between an event and the oldest one held; `None` when nothing is.
     pub fn held_after(&self, after: u64) -> Option<Gone> {
-        let segments = self.shared.segments.load();
-        let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?.header;
-        // A bridge tells by itself what lies under it.
-        let to = if oldest.bridge { oldest.previous_last } else { oldest.base - 1 };
-        Some(Gone { from: after + 1, to })
+        gone_after(&self.shared.segments.load(), after)
     }
 
     /// Whether no transaction that ends above `lsn` has been removed or lost to damage.
@@ -269,6 +266,13 @@ fn behind_bridge(segments: &[Arc<Segment>], lsn: Lsn) -> Option<usize> {
     let first = segments.partition_point(|segment| segment.lsn_max() <= lsn).saturating_sub(1);
     let bridge = segments.get(first..)?.iter().rposition(|segment| segment.header.bridge)?;
     Some(first + bridge + 1)
+}
+
+fn gone_after(segments: &[Arc<Segment>], after: u64) -> Option<Gone> {
+    let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?.header;
+    // A bridge tells by itself what lies under it.
+    let to = if oldest.bridge { oldest.previous_last } else { oldest.base - 1 };
+    Some(Gone { from: after + 1, to })
 }
 
 fn unknown_schema(segment: &Segment, offset: u64) -> Error {

@@ -6,6 +6,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::journal::rolling::is_full;
 use crate::journal::scan::Broken;
 use crate::journal::segment::OTHER_VERSION;
 
@@ -44,7 +45,8 @@ pub(crate) fn cannot_read(path: &Path, error: io::Error) -> Error {
 }
 
 pub(crate) fn cannot_use(path: &Path, error: io::Error) -> Error {
-    Error::journal(format!("Cannot use {}", path.display())).because(error).hint(RIGHTS)
+    let remedy = if is_full(&error) { "Make room on the file system of the data directory." } else { RIGHTS };
+    Error::journal(format!("Cannot use {}", path.display())).because(error).hint(remedy)
 }
 
 pub(crate) fn broken_middle(path: &Path, broken: &Broken) -> Error {

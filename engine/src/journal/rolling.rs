@@ -136,6 +136,7 @@ impl Writer {
         counter!("rowcast_journal_bytes_total").increment(segment.length());
         self.active = Active {
             written: segment.length(),
+            synced: segment.length(),
             segment: Arc::new(segment),
             file,
             schemas,
@@ -147,6 +148,7 @@ impl Writer {
         self.shared.cache.clear(newest);
         // It is whole and durable: it need not wait for the room that the next segment may lack.
         self.shared.head.send_replace(newest);
+        // Before the next segment begins with the position: retention may take this one at once.
         self.confirm(Some(end.end_lsn));
         abort::point(Point::AdoptShown);
         self.roll()
@@ -208,7 +210,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
     let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
     install(shared, &segment);
     let written = SEGMENT_HEADER as u64;
-    Ok(Active { segment, file, written, schemas: Vec::new(), opened: Instant::now() })
+    Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })
 }
 
 pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::journal::disk::DiskFile;
+use crate::journal::segment::SEGMENT_HEADER;
 use crate::record::layout::BATCH_HEADER;
 use crate::record::{Header, intact};
 
 /// One read: large enough that a replay is sequential, small enough for many readers.
-const CHUNK_BYTES: u64 = 1 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// A place that holds no whole, sound batch.
 #[derive(Debug)]
@@ -34,11 +35,14 @@ pub(crate) struct Scanner {
     end: u64,
     window: Bytes,
     window_at: u64,
+    /// Number of the next event, relative to the segment, once it is known.
+    next_event: Option<u64>,
 }
 
 impl Scanner {
     pub(crate) fn new(file: Arc<dyn DiskFile>, from: u64, end: u64) -> Self {
-        Self { file, at: from, end, window: Bytes::new(), window_at: from }
+        let next_event = (from == SEGMENT_HEADER as u64).then_some(0);
+        Self { file, at: from, end, window: Bytes::new(), window_at: from, next_event }
     }
 
     /// The next batch; `None` at the end. After an error the scanner stands where the error is.
@@ -56,6 +60,10 @@ impl Scanner {
         if !intact(&whole) {
             return Err(broken("the batch's checksum is wrong"));
         }
+        if self.next_event.is_some_and(|next| next != header.first) {
+            return Err(broken("its events do not follow those before it"));
+        }
+        self.next_event = Some(header.first + u64::from(header.events));
         self.at += u64::from(header.length);
         Ok(Some((at, header, whole)))
     }
@@ -79,16 +87,17 @@ impl Scanner {
         Ok((end <= self.window.len()).then(|| self.window.slice(start..end)))
     }
 
-    /// Whether a sound batch stands anywhere behind the current place: then what is broken is a middle, not a tail.
+    /// Whether a sound batch stands anywhere behind the current place that was written when all before it was
+    /// synced: then what is broken is a middle, not a tail. Of what is not synced, a power cut leaves any part.
     pub(crate) fn sound_batch_follows(&mut self) -> Result<bool, ScanError> {
         let from = self.at;
-        let follows = self.seek_sound(|_| true);
+        let follows = self.seek_sound(|header| !header.early);
         self.back_to(from);
         follows
     }
 
     fn back_to(&mut self, at: u64) {
-        self.at = at;
+        (self.at, self.next_event) = (at, None);
         // What was read last may begin behind.
         self.window = Bytes::new();
         self.window_at = at;
@@ -104,10 +113,10 @@ impl Scanner {
             let read = self.file.read_at(&mut buffer, at).map_err(ScanError::Io)?;
             buffer.truncate(read);
             for hit in memchr::memmem::find_iter(&buffer, b"RCB1") {
-                self.at = at + hit as u64;
+                (self.at, self.next_event) = (at + hit as u64, None);
                 let sound = matches!(self.next(), Ok(Some((_, header, _))) if counts(&header));
                 if sound {
-                    self.at = at + hit as u64;
+                    (self.at, self.next_event) = (at + hit as u64, None);
                     return Ok(true);
                 }
             }

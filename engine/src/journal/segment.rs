@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::event::Micros;
 use crate::lsn::Lsn;
-use crate::record::layout::{get_i64, get_u16, get_u32, get_u64, put};
+use crate::record::layout::{NUMBERS_END, get_i64, get_u16, get_u32, get_u64, put};
 use crate::record::{Header, SpilledTx};
 
 pub(crate) const SEGMENT_HEADER: usize = 128;
@@ -67,7 +67,11 @@ impl SegmentHeader {
         if version != VERSION {
             return Err(OTHER_VERSION);
         }
-        Self::fields(bytes).ok_or("its header is cut")
+        let header = Self::fields(bytes).ok_or("its header is cut")?;
+        if header.base >= NUMBERS_END || header.previous_last >= header.base.max(1) {
+            return Err("its header has numbers that no segment can have");
+        }
+        Ok(header)
     }
 
     fn fields(bytes: &[u8]) -> Option<Self> {

@@ -81,6 +81,8 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path, segment: &Segment, registry: &R
     let sidecar: Sidecar = serde_json::from_slice(body).ok()?;
     (sidecar.base == segment.header.base).then_some(())?;
     (disk.open(path).ok()?.length().ok()? == sidecar.length).then_some(())?;
+    // An event takes more than a byte.
+    (sidecar.events < sidecar.length).then_some(())?;
     let index = sidecar
         .index
         .iter()

@@ -17,7 +17,7 @@ use crate::journal::room::{Claim, no_room};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, seal};
+use crate::record::{Batch, Builder, Header, Part, mark_early, seal};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -72,6 +72,8 @@ pub(crate) struct Active {
     pub(crate) file: Arc<dyn DiskFile>,
     /// Where the next batch goes; readers see less until it is synced.
     pub(crate) written: u64,
+    /// All before this is synced.
+    pub(crate) synced: u64,
     pub(crate) schemas: Vec<SchemaId>,
     pub(crate) opened: Instant,
 }
@@ -269,6 +271,9 @@ impl Writer {
     }
 
     fn write_batch(&mut self, mut bytes: Vec<u8>, round: &mut Round) -> Result<()> {
+        if self.active.synced < self.active.written {
+            mark_early(&mut bytes);
+        }
         seal(&mut bytes, self.next - self.active.segment.header.base);
         let Some(header) = Header::parse(&bytes) else {
             return Err(Error::failed("Built a batch that cannot be read back"));
@@ -300,7 +305,10 @@ impl Writer {
     }
 
     fn broken(&self, doing: &str, error: io::Error) -> Error {
-        Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error)
+        let full = is_full(&error);
+        let error =
+            Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error);
+        if full { error.hint("Make room on the file system of the data directory.") } else { error }
     }
 
     pub(super) fn wait_for_room(&self, what: &str) -> Result<()> {
@@ -372,9 +380,10 @@ impl Writer {
         }
     }
 
-    pub(crate) fn sync_file(&self) -> Result<()> {
+    pub(crate) fn sync_file(&mut self) -> Result<()> {
         let started = Instant::now();
         self.active.file.sync().map_err(|error| self.broken("sync", error))?;
+        self.active.synced = self.active.written;
         histogram!("rowcast_journal_sync_seconds").record(started.elapsed());
         Ok(())
     }

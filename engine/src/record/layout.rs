@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! batch    0 u32 magic "RCB1"        4 u32 CRC32C of the bytes from 8 on
-//!          8 u32 length of the batch 12 u16 flags              14 u16 length of this header
+//!          8 u32 length of the batch 12 u16 flags: 1 more follows, 2 before a sync
+//!                                                          14 u16 length of this header
 //!         16 u64 first event, relative to its segment's base
 //!         24 u32 events             28 u32 offset of the summary
 //!         32 u64 end LSN of the first transaction (0: none)
@@ -27,9 +28,13 @@
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RCB1");
 pub(crate) const BATCH_HEADER: usize = 64;
 pub(crate) const RECORD_HEADER: usize = 8;
+/// Numbers stay below this: JavaScript keeps no more bits. What says otherwise is no batch and no segment.
+pub(crate) const NUMBERS_END: u64 = 1 << 53;
 
 /// The transaction goes on in the next batch; nothing of it may be shown yet.
 pub(crate) const FLAG_MORE: u16 = 1;
+/// What stands before it in the file was not synced when it was written: a power cut may have left it alone.
+pub(crate) const FLAG_EARLY: u16 = 2;
 
 pub(crate) const KIND_TX: u8 = 1;
 pub(crate) const KIND_CHANGE: u8 = 2;

@@ -226,7 +226,12 @@ impl Journal {
 
 fn gone_after(segments: &[Arc<Segment>], after: u64) -> Option<Gone> {
     let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
-    Some(Gone { from: after + 1, to: oldest.header.base - 1 })
+    // Where nothing is held the gap ends at the head: who comes back from its end must not be ahead of it.
+    let held = oldest.events() > 0;
+    Some(Gone {
+        from: after + 1,
+        to: if held { oldest.header.base - 1 } else { oldest.header.previous_last },
+    })
 }
 
 fn of_scan(error: ScanError, segment: &Segment) -> Error {

@@ -269,9 +269,11 @@ fn behind_bridge(segments: &[Arc<Segment>], lsn: Lsn) -> Option<usize> {
 }
 
 fn gone_after(segments: &[Arc<Segment>], after: u64) -> Option<Gone> {
-    let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?.header;
-    // A bridge tells by itself what lies under it.
-    let to = if oldest.bridge { oldest.previous_last } else { oldest.base - 1 };
+    let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
+    // Where nothing is held the gap ends at the head: who comes back from its end must not be ahead of it. A bridge
+    // tells by itself what lies under it.
+    let ends_before = oldest.events() > 0 && !oldest.header.bridge;
+    let to = if ends_before { oldest.header.base - 1 } else { oldest.header.previous_last };
     Some(Gone { from: after + 1, to })
 }
 

@@ -4,6 +4,7 @@
 mod cuts;
 mod delivery;
 mod feed;
+mod history;
 mod journal;
 mod power;
 mod support;

@@ -45,7 +45,7 @@ impl FakeDisk {
     }
 
     /// Every file keeps its synced bytes and `kept` of 256 parts of what was written after them.
-    fn cut_power(&self, kept: u8) -> Self {
+    pub(crate) fn cut_power(&self, kept: u8) -> Self {
         let files = self.files.lock().unwrap();
         let after = |content: &Arc<Mutex<Content>>| {
             let content = content.lock().unwrap();

@@ -6,10 +6,12 @@
 //! DIR/00000001795226490105.idx    its index; made again by a scan when it is missing or wrong
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //!
-//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction
+//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction,
+//!                                                      2 = a history of the source begins here
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
-//!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
+//!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction,
+//!                                                      or position at which the history begins
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
 //! A batch is drawn in `record/layout.rs`. All integers are little-endian; tuples are as Postgres sent them.
@@ -22,6 +24,7 @@
 mod cache;
 mod check;
 pub mod disk;
+mod history;
 mod opening;
 mod position;
 mod reader;
@@ -47,7 +50,7 @@ use uuid::Uuid;
 
 pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
-pub use position::StreamPosition;
+pub use position::{Broken, StreamPosition};
 pub use reader::{Gone, Read, StoredTransaction};
 pub(crate) use rolling::json_of as encode_position;
 pub use spill::Spill;
@@ -218,9 +221,9 @@ impl Journal {
 
     /// The stored position of the source.
     pub fn position(&self) -> StreamPosition {
-        let mut position = self.shared.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        position.lsn = *self.shared.durable.borrow();
-        position
+        let held = self.shared.position.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: both change at once when another history begins.
+        StreamPosition { lsn: *self.shared.durable.borrow(), ..held.clone() }
     }
 
     /// End LSN of the newest transaction stored; zero when there was none.

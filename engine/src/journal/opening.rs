@@ -88,8 +88,14 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
 }
 
 fn nothing_before() -> Segment {
-    let header =
-        SegmentHeader { base: 0, previous_last: 0, created: 0, installation: Uuid::nil(), spilled: None };
+    let header = SegmentHeader {
+        base: 0,
+        previous_last: 0,
+        created: 0,
+        installation: Uuid::nil(),
+        spilled: None,
+        history: None,
+    };
     Segment::new(header, PathBuf::new(), 0, Lsn::ZERO)
 }
 
@@ -215,6 +221,8 @@ impl Found {
                 last.unwrap_or(0)
             )));
         }
+        // Positions before it are of another history.
+        let lsn = if header.history.is_some() { Lsn::ZERO } else { lsn };
         let segment = Segment::new(header, path.to_owned(), time, lsn);
         let loaded = if newest { None } else { sidecar::load(disk, path, &segment, registry) };
         let left = match loaded {
@@ -225,7 +233,8 @@ impl Found {
             self.position =
                 serde_json::from_slice(json).map_err(|_| broken("its position record is unreadable"))?;
         }
-        self.last_tx_end = self.last_tx_end.max(left.last_tx_end);
+        let before = if header.history.is_some() { Lsn::ZERO } else { self.last_tx_end };
+        self.last_tx_end = before.max(left.last_tx_end);
         self.segments.push(Arc::new(segment));
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
+use crate::journal::history::lineage;
 use crate::journal::opening::broken_middle;
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
@@ -79,7 +80,13 @@ impl Journal {
     /// Whether no transaction that ends above `lsn` has been removed.
     pub fn holds_all_above(&self, lsn: Lsn) -> bool {
         let segments = self.shared.segments.load();
-        segments.first().is_none_or(|oldest| {
+        let Some(first) = lineage(&segments, lsn).first().map(|stretch| stretch.segments.start) else {
+            return true;
+        };
+        segments.get(first).is_none_or(|oldest| {
+            if oldest.header.history.is_some_and(|from| from <= lsn) {
+                return true;
+            }
             // Zero where it is not known any more what came before.
             let before = oldest.index().first().map_or(Lsn::ZERO, |entry| entry.lsn_before);
             oldest.header.previous_last == 0 || (before > Lsn::ZERO && before <= lsn)
@@ -176,9 +183,28 @@ impl Journal {
     /// The stored transactions that end above `lsn`, in order, at most `count`. Blocks on the disk.
     pub fn transactions_above(&self, lsn: Lsn, count: usize) -> Result<Vec<StoredTransaction>> {
         let segments = self.shared.segments.load_full();
-        let at = segments.partition_point(|segment| segment.lsn_max() <= lsn);
         let mut found = Vec::new();
-        for segment in segments.get(at..).unwrap_or_default() {
+        for stretch in lineage(&segments, lsn) {
+            let of_history = segments.get(stretch.segments).unwrap_or_default();
+            let at = of_history.partition_point(|segment| segment.lsn_max() <= lsn);
+            let above = of_history.get(at..).unwrap_or_default();
+            self.collect_transactions(above, (lsn, stretch.until), count, &mut found)?;
+            if found.len() >= count {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Of one history, those that end above one position and not above another.
+    fn collect_transactions(
+        &self,
+        segments: &[Arc<Segment>],
+        (lsn, until): (Lsn, Lsn),
+        count: usize,
+        found: &mut Vec<StoredTransaction>,
+    ) -> Result<()> {
+        for segment in segments {
             let offset = segment.offset_where(|entry| entry.lsn_before <= lsn);
             let mut scanner = match self.scan(segment, offset) {
                 Ok(scanner) => scanner,
@@ -190,7 +216,7 @@ impl Journal {
                 let batch =
                     Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
                         .ok_or_else(|| unknown_schema(segment, offset))?;
-                let above = batch.transactions().filter(|(end_lsn, ..)| *end_lsn > lsn);
+                let above = batch.transactions().filter(|(end, ..)| *end > lsn && *end <= until);
                 found.extend(above.map(|(end_lsn, xid, committed)| StoredTransaction {
                     end_lsn,
                     xid,
@@ -198,11 +224,11 @@ impl Journal {
                 }));
                 if found.len() >= count {
                     found.truncate(count);
-                    return Ok(found);
+                    return Ok(());
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn find(

@@ -96,6 +96,7 @@ impl Writer {
             created: now(),
             installation: self.shared.installation,
             spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
+            history: None,
         };
         let target = Segment::path_in(&self.shared.options.dir, self.next);
         let segment = adopted(header, target.clone(), &written, &previous, end);
@@ -165,6 +166,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
         created: now(),
         installation: shared.installation,
         spilled: None,
+        history: None,
     };
     let path = Segment::path_in(&shared.options.dir, base);
     let made = shared.disk.create(&path).and_then(|file| {
@@ -195,7 +197,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 }
 
 /// Shows a segment to readers.
-fn install(shared: &Shared, segment: &Arc<Segment>) {
+pub(super) fn install(shared: &Shared, segment: &Arc<Segment>) {
     shared.segments.rcu(|segments| {
         let mut segments: Vec<_> =
             segments.iter().filter(|other| other.header.base != segment.header.base).cloned().collect();

@@ -50,6 +50,7 @@ impl Journal {
             created: 0,
             installation: shared.installation,
             spilled: Some(crate::record::SpilledTx::default()),
+            history: None,
         };
         let segment = Segment::new(header, path.clone(), 0, crate::Lsn::ZERO);
         Ok(Spill {

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::disk::DiskFile;
+use crate::journal::history::NewHistory;
 use crate::journal::rolling::is_full;
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, State, Sync, retention};
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Append(Append),
     /// A huge transaction has committed.
     Adopt(Box<Spill>, TxEnd, Option<OwnedSemaphorePermit>),
+    /// The source's history does not go on: another one begins.
+    History(Box<NewHistory>),
     /// Time to look at ages and intervals.
     Tick,
     Close(oneshot::Sender<()>),
@@ -148,6 +151,10 @@ impl Writer {
                     self.publish(std::mem::take(&mut round))?;
                     self.adopt(*spill, end)?;
                     drop(permit);
+                }
+                Command::History(new) => {
+                    self.publish(std::mem::take(&mut round))?;
+                    self.begin_history(*new)?;
                 }
                 Command::Tick => {
                     // A tick may start a new segment: what the round wrote belongs to this one.
@@ -296,7 +303,7 @@ impl Writer {
         Ok(())
     }
 
-    fn show(&self, bytes: Bytes, header: &Header) -> Result<()> {
+    pub(super) fn show(&self, bytes: Bytes, header: &Header) -> Result<()> {
         self.active.segment.grow(header);
         if header.events == 0 {
             return Ok(());

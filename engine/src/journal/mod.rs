@@ -7,7 +7,7 @@
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //!
 //! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction,
-//!                                                      2 = a history of the source begins here
+//!                                                      4 = a history of the source begins here
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction,

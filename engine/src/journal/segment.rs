@@ -15,7 +15,7 @@ pub(crate) const SEGMENT_HEADER: usize = 128;
 const MAGIC: &[u8; 8] = b"ROWCASTJ";
 const VERSION: u16 = 1;
 const FLAG_SPILLED: u16 = 1;
-const FLAG_HISTORY: u16 = 2;
+const FLAG_HISTORY: u16 = 4;
 
 /// One index entry for about this many bytes: a read that starts in the middle looks at no more than this to find
 /// its place, and 64 MB of log cost 10 KB of memory.

@@ -9,7 +9,7 @@ use rowcast_engine::Lsn;
 use rowcast_engine::event::Body;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::journal::{self, Journal, Options, Read, StreamPosition};
+use rowcast_engine::journal::{self, Journal, Options, Read, State, StreamPosition};
 
 use crate::power::FakeDisk;
 use crate::support::Fixture;
@@ -154,6 +154,30 @@ async fn several_histories_each_with_its_gap() {
     assert_eq!(texts(&journal), ["1100", gap, "5100", gap, gap, "1000"]);
     assert_eq!((journal.position().lsn, above(&journal, 900)), (Lsn(1000), vec![1000]));
     journal.close().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for() {
+    let (disk, dir) = (FakeDisk::default(), tempfile::tempdir().unwrap());
+    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let mut fixture = Fixture::over(journal).await;
+    fixture.transaction(1, "before").await;
+    disk.fill(true);
+    let mut state = fixture.journal().state();
+    let room = async {
+        state.wait_for(|state| matches!(state, State::Full(_))).await.unwrap();
+        assert_eq!(
+            (texts(fixture.journal()), fixture.journal().position().lsn),
+            (vec!["1100".to_owned()], Lsn(1100))
+        );
+        disk.fill(false);
+    };
+    let (gap, ()) = tokio::join!(begin(&fixture.ingest, 500), room);
+    assert_eq!(told(fixture.journal())[1], (gap, "source_restored".to_owned()));
+    fixture.lsn = 500;
+    fixture.transaction(1, "after").await;
+    fixture.journal().state().wait_for(|state| *state == State::Open).await.unwrap();
+    fixture.journal().close().await;
 }
 
 /// A disk that is gone after so many calls, as for a process that is killed.

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rowcast_engine::adoption::Adopted;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Journal};
 use rowcast_engine::status::Status;
@@ -75,8 +76,8 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
     House::open(config).await?.run(signals).await
 }
 
-/// `rowcast adopt`: until the stream runs once; no door is opened.
-pub(crate) async fn adopt(config: Config) -> Result<ExitCode, Failure> {
+/// `rowcast adopt` where none runs: until the stream runs once; no door is opened. Gives the gap, if there is one.
+pub(crate) async fn adopt(config: Config) -> Result<Option<Adopted>, Failure> {
     let mut signals = Signals::new()?;
     let journal = open_journal(&config)?;
     let status = Status::default();
@@ -87,7 +88,7 @@ pub(crate) async fn adopt(config: Config) -> Result<ExitCode, Failure> {
     };
     capture.stop(SOURCE_WITHIN).await;
     journal.close().await;
-    adopted.map(|()| ExitCode::SUCCESS)
+    adopted.map(|()| status.adopted())
 }
 
 /// Everything but the source, open.

@@ -79,6 +79,19 @@ impl Ingest {
         self.settled().await
     }
 
+    /// Ends the history that the journal has followed, and begins another one at `position`, which may lie below the
+    /// stored one: with a gap of all channels, for this reason (for programs, and for people). Gives the gap's number.
+    /// It is durable, or after a crash the old history is there as it was.
+    pub async fn begin_history(
+        &self,
+        position: StreamPosition,
+        (reason, detail): (&str, &str),
+        at: Micros,
+    ) -> Result<u64> {
+        self.settled().await?;
+        self.journal.begin_history(position, (reason, detail), at).await
+    }
+
     /// Stores that nothing was to be captured up to `lsn`.
     pub async fn advance(&self, lsn: Lsn) -> Result<()> {
         let room = self.room().await?;

@@ -1,6 +1,7 @@
 //! The engine: events, journal, feed, and the traits of the doors. Knows no outside system.
 
 pub mod abort;
+pub mod adoption;
 pub mod channel;
 pub mod cursor;
 pub mod deliver;

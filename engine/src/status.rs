@@ -13,7 +13,7 @@ use crate::lsn::Lsn;
 /// The state of the door in.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Source {
-    /// `starting`, `streaming`, `reconnecting`, `paused`, `stopped`.
+    /// `starting`, `streaming`, `reconnecting`, `paused`, `waiting` (for a person: `rowcast adopt`), `stopped`.
     pub state: &'static str,
     /// Why, when it is not streaming; with the remedy.
     pub reason: Option<String>,
@@ -76,6 +76,7 @@ pub struct Door {
 pub struct Status {
     source: Arc<Mutex<Source>>,
     doors: Arc<Mutex<BTreeMap<String, Door>>>,
+    pub(crate) adoption: crate::adoption::Shared,
 }
 
 /// The whole board at one moment.

@@ -11,6 +11,7 @@ mod failures;
 mod feed;
 mod forgotten;
 mod fuzz;
+mod history;
 mod journal;
 mod model;
 mod power;

@@ -102,6 +102,17 @@ impl Client {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Response<Incoming>> {
+        self.send_within(PATIENCE, method, path, headers, body).await
+    }
+
+    async fn send_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Response<Incoming>> {
         let (host, prefix) = match self {
             Self::Socket(_) => ("localhost", ""),
             Self::Http { authority, prefix } => (authority.as_str(), prefix.as_str()),
@@ -114,7 +125,7 @@ impl Client {
         let request = request
             .body(Full::new(body.into()))
             .map_err(|error| Error::usage(format!("Cannot ask for {path}")).because(error))?;
-        timeout(PATIENCE, self.exchange(request))
+        timeout(patience, self.exchange(request))
             .await
             .map_err(|_| Error::transient(format!("{} does not answer", self.name())).hint(self.hint()))?
     }
@@ -136,7 +147,19 @@ impl Client {
 
     /// Asks, and reads the whole answer. Anything but success is an error with what the program says about it.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Bytes> {
-        let response = self.send(method, path, &[("accept", "application/json")], body).await?;
+        self.ask_within(PATIENCE, method, path, body).await
+    }
+
+    /// The same, for what takes longer.
+    pub(crate) async fn ask_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Bytes> {
+        let response =
+            self.send_within(patience, method, path, &[("accept", "application/json")], body).await?;
         let status = response.status();
         let body = whole(response).await?;
         if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::Journal;
 use rowcast_engine::status::Status;
@@ -59,10 +60,12 @@ impl Capture {
         let success = async {
             while !has_succeeded(&status) {
                 look.tick().await;
+                waits(&status)?;
             }
+            Ok(())
         };
         tokio::select! {
-            () = success => Ok(()),
+            done = success => done,
             ended = self.end() => ended,
         }
     }
@@ -99,6 +102,13 @@ fn has_succeeded(status: &Status) -> bool {
     let mut heard = false;
     status.source(|source| heard = source.heard.is_some());
     heard
+}
+
+/// A source that waits for a person does not go on by itself.
+fn waits(status: &Status) -> Result<()> {
+    let mut reason = None;
+    status.source(|source| reason = source.reason.clone().filter(|_| source.state == WAITING));
+    reason.map_or(Ok(()), |reason| Err(Error::refused(reason)))
 }
 
 fn capture(config: Config, journal: Journal, status: Status, stop: Stop) -> Result<()> {

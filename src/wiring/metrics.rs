@@ -61,6 +61,10 @@ fn describe() {
     describe_gauge!("rowcast_source_confirmed_lsn", "Position confirmed to the server");
     describe_counter!("rowcast_source_bytes_total", Unit::Bytes, "Bytes of the replication stream");
     describe_counter!("rowcast_source_transactions_total", "Transactions captured");
+    describe_counter!(
+        "rowcast_source_gaps_total",
+        "Breaks of the source's history that were gone past, by reason"
+    );
     describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
     describe_gauge!("rowcast_journal_newest_id", "Number of the newest event");
     describe_gauge!("rowcast_journal_oldest_id", "Number of the oldest event held");

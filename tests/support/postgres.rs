@@ -153,6 +153,19 @@ impl Postgres {
         .await;
     }
 
+    /// Copies the data of a stopped server aside.
+    pub(crate) fn back_up(&self) {
+        let directory = text(self.directory());
+        run(&words(&["cp", "-a", &format!("{directory}/data"), &format!("{directory}/backup")]));
+    }
+
+    /// Puts the copy in the place of a stopped server's data.
+    pub(crate) fn put_back(&self) {
+        let directory = self.directory();
+        std::fs::remove_dir_all(directory.join("data")).expect("data of a stopped server");
+        std::fs::rename(directory.join("backup"), directory.join("data")).expect("a backup");
+    }
+
     /// SIGKILL to the postmaster.
     pub(crate) async fn kill(&mut self) {
         self.end(Signal::KILL).await;

@@ -8,6 +8,7 @@
 //! GET  /v1/channels                   what there is to listen to
 //! POST /v1/channels/{name}/events     publishes a custom event
 //! GET  /v1/status, /v1/health/flow    how things are
+//! POST /v1/source/adopt               goes on behind a gap; on the Unix socket only
 //! GET  /healthz, /readyz, /metrics    for machines that watch
 //! GET  /                              for people who watch
 //! ```
@@ -16,6 +17,7 @@
 //! the client's socket takes more. So a slow reader costs no memory and holds up nobody.
 
 mod admin;
+mod adopt;
 mod app;
 mod channels;
 mod clients;

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use crate::app::App;
 use crate::guard::{self, Guard};
 use crate::refusal::Refusal;
-use crate::{admin, channels, events, page, publish, websocket};
+use crate::{admin, adopt, channels, events, page, publish, websocket};
 
 /// All routes; without a guard for who can reach the Unix socket, which no web page can.
 pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
@@ -25,6 +25,8 @@ pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
     if let Some(guard) = guard {
         // After the fallback, so that preflights of other people's pages meet the guard too.
         api = api.layer(middleware::from_fn_with_state(Arc::new(guard), guard::stand));
+    } else {
+        api = api.route("/v1/source/adopt", post(adopt::adopt));
     }
     Router::new()
         .route("/healthz", get(admin::alive))

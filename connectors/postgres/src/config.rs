@@ -35,10 +35,36 @@ pub struct Config {
     pub manage: bool,
     /// Show a partition tree as one table, its root. When false each leaf is a table of its own.
     pub via_partition_root: bool,
+    /// What happens where the source's history does not go on in the journal.
+    pub on_gap: OnGap,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
     /// slot's position. For one start; not part of a configuration file.
     #[serde(skip)]
     pub adopt: bool,
+}
+
+/// Where the source's history does not go on: a lost slot, a restored backup, another cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnGap {
+    /// Capture waits until `rowcast adopt` lets it go on; what is held is served meanwhile.
+    Stop,
+    /// It goes on by itself, behind a recorded gap. A slot of another installation only when nobody reads it.
+    Continue,
+}
+
+impl<'de> Deserialize<'de> for OnGap {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        match String::deserialize(deserializer)?.as_str() {
+            "stop" => Ok(Self::Stop),
+            "continue" => Ok(Self::Continue),
+            "resnapshot" => Err(D::Error::custom(
+                "\"resnapshot\" needs snapshots, which this version does not make; use \"stop\" or \"continue\"",
+            )),
+            other => Err(D::Error::custom(format!("{other:?} is neither \"stop\" nor \"continue\""))),
+        }
+    }
 }
 
 impl Default for Config {
@@ -51,6 +77,7 @@ impl Default for Config {
             publication: String::new(),
             manage: true,
             via_partition_root: true,
+            on_gap: OnGap::Stop,
             adopt: false,
         }
     }
@@ -99,6 +126,7 @@ pub(crate) struct Source {
     pub(crate) inserts: String,
     pub(crate) manage: bool,
     pub(crate) via_partition_root: bool,
+    pub(crate) on_gap: OnGap,
     pub(crate) adopt: bool,
 }
 
@@ -128,6 +156,7 @@ impl Source {
             inserts,
             manage: config.manage,
             via_partition_root: config.via_partition_root,
+            on_gap: config.on_gap,
             adopt: config.adopt,
         })
     }
@@ -155,6 +184,18 @@ mod tests {
         assert!(config.manage && config.via_partition_root && !config.adopt);
         let source = Source::new(&config).unwrap();
         assert_eq!(source.publications(), ["mine", "mine_inserts"]);
+    }
+
+    #[test]
+    fn what_a_gap_does() {
+        let read = |text: &str| {
+            serde_json::from_str::<Config>(&format!(r#"{{"on_gap":"{text}"}}"#)).map(|config| config.on_gap)
+        };
+        assert_eq!((read("stop").unwrap(), read("continue").unwrap()), (OnGap::Stop, OnGap::Continue));
+        assert_eq!(Config::default().on_gap, OnGap::Stop);
+        let error = read("resnapshot").unwrap_err().to_string();
+        assert!(error.contains("snapshots") && error.contains("\"stop\" or \"continue\""), "{error}");
+        assert!(read("x").is_err());
     }
 
     #[test]

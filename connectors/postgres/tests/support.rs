@@ -7,7 +7,8 @@ use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where Debian and Ubuntu keep the server's programs, newest last; PATH otherwise.
+/// Where Debian and Ubuntu keep the server's programs, newest last, if `ROWCAST_TEST_POSTGRES_BIN` names none; PATH
+/// otherwise.
 const DEBIAN: &str = "/usr/lib/postgresql";
 
 /// Starts fail when a port is taken between its choice and its use.
@@ -30,24 +31,60 @@ impl Server {
         let mut server = Self { dir, port: 0, child: None };
         let trusting = "-A trust -U postgres -N -E UTF8 --locale=C";
         run(server.program("initdb").args(trusting.split(' ')));
+        server.launch(settings);
+        server
+    }
+
+    /// Starts on what is in the directory, with settings as for [`Self::start`].
+    pub(crate) fn launch(&mut self, settings: &str) {
         for _ in 0..START_ATTEMPTS {
-            server.port = free_port();
-            let (dir, port) = (server.dir.display(), server.port);
+            self.port = free_port();
+            let (dir, port) = (self.dir.display(), self.port);
             let ours = format!(
                 "listen_addresses = '127.0.0.1,::1'\nport = {port}\nunix_socket_directories = '{dir}'\n\
                  wal_level = logical\nfsync = off\n{settings}\n"
             );
-            server.write("postgresql.auto.conf", &ours);
-            let log = fs::File::create(server.dir.join("server.log")).unwrap();
-            server.child = Some(server.program("postgres").stderr(log).spawn().unwrap());
-            if server.is_ready() {
-                return server;
+            self.write("postgresql.auto.conf", &ours);
+            let log = fs::File::create(self.dir.join("server.log")).unwrap();
+            self.child = Some(self.program("postgres").stderr(log).spawn().unwrap());
+            if self.is_ready() {
+                return;
             }
         }
         panic!(
             "Postgres does not start: {}",
-            fs::read_to_string(server.dir.join("server.log")).unwrap_or_default()
+            fs::read_to_string(self.dir.join("server.log")).unwrap_or_default()
         );
+    }
+
+    /// Stops in order, so that its directory can be copied.
+    pub(crate) fn stop_in_order(&mut self) {
+        run(self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "fast"]));
+        let _ = self.child.take().map(|mut child| child.wait());
+    }
+
+    /// A copy of the directory of a stopped server, as a backup or as another server.
+    pub(crate) fn copy(&self) -> Self {
+        let dir = fresh_directory();
+        copy_contents(&self.dir, &dir);
+        Self { dir, port: 0, child: None }
+    }
+
+    /// Puts the contents of a copy in place of a stopped server's own.
+    pub(crate) fn restore(&self, copy: &Self) {
+        for entry in fs::read_dir(&self.dir).unwrap().flatten() {
+            if entry.path().is_dir() {
+                fs::remove_dir_all(entry.path()).unwrap();
+            } else {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        copy_contents(&copy.dir, &self.dir);
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) fn promote(&self) {
+        run(self.program("pg_ctl").args(["promote", "-s", "-w"]));
     }
 
     /// Waits until it says so, or has ended.
@@ -57,7 +94,7 @@ impl Server {
             && self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none())
         {
             let status = fs::read_to_string(self.dir.join("postmaster.pid")).unwrap_or_default();
-            if status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+            if status.lines().nth(7).is_some_and(|line| matches!(line.trim(), "ready" | "standby")) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -101,7 +138,9 @@ impl Server {
         let mut newest: Vec<_> =
             fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
         newest.sort();
-        let program = newest.last().map_or(PathBuf::from(name), |dir| dir.join("bin").join(name));
+        let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
+        let programs = given.or_else(|| newest.last().map(|dir| dir.join("bin")));
+        let program = programs.map_or(PathBuf::from(name), |programs| programs.join(name));
         let mut command = Command::new("setpriv");
         if is_root() {
             command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
@@ -114,7 +153,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "immediate"]).output();
+        if self.child.is_some() {
+            let _ = self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "immediate"]).output();
+        }
         let _ = self.child.take().map(|mut child| child.wait());
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -132,6 +173,10 @@ fn fresh_directory() -> PathBuf {
     fs::create_dir(&dir).unwrap();
     own(&dir);
     dir
+}
+
+fn copy_contents(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("-a").arg(from.join(".")).arg(to));
 }
 
 /// Gives a file to the server's user, where that is not ours.

@@ -7,10 +7,12 @@
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //!
 //! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction,
+//!                                                        4 = a history of the source begins here,
 //!                                                        8 = a bridge over lost numbers (see `repair`)
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
-//!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
+//!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction,
+//!                                                      or position at which the history begins
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
 //! Magic, version, and the checksum over the first 124 bytes stay where they are in every version.
@@ -25,6 +27,7 @@ mod backup;
 mod cache;
 mod check;
 pub mod disk;
+mod history;
 mod installation;
 mod opening;
 mod position;
@@ -55,7 +58,7 @@ use uuid::Uuid;
 pub use backup::{BackupReport, backup, empty_dir};
 pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
-pub use position::StreamPosition;
+pub use position::{Broken, StreamPosition};
 pub use reader::{Gone, Read, StoredTransaction};
 pub use repair::{Cut, LostNumbers, RepairReport, repair};
 pub(crate) use rolling::json_of as encode_position;
@@ -235,9 +238,9 @@ impl Journal {
 
     /// The stored position of the source.
     pub fn position(&self) -> StreamPosition {
-        let mut position = self.shared.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        position.lsn = *self.shared.durable.borrow();
-        position
+        let held = self.shared.position.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: both change at once when another history begins.
+        StreamPosition { lsn: *self.shared.durable.borrow(), ..held.clone() }
     }
 
     /// End LSN of the newest transaction stored; zero when there was none.

@@ -16,6 +16,7 @@ use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, DiskFile, make_dir};
+use crate::journal::history::ASIDE;
 use crate::journal::installation::installation;
 use crate::journal::refusal::{broken_middle, broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
@@ -157,6 +158,7 @@ fn nothing_before() -> Segment {
         installation: Uuid::nil(),
         spilled: None,
         bridge: false,
+        history: None,
     };
     Segment::new(header, PathBuf::new(), 0, Lsn::ZERO)
 }
@@ -265,6 +267,8 @@ impl Found {
         if last.is_some_and(|last| last != header.previous_last) {
             return Err(broken(&misfit(header.previous_last, last.unwrap_or(0))));
         }
+        // Positions before it are of another history.
+        let lsn = if header.history.is_some() { Lsn::ZERO } else { lsn };
         let segment = Segment::new(header, path.to_owned(), time, lsn);
         let loaded = if newest { None } else { sidecar::load(disk, path, &segment, registry) };
         let left = match loaded {
@@ -275,7 +279,8 @@ impl Found {
             self.position =
                 serde_json::from_slice(json).map_err(|_| broken("its position record is unreadable"))?;
         }
-        self.last_tx_end = self.last_tx_end.max(left.last_tx_end);
+        let before = if header.history.is_some() { Lsn::ZERO } else { self.last_tx_end };
+        self.last_tx_end = before.max(left.last_tx_end);
         self.segments.push(Arc::new(segment));
         Ok(())
     }
@@ -295,12 +300,13 @@ fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathB
     Ok(paths)
 }
 
-/// Removes the files of transactions that had not committed when the process ended.
+/// Removes what was not whole when the process ended: transactions that had not committed, a history not begun.
 fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
-    let ours =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"spill-"));
+    let ours = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"spill-") || name == ASIDE)
+    };
     for path in files_named(dir, disk, "tmp")?.into_iter().filter(ours) {
-        tracing::info!(path = %path.display(), "Removed a transaction that had not committed");
+        tracing::info!(path = %path.display(), "Removed a file that was not whole");
         // Harmless if it stays.
         let _ = disk.remove(&path);
     }

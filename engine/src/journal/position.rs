@@ -7,6 +7,7 @@ use crate::lsn::Lsn;
 
 /// How far the source has been taken into the journal, and of which source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StreamPosition {
     /// All that committed below this is in the journal.
     pub lsn: Lsn,
@@ -20,4 +21,26 @@ pub struct StreamPosition {
     pub slot_birth: Lsn,
     /// The installation that owns the journal.
     pub installation: Uuid,
+    /// The slot is not marked as this installation's in the source yet.
+    pub unclaimed: bool,
+    /// What was seen of the source says that its history is not this one.
+    pub broken: Option<Broken>,
+}
+
+/// Why a history does not go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broken {
+    /// For programs: what readers are told as the gap's reason.
+    pub reason: String,
+    /// For people.
+    pub detail: String,
+    /// Where the journal stood when it was noticed. Once it stands beyond, the history went on after all.
+    pub at: Lsn,
+}
+
+impl StreamPosition {
+    /// The break that was noticed and is not mended.
+    pub fn broken(&self) -> Option<&Broken> {
+        self.broken.as_ref().filter(|broken| broken.at == self.lsn)
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
+use crate::journal::history::{Stretch, lineage};
 use crate::journal::refusal::{MEND, broken_middle, cannot_read};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
@@ -79,10 +80,18 @@ impl Journal {
     /// Whether no transaction that ends above `lsn` has been removed or lost to damage.
     pub fn holds_all_above(&self, lsn: Lsn) -> bool {
         let segments = self.shared.segments.load();
-        if behind_bridge(&segments, lsn).is_some() {
+        let stretches = lineage(&segments, lsn);
+        let of = |stretch: &Stretch| segments.get(stretch.segments.clone()).unwrap_or_default();
+        if stretches.iter().any(|stretch| behind_bridge(of(stretch), lsn).is_some()) {
             return false;
         }
-        segments.first().is_none_or(|oldest| {
+        let Some(first) = stretches.first().map(|stretch| stretch.segments.start) else {
+            return true;
+        };
+        segments.get(first).is_none_or(|oldest| {
+            if oldest.header.history.is_some_and(|from| from <= lsn) {
+                return true;
+            }
             // Zero where it is not known any more what came before.
             let before = oldest.index().first().map_or(Lsn::ZERO, |entry| entry.lsn_before);
             oldest.header.previous_last == 0 || (before > Lsn::ZERO && before <= lsn)
@@ -208,10 +217,29 @@ impl Journal {
     /// those behind. Blocks on the disk.
     pub fn transactions_above(&self, lsn: Lsn, count: usize) -> Result<Vec<StoredTransaction>> {
         let segments = self.shared.segments.load_full();
-        let at = segments.partition_point(|segment| segment.lsn_max() <= lsn);
-        let at = behind_bridge(&segments, lsn).map_or(at, |behind| behind.max(at));
         let mut found = Vec::new();
-        for segment in segments.get(at..).unwrap_or_default() {
+        for stretch in lineage(&segments, lsn) {
+            let of_history = segments.get(stretch.segments).unwrap_or_default();
+            let at = of_history.partition_point(|segment| segment.lsn_max() <= lsn);
+            let at = behind_bridge(of_history, lsn).map_or(at, |behind| behind.max(at));
+            let above = of_history.get(at..).unwrap_or_default();
+            self.collect_transactions(above, (lsn, stretch.until), count, &mut found)?;
+            if found.len() >= count {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Of one history, those that end above one position and not above another.
+    fn collect_transactions(
+        &self,
+        segments: &[Arc<Segment>],
+        (lsn, until): (Lsn, Lsn),
+        count: usize,
+        found: &mut Vec<StoredTransaction>,
+    ) -> Result<()> {
+        for segment in segments {
             let offset = segment.offset_where(|entry| entry.lsn_before <= lsn);
             let mut scanner = match self.scan(segment, offset) {
                 Ok(scanner) => scanner,
@@ -225,7 +253,7 @@ impl Journal {
                 let batch =
                     Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
                         .ok_or_else(|| unknown_schema(segment, offset))?;
-                let above = batch.transactions().filter(|(end_lsn, ..)| *end_lsn > lsn);
+                let above = batch.transactions().filter(|(end, ..)| *end > lsn && *end <= until);
                 found.extend(above.map(|(end_lsn, xid, committed)| StoredTransaction {
                     end_lsn,
                     xid,
@@ -233,11 +261,11 @@ impl Journal {
                 }));
                 if found.len() >= count {
                     found.truncate(count);
-                    return Ok(found);
+                    return Ok(());
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn find(

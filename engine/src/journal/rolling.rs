@@ -115,6 +115,7 @@ impl Writer {
             installation: self.shared.installation,
             spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
             bridge: false,
+            history: None,
         };
         let target = Segment::path_in(&self.shared.options.dir, self.next);
         let segment = adopted(header, target.clone(), &written, &previous, end);
@@ -193,6 +194,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
         installation: shared.installation,
         spilled: None,
         bridge: false,
+        history: None,
     };
     let path = Segment::path_in(&shared.options.dir, base);
     let made = shared.disk.create(&path).and_then(|file| {
@@ -225,7 +227,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 }
 
 /// Shows a segment to readers.
-fn install(shared: &Shared, segment: &Arc<Segment>) {
+pub(super) fn install(shared: &Shared, segment: &Arc<Segment>) {
     shared.segments.rcu(|segments| {
         let mut segments: Vec<_> =
             segments.iter().filter(|other| other.header.base != segment.header.base).cloned().collect();

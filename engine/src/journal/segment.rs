@@ -17,6 +17,7 @@ const VERSION: u16 = 1;
 /// What is said of a sound header that this program cannot read; nobody may take it for damage.
 pub(crate) const OTHER_VERSION: &str = "its format is of another version of rowcast";
 const FLAG_SPILLED: u16 = 1;
+const FLAG_HISTORY: u16 = 4;
 const FLAG_BRIDGE: u16 = 8;
 
 /// One index entry for about this many bytes: a read that starts in the middle looks at no more than this to find
@@ -33,13 +34,16 @@ pub(crate) struct SegmentHeader {
     pub(crate) spilled: Option<SpilledTx>,
     /// It holds one gap, which stands for all numbers between the last event before it and its own.
     pub(crate) bridge: bool,
+    /// A history of the source begins here, at this position.
+    pub(crate) history: Option<Lsn>,
 }
 
 impl SegmentHeader {
     pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER] {
         let mut bytes = [0; SEGMENT_HEADER];
-        let flags =
-            if self.spilled.is_some() { FLAG_SPILLED } else { 0 } | if self.bridge { FLAG_BRIDGE } else { 0 };
+        let flags = if self.spilled.is_some() { FLAG_SPILLED } else { 0 }
+            | if self.history.is_some() { FLAG_HISTORY } else { 0 }
+            | if self.bridge { FLAG_BRIDGE } else { 0 };
         put(&mut bytes, 0, MAGIC);
         put(&mut bytes, 8, &VERSION.to_le_bytes());
         put(&mut bytes, 10, &flags.to_le_bytes());
@@ -48,7 +52,8 @@ impl SegmentHeader {
         put(&mut bytes, 24, &self.previous_last.to_le_bytes());
         put(&mut bytes, 32, &self.created.to_le_bytes());
         put(&mut bytes, 40, self.installation.as_bytes());
-        put(&mut bytes, 56, &self.spilled.unwrap_or_default().end_lsn.0.to_le_bytes());
+        let lsn = self.history.unwrap_or(self.spilled.unwrap_or_default().end_lsn);
+        put(&mut bytes, 56, &lsn.0.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..124]);
         put(&mut bytes, 124, &crc.to_le_bytes());
         bytes
@@ -76,13 +81,14 @@ impl SegmentHeader {
 
     fn fields(bytes: &[u8]) -> Option<Self> {
         let flags = get_u16(bytes, 10)?;
-        let spilled = flags & FLAG_SPILLED != 0;
+        let lsn = Lsn(get_u64(bytes, 56)?);
         Some(Self {
             base: get_u64(bytes, 16)?,
             previous_last: get_u64(bytes, 24)?,
             created: get_i64(bytes, 32)?,
             installation: Uuid::from_slice(bytes.get(40..56)?).ok()?,
-            spilled: spilled.then_some(SpilledTx { end_lsn: Lsn(get_u64(bytes, 56)?) }),
+            spilled: (flags & FLAG_SPILLED != 0).then_some(SpilledTx { end_lsn: lsn }),
+            history: (flags & FLAG_HISTORY != 0).then_some(lsn),
             bridge: flags & FLAG_BRIDGE != 0,
         })
     }

@@ -59,6 +59,7 @@ impl Journal {
             installation: shared.installation,
             spilled: Some(crate::record::SpilledTx::default()),
             bridge: false,
+            history: None,
         };
         let segment = Segment::new(header, path.clone(), 0, crate::Lsn::ZERO);
         let body = Some(Spilled { path, file, segment, schemas: Vec::new() });

@@ -12,6 +12,7 @@ use crate::abort::{self, Point};
 use crate::error::{Error, Kind, Result};
 use crate::event::Micros;
 use crate::journal::disk::DiskFile;
+use crate::journal::history::NewHistory;
 use crate::journal::rolling::is_full;
 use crate::journal::room::{Claim, no_room};
 use crate::journal::segment::Segment;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Append(Append),
     /// A huge transaction has committed.
     Adopt(Box<Spill>, TxEnd, Option<OwnedSemaphorePermit>),
+    /// The source's history does not go on: another one begins.
+    History(Box<NewHistory>),
     /// Time to look at ages and intervals.
     Tick,
     Close(oneshot::Sender<()>),
@@ -162,6 +165,10 @@ impl Writer {
                     self.publish(std::mem::take(&mut round))?;
                     self.adopt(*spill, end)?;
                     drop(permit);
+                }
+                Command::History(new) => {
+                    self.publish(std::mem::take(&mut round))?;
+                    self.begin_history(*new)?;
                 }
                 Command::Tick => {
                     // A tick may start a new segment: what the round wrote belongs to this one.
@@ -358,7 +365,7 @@ impl Writer {
         Ok(())
     }
 
-    fn show(&self, bytes: Bytes, header: &Header) -> Result<()> {
+    pub(super) fn show(&self, bytes: Bytes, header: &Header) -> Result<()> {
         self.active.segment.grow(header);
         if header.events == 0 {
             return Ok(());

@@ -21,6 +21,10 @@ const POSTGRES_EPOCH: Micros = 946_684_800_000_000;
 /// a commit takes on its way, smaller than what a person notices.
 const BEHIND: Micros = 20_000;
 
+/// The gap of a table whose earlier rows are in no event.
+const NEW_TABLE: &str = "new_table";
+const PARTLY: &str = "The table was captured after rows had been inserted: those are in no event";
+
 /// What has to happen before the stream can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -112,10 +116,16 @@ impl Assembly {
     }
 
     /// The server has gone through its log up to here.
-    pub(super) fn keepalive(&mut self, end: Lsn) {
+    ///
+    /// # Errors
+    ///
+    /// When it lacks what the journal holds.
+    pub(super) fn keepalive(&mut self, end: Lsn) -> Result<()> {
         if self.open.is_none() {
+            self.replay.finish_at(end)?;
             self.passed = self.passed.max(end);
         }
+        Ok(())
     }
 
     /// Takes one message in. `lsn` and `sent` are the frame's.
@@ -128,7 +138,7 @@ impl Assembly {
         match decode(body).map_err(broken)? {
             Message::Change(change) => self.change(lsn, &change),
             Message::Begin { final_lsn, committed, xid } => {
-                self.begin(final_lsn, committed, xid);
+                self.begin(final_lsn, committed, xid)?;
                 Ok(Step::Next)
             }
             Message::Commit { end_lsn, .. } => self.commit(end_lsn),
@@ -154,14 +164,18 @@ impl Assembly {
         }
     }
 
-    fn begin(&mut self, final_lsn: Lsn, committed: Micros, xid: u32) {
+    fn begin(&mut self, final_lsn: Lsn, committed: Micros, xid: u32) -> Result<()> {
         let repeated = self.replay.repeats(final_lsn);
+        if !repeated {
+            self.replay.finish()?;
+        }
         self.committed = committed;
         self.open = Some(Open { xid, committed, repeated, wanted: false });
         if !repeated {
             let previous_end_lsn = self.previous_end;
             self.builder.begin(TxStart { xid, final_lsn, previous_end_lsn, committed, origin: "" });
         }
+        Ok(())
     }
 
     fn change(&mut self, lsn: Lsn, change: &Change<'_>) -> Result<Step> {
@@ -217,6 +231,9 @@ impl Assembly {
     }
 
     fn message(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: &[u8]) -> Result<()> {
+        if let Some(channel) = custom::is_gap(transactional, prefix, content) {
+            return self.gap(channel);
+        }
         if !custom::is_event(prefix) {
             return Ok(());
         }
@@ -227,6 +244,9 @@ impl Assembly {
             }
             _ => self.replay.repeats_message(lsn),
         };
+        if !repeated && !transactional {
+            self.replay.finish()?;
+        }
         let event = if repeated { None } else { custom::read(prefix, content, &self.status) };
         let Some(event) = event else { return Ok(()) };
         if self.builder.is_open() {
@@ -244,6 +264,16 @@ impl Assembly {
         self.builder.position(lsn, &json);
         self.finished = self.finished.max(lsn);
         self.passed = self.passed.max(lsn);
+        Ok(())
+    }
+
+    /// A table is captured from this transaction on, and had rows before.
+    fn gap(&mut self, channel: &str) -> Result<()> {
+        let open = self.open.as_mut().ok_or_else(outside)?;
+        open.wanted = true;
+        if !open.repeated {
+            self.builder.gap(channel, NEW_TABLE, PARTLY);
+        }
         Ok(())
     }
 

@@ -3,40 +3,37 @@
 use std::time::Duration;
 
 use rowcast_engine::abort::{self, Point};
+use rowcast_engine::adoption::Asked;
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::StreamPosition;
+use rowcast_engine::journal::{Broken, StreamPosition};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Lsn, Result};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::assembly::Assembly;
+use super::broken::Break;
 use super::feedback::Feedback;
 use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use crate::catalog::Catalog;
 use crate::config::Source;
+use crate::setup::installation::Owner;
 use crate::setup::server::Server;
-use crate::setup::slot;
+use crate::setup::slot::{self, Slot};
 use crate::setup::{self, installation, publications};
 use crate::tables::{identifier, literal};
 use crate::wire::{Connection, CopyStream, Purpose, sql_client};
 
 /// After a crash of ours the server may hold the slot for us until it notices; at the first start somebody waits.
-const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// After a network cut the server notices within wal_sender_timeout; so much longer is enough.
 const PATIENCE_SLACK: Duration = Duration::from_secs(10);
 
 /// Between two tries to take the slot.
-const SLOT_RETRY: Duration = Duration::from_millis(500);
-
-/// The gap of a table whose earlier rows are in no event.
-const NEW_TABLE: &str = "new_table";
-
-/// The gap of a history that does not go on.
-const SOURCE_LOST: &str = "source_lost";
+pub(super) const SLOT_RETRY: Duration = Duration::from_millis(500);
 
 /// What outlives a connection.
 pub(super) struct Link {
@@ -45,134 +42,200 @@ pub(super) struct Link {
     pub(super) status: Status,
     /// The stream has run at least once.
     pub(super) established: bool,
+    /// Who has let a broken history go on, and waits to hear of it.
+    pub(super) asked: Option<Asked>,
+    /// The reason for which it waits, once that has been logged.
+    pub(super) waits_for: Option<String>,
 }
 
-/// Where the stream begins.
-struct Start {
-    /// Where the server begins: what the slot has confirmed.
-    confirmed: Lsn,
-    /// Where the journal stands.
-    position: Lsn,
+/// What the server says, beside what the journal has.
+pub(super) struct Situation {
+    pub(super) stored: StreamPosition,
+    pub(super) system: System,
+    switched: Option<Lsn>,
+    pub(super) slot: Option<Slot>,
+    pub(super) owner: Option<Owner>,
+}
+
+/// How the history goes on.
+enum Plan {
+    As(Verdict),
+    Behind(Break),
 }
 
 impl Link {
+    /// Nothing has happened yet.
+    pub(super) fn new(source: Source, ingest: Ingest, status: Status) -> Self {
+        Self { source, ingest, status, established: false, asked: None, waits_for: None }
+    }
+
     /// A running stream.
     ///
     /// # Errors
     ///
-    /// `Kind::Refused` for what will not pass by itself, with the remedy; `Kind::Transient` for the rest.
+    /// `Kind::Refused` for what will not pass by itself, with the remedy (a [`Break`] where the history does not go
+    /// on: then nothing was changed in the source); `Kind::Transient` for the rest.
     pub(super) async fn connect(&mut self) -> Result<Session> {
         let mut client = sql_client(&self.source.info).await?;
-        let server = self.prepare(&mut client).await?;
+        let server = Server::read(&client).await?;
+        if !self.established {
+            server.fit(self.source.manage)?;
+        }
         let mut connection = Connection::connect(&self.source.info, Purpose::Replication).await?;
-        let start = Box::pin(self.settle(&client, &mut connection, &server)).await?;
+        let situation = self.look(&client, &mut connection, &server).await?;
+        let plan = self.plan(&situation)?;
+        if let Plan::Behind(broken) = &plan {
+            // Before anything of the other one's is changed.
+            self.make_sure_of_slot(&client, broken).await?;
+        }
+        if !self.established || matches!(plan, Plan::Behind(_)) {
+            self.prepare(&mut client, &server).await?;
+        }
+        let position = Box::pin(self.settle(&client, &mut connection, &situation, plan)).await?;
         let journal = self.ingest.journal().clone();
-        let replay = Replay::start(&journal, start.confirmed, start.position).await?;
         let names = publications::existing(&client, &self.source).await?;
         let stream = Box::pin(self.start(&client, connection, &server, &names)).await?;
+        let confirmed = self.confirmed(&client, position).await?;
+        let replay = Replay::start(&journal, confirmed, position).await?;
         let (tables, status) = (&self.source.tables, &self.status);
         let assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
         let catalog = Catalog::new(&self.source.info, &self.source.publications());
         self.source.adopt = false;
         let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
-        let feedback = Feedback::new(journal.durable(), start.confirmed, server.sender_timeout);
+        let feedback = Feedback::new(journal.durable(), confirmed, server.sender_timeout);
         tracing::info!(
             slot = self.source.slot,
-            position = %start.position,
+            %position,
             server = server.version_text,
             "Streaming changes from {}",
             self.source.info
         );
-        Ok(Session::new(stream, assembly, feedback, catalog, parts, start.position))
+        Ok(Session::new(stream, assembly, feedback, catalog, parts, position))
     }
 
-    /// Makes the source ready the first time, afterwards only looks.
-    async fn prepare(&mut self, client: &mut Client) -> Result<Server> {
-        if self.established {
-            return Server::read(client).await;
-        }
-        let installation = self.ingest.journal().installation();
-        let (server, reconciled) = Box::pin(setup::prepare(client, &self.source, installation)).await?;
-        for channel in &reconciled.partly {
-            record_partly(&self.ingest, channel).await?;
-        }
+    /// Makes the source ready.
+    async fn prepare(&mut self, client: &mut Client, server: &Server) -> Result<()> {
+        Box::pin(setup::prepare(client, &self.source, server)).await?;
         let tables = publications::captured(client, &self.source).await?;
         warn_missing(&self.source, &tables);
         self.status.source(|source| {
             source.server_version.clone_from(&server.version_text);
             source.tables = tables;
         });
-        Ok(server)
+        Ok(())
     }
 
-    /// Makes sure that the journal's history goes on in the slot, and stores whose it is before anything is
-    /// confirmed.
-    async fn settle(&self, client: &Client, connection: &mut Connection, server: &Server) -> Result<Start> {
+    /// Gathers what decides whether the history goes on. Changes nothing.
+    async fn look(&self, client: &Client, connection: &mut Connection, server: &Server) -> Result<Situation> {
         let system = identify_system(connection).await?;
         self.status.source(|source| source.server_lsn = system.end);
         // What the connection before handed over may still be on its way to the disk.
         self.ingest.settled().await?;
-        let journal = self.ingest.journal();
-        let stored = journal.position();
+        let stored = self.ingest.journal().position();
         let slot = slot::read(client, &self.source.slot).await?;
         if let Some(slot) = &slot {
             slot.fit(&self.source.slot, &server.database)?;
         }
         let owner = installation::read(client, &self.source.slot).await?;
-        let facts = Facts {
-            system: &system,
-            switched: switched(connection, &stored, &system).await?,
-            slot_name: &self.source.slot,
-            slot: slot.as_ref(),
-            owner: owner.as_ref(),
-            installation: journal.installation(),
-        };
-        let confirmed = slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
-        let birth = owner.as_ref().and_then(|owner| owner.slot_birth);
-        let (lsn, slot_birth) = match resume::judge(&stored, &facts) {
-            Ok(Verdict::Continue) => (stored.lsn, stored.slot_birth),
-            Ok(Verdict::Begin(from)) => (from, self.claim(client, birth.unwrap_or(from)).await?),
-            Ok(Verdict::Create) => self.create(client, connection).await?,
-            Err(broken) if self.source.adopt => {
-                tracing::warn!("Adopts the slot: {}", broken.0);
-                self.record_lost(&broken.0).await?;
-                match slot.as_ref().filter(|slot| slot.lost().is_none()) {
-                    Some(slot) => {
-                        let from = slot.confirmed_flush_lsn.unwrap_or_default();
-                        (from, self.claim(client, birth.unwrap_or(from)).await?)
-                    }
-                    None => self.recreate(client, connection, &facts).await?,
-                }
-            }
-            Err(broken) => return Err(broken.error()),
-        };
-        abort::point(Point::SourceRecorded);
-        self.identify(&system, lsn, slot_birth).await?;
-        abort::point(Point::SourceIdentified);
-        Ok(Start { confirmed: confirmed.unwrap_or(lsn).min(lsn), position: lsn })
+        let switched = switched(connection, &stored, &system).await?;
+        Ok(Situation { stored, system, switched, slot, owner })
     }
 
-    async fn identify(&self, system: &System, lsn: Lsn, slot_birth: Lsn) -> Result<()> {
-        let journal = self.ingest.journal();
-        let position = StreamPosition {
+    /// Whether the journal's history goes on in the slot, or whether it may go on behind a gap.
+    fn plan(&self, situation: &Situation) -> Result<Plan> {
+        let facts = Facts {
+            system: &situation.system,
+            switched: situation.switched,
+            slot_name: &self.source.slot,
+            slot: situation.slot.as_ref(),
+            owner: situation.owner.as_ref(),
+            installation: self.ingest.journal().installation(),
+        };
+        let judged = resume::judge(&situation.stored, &facts);
+        let broken = match (judged, self.noticed(situation)) {
+            (Ok(verdict), None) => return Ok(Plan::As(verdict)),
+            (Err(broken), _) | (Ok(_), Some(broken)) => broken,
+        };
+        if self.may_adopt(&broken, situation.slot.as_ref()) {
+            return Ok(Plan::Behind(broken));
+        }
+        Err(broken.error())
+    }
+
+    /// A break that was noticed before, where comparing with the journal would not show it again, or need not.
+    fn noticed(&self, situation: &Situation) -> Option<Break> {
+        let broken = situation.stored.broken()?;
+        let confirmed = situation.slot.as_ref()?.confirmed_flush_lsn?;
+        let blind = !self.ingest.journal().holds_all_above(confirmed);
+        let broken = Break { reason: broken.reason.clone(), detail: broken.detail.clone(), foreign: false };
+        (blind || self.may_adopt(&broken, None)).then_some(broken)
+    }
+
+    /// Remembers a break that the server may not show for long.
+    pub(super) async fn remember(&self, broken: &Break) -> Result<()> {
+        self.ingest.settled().await?;
+        let stored = self.ingest.journal().position();
+        if stored.slot.is_empty() || !broken.is_fleeting() || stored.broken().is_some() {
+            return Ok(());
+        }
+        let (reason, detail) = (broken.reason.clone(), broken.detail.clone());
+        let broken = Some(Broken { reason, detail, at: stored.lsn });
+        self.ingest.identify(StreamPosition { broken, ..stored }).await
+    }
+
+    /// Stores whose history goes on, and where, before anything is confirmed.
+    async fn settle(
+        &mut self,
+        client: &Client,
+        connection: &mut Connection,
+        situation: &Situation,
+        plan: Plan,
+    ) -> Result<Lsn> {
+        let stored = &situation.stored;
+        let (lsn, slot_birth) = match plan {
+            Plan::As(Verdict::Continue) if stored.unclaimed => {
+                (stored.lsn, self.claim(client, stored.slot_birth).await?)
+            }
+            Plan::As(Verdict::Continue) => (stored.lsn, stored.slot_birth),
+            Plan::As(Verdict::Begin(from)) => {
+                let birth = situation.owner.as_ref().and_then(|owner| owner.slot_birth);
+                (from, self.claim(client, birth.unwrap_or(from)).await?)
+            }
+            Plan::As(Verdict::Create) => self.create(client, connection).await?,
+            Plan::Behind(broken) => self.adopt(client, connection, situation, broken).await?,
+        };
+        let position = self.position(&situation.system, lsn, slot_birth);
+        let broken = self.ingest.journal().position().broken.filter(|broken| broken.at == lsn);
+        abort::point(Point::SourceRecorded);
+        self.ingest.identify(StreamPosition { broken, ..position }).await?;
+        abort::point(Point::SourceIdentified);
+        Ok(lsn)
+    }
+
+    pub(super) fn position(&self, system: &System, lsn: Lsn, slot_birth: Lsn) -> StreamPosition {
+        StreamPosition {
             lsn,
             system: system.id,
             timeline: system.timeline,
             slot: self.source.slot.clone(),
             slot_birth,
-            installation: journal.installation(),
-        };
-        let reached = journal.position().lsn;
-        if reached > lsn {
-            let what =
-                format!("The journal stands at {reached}, the slot at {lsn}, and the journal cannot go back");
-            return Err(Error::refused(what).hint("Start with a new data directory (--data DIR)"));
+            installation: self.ingest.journal().installation(),
+            ..StreamPosition::default()
         }
-        self.ingest.identify(position).await
+    }
+
+    /// What the slot has confirmed, now that nobody else can read from it: the stream begins there.
+    async fn confirmed(&self, client: &Client, position: Lsn) -> Result<Lsn> {
+        let name = &self.source.slot;
+        let slot = slot::read(client, name).await?;
+        let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(position);
+        let stored = StreamPosition { lsn: position, ..StreamPosition::default() };
+        resume::not_ahead(&stored, name, confirmed).map_err(Break::error)?;
+        Ok(confirmed)
     }
 
     /// Makes this installation the slot's owner; gives the slot's birth.
-    async fn claim(&self, client: &Client, birth: Lsn) -> Result<Lsn> {
+    pub(super) async fn claim(&self, client: &Client, birth: Lsn) -> Result<Lsn> {
         if self.source.manage {
             let installation = self.ingest.journal().installation();
             installation::claim(client, &self.source.slot, installation, Some(birth)).await?;
@@ -197,20 +260,16 @@ impl Link {
     }
 
     /// Makes the slot anew where it is lost or gone.
-    async fn recreate(
+    pub(super) async fn recreate(
         &self,
         client: &Client,
         connection: &mut Connection,
-        facts: &Facts<'_>,
+        is_there: bool,
     ) -> Result<(Lsn, Lsn)> {
-        if facts.slot.is_some() && self.source.manage {
+        if is_there && self.source.manage {
             slot::drop(client, &self.source.slot).await?;
         }
         self.create(client, connection).await
-    }
-
-    async fn record_lost(&self, detail: &str) -> Result<()> {
-        self.ingest.journal().record_gap("", SOURCE_LOST, detail, now()).await.map(drop)
     }
 
     /// Starts the stream, waiting for the slot where another session has it.
@@ -263,7 +322,8 @@ pub(super) fn explain(error: Error) -> Error {
             "If it names the publication: the stream needs one that was there when the changes were made. Run \
              `rowcast adopt` after SELECT pg_drop_replication_slot('…'): it records a gap and starts anew",
         ),
-        Some("55000") => error.hint(installation::ADOPT),
+        // The slot cannot be read any more; the next look at it says why.
+        Some("55000") => Error::transient("The replication slot cannot be read").because(error),
         _ => error,
     }
 }
@@ -314,14 +374,8 @@ fn warn_missing(
     }
 }
 
-/// Says that rows of a table came before its capture.
-pub(super) async fn record_partly(ingest: &Ingest, channel: &str) -> Result<()> {
-    let detail = "The table was captured after rows had been inserted: those are in no event";
-    ingest.journal().record_gap(channel, NEW_TABLE, detail, now()).await.map(drop)
-}
-
 /// Microseconds since 1970.
-fn now() -> rowcast_engine::event::Micros {
+pub(super) fn now() -> rowcast_engine::event::Micros {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_micros().try_into().unwrap_or(i64::MAX)
 }

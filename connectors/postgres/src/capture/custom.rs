@@ -11,6 +11,12 @@ use serde_json::value::RawValue;
 /// What follows it is the channel. Messages with other prefixes are somebody else's.
 const PREFIX: &str = "rowcast.event.";
 
+/// Said with a table's channel in the transaction from which on it is captured, when it had rows before.
+pub(crate) const NEW_TABLE: &str = "rowcast.gap.new_table";
+
+/// A longer name than any table has, in bytes: 63 for each of schema and table, and quotes.
+const CHANNEL_MAX: usize = 300;
+
 /// Where events go that cannot go where they were sent.
 const REJECTED: &str = "rowcast.rejected";
 
@@ -28,6 +34,12 @@ pub(super) struct Custom<'a> {
 /// Whether a message is a custom event.
 pub(super) fn is_event(prefix: &str) -> bool {
     prefix.starts_with(PREFIX)
+}
+
+/// The table of a message that says that rows of it came before its capture.
+pub(super) fn is_gap<'a>(transactional: bool, prefix: &str, content: &'a [u8]) -> Option<&'a str> {
+    let ours = transactional && prefix == NEW_TABLE && (1..=CHANNEL_MAX).contains(&content.len());
+    std::str::from_utf8(content).ok().filter(|_| ours)
 }
 
 /// The event that a message stands for; `None` when it is none of ours.

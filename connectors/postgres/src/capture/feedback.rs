@@ -31,6 +31,9 @@ pub(super) struct Feedback {
     pub(super) received: Lsn,
     /// The highest that the server was told to be durable.
     pub(super) confirmed: Lsn,
+    /// Nothing beyond is told as long as it is not sure that the server's history is the journal's: a slot does not
+    /// send again what was confirmed.
+    held: Option<Lsn>,
     /// Something that becomes durable later is on its way to the journal.
     outstanding: Lsn,
     sent: Instant,
@@ -48,15 +51,19 @@ pub(super) struct Feedback {
 
 impl Feedback {
     /// For a server whose slot has confirmed `confirmed`, and a journal whose durable position is watched.
+    /// Nothing more is told before [`Self::release`], if the journal is ahead.
     pub(super) fn new(durable: watch::Receiver<Lsn>, confirmed: Lsn, sender_timeout: Duration) -> Self {
         let share = sender_timeout * TIMEOUT_SHARE / 100;
         let forever = sender_timeout.is_zero();
-        let received = *durable.borrow();
+        let position = *durable.borrow();
+        let held = (confirmed < position).then_some(confirmed);
         let now = Instant::now();
         Self {
-            received,
+            // The server says how far its log goes, to those who have not read so far.
+            received: held.unwrap_or(position),
             durable,
             confirmed,
+            held,
             outstanding: Lsn::ZERO,
             sent: now,
             heard: now,
@@ -104,6 +111,19 @@ impl Feedback {
         *self.durable.borrow()
     }
 
+    /// What may be told to be durable.
+    pub(super) fn told(&self) -> Lsn {
+        let durable = self.durable();
+        self.held.map_or(durable, |held| held.min(durable))
+    }
+
+    /// The server's history is the journal's, if `sure`.
+    pub(super) fn release(&mut self, sure: bool) {
+        if sure && self.held.take().is_some() {
+            self.asked = true;
+        }
+    }
+
     /// Sends a status if one is due.
     ///
     /// # Errors
@@ -116,9 +136,9 @@ impl Feedback {
             return Err(Error::transient(format!("Nothing came from the server for {} s", silent.as_secs())));
         }
         let probe = !self.probed && silent >= self.silence / 2;
-        let durable = self.durable();
-        let reached = self.awaited.is_some_and(|awaited| durable >= awaited);
-        if !(self.asked || probe || reached || now >= self.status_due(durable)) {
+        let told = self.told();
+        let reached = self.awaited.is_some_and(|awaited| told >= awaited);
+        if !(self.asked || probe || reached || now >= self.status_due(told)) {
             return Ok(());
         }
         // Cleared before the waiting begins: a dropped call must not ask again for ever.
@@ -128,23 +148,23 @@ impl Feedback {
             self.awaited = None;
         }
         self.sent = now;
-        let write = self.received.max(durable);
+        let write = self.received.max(told);
         abort::point(Point::SourceConfirming);
-        stream.send_status(write, durable, durable, probe).await?;
+        stream.send_status(write, told, told, probe).await?;
         abort::point(Point::SourceConfirmed);
-        self.confirmed = durable;
+        self.confirmed = told;
         Ok(())
     }
 
-    fn status_due(&self, durable: Lsn) -> Instant {
-        self.sent + if durable > self.confirmed { CONFIRM_EVERY } else { self.status_every }
+    fn status_due(&self, told: Lsn) -> Instant {
+        self.sent + if told > self.confirmed { CONFIRM_EVERY } else { self.status_every }
     }
 
     /// Waits until [`Self::keep_up`] or somebody else, at `until`, has something to do. Cancel safe.
     pub(super) async fn wake(&mut self, until: Option<Instant>) {
         let durable = self.durable();
         let silence = if self.probed { self.silence } else { self.silence / 2 };
-        let mut due = self.status_due(durable).min(self.heard + silence);
+        let mut due = self.status_due(self.told()).min(self.heard + silence);
         if let Some(until) = until {
             due = due.min(until);
         }
@@ -185,9 +205,21 @@ mod tests {
         assert!(!feedback.keepalive(Lsn(20), true));
     }
 
+    #[test]
+    fn tells_nothing_before_it_is_sure_of_the_server() {
+        let (sender, mut feedback) = feedback(60);
+        sender.send_replace(Lsn(20));
+        assert_eq!(feedback.told(), Lsn(5));
+        feedback.release(false);
+        assert_eq!(feedback.told(), Lsn(5));
+        feedback.release(true);
+        assert_eq!((feedback.told(), feedback.asked), (Lsn(20), true));
+    }
+
     #[tokio::test]
     async fn wakes_when_the_disk_is_done() {
         let (sender, mut feedback) = feedback(0);
+        feedback.release(true);
         feedback.submitted(Lsn(20));
         sender.send_replace(Lsn(20));
         let woken = tokio::time::timeout(Duration::from_secs(5), feedback.wake(None)).await;

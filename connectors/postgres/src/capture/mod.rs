@@ -3,8 +3,10 @@
 //! `connect` makes the source ready and starts a stream, `session` runs it, `assembly` turns its messages into
 //! transactions. A position is confirmed to the server only when the journal holds it durably.
 
+mod adopt;
 mod assembly;
 mod backoff;
+mod broken;
 mod composite;
 mod connect;
 mod custom;
@@ -14,12 +16,15 @@ mod replay;
 mod resume;
 mod session;
 mod spill;
+mod waiting;
 mod watch;
 
+pub(crate) use custom::NEW_TABLE;
+use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::State;
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, Kind, Result, Stop};
+use rowcast_engine::{Error, Result, Stop};
 use tokio::time::Instant;
 
 use crate::config::{Config, Source};
@@ -42,7 +47,8 @@ impl Postgres {
 
 impl rowcast_engine::Source for Postgres {
     /// Runs until told to stop. Before the first success of an installation every error ends it; afterwards, also
-    /// after a restart, it reconnects by itself for as long as the reason may pass.
+    /// after a restart, it reconnects by itself for as long as the reason may pass. Where the history does not go on
+    /// it waits for a person, or goes on behind a gap, as configured.
     ///
     /// # Errors
     ///
@@ -70,7 +76,7 @@ fn with_remedy(error: &Error) -> String {
 }
 
 async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -> Result<()> {
-    let mut link = Link { source, ingest, status: status.clone(), established: false };
+    let mut link = Link::new(source, ingest, status.clone());
     // A journal that has streamed before is worth serving while the source is away.
     let known = !link.ingest.journal().position().slot.is_empty();
     let mut backoff = Backoff::new();
@@ -84,9 +90,8 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
         let ended = match connected {
             Ok(mut session) => {
                 link.established = true;
-                watch.get_or_insert_with(|| {
-                    Watch::start(link.source.clone(), link.ingest.clone(), status.clone())
-                });
+                link.end_waiting();
+                watch.get_or_insert_with(|| Watch::start(link.source.clone(), status.clone()));
                 let started = Instant::now();
                 let ended = tokio::select! {
                     ended = session.run() => ended,
@@ -100,14 +105,9 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
             }
             Err(error) => Err(error),
         };
-        let error = match ended.map_err(connect::explain) {
-            Ok(()) => continue,
-            Err(error) if (link.established || known) && error.kind() == Kind::Transient => error,
-            Err(error) => return Err(error),
-        };
-        note_lost(status, &error);
+        let Err(error) = ended.map_err(connect::explain) else { continue };
         tokio::select! {
-            () = tokio::time::sleep(backoff.next()) => {}
+            ready = link.after(error, known, &mut backoff) => ready?,
             () = stop.stopped() => return Ok(()),
         }
     }
@@ -127,8 +127,11 @@ fn note_lost(status: &Status, error: &Error) {
     metrics::counter!("rowcast_source_reconnects_total").increment(1);
     tracing::warn!("Capture is interrupted and connects again: {error}");
     status.source(|shown| {
-        shown.state = "reconnecting";
-        shown.reason = Some(with_remedy(error));
+        // Somebody who waits for a person is not told something else by a server that is away.
+        if shown.state != WAITING {
+            shown.state = "reconnecting";
+            shown.reason = Some(with_remedy(error));
+        }
         shown.reconnects += 1;
     });
 }

@@ -8,10 +8,14 @@ use rowcast_engine::event::Micros;
 use rowcast_engine::journal::{Journal, StoredTransaction};
 use rowcast_engine::{Error, Lsn, Result};
 
-use crate::setup::installation::ADOPT;
+use super::broken::{Break, Reason};
 
 /// Transactions that are compared at a time; each takes 24 bytes.
 const PAGE: usize = 100_000;
+
+/// Transactions do not end quite in the order of their commit times, and clocks are set: so much apart, in
+/// microseconds, they still may be in order.
+const SLACK: Micros = 10_000_000;
 
 /// So many repeated transactions are worth a warning: the server's memory of our position is far behind.
 const MANY: u64 = 100_000;
@@ -31,11 +35,15 @@ pub(super) struct Replay {
     /// All that committed below this is in the journal.
     position: Lsn,
     page: VecDeque<StoredTransaction>,
-    /// The page ends here, and there may be more.
+    /// The page ends here, and there are more.
     more: Option<Lsn>,
     /// Retention has removed some of them: what came before the oldest stored one cannot be compared.
     incomplete: bool,
+    /// But it was committed before this, when that is known: what comes later cannot be what was removed.
+    removed_before: Option<Micros>,
     met_first: bool,
+    /// The stream is beyond.
+    done: bool,
     dropped: u64,
 }
 
@@ -47,10 +55,15 @@ impl Replay {
             page: VecDeque::new(),
             more: (confirmed < position).then_some(confirmed),
             incomplete: !journal.holds_all_above(confirmed),
+            removed_before: None,
             met_first: false,
+            done: confirmed >= position,
             dropped: 0,
         };
         replay.next_page(journal).await?;
+        let newest = Some(journal.summary().newest_commit).filter(|at| *at > 0);
+        let oldest = replay.page.front().map(|stored| stored.committed).or(newest);
+        replay.removed_before = oldest.map(|at| at.saturating_add(SLACK));
         Ok(replay)
     }
 
@@ -58,10 +71,13 @@ impl Replay {
     pub(super) async fn next_page(&mut self, journal: &Journal) -> Result<()> {
         let Some(above) = self.more.take() else { return Ok(()) };
         let journal = journal.clone();
-        let found = tokio::task::spawn_blocking(move || journal.transactions_above(above, PAGE))
+        // One more than a page, to know whether another one follows.
+        let mut found = tokio::task::spawn_blocking(move || journal.transactions_above(above, PAGE + 1))
             .await
             .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
-        self.more = found.last().filter(|_| found.len() >= PAGE).map(|last| last.end_lsn);
+        let is_last = found.len() <= PAGE;
+        found.truncate(PAGE);
+        self.more = found.last().filter(|_| !is_last).map(|last| last.end_lsn);
         self.page.extend(found);
         Ok(())
     }
@@ -76,23 +92,61 @@ impl Replay {
         end <= self.position
     }
 
+    /// Makes sure that what the journal holds has been repeated, all of it, before the stream goes beyond.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Refused` when the server does not have something of it.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        if self.done {
+            return Ok(());
+        }
+        match (self.page.front(), self.more) {
+            (Some(stored), _) => Err(missing(stored)),
+            (None, Some(above)) => {
+                Err(restored(&format!("it does not have what the journal holds beyond {above}")))
+            }
+            (None, None) => {
+                self.done = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the stream has gone beyond, and the server's history is the journal's.
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// The same as [`Self::finish`], if the server has gone through its log up to `end`.
+    pub(super) fn finish_at(&mut self, end: Lsn) -> Result<()> {
+        if end >= self.position { self.finish() } else { Ok(()) }
+    }
+
+    /// Whether retention may have removed what was committed then.
+    fn may_be_removed(&self, committed: Micros) -> bool {
+        let before = self.removed_before.is_none_or(|before| committed <= before);
+        self.incomplete && !self.met_first && before
+    }
+
     /// Looks at the end of a repeated transaction. `empty`: it holds nothing that would have been stored.
     ///
     /// # Errors
     ///
     /// `Kind::Refused` when the journal holds another one, or none.
     pub(super) fn compare(&mut self, end: Lsn, xid: u32, committed: Micros, empty: bool) -> Result<Verdict> {
-        while self.page.front().is_some_and(|stored| stored.end_lsn < end) {
-            self.page.pop_front();
-            self.met_first = true;
+        if let Some(stored) = self.page.front().filter(|stored| stored.end_lsn < end) {
+            return Err(missing(stored));
         }
         let same = match self.page.front() {
             None if self.more.is_some() => return Ok(Verdict::NextPage),
             Some(stored) if stored.end_lsn == end => {
+                let same = stored.xid == xid && stored.committed == committed;
                 self.met_first = true;
-                stored.xid == xid && stored.committed == committed
+                self.page.pop_front();
+                same
             }
-            _ => empty || (self.incomplete && !self.met_first),
+            _ => empty || self.may_be_removed(committed),
         };
         if !same {
             return Err(diverged(end, xid));
@@ -109,11 +163,19 @@ impl Replay {
 }
 
 fn diverged(end: Lsn, xid: u32) -> Error {
-    Error::refused(format!(
-        "The server's history is not the one in the journal: transaction {xid}, which ends at {end}, is not what the \
-         journal holds there. The server was probably restored from a backup"
-    ))
-    .hint(ADOPT)
+    restored(&format!("transaction {xid}, which ends at {end}, is not what the journal holds there"))
+}
+
+fn missing(stored: &StoredTransaction) -> Error {
+    let (xid, end) = (stored.xid, stored.end_lsn);
+    restored(&format!("it does not have transaction {xid}, which the journal holds and which ends at {end}"))
+}
+
+fn restored(what: &str) -> Error {
+    let text = format!(
+        "The server's history is not the one in the journal: {what}. The server was probably restored from a backup"
+    );
+    Break::new(Reason::SourceRestored, text).error()
 }
 
 #[cfg(test)]
@@ -127,7 +189,9 @@ mod tests {
             page: ends.iter().map(stored).collect(),
             more: None,
             incomplete: false,
+            removed_before: None,
             met_first: false,
+            done: false,
             dropped: 0,
         }
     }
@@ -137,11 +201,12 @@ mod tests {
         let mut replay = replay(&[10, 20, 30]);
         assert!(replay.repeats(Lsn(99)) && !replay.repeats(Lsn(100)));
         assert!(replay.repeats_message(Lsn(100)) && !replay.repeats_message(Lsn(101)));
-        // One that is stored may be missing, when its tables are not published any more.
-        for end in [10, 30] {
+        assert_eq!(replay.compare(Lsn(5), 9, 1, true).unwrap(), Verdict::Same);
+        for end in [10, 20, 30] {
             assert_eq!(replay.compare(Lsn(end), 7, 1, false).unwrap(), Verdict::Same);
         }
         assert_eq!(replay.compare(Lsn(40), 9, 1, true).unwrap(), Verdict::Same);
+        replay.finish().unwrap();
     }
 
     #[test]
@@ -154,10 +219,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_does_not_come_is_noticed() {
+        let error = replay(&[20, 30]).compare(Lsn(30), 7, 1, false).unwrap_err();
+        assert!(error.to_string().contains("0/14"), "{error}");
+        let mut replay = replay(&[20, 30]);
+        replay.finish_at(Lsn(99)).unwrap();
+        assert!(Break::of(&replay.finish_at(Lsn(100)).unwrap_err()).unwrap().is_fleeting());
+    }
+
+    #[test]
     fn what_retention_took_cannot_be_compared() {
         let mut replay = replay(&[20]);
         replay.incomplete = true;
+        replay.removed_before = Some(5);
         assert_eq!(replay.compare(Lsn(10), 7, 1, false).unwrap(), Verdict::Same);
+        // Committed after what is held: not what was removed.
+        assert!(replay.compare(Lsn(11), 7, 6, false).is_err());
         assert_eq!(replay.compare(Lsn(20), 7, 1, false).unwrap(), Verdict::Same);
         assert!(replay.compare(Lsn(30), 7, 1, false).is_err());
     }
@@ -166,6 +243,8 @@ mod tests {
     fn goes_on_to_the_next_page() {
         let mut replay = replay(&[20]);
         replay.more = Some(Lsn(20));
+        assert_eq!(replay.compare(Lsn(20), 7, 1, false).unwrap(), Verdict::Same);
+        assert!(replay.finish().is_err());
         assert_eq!(replay.compare(Lsn(30), 7, 1, false).unwrap(), Verdict::NextPage);
     }
 }

@@ -1,10 +1,11 @@
 //! Whether the journal's history goes on in this server's slot.
 
+use rowcast_engine::Lsn;
 use rowcast_engine::journal::StreamPosition;
-use rowcast_engine::{Error, Lsn};
 use uuid::Uuid;
 
-use crate::setup::installation::{ADOPT, Owner};
+use super::broken::{Break, Reason};
+use crate::setup::installation::Owner;
 use crate::setup::slot::Slot;
 
 /// What `IDENTIFY_SYSTEM` says.
@@ -41,22 +42,9 @@ pub(super) enum Verdict {
     Create,
 }
 
-/// The history cannot go on: why.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Break(pub(super) String);
-
-impl Break {
-    pub(super) fn error(self) -> Error {
-        Error::refused(self.0).hint(ADOPT)
-    }
-}
-
 /// Compares where the journal stands with what the server says.
 pub(super) fn judge(stored: &StreamPosition, facts: &Facts<'_>) -> Result<Verdict, Break> {
     let confirmed = facts.slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or_default();
-    if let Some(reason) = facts.slot.and_then(Slot::lost) {
-        return Err(Break(format!("The replication slot {} is lost: {reason}", facts.slot_name)));
-    }
     if stored.slot.is_empty() {
         return fresh(facts, confirmed);
     }
@@ -65,18 +53,29 @@ pub(super) fn judge(stored: &StreamPosition, facts: &Facts<'_>) -> Result<Verdic
     Ok(Verdict::Continue)
 }
 
+fn not_lost(facts: &Facts<'_>) -> Result<(), Break> {
+    let Some(reason) = facts.slot.and_then(Slot::lost) else { return Ok(()) };
+    Err(Break::new(Reason::SourceLost, format!("The replication slot {} is lost: {reason}", facts.slot_name)))
+}
+
 /// The journal holds nothing of any source.
 fn fresh(facts: &Facts<'_>, confirmed: Lsn) -> Result<Verdict, Break> {
     if facts.slot.is_none() {
         return Ok(Verdict::Create);
     }
     let name = facts.slot_name;
+    if let Some(owner) = facts.owner.filter(|owner| owner.installation != facts.installation) {
+        return Err(Break { foreign: true, ..Break::new(Reason::TakenOver, owner.belongs(name)) });
+    }
+    not_lost(facts)?;
     match facts.owner {
-        Some(owner) if owner.installation != facts.installation => Err(Break(owner.belongs(name))),
-        Some(Owner { slot_birth: Some(birth), .. }) if confirmed > *birth => Err(Break(format!(
-            "The replication slot {name} has been read up to {confirmed}, but the journal is empty: the data directory \
-             was lost"
-        ))),
+        Some(Owner { slot_birth: Some(birth), .. }) if confirmed > *birth => Err(Break::new(
+            Reason::JournalLost,
+            format!(
+                "The replication slot {name} has been read up to {confirmed}, but the journal is empty: the data \
+                 directory was lost"
+            ),
+        )),
         _ => Ok(Verdict::Begin(confirmed)),
     }
 }
@@ -84,26 +83,29 @@ fn fresh(facts: &Facts<'_>, confirmed: Lsn) -> Result<Verdict, Break> {
 fn same_server(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> {
     let system = facts.system;
     if stored.system != system.id {
-        return Err(Break(format!(
+        let what = format!(
             "The journal holds the history of another database cluster ({}, this one is {})",
             stored.system, system.id
-        )));
+        );
+        return Err(Break::new(Reason::AnotherCluster, what));
     }
     if stored.timeline != system.timeline && facts.switched.is_none_or(|switched| stored.lsn > switched) {
-        return Err(Break(format!(
+        let what = format!(
             "The server is on timeline {}, which left timeline {} {}, before the journal's position {}: changes that \
              the journal holds do not exist there",
             system.timeline,
             stored.timeline,
             facts.switched.map_or_else(|| "nowhere".to_owned(), |at| format!("at {at}")),
             stored.lsn
-        )));
+        );
+        return Err(Break::new(Reason::Timeline, what));
     }
     if system.end < stored.lsn {
-        return Err(Break(format!(
+        let what = format!(
             "The server's log ends at {}, before the journal's position {}: the server was restored from a backup",
             system.end, stored.lsn
-        )));
+        );
+        return Err(Break::new(Reason::SourceRestored, what));
     }
     Ok(())
 }
@@ -111,31 +113,43 @@ fn same_server(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> 
 fn same_slot(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Result<(), Break> {
     let name = facts.slot_name;
     if stored.slot != name {
-        return Err(Break(format!("The journal follows the replication slot {}, not {name}", stored.slot)));
+        let what = format!("The journal follows the replication slot {}, not {name}", stored.slot);
+        return Err(Break::new(Reason::SourceLost, what));
     }
     if facts.slot.is_none() {
-        return Err(Break(format!(
+        let what = format!(
             "The replication slot {name} is gone: changes since {} are lost to the journal",
             stored.lsn
-        )));
+        );
+        return Err(Break::new(Reason::SourceLost, what));
     }
-    if let Some(owner) = facts.owner {
+    if let Some(owner) = facts.owner.filter(|_| !stored.unclaimed) {
         if owner.installation != facts.installation {
-            return Err(Break(format!(
+            let what = format!(
                 "The replication slot {name} was taken over by another installation at {}",
                 owner.since
-            )));
+            );
+            return Err(Break { foreign: true, ..Break::new(Reason::TakenOver, what) });
         }
-        if owner.slot_birth.is_some_and(|birth| birth != stored.slot_birth) {
-            return Err(Break(format!("The replication slot {name} has been created anew")));
+        // Without a birth: the making of a new one was cut off.
+        if owner.slot_birth != Some(stored.slot_birth) {
+            let what = format!("The replication slot {name} has been created anew");
+            return Err(Break::new(Reason::SlotRecreated, what));
         }
     }
+    not_lost(facts)?;
+    not_ahead(stored, name, confirmed)
+}
+
+/// What the slot has confirmed it does not send again.
+pub(super) fn not_ahead(stored: &StreamPosition, name: &str, confirmed: Lsn) -> Result<(), Break> {
     if confirmed > stored.lsn {
-        return Err(Break(format!(
-            "The replication slot {name} stands at {confirmed}, beyond the journal's position {}: it was created anew, \
-             or something else has read from it",
+        let what = format!(
+            "The replication slot {name} stands at {confirmed}, beyond the journal's position {}: the slot was created \
+             anew or moved, something else has read from it, or the journal was restored from a backup",
             stored.lsn
-        )));
+        );
+        return Err(Break::new(Reason::JournalBehind, what));
     }
     Ok(())
 }
@@ -172,6 +186,7 @@ mod tests {
                 slot: "rowcast".to_owned(),
                 slot_birth: Lsn(50),
                 installation: OURS,
+                ..StreamPosition::default()
             },
             system: System { id: 7, timeline: 1, end: Lsn(200) },
             switched: None,
@@ -189,7 +204,7 @@ mod tests {
             owner: case.owner.as_ref(),
             installation: OURS,
         };
-        judge(&case.stored, &facts).map_err(|broken| broken.0)
+        judge(&case.stored, &facts).map_err(|broken| format!("{} {broken}", broken.reason))
     }
 
     fn fresh_journal() -> StreamPosition {
@@ -215,33 +230,48 @@ mod tests {
         let other = Owner { installation: Uuid::from_u128(2), since: "noon".to_owned(), slot_birth: None };
         let anew = Owner { installation: OURS, since: "noon".to_owned(), slot_birth: Some(Lsn(60)) };
         let lost = Slot { wal_status: Some("lost".to_owned()), ..Slot::default() };
+        let cut_off = Owner { slot_birth: None, ..anew.clone() };
         let cases = [
-            (Case { system: System { id: 8, ..system.clone() }, ..usual() }, "another database cluster"),
-            (Case { system: System { end: Lsn(99), ..system.clone() }, ..usual() }, "restored from a backup"),
+            (Case { system: System { id: 8, ..system.clone() }, ..usual() }, "another_cluster"),
+            (Case { system: System { end: Lsn(99), ..system.clone() }, ..usual() }, "source_restored"),
             (Case { system: System { timeline: 2, ..system.clone() }, ..usual() }, "nowhere"),
             (
                 Case { system: System { timeline: 2, ..system }, switched: Some(Lsn(99)), ..usual() },
-                "left timeline 1 at 0/63",
+                "timeline The server is on timeline 2, which left timeline 1 at 0/63",
             ),
-            (Case { slot: None, ..usual() }, "is gone"),
-            (Case { slot: slot_at(101), ..usual() }, "beyond the journal's position"),
-            (Case { slot: Some(lost), ..usual() }, "is lost"),
-            (Case { owner: Some(other.clone()), ..usual() }, "taken over by another installation"),
-            (Case { owner: Some(anew), ..usual() }, "created anew"),
+            (Case { slot: None, ..usual() }, "source_lost The replication slot rowcast is gone"),
+            (Case { slot: slot_at(101), ..usual() }, "journal_behind"),
+            (
+                Case { slot: Some(lost.clone()), ..usual() },
+                "source_lost The replication slot rowcast is lost",
+            ),
+            (Case { owner: Some(other.clone()), ..usual() }, "taken_over"),
+            (Case { owner: Some(other.clone()), slot: Some(lost), ..usual() }, "taken_over"),
+            (Case { owner: Some(anew), ..usual() }, "slot_recreated"),
+            (Case { owner: Some(cut_off), ..usual() }, "slot_recreated"),
             (
                 Case { stored: StreamPosition { slot: "x".to_owned(), ..usual().stored }, ..usual() },
                 "follows the replication slot x",
             ),
             (
                 Case { stored: fresh_journal(), owner: Some(other), ..usual() },
-                "belongs to another installation",
+                "taken_over The replication slot rowcast belongs to another installation",
             ),
-            (Case { stored: fresh_journal(), ..usual() }, "the data directory was lost"),
+            (Case { stored: fresh_journal(), ..usual() }, "journal_lost"),
         ];
         for (case, words) in cases {
             let text = judged(&case).unwrap_err();
             assert!(text.contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn an_adoption_that_was_cut_off_goes_on() {
+        let stored = StreamPosition { unclaimed: true, ..usual().stored };
+        let other = Owner { installation: Uuid::from_u128(2), since: "noon".to_owned(), slot_birth: None };
+        let case = Case { stored, owner: Some(other), ..usual() };
+        assert_eq!(judged(&case), Ok(Verdict::Continue));
+        assert!(judged(&Case { slot: slot_at(101), ..case }).unwrap_err().contains("journal_behind"));
     }
 
     #[test]

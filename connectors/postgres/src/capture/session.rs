@@ -133,6 +133,7 @@ impl Session {
                 }
                 Some(Step::Next) => continue,
             }
+            self.feedback.release(self.assembly.replay.is_done());
             self.hand_over()?;
             self.feedback.keep_up(&mut self.stream).await?;
             self.show_now_and_then();
@@ -163,7 +164,7 @@ impl Session {
                     }
                 }
                 CopyFrame::Keepalive { end, reply, .. } => {
-                    self.assembly.keepalive(end);
+                    self.assembly.keepalive(end)?;
                     self.urgent |= self.feedback.keepalive(end, reply);
                 }
             }
@@ -349,7 +350,7 @@ impl Session {
         if !matches!(stored.await, Ok(Ok(()))) {
             tracing::debug!("The newest changes were not stored before the end; they come again");
         }
-        let durable = self.feedback.durable();
+        let durable = self.feedback.told();
         let told =
             self.stream.send_status(self.feedback.received.max(durable), durable, durable, false).await;
         if told.is_ok() {

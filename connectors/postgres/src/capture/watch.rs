@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use rowcast_engine::Result;
-use rowcast_engine::ingest::Ingest;
 use rowcast_engine::status::Status;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 
-use super::connect::record_partly;
+use super::waiting::is_waiting;
 use crate::config::Source;
 use crate::setup::publications::{self, Reconciled, Slot};
 use crate::setup::server::Server;
@@ -33,7 +32,7 @@ impl Drop for Watch {
 
 impl Watch {
     /// Starts looking.
-    pub(super) fn start(source: Source, ingest: Ingest, status: Status) -> Self {
+    pub(super) fn start(source: Source, status: Status) -> Self {
         Self(tokio::spawn(async move {
             let mut rounds = interval(EVERY);
             rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -42,7 +41,11 @@ impl Watch {
             let (mut client, mut before) = (None, Reconciled::default());
             loop {
                 rounds.tick().await;
-                let round = round(&mut client, &source, &ingest, &status, &mut before);
+                // The slot and its publications may be another one's by now.
+                if is_waiting(&status) {
+                    continue;
+                }
+                let round = round(&mut client, &source, &status, &mut before);
                 match timeout(ROUND_TIMEOUT, round).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(error)) => tracing::warn!("Cannot look for new tables: {error}"),
@@ -57,7 +60,6 @@ impl Watch {
 async fn round(
     client: &mut Option<Client>,
     source: &Source,
-    ingest: &Ingest,
     status: &Status,
     before: &mut Reconciled,
 ) -> Result<()> {
@@ -68,9 +70,6 @@ async fn round(
     if source.manage {
         let server = Server::read(client).await?;
         let reconciled = publications::reconcile(client, source, &server, Slot::Present).await?;
-        for channel in &reconciled.partly {
-            record_partly(ingest, channel).await?;
-        }
         if reconciled.foreign != before.foreign {
             crate::setup::warn_of(source, &reconciled);
         }

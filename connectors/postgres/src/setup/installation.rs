@@ -1,14 +1,15 @@
 //! Who owns the slot: one row in schema `rowcast`.
 
-use rowcast_engine::{Error, Lsn, Result};
+use rowcast_engine::{Lsn, Result};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::wire::sql_error;
 
 /// The remedy for every break of the history.
-pub(crate) const ADOPT: &str = "Run `rowcast adopt`: it records a gap in the history and goes on from the slot's \
-                                position. First make sure that no other rowcast reads this slot";
+pub(crate) const ADOPT: &str = "Run `rowcast adopt`, also while rowcast runs: it records a gap in the history, of which \
+                                every reader is told, and goes on from where the source can. First make sure that this \
+                                is the right server, and that no other rowcast reads this slot";
 
 /// The owner of a slot, as the source remembers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +29,6 @@ impl Owner {
              directory was lost",
             self.since
         )
-    }
-}
-
-/// Refuses to touch anything when the slot is somebody else's.
-pub(super) async fn refuse_other(client: &Client, slot: &str, ours: Uuid) -> Result<()> {
-    match read(client, slot).await? {
-        Some(owner) if owner.installation != ours => Err(Error::refused(owner.belongs(slot)).hint(ADOPT)),
-        _ => Ok(()),
     }
 }
 

@@ -10,42 +10,30 @@ pub(crate) mod slot;
 
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
-use uuid::Uuid;
 
 use crate::config::Source;
 use publications::Reconciled;
 use server::Server;
 
-/// Checks the server and the role, brings schema `rowcast` up to date and makes the publications. The slot comes
-/// later, since a publication must be older than the slot's position.
+/// Brings schema `rowcast` up to date and makes the publications. The slot comes later, since a publication must be
+/// older than the slot's position.
 ///
 /// # Errors
 ///
 /// `Kind::Refused` with the remedy for whatever is not as it must be.
-pub(crate) async fn prepare(
-    client: &mut Client,
-    source: &Source,
-    installation: Uuid,
-) -> Result<(Server, Reconciled)> {
-    let server = Server::read(client).await?;
-    server.fit(source.manage)?;
+pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Server) -> Result<()> {
     let slot = if slot::read(client, &source.slot).await?.is_some() {
         publications::Slot::Present
     } else {
         publications::Slot::Absent
     };
     if !source.manage {
-        there(client, source, &server, slot).await?;
-        return Ok((server, Reconciled::default()));
+        return there(client, source, server, slot).await;
     }
-    migrations::apply(client, &server).await?;
-    // Before the publications change: they are the other one's as long as the slot is.
-    if slot == publications::Slot::Present && !source.adopt {
-        installation::refuse_other(client, &source.slot, installation).await?;
-    }
-    let reconciled = publications::reconcile(client, source, &server, slot).await?;
+    migrations::apply(client, server).await?;
+    let reconciled = publications::reconcile(client, source, server, slot).await?;
     warn_of(source, &reconciled);
-    Ok((server, reconciled))
+    Ok(())
 }
 
 /// Nothing may be changed: everything must be there.

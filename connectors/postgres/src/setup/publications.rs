@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::candidates::{self, Plan, Table};
 use super::server::{GENERATED_COLUMNS, Server};
+use crate::capture::NEW_TABLE;
 use crate::config::Source;
 use crate::tables::{identifier, shown};
 use crate::wire::sql_error;
@@ -29,8 +30,6 @@ const NAMED: usize = 5;
 /// What a round has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reconciled {
-    /// Channels of tables that were added and had rows before: those are in no event.
-    pub(crate) partly: Vec<String>,
     /// Tables that are wanted and belong to somebody else.
     pub(crate) foreign: Vec<Table>,
 }
@@ -75,16 +74,15 @@ pub(crate) async fn reconcile(
         refuse_foreign(&plan.foreign, server)?;
     }
     let Plan { new, moved, unwanted, foreign } = plan;
-    let mut partly = Vec::new();
     let change = Plan { moved, unwanted, ..Plan::default() };
     match slot {
         Slot::Absent => apply(client, source, &Plan { new, ..change }).await?,
         Slot::Present => {
             apply(client, source, &change).await?;
-            partly = add(client, source, &new).await?;
+            add(client, source, &new).await?;
         }
     }
-    Ok(Reconciled { partly, foreign })
+    Ok(Reconciled { foreign })
 }
 
 /// Name and operations of each publication.
@@ -224,15 +222,18 @@ fn statements(source: &Source, plan: &Plan) -> Vec<String> {
 }
 
 /// Adds tables while capture is running, each as soon as no writer is in it, so that it is known for sure whether
-/// rows came before. Gives the channels of those that had rows.
-async fn add(client: &mut Client, source: &Source, new: &[Table]) -> Result<Vec<String>> {
-    let mut partly = Vec::new();
+/// rows came before. The stream itself says so then: whatever happens to us, it is told where it belongs.
+async fn add(client: &mut Client, source: &Source, new: &[Table]) -> Result<()> {
     for table in new {
         let channel = table.channel();
         match add_one(client, source, table).await {
             Ok(had_rows) => {
-                tracing::info!(table = channel, inserts_only = !table.identified, "Captures a new table");
-                partly.extend(had_rows.then_some(channel));
+                tracing::info!(
+                    table = channel,
+                    inserts_only = !table.identified,
+                    had_rows,
+                    "Captures a new table"
+                );
             }
             // In use, or gone again: the next round looks once more.
             Err(error) => tracing::warn!(table = channel, "Cannot capture a new table yet: {error}"),
@@ -241,7 +242,7 @@ async fn add(client: &mut Client, source: &Source, new: &[Table]) -> Result<Vec<
             return Err(Error::transient("The connection to Postgres broke while adding tables"));
         }
     }
-    Ok(partly)
+    Ok(())
 }
 
 async fn add_one(client: &mut Client, source: &Source, table: &Table) -> Result<bool> {
@@ -254,6 +255,10 @@ async fn add_one(client: &mut Client, source: &Source, table: &Table) -> Result<
     let plan = Plan { new: vec![table.clone()], ..Plan::default() };
     for statement in statements(source, &plan) {
         transaction.batch_execute(&statement).await.map_err(failed)?;
+    }
+    if had_rows {
+        let say = "select pg_logical_emit_message(true, $1::text, $2::text)";
+        transaction.execute(say, &[&NEW_TABLE, &table.channel()]).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
     Ok(had_rows)

@@ -42,6 +42,14 @@ impl Directory {
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
+
+    /// The files of another one.
+    pub(super) fn copy_from(&self, other: &Path) {
+        std::fs::create_dir(&self.0).unwrap();
+        for entry in std::fs::read_dir(other).unwrap().flatten() {
+            std::fs::copy(entry.path(), self.0.join(entry.file_name())).unwrap();
+        }
+    }
 }
 
 impl Drop for Directory {
@@ -178,6 +186,17 @@ impl Capture {
         self.task.abort();
         let _ = self.task.await;
         self.journal.close().await;
+    }
+
+    /// Waits until it waits for a person; gives why, with the remedy. No gap is written meanwhile.
+    pub(super) async fn waits(&self, words: &str) -> String {
+        until("capture to wait", async || self.report().source.state == "waiting").await;
+        let report = self.report();
+        let reason = report.source.reason.unwrap_or_default();
+        assert!(reason.contains(words) && reason.contains("rowcast adopt"), "{reason}");
+        assert!(!report.healthy && report.reasons.iter().any(|said| said.contains(&reason)), "{reason}");
+        assert!(!self.task.is_finished());
+        reason
     }
 
     /// The error that ends it.

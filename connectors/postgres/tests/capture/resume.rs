@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rowcast_engine::{Kind, Lsn};
+use rowcast_engine::Lsn;
 use rowcast_postgres::Config;
 use tokio_postgres::Client;
 
@@ -69,10 +69,17 @@ async fn a_walsender_that_is_killed_repeats_nothing() {
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key)").await;
     let capture = Capture::start(config(&server), directory.path()).await;
+    let mut dying = 0_i32;
     for round in 0..5 {
         insert_groups(&client, round * 2000).await;
-        let killed = "select pg_terminate_backend(pid) from pg_stat_replication where state = 'streaming'";
-        until("a stream to kill", async || client.execute(killed, &[]).await.unwrap() == 1).await;
+        // Not the one that is dying still.
+        let killed = "select pid, pg_terminate_backend(pid) from pg_stat_replication
+                      where state = 'streaming' and pid <> $1";
+        until("a stream to kill", async || {
+            let found = client.query_opt(killed, &[&dying]).await.unwrap();
+            found.map(|row| dying = row.get(0)).is_some()
+        })
+        .await;
     }
     insert_groups(&client, 10_000).await;
     capture.wait(12_000).await;
@@ -115,15 +122,14 @@ async fn another_history_is_noticed() {
 
     // The slot is made anew by hand: what came between is lost.
     run(&client, "select pg_drop_replication_slot('rowcast'); insert into t values (2)").await;
-    let error = Capture::launch(config(&server), directory.path()).fails().await;
-    assert_eq!(error.kind(), Kind::Refused);
-    assert!(
-        error.to_string().contains("is gone") && error.remedy().unwrap().contains("rowcast adopt"),
-        "{error}"
-    );
+    let capture = Capture::launch(config(&server), directory.path());
+    capture.waits("is gone").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.t 1"]);
+    capture.stop().await;
     run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
-    let error = Capture::launch(config(&server), directory.path()).fails().await;
-    assert!(error.to_string().contains("beyond the journal's position"), "{error}");
+    let capture = Capture::launch(config(&server), directory.path());
+    capture.waits("beyond the journal's position").await;
+    capture.stop().await;
 
     // Another installation, and the same one after its directory was lost.
     let elsewhere = Directory::new();
@@ -133,7 +139,7 @@ async fn another_history_is_noticed() {
     // Adopted: a gap, and it goes on.
     run(&client, "insert into t values (3)").await;
     let capture = Capture::start(Config { adopt: true, ..config(&server) }, directory.path()).await;
-    assert_eq!(capture.briefs(3).await, ["insert public.t 1", "gap source_lost", "insert public.t 3"]);
+    assert_eq!(capture.briefs(3).await, ["insert public.t 1", "gap journal_behind", "insert public.t 3"]);
     capture.stop().await;
     let capture = Capture::start(config(&server), directory.path()).await;
     run(&client, "insert into t values (4)").await;
@@ -143,10 +149,11 @@ async fn another_history_is_noticed() {
     // Taken over by the other one: the first one is told.
     let other = Capture::start(Config { adopt: true, ..config(&server) }, elsewhere.path()).await;
     run(&client, "insert into t values (5)").await;
-    assert_eq!(other.briefs(2).await, ["gap source_lost", "insert public.t 5"]);
+    assert_eq!(other.briefs(2).await, ["gap taken_over", "insert public.t 5"]);
     other.stop().await;
-    let error = Capture::launch(config(&server), directory.path()).fails().await;
-    assert!(error.to_string().contains("another installation"), "{error}");
+    let capture = Capture::launch(config(&server), directory.path());
+    capture.waits("another installation").await;
+    capture.stop().await;
 
     // A slot that is gone is made again.
     run(&client, "select pg_drop_replication_slot('rowcast')").await;
@@ -163,9 +170,12 @@ async fn another_cluster_is_refused() {
     run(&client, "create table t (id int primary key)").await;
     Capture::start(config(&server), directory.path()).await.stop().await;
     let other = Server::start("");
-    let error = Capture::launch(config(&other), directory.path()).fails().await;
-    assert!(error.to_string().contains("another database cluster"), "{error}");
-    assert_eq!(error.kind(), Kind::Refused);
+    let capture = Capture::launch(config(&other), directory.path());
+    capture.waits("another database cluster").await;
+    let client = sql(&other).await;
+    let touched = "select count(*) from pg_namespace where nspname = 'rowcast'";
+    assert_eq!(value(&client, touched).await, "0", "the wrong server was changed");
+    capture.stop().await;
 }
 
 #[tokio::test]
@@ -185,7 +195,7 @@ async fn a_slot_in_use_is_waited_for_and_then_named() {
 }
 
 #[tokio::test]
-async fn a_slot_that_vanishes_stops_capture_and_says_so() {
+async fn a_slot_that_vanishes_makes_capture_wait() {
     let (server, directory) = (Server::start(""), Directory::new());
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key)").await;
@@ -198,9 +208,8 @@ async fn a_slot_that_vanishes_stops_capture_and_says_so() {
         client.execute(dropped, &[]).await.is_ok_and(|slots| slots == 1)
     })
     .await;
-    let error = capture.fails().await;
-    assert_eq!(error.kind(), Kind::Refused, "{error}");
-    assert!(error.to_string().contains("is gone"), "{error}");
+    capture.waits("is gone").await;
+    capture.stop().await;
 }
 
 #[tokio::test]

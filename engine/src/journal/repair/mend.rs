@@ -75,6 +75,7 @@ impl Bridge {
             installation: self.installation,
             spilled: None,
             bridge: true,
+            history: None,
         };
         let mut bytes = header.encode().to_vec();
         let mut builder = Builder::new();

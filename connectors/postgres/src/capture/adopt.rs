@@ -1,0 +1,137 @@
+//! Going on behind a gap, where the history does not go on.
+//!
+//! The order makes a crash at any moment harmless: a slot that was made anew is seen as such until the journal says
+//! that it goes on there; from then on the slot is marked as ours, however often that takes. So there is one gap, or
+//! the break is still there.
+
+use rowcast_engine::adoption::Adopted;
+use rowcast_engine::journal::{Journal, StreamPosition};
+use rowcast_engine::{Error, Lsn, Result};
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
+
+use super::broken::Break;
+use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY, Situation, now};
+use crate::config::{OnGap, Source};
+use crate::pgoutput::{Message, decode};
+use crate::setup::publications;
+use crate::setup::slot::{self, Slot};
+use crate::tables::{identifier, literal};
+use crate::wire::{Connection, sql_error};
+
+/// Transactions that are compared with the journal's to find where the histories part.
+const COMPARED: usize = 1_000_000;
+
+impl Link {
+    /// Whether a person, or the policy, lets this pass.
+    pub(super) fn may_adopt(&self, broken: &Break, slot: Option<&Slot>) -> bool {
+        let contested = broken.foreign && slot.is_some_and(|slot| slot.active);
+        self.source.adopt || (self.source.on_gap == OnGap::Continue && !contested)
+    }
+
+    /// Begins a new history in the journal with a gap. Gives where, and the slot's birth.
+    pub(super) async fn adopt(
+        &mut self,
+        client: &Client,
+        connection: &mut Connection,
+        situation: &Situation,
+        broken: Break,
+    ) -> Result<(Lsn, Lsn)> {
+        tracing::warn!(reason = broken.reason, "Goes on behind a gap: {broken}");
+        let (lsn, slot_birth) = match situation.slot.as_ref().filter(|slot| slot.lost().is_none()) {
+            Some(slot) => {
+                let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
+                let birth = situation.owner.as_ref().and_then(|owner| owner.slot_birth);
+                let lsn = fork(client, &self.source, self.ingest.journal(), situation, confirmed).await?;
+                (lsn, birth.unwrap_or(confirmed))
+            }
+            None => self.recreate(client, connection, situation.slot.is_some()).await?,
+        };
+        let stored = &situation.stored;
+        let detail = match stored.slot.as_str() {
+            "" => format!("{broken}. The journal goes on from {lsn}"),
+            _ => format!("{broken}. The journal stood at {}, it goes on from {lsn}", stored.lsn),
+        };
+        let position = self.position(&situation.system, lsn, slot_birth);
+        let position = StreamPosition { unclaimed: self.source.manage, ..position };
+        let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now()).await?;
+        metrics::counter!("rowcast_source_gaps_total", "reason" => broken.reason.clone()).increment(1);
+        tracing::warn!(gap, reason = broken.reason, "Recorded a gap in the history: {detail}");
+        let adopted = Adopted { gap, reason: broken.reason, detail };
+        self.status.note_adopted(adopted.clone());
+        // One word is for one gap.
+        self.source.adopt = false;
+        if let Some(asked) = self.asked.take() {
+            asked.answer(Ok(Some(adopted)));
+        }
+        self.claim(client, slot_birth).await.map(|birth| (lsn, birth))
+    }
+
+    /// Nobody else may be reading it, and it must be possible to mark it as ours.
+    pub(super) async fn make_sure_of_slot(&self, client: &Client, broken: &Break) -> Result<()> {
+        let name = &self.source.slot;
+        if broken.foreign && !self.source.manage {
+            let what = format!(
+                "The replication slot {name} is marked as another installation's, and source.manage is false"
+            );
+            let sql = format!("DELETE FROM rowcast.installation WHERE slot = {};", literal(name));
+            return Err(Error::refused(what).hint(sql));
+        }
+        let deadline = Instant::now() + FIRST_PATIENCE;
+        while slot::read(client, name).await?.is_some_and(|slot| slot.active) {
+            if Instant::now() >= deadline {
+                let holder = slot::holder(client, name).await?;
+                let holder = holder.unwrap_or_else(|| "another session".to_owned());
+                let what = format!("The replication slot {name} is being read by {holder}");
+                return Err(Error::refused(what).hint("Stop that reader, then adopt the slot"));
+            }
+            sleep(SLOT_RETRY).await;
+        }
+        Ok(())
+    }
+}
+
+/// Up to where the server's history is the journal's: what both have is not stored a second time. Read from the slot
+/// without moving it, no further than the journal stands.
+async fn fork(
+    client: &Client,
+    source: &Source,
+    journal: &Journal,
+    situation: &Situation,
+    confirmed: Lsn,
+) -> Result<Lsn> {
+    let stored = &situation.stored;
+    if stored.system != situation.system.id || stored.slot.is_empty() || confirmed >= stored.lsn {
+        return Ok(confirmed);
+    }
+    let reader = journal.clone();
+    let ours = tokio::task::spawn_blocking(move || reader.transactions_above(confirmed, COMPARED))
+        .await
+        .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
+    let names: Vec<String> =
+        publications::existing(client, source).await?.iter().map(|name| identifier(name)).collect();
+    // Begin and Commit alone.
+    let sql = "
+        select data from pg_logical_slot_peek_binary_changes($1::text::name, $2::text::pg_lsn, null,
+            'proto_version', '1', 'publication_names', $3::text, 'messages', 'true')
+        where get_byte(data, 0) in (66, 67)";
+    let rows = client
+        .query(sql, &[&source.slot, &stored.lsn.to_string(), &names.join(",")])
+        .await
+        .map_err(|error| sql_error("Cannot compare the slot's changes with the journal", error))?;
+    let (mut shared, mut begun) = (confirmed, None);
+    for row in &rows {
+        match decode(row.get(0)) {
+            Ok(Message::Begin { committed, xid, .. }) => begun = Some((xid, committed)),
+            Ok(Message::Commit { end_lsn, .. }) => {
+                let at = ours.binary_search_by_key(&end_lsn, |stored| stored.end_lsn).ok();
+                let same = at.and_then(|at| ours.get(at)).map(|stored| (stored.xid, stored.committed));
+                if same.is_some() && same == begun {
+                    shared = shared.max(end_lsn);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(shared)
+}

@@ -1,0 +1,111 @@
+//! A history that does not go on waits for a person; the doors go on serving.
+
+use std::time::Duration;
+
+use rowcast_engine::adoption::{Asked, WAITING};
+use rowcast_engine::status::Status;
+use rowcast_engine::{Error, Kind, Result};
+use tokio::time::sleep;
+
+use super::backoff::Backoff;
+use super::broken::Break;
+use super::connect::Link;
+use super::{note_lost, with_remedy};
+use crate::config::OnGap;
+
+/// How often it is looked whether the source is the right one again: the address may have led to the wrong server.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+impl Link {
+    /// Waits until it is time to connect again, after an error: for a moment, or for a person.
+    ///
+    /// # Errors
+    ///
+    /// The error itself when connecting again is of no use. `known`: there is something to serve meanwhile.
+    pub(super) async fn after(&mut self, error: Error, known: bool, backoff: &mut Backoff) -> Result<()> {
+        let asked = self.asked.take();
+        let may_pass = error.kind() == Kind::Transient || asked.is_some() || is_waiting(&self.status);
+        if let Some(asked) = asked {
+            // Whatever became of it, the next word is another one.
+            self.source.adopt = false;
+            asked.answer(Err(told(&error)));
+        }
+        let known = self.established || known;
+        if let Some(broken) = Break::of(&error) {
+            self.remember(broken).await?;
+            if !self.goes_on_by_itself(broken) {
+                if !known {
+                    return Err(error);
+                }
+                self.wait(&error).await;
+                return Ok(());
+            }
+        } else if !(known && may_pass) {
+            return Err(error);
+        }
+        note_lost(&self.status, &error);
+        let status = self.status.clone();
+        tokio::select! {
+            () = sleep(backoff.next()) => {}
+            // While it waits for a person, be the server away or not.
+            asked = status.asked_to_adopt() => self.let_go_on(asked),
+        }
+        Ok(())
+    }
+
+    /// Whether the policy lets it pass: then the next connection records the gap.
+    fn goes_on_by_itself(&self, broken: &Break) -> bool {
+        // One of another installation that came to an error was not let pass.
+        self.source.on_gap == OnGap::Continue && !broken.foreign
+    }
+
+    /// Says why capture waits, and waits until somebody lets it go on or it is time to look again.
+    async fn wait(&mut self, error: &Error) {
+        let reason = with_remedy(error);
+        self.status.source(|source| {
+            source.state = WAITING;
+            source.reason = Some(reason);
+        });
+        let reason = Break::of(error).map(|broken| broken.reason.clone());
+        // The positions in the words may change each time.
+        if self.waits_for != reason {
+            tracing::error!(reason, hint = error.remedy(), "Capture waits, the doors go on serving: {error}");
+            self.waits_for = reason;
+        }
+        tokio::select! {
+            asked = self.status.asked_to_adopt() => self.let_go_on(asked),
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
+
+    /// A person has said so.
+    fn let_go_on(&mut self, asked: Asked) {
+        self.asked = Some(asked);
+        self.source.adopt = true;
+    }
+
+    /// The stream runs: whoever asked meanwhile is told that there is nothing to adopt.
+    pub(super) fn end_waiting(&mut self) {
+        self.waits_for = None;
+        let asked = self.status.end_waiting("streaming");
+        for asked in asked.into_iter().chain(self.asked.take()) {
+            asked.answer(Ok(None));
+        }
+    }
+}
+
+/// Whether the board says so.
+pub(super) fn is_waiting(status: &Status) -> bool {
+    let mut waiting = false;
+    status.source(|source| waiting = source.state == WAITING);
+    waiting
+}
+
+/// An error for two: the person who asked, and the log.
+fn told(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.to_string());
+    match error.remedy() {
+        Some(remedy) => copy.hint(remedy),
+        None => copy,
+    }
+}

@@ -1,0 +1,168 @@
+//! Histories: where the source's log is not the one that the journal has followed so far, a new one begins.
+//!
+//! Numbers go on rising over it; positions in the source's log need not, so whoever looks for a position looks at the
+//! segments of its own history only. A history begins with a segment of its own, whose header says so and whose first
+//! batch holds the gap and the new position. It is written aside and renamed into place: after a crash either all of
+//! it is there, or nothing.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use metrics::counter;
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+use crate::event::Micros;
+use crate::journal::position::StreamPosition;
+use crate::journal::rolling::{cannot_create, install, is_full, json_of};
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::writer::{Active, Writer, now};
+use crate::journal::{Command, Journal, Shared, gone};
+use crate::lsn::Lsn;
+use crate::record::{Builder, Header, seal};
+
+/// Removed at opening when it is found.
+pub(super) const ASIDE: &str = "history.tmp";
+
+/// What a new history begins with.
+#[derive(Debug)]
+pub(crate) struct NewHistory {
+    position: StreamPosition,
+    /// A batch of the gap and the position.
+    bytes: Vec<u8>,
+    /// Told the number of the gap once it is durable.
+    reply: oneshot::Sender<Result<u64>>,
+}
+
+impl Journal {
+    /// Ends the history of the source and begins another one at `position`, which may lie anywhere: with a gap, of
+    /// which every reader is told. Gives the gap's number. All that was handed over before must be durable.
+    pub(crate) async fn begin_history(
+        &self,
+        position: StreamPosition,
+        (reason, detail): (&str, &str),
+        at: Micros,
+    ) -> Result<u64> {
+        let mut builder = Builder::new();
+        builder.begin_local(at);
+        builder.gap("", reason, detail);
+        builder.commit(Lsn::ZERO);
+        builder.position(position.lsn, &json_of(&position)?);
+        let bytes = builder.take().pop().map(|part| part.bytes);
+        let bytes = bytes.ok_or_else(|| Error::failed("Built a history without a beginning"))?;
+        let (reply, answer) = oneshot::channel();
+        let new = NewHistory { position, bytes, reply };
+        self.commands.send(Command::History(Box::new(new))).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Writer {
+    pub(super) fn begin_history(&mut self, new: NewHistory) -> Result<()> {
+        let NewHistory { position, mut bytes, reply } = new;
+        self.sync_now()?;
+        self.active.segment.close(now());
+        self.store_sidecar();
+        let previous = Arc::clone(&self.active.segment);
+        seal(&mut bytes, 0);
+        let batch =
+            Header::parse(&bytes).ok_or_else(|| Error::failed("Built a batch that cannot be read back"))?;
+        self.active = loop {
+            match create(&self.shared, self.next, &previous, (position.lsn, &bytes)) {
+                Ok(active) => break active,
+                Err(error) if is_full(&error) => self.wait_for_room("there is no room for a new history")?,
+                Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
+            }
+        };
+        let first = self.next;
+        self.next += u64::from(batch.events);
+        self.shared.turn_to(position);
+        counter!("rowcast_journal_bytes_total").increment(bytes.len() as u64);
+        counter!("rowcast_events_total").increment(u64::from(batch.events));
+        self.show(Bytes::from(bytes), &batch)?;
+        self.shared.head.send_replace(self.active.segment.last());
+        // Nobody may be waiting any more.
+        let _ = reply.send(Ok(first));
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// From here on positions are of another history.
+    fn turn_to(&self, position: StreamPosition) {
+        let lsn = position.lsn;
+        let mut held = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = position;
+        self.submitted.store(lsn.0, Ordering::Release);
+        self.last_tx_end.store(0, Ordering::Release);
+        self.durable.send_replace(lsn);
+    }
+}
+
+/// Makes the segment, durably.
+fn create(
+    shared: &Arc<Shared>,
+    base: u64,
+    previous: &Segment,
+    (lsn, batch): (Lsn, &[u8]),
+) -> io::Result<Active> {
+    let header = SegmentHeader {
+        base,
+        previous_last: previous.last(),
+        created: now(),
+        installation: shared.installation,
+        spilled: None,
+        history: Some(lsn),
+        bridge: false,
+    };
+    let dir = &shared.options.dir;
+    let (aside, target) = (dir.join(ASIDE), Segment::path_in(dir, base));
+    // An empty segment has the same name; what is known of it must not be believed of this one.
+    let _ = shared.disk.remove(&target.with_extension("idx"));
+    let made = shared.disk.create(&aside).and_then(|file| {
+        file.write_at(&header.encode(), 0)?;
+        file.write_at(batch, SEGMENT_HEADER as u64)?;
+        file.sync()?;
+        shared.disk.rename(&aside, &target)?;
+        shared.disk.sync_dir(dir)?;
+        Ok(file)
+    });
+    let file = made.inspect_err(|_| {
+        // Removed at the next opening if it cannot be now.
+        let _ = shared.disk.remove(&aside);
+    })?;
+    let segment = Arc::new(Segment::new(header, target, previous.time_max(), Lsn::ZERO));
+    install(shared, &segment);
+    let written = (SEGMENT_HEADER + batch.len()) as u64;
+    Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })
+}
+
+/// The segments of one history.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub(super) segments: Range<usize>,
+    /// The next history shares it up to here, and goes its own way from there.
+    pub(super) until: Lsn,
+}
+
+/// The newest history, with as much of those before it as it shares above `lsn`, the oldest one first.
+pub(super) fn lineage(segments: &[Arc<Segment>], lsn: Lsn) -> Vec<Stretch> {
+    let mut found = Vec::new();
+    let (mut end, mut until) = (segments.len(), Lsn(u64::MAX));
+    while end > 0 {
+        let before = segments.get(..end).unwrap_or_default();
+        let start = before.iter().rposition(|segment| segment.header.history.is_some()).unwrap_or(0);
+        found.push(Stretch { segments: start..end, until });
+        match segments.get(start).and_then(|segment| segment.header.history) {
+            Some(from) if from > lsn => until = until.min(from),
+            _ => break,
+        }
+        end = start;
+    }
+    found.reverse();
+    found
+}

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
+use crate::journal::holds::Holds;
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
@@ -54,7 +55,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         state: watch::Sender::new(State::Open),
         position: Mutex::new(StreamPosition { installation, ..found.position }),
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
-        holds: Mutex::new(options.holds.clone()),
+        holds: Holds::new(&options.holds, options.stalled_after),
         submitted: AtomicU64::new(lsn.0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),

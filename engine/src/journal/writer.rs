@@ -146,6 +146,7 @@ impl Writer {
                 }
                 Command::Adopt(spill, end, permit) => {
                     self.publish(std::mem::take(&mut round))?;
+                    self.wait_while_short(&mut round)?;
                     self.adopt(*spill, end)?;
                     drop(permit);
                 }
@@ -166,10 +167,11 @@ impl Writer {
         if self.active.written >= self.shared.options.segment_bytes {
             self.publish(std::mem::take(round))?;
             self.roll()?;
+            self.wait_while_short(round)?;
         }
         self.unchecked += append.parts.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
         if self.unchecked >= ROOM_CHECK_BYTES {
-            self.wait_while_short()?;
+            self.wait_while_short(round)?;
         }
         let first = self.next;
         // Before all parts: between two of them they would end a transaction that a crash has cut.
@@ -249,11 +251,8 @@ impl Writer {
     }
 
     pub(super) fn wait_for_room(&self, what: &str) -> Result<()> {
-        if !matches!(*self.shared.state.borrow(), State::Full(_)) {
-            let dir = self.shared.options.dir.display();
-            tracing::error!(%dir, "Capture pauses: {what}; make room, readers are served meanwhile");
-            self.shared.state.send_replace(State::Full(format!("{what} ({dir})")));
-        }
+        let dir = self.shared.options.dir.display();
+        self.pause("disk", &format!("{what} ({dir})"), "Make room on its file system.");
         retention::apply(&self.shared, now());
         if self.shared.closing.load(Ordering::Acquire) {
             return Err(Error::journal("Stopped while waiting for room on the disk"));
@@ -261,6 +260,19 @@ impl Writer {
         // The writer has a thread of its own and nothing else to do.
         std::thread::sleep(FULL_RETRY);
         Ok(())
+    }
+
+    /// Says that capture pauses, and why; once, unless the reason changes.
+    fn pause(&self, reason: &'static str, what: &str, hint: &str) {
+        let already = matches!(*self.shared.state.borrow(), State::Full(_));
+        if !already {
+            tracing::warn!(hint, "Capture pauses, readers are served: {what}");
+            counter!("rowcast_journal_pauses_total", "reason" => reason).increment(1);
+        }
+        self.shared.state.send_if_modified(|state| {
+            let full = State::Full(what.to_owned());
+            std::mem::replace(state, full.clone()) != full
+        });
     }
 
     /// Syncs and shows what the round wrote.
@@ -344,18 +356,37 @@ impl Writer {
         if self.active.segment.events() > 0 && self.active.opened.elapsed() >= age {
             self.roll()?;
         }
-        retention::apply(&self.shared, now());
-        self.wait_while_short()?;
+        self.wait_while_short(&mut Round::default())?;
         self.roomy();
         Ok(())
     }
 
-    /// Waits while what is about to be written would take the last room of others on the file system.
-    fn wait_while_short(&mut self) -> Result<()> {
+    /// Waits while what is about to be written would take the last room of others on the file system, and while a
+    /// door that is moving keeps the journal above its size. What the round wrote so far is shown before.
+    fn wait_while_short(&mut self, round: &mut Round) -> Result<()> {
         while let Some(reason) = retention::short_of_room(&self.shared, self.unchecked) {
+            self.settle(round)?;
             self.wait_for_room(&reason)?;
+        }
+        while let Some(reason) = self.kept_by_doors() {
+            self.settle(round)?;
+            self.pause("max_size", &reason, "It goes on by itself. To have more time: raise journal.max_size.");
+            std::thread::sleep(FULL_RETRY);
         }
         self.unchecked = 0;
         Ok(())
+    }
+
+    /// Why doors that are moving have to be waited for. When the journal is to be closed they are not: what was taken
+    /// is written all the same, which is little.
+    fn kept_by_doors(&self) -> Option<String> {
+        let kept = retention::apply(&self.shared, now());
+        kept.filter(|_| !self.shared.closing.load(Ordering::Acquire))
+    }
+
+    /// Nobody has to wait for what is written already.
+    fn settle(&mut self, round: &mut Round) -> Result<()> {
+        self.publish(std::mem::take(round))?;
+        self.sync_now()
     }
 }

@@ -60,7 +60,18 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     })?;
     let begin = || if from_earliest { journal.seek_earliest() } else { journal.newest() };
     let place = stored.unwrap_or_else(|| Place { id: begin(), ..Place::default() });
-    let target = Target { sink, name, journal, cursor, status, on_gap, place, pass: false, moved: false, progress: false };
+    let target = Target {
+        sink,
+        name,
+        journal,
+        cursor,
+        status,
+        on_gap,
+        place,
+        pass: false,
+        moved: false,
+        progress: false,
+    };
     if stored.is_none() {
         // From here on retention knows where the sink is, and a restart starts at the same place.
         target.remember(place);
@@ -68,6 +79,7 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     let parked = place.paused.then(|| Parked::paused(&target.name));
     let mut delivering = Delivering { target, orders, stop, parked: None, lost_to: 0, pause: RETRY_MIN };
     delivering.target.journal.hold_above(&delivering.target.name, place.id);
+    delivering.target.status.door(&delivering.target.name, |door| door.position = Some(place.id));
     if let Some(parked) = parked {
         delivering.park(parked);
     }

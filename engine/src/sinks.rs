@@ -91,7 +91,8 @@ impl Sinks {
     pub fn unknown(&self, name: &str) -> Error {
         let names = self.names();
         let hint = if names.is_empty() {
-            "This rowcast has no sinks: one is made with --kafka HOST:PORT, or [kafka] in the configuration.".to_owned()
+            "This rowcast has no sinks: one is made with --kafka HOST:PORT, or [kafka] in the configuration."
+                .to_owned()
         } else {
             format!("There is {}.", names.join(", "))
         };

@@ -141,7 +141,10 @@ async fn a_refusal_stops_the_sink_and_says_why_until_a_person_resumes_it() {
     let running = tokio::spawn(deliver(target.clone(), delivery));
     fixture.transaction(5, "refused").await;
     let reason = stopped(&status, &fixture).await;
-    assert!(reason.contains("refuses event 5. Mend it. `rowcast sink resume target` tries again"), "{reason}");
+    assert!(
+        reason.contains("refuses event 5. Mend it. `rowcast sink resume target` tries again"),
+        "{reason}"
+    );
     let report = status.report(fixture.journal());
     assert!(!report.healthy && report.reasons.iter().any(|told| told.contains(&reason)), "{report:?}");
 

@@ -7,3 +7,4 @@ mod feed;
 mod journal;
 mod power;
 mod support;
+mod yielding;

@@ -8,6 +8,7 @@
 //! GET  /v1/channels                   what there is to listen to
 //! POST /v1/channels/{name}/events     publishes a custom event
 //! GET  /v1/status, /v1/health/flow    how things are
+//! GET  /v1/sinks                      the doors that push; orders to them on the Unix socket alone
 //! GET  /healthz, /readyz, /metrics    for machines that watch
 //! GET  /                              for people who watch
 //! ```
@@ -34,6 +35,7 @@ mod reader;
 mod refusal;
 mod routes;
 mod serve;
+mod sinks;
 mod sse;
 mod stream;
 mod unix;

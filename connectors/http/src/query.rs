@@ -199,7 +199,8 @@ fn op(word: &str) -> Result<Op, Refusal> {
     })
 }
 
-fn from(text: &str) -> Result<From, Refusal> {
+/// A place to start from.
+pub(crate) fn from(text: &str) -> Result<From, Refusal> {
     match text {
         "latest" => return Ok(From::Latest),
         "earliest" => return Ok(From::Earliest),

@@ -113,7 +113,8 @@ impl Holds {
         let doors = self.locked();
         let holders: Vec<_> = doors.iter().filter(|(_, hold)| hold.holds_above() < last).collect();
         let still = |hold: &Hold| hold.idle || hold.since.elapsed() >= self.stalled_after;
-        let names = |holders: Vec<(&String, &Hold)>| holders.into_iter().map(|(door, _)| door.clone()).collect();
+        let names =
+            |holders: Vec<(&String, &Hold)>| holders.into_iter().map(|(door, _)| door.clone()).collect();
         if holders.is_empty() {
             return Claim::Free;
         }

@@ -22,6 +22,7 @@
 mod cache;
 mod check;
 pub mod disk;
+mod distance;
 mod holds;
 mod opening;
 mod position;

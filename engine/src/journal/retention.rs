@@ -71,7 +71,8 @@ fn tell(door: &str, loss: &Loss) {
         from = loss.gone.from,
         to = loss.gone.to,
         events = loss.events,
-        hint = "`rowcast sink list` says how it stands; more room before this happens again: journal.max_size",
+        hint =
+            "`rowcast sink list` says how it stands; more room before this happens again: journal.max_size",
         "The sink {door} has lost events {} to {}: the journal has reached its max_size, and the sink {why}",
         loss.gone.from,
         loss.gone.to

@@ -370,7 +370,11 @@ impl Writer {
         }
         while let Some(reason) = self.kept_by_doors() {
             self.settle(round)?;
-            self.pause("max_size", &reason, "It goes on by itself. To have more time: raise journal.max_size.");
+            self.pause(
+                "max_size",
+                &reason,
+                "It goes on by itself. To have more time: raise journal.max_size.",
+            );
             std::thread::sleep(FULL_RETRY);
         }
         self.unchecked = 0;

@@ -216,6 +216,8 @@ impl<S: Sink> Delivering<S> {
 
     /// Delivers nothing from now on.
     fn park(&mut self, parked: Parked) {
+        // Who let it go on behind a gap did not mean the one that it meets next.
+        self.target.pass = false;
         let target = &self.target;
         let name = &target.name;
         target.journal.hold_idle(name);

@@ -280,10 +280,8 @@ mod tests {
         assert_eq!(command.get_subcommands().count(), 4);
         for action in command.get_subcommands() {
             let help = action.clone().render_long_help().to_string();
-            assert!(
-                help.contains(&format!("Examples:\n  rowcast sink {} ", action.get_name()).trim_end()),
-                "{help}"
-            );
+            let example = format!("Examples:\n  rowcast sink {}", action.get_name());
+            assert!(help.contains(&example), "{help}");
         }
     }
 

@@ -12,8 +12,8 @@ use crate::support::{
     Database, Door, Follower, Kafka, KafkaReader, Postgres, Rowcast, SOON, http, own_servers, wait_for,
 };
 
-/// Long enough to see capture pause before it goes on without the sink.
-const STALLED_AFTER: Duration = Duration::from_secs(8);
+/// Long enough to fill the journal before it is over, and to see capture pause then, on a busy machine, too.
+const STALLED_AFTER: Duration = Duration::from_secs(15);
 
 /// Runs `rowcast sink …` on a running rowcast.
 async fn sink(rowcast: &Rowcast, arguments: &[&str]) -> Output {
@@ -210,7 +210,7 @@ async fn capture_goes_on_without_a_sink_whose_broker_stays_away() {
         database.execute("insert into orders values (1201, 'the last one')").await;
     };
     tokio::join!(growing, paused(&rowcast));
-    live.wait_equal(&database, SOON * 3).await;
+    live.wait_equal(&database, SOON * 6).await;
     let reason = wait_stopped(&rowcast).await;
     assert!(reason.contains(&format!("Retention has removed the events {} to ", delivered + 1)), "{reason}");
     let lost = rowcast.metric("rowcast_sink_hold_lost_total{sink=\"kafka\"}").await;
@@ -242,7 +242,7 @@ async fn capture_goes_on_without_a_sink_whose_broker_stays_away() {
 
 /// Waits until capture pauses for the sink, which everybody is told.
 async fn paused(rowcast: &Rowcast) {
-    wait_for("capture to pause", STALLED_AFTER, async || {
+    wait_for("capture to pause", STALLED_AFTER * 2, async || {
         let status = rowcast.status().await;
         let said = status["reasons"].to_string();
         let paused = said.contains("the journal is at its max_size (4 MB), and sink kafka still needs");

@@ -426,21 +426,21 @@ async fn a_sink_that_may_go_on_records_the_gap_and_does() {
 }
 
 #[tokio::test]
-async fn a_stalled_sink_keeps_what_a_moving_one_needs() {
+async fn what_a_moving_sink_needs_stays_though_one_stands_still_before_it() {
     let dir = tempfile::tempdir().unwrap();
-    let mut house = House::open(dir.path(), Duration::from_millis(1500)).await;
+    let mut house = House::open(dir.path(), LONG).await;
     let (still, moving) = (Slow::new("first-of-two"), Slow::new("second-of-two"));
     house.fixture.transaction(5, "first").await;
     house.deliver(&still, OnGap::Stop);
     let position = house.fixture.journal().oldest() - 1;
-    tokio::time::sleep(Duration::from_millis(1600)).await;
-    // Behind as well, but not for so long.
+    house.sinks.order("first-of-two", Wish::Pause).await.unwrap();
     house.deliver(&moving, OnGap::Stop);
     let said = house.fill_until_paused().await;
     assert!(said.contains("sink second-of-two still needs"), "{said}");
     assert!(house.fixture.journal().held_after(position).is_none(), "nothing has gone");
     moving.commits.add_permits(Semaphore::MAX_PERMITS >> 4);
-    house.wait_door(&still, |door| door.state == "stopped").await;
+    let lost = format!("Retention has removed the events {} to ", position + 1);
+    house.wait_door(&still, |door| door.reason.as_ref().is_some_and(|reason| reason.contains(&lost))).await;
     house.fixture.durable().await;
     house.wait_delivered(&moving).await;
     assert_eq!(moving.ids(), range(position + 1, house.fixture.journal().newest()));

@@ -1,6 +1,7 @@
 //! The whole program against real Postgres, real Kafka and a real browser: a file a scenario.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod abort;
 mod adopt;
 mod chaos;
 mod commands;

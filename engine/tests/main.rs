@@ -1,10 +1,14 @@
 //! The engine against a real disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so at once")]
 
+mod backup;
 mod cuts;
+mod damage;
 mod delivery;
 mod feed;
 mod journal;
 mod power;
+mod repair;
+mod room;
 mod support;
 mod yielding;

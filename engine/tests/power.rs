@@ -39,13 +39,19 @@ impl FakeDisk {
         self.ill.lock().unwrap().full = full;
     }
 
+    /// The names of its files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let files = self.files.lock().unwrap();
+        files.keys().map(|path| path.display().to_string()).collect()
+    }
+
     /// Makes every sync fail from now on.
     pub(crate) fn fail_syncs(&self) {
         self.ill.lock().unwrap().no_syncs = true;
     }
 
     /// Every file keeps its synced bytes and `kept` of 256 parts of what was written after them.
-    fn cut_power(&self, kept: u8) -> Self {
+    pub(crate) fn cut_power(&self, kept: u8) -> Self {
         let files = self.files.lock().unwrap();
         let after = |content: &Arc<Mutex<Content>>| {
             let content = content.lock().unwrap();

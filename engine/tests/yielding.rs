@@ -271,7 +271,7 @@ async fn a_sink_that_moves_makes_capture_pause_and_loses_nothing() {
     let refused = journal.publish(&[("custom.event", b"1")], 1).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Transient);
     assert!(refused.to_string().contains("takes no events now: the journal is at its max_size"), "{refused}");
-    assert!(refused.remedy().unwrap().contains("Try again"), "{refused:?}");
+    assert!(refused.remedy().unwrap().contains("try again"), "{refused:?}");
     assert!(journal.summary().bytes <= MAX_SIZE + 2 * SEGMENT, "{:?}", journal.summary());
 
     // As soon as it has moved on, capture goes on by itself; again and again.

@@ -20,6 +20,7 @@ pub(crate) mod rowcast;
 pub(crate) mod sse;
 pub(crate) mod wait;
 pub(crate) mod websocket;
+pub(crate) mod witness;
 
 mod works;
 

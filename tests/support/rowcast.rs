@@ -66,6 +66,12 @@ impl Rowcast {
         self
     }
 
+    /// Sets an environment variable for the next starts, or removes it.
+    pub(crate) fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.env.retain(|(other, _)| other != name);
+        self.env.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
     /// Starts it and waits until it is ready and changes flow.
     pub(crate) async fn start(mut self) -> Self {
         self.resume().await;
@@ -92,10 +98,9 @@ impl Rowcast {
         self.wait_ready().await;
     }
 
-    /// Starts it and waits only until it listens.
-    pub(crate) async fn launch(&mut self) {
-        let written = self.data().join("http.addr");
-        let _ = std::fs::remove_file(&written);
+    /// Starts it and waits for nothing.
+    pub(crate) fn spawn(&mut self) {
+        let _ = std::fs::remove_file(self.address_file());
         let data = self.data().display().to_string();
         let mut command = vec![PROGRAM.to_owned(), "run".into()];
         command.extend(self.arguments.iter().cloned());
@@ -103,7 +108,14 @@ impl Rowcast {
         let (log, directory) = (self.log_file(), self.directory.path());
         let launch = Launch { command: &command, env: &self.env, log: &log, last_signal: "KILL", directory };
         self.process = None;
-        let process = self.process.insert(Process::start(&launch));
+        self.process = Some(Process::start(&launch));
+    }
+
+    /// Starts it and waits only until it listens.
+    pub(crate) async fn launch(&mut self) {
+        self.spawn();
+        let written = self.address_file();
+        let process = self.process.as_mut().expect("a started rowcast");
         self.address = wait_for("rowcast to listen", SOON, async || {
             if let Some(code) = process.ended() {
                 panic!("rowcast ended with code {code}");
@@ -148,6 +160,11 @@ impl Rowcast {
         self.process.as_mut().and_then(Process::ended)
     }
 
+    /// Waits for it to end by itself; its exit code.
+    pub(crate) async fn wait_end(&mut self) -> i32 {
+        self.process.as_mut().expect("a started rowcast").wait(SOON * 2).await
+    }
+
     /// SIGKILL; returns when it is gone.
     pub(crate) async fn kill9(&mut self) {
         self.end(Signal::KILL).await;
@@ -183,6 +200,10 @@ impl Rowcast {
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let text = self.get("/metrics").await.text();
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    fn address_file(&self) -> PathBuf {
+        self.data().join("http.addr")
     }
 
     fn log_file(&self) -> PathBuf {

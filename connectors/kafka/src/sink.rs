@@ -86,7 +86,7 @@ impl KafkaSink {
             Body::Message { channel, payload } => {
                 self.send_message(producer, event.id, channel, payload).await
             }
-            Body::Gap { channel, reason, detail } => {
+            Body::Gap { channel, reason, detail, .. } => {
                 self.value.clear();
                 write_event(&mut self.value, event, &NativeOptions::default());
                 self.send_gap(event.id).await?;

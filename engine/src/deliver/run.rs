@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
+use crate::abort::{self, Point};
 use crate::cursor::{Cursor, Place};
+use crate::deliver::{RETRY_MAX, RETRY_MIN, jittered, sentence};
 use crate::error::{Error, Result};
 use crate::feed::blocking;
 use crate::journal::{Gone, Journal, Read};
@@ -87,8 +89,10 @@ impl<S: Sink> Target<S> {
             head.mark_unchanged();
             let (position, events) = self.round(&mut ahead, enough).await?;
             if position > self.place.id {
+                abort::point(Point::SinkSent);
                 self.sink.commit().await?;
-                self.reached(position).map_err(Halt::Retry)?;
+                abort::point(Point::SinkCommitted);
+                self.reached(position).await;
                 self.shown(events);
                 continue;
             }
@@ -144,7 +148,7 @@ impl<S: Sink> Target<S> {
         counter!("rowcast_sink_gaps_total", "sink" => self.name.clone()).increment(1);
         self.sink.gap(Missing { gone, reason: Reason::Retention }).await?;
         self.sink.commit().await?;
-        self.reached(gone.to).map_err(Halt::Retry)?;
+        self.reached(gone.to).await;
         self.pass = false;
         self.shown(0);
         Ok(())
@@ -155,16 +159,24 @@ impl<S: Sink> Target<S> {
         let gone = Gone { from, to: self.place.id };
         self.sink.gap(Missing { gone, reason: Reason::Skipped }).await?;
         self.sink.commit().await?;
-        self.reached(self.place.id).map_err(Halt::Retry)
+        self.reached(self.place.id).await;
+        Ok(())
     }
 
-    /// The target has everything up to `id`, and knows what it does not get.
-    fn reached(&mut self, id: u64) -> Result<()> {
+    /// Stores that the target has everything up to `id`, and knows what it does not get. Where that cannot be, on a
+    /// full disk, it is tried until it can: starting over would send the same events again and again for as long as
+    /// that lasts.
+    async fn reached(&mut self, id: u64) {
         let place = Place { id, skipped_from: None, ..self.place };
-        self.cursor.save(place)?;
+        let mut pause = RETRY_MIN;
+        while let Err(error) = self.cursor.save(place) {
+            tracing::warn!(sink = %self.name, %error, "Delivery waits until its position can be stored");
+            self.say("retrying", Some(sentence(&error)));
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
         self.place = place;
         (self.moved, self.progress) = (false, true);
-        Ok(())
     }
 
     /// Stores a place that is found again if it cannot be stored.

@@ -1,15 +1,18 @@
 //! Looking at a journal without opening it for writing.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::journal::disk::Disk;
-use crate::journal::opening::{broken_middle, note_asides, segment_paths};
+use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::opening::{
+    MEND, broken_middle, broken_segment, misfit, never_begun, note_asides, segment_paths,
+};
 use crate::journal::registry::Registry;
-use crate::journal::scan::{ScanError, Scanner};
+use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
 use crate::journal::sidecar::Leftover;
 use crate::record::Batch;
@@ -54,8 +57,21 @@ pub fn for_each_event(
             .hint("Name the data directory of rowcast (--data DIR)."));
     }
     let mut going = true;
+    let mut last = None;
     for (at, path) in paths.iter().enumerate() {
-        let mut file = Walk::open(path, at + 1 == paths.len(), disk)?;
+        let mut file = match Walk::open(path, at + 1 == paths.len(), disk)? {
+            Opened::Segment(file) => file,
+            Opened::NeverBegun => break,
+            // Retention has taken it since the directory was listed, and what came before it.
+            Opened::Removed => {
+                last = None;
+                continue;
+            }
+        };
+        let previous = file.header.previous_last;
+        if let Some(last) = last.filter(|last| *last != previous) {
+            return Err(broken_segment(path, &misfit(previous, last)));
+        }
         file.run(&registry, &mut report, |report, batch| {
             if report.oldest == 0 && batch.header().events > 0 {
                 report.oldest = batch.first();
@@ -71,6 +87,7 @@ pub fn for_each_event(
         if !going {
             break;
         }
+        last = Some(file.last);
     }
     Ok(report)
 }
@@ -80,6 +97,39 @@ fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
     Error::journal(format!(
         "{path}: the batch of event {first} should have {events} events, {seen} can be read"
     ))
+    .hint(MEND)
+}
+
+/// Where the last whole transaction of a growing segment ends, if anything stands behind it. `None` too where sound
+/// batches stand behind a break: that is damage, and stays to be seen.
+pub(crate) fn whole_end(file: &Arc<dyn DiskFile>) -> std::io::Result<Option<u64>> {
+    let length = file.length()?;
+    let mut scanner = Scanner::new(Arc::clone(file), SEGMENT_HEADER as u64, length);
+    let (mut end, mut pending) = (SEGMENT_HEADER as u64, 0);
+    loop {
+        match scanner.next() {
+            Ok(Some((offset, header, _))) => {
+                pending += 1;
+                if !header.more && (header.events > 0 || pending == 1) {
+                    end = offset + u64::from(header.length);
+                    pending = 0;
+                }
+            }
+            Ok(None) => return Ok((end < length).then_some(end)),
+            Err(ScanError::Io(error)) => return Err(error),
+            Err(ScanError::Broken(_)) => {
+                let follows = matches!(scanner.sound_batch_follows(), Ok(true) | Err(_));
+                return Ok((!follows).then_some(end));
+            }
+        }
+    }
+}
+
+enum Opened<'a> {
+    Segment(Box<Walk<'a>>),
+    /// The newest one, without a header: opening removes it.
+    NeverBegun,
+    Removed,
 }
 
 /// One segment file on the way through its batches.
@@ -92,21 +142,34 @@ struct Walk<'a> {
     /// Batches of a transaction whose last one has not come yet; bounded by what a transaction may take in memory,
     /// since a larger one has a segment of its own, which is whole by being there.
     pending: Vec<Batch>,
+    /// The transaction read last has ended.
+    whole: bool,
     good_end: u64,
+    /// Number of the last event of a whole transaction.
+    last: u64,
 }
 
 impl<'a> Walk<'a> {
-    fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Self> {
+    fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
         let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
-        let file = disk.open(path).map_err(unreadable)?;
+        let file = match disk.open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Opened::Removed),
+            opened => opened.map_err(unreadable)?,
+        };
         let mut bytes = [0; SEGMENT_HEADER];
-        file.read_at(&mut bytes, 0).map_err(unreadable)?;
-        let header = SegmentHeader::decode(&bytes)
-            .map_err(|reason| Error::journal(format!("{} is damaged: {reason}", path.display())))?;
+        let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
+        let header = match SegmentHeader::decode(&bytes) {
+            Ok(header) => header,
+            Err(_) if newest && never_begun(&bytes, read) => return Ok(Opened::NeverBegun),
+            Err(reason) => return Err(broken_segment(path, reason)),
+        };
         let length = file.length().map_err(unreadable)?;
         let good_end = SEGMENT_HEADER as u64;
         let scanner = Scanner::new(file, good_end, length);
-        Ok(Self { path, newest, header, length, scanner, pending: Vec::new(), good_end })
+        let last = header.previous_last;
+        let (pending, whole) = (Vec::new(), true);
+        let walk = Self { path, newest, header, length, scanner, pending, whole, good_end, last };
+        Ok(Opened::Segment(Box::new(walk)))
     }
 
     fn run(
@@ -119,9 +182,13 @@ impl<'a> Walk<'a> {
             self.pending.push(batch);
             let ends = !more
                 && (self.pending.len() == 1 || self.pending.last().is_some_and(|b| b.header().events > 0));
+            self.whole = ends;
             if ends || self.header.spilled.is_some() {
                 self.good_end = end;
                 for batch in std::mem::take(&mut self.pending) {
+                    if batch.header().events > 0 {
+                        self.last = batch.last();
+                    }
                     report.batches += 1;
                     report.events += u64::from(batch.header().events);
                     if !see(report, &batch)? {
@@ -129,6 +196,10 @@ impl<'a> Walk<'a> {
                     }
                 }
             }
+        }
+        if !self.whole && (!self.newest || self.header.spilled.is_some()) {
+            let broken = Broken { offset: self.length, reason: "its last transaction is not whole" };
+            return Err(broken_middle(self.path, &broken));
         }
         report.segments += 1;
         report.bytes += self.length;
@@ -150,7 +221,8 @@ impl<'a> Walk<'a> {
             Ok(None) => Ok(None),
             Err(ScanError::Io(error)) => Err(Error::journal(format!("Cannot read {path}")).because(error)),
             Err(ScanError::Broken(broken)) => {
-                if !self.newest || self.scanner.sound_batch_follows().unwrap_or(true) {
+                let may_be_torn = self.newest && self.header.spilled.is_none();
+                if !may_be_torn || self.scanner.sound_batch_follows().unwrap_or(true) {
                     return Err(broken_middle(self.path, &broken));
                 }
                 Ok(None)

@@ -6,12 +6,14 @@
 //! DIR/00000001795226490105.idx    its index; made again by a scan when it is missing or wrong
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //!
-//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction
+//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction,
+//!                                                        2 = a bridge over lost numbers (see `repair`)
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
+//! Magic, version, and the checksum over the first 124 bytes stay where they are in every version.
 //! A batch is drawn in `record/layout.rs`. All integers are little-endian; tuples are as Postgres sent them.
 //! Events are numbered relative to their segment, so that a transaction can be written before its numbers are known.
 //!
@@ -19,6 +21,7 @@
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
 //! away what it could not write.
 
+mod backup;
 mod cache;
 mod check;
 pub mod disk;
@@ -28,8 +31,10 @@ mod opening;
 mod position;
 mod reader;
 mod registry;
+mod repair;
 mod retention;
 mod rolling;
+mod room;
 mod scan;
 mod segment;
 mod sidecar;
@@ -47,10 +52,12 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use backup::{BackupReport, backup, empty_dir};
 pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
 pub use position::StreamPosition;
 pub use reader::{Gone, Read, StoredTransaction};
+pub use repair::{Cut, LostNumbers, RepairReport, repair};
 pub(crate) use rolling::json_of as encode_position;
 pub use spill::Spill;
 pub(crate) use writer::{Append, Command, TxEnd};
@@ -60,6 +67,7 @@ use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::holds::Holds;
 use crate::journal::registry::Registry;
+use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
 use crate::record::Builder;
@@ -174,6 +182,8 @@ pub(crate) struct Shared {
     pub(crate) holds: Holds,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
+    /// Huge transactions that wait for room.
+    pub(crate) spills_waiting: AtomicU64,
     /// Held until the writer has closed the journal.
     pub(crate) lock: Mutex<Option<std::fs::File>>,
 }
@@ -282,21 +292,19 @@ impl Journal {
 
     /// Appends custom events that did not come from the source and waits until they are durable. Gives the number
     /// of the first one.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended.
     pub async fn publish(&self, events: &[(&str, &[u8])], at: i64) -> Result<u64> {
-        if let State::Full(detail) | State::Failed(detail) = &*self.shared.state.borrow() {
-            return Err(Error::new(
-                crate::Kind::Transient,
-                format!("The journal takes no events now: {detail}"),
-            )
-            .hint("Try again in some seconds; `rowcast status` says whether it still waits."));
-        }
+        self.shared.refuse_unless_open()?;
         let mut builder = Builder::new();
         builder.begin_local(at);
         for (channel, payload) in events {
             builder.message(channel, Lsn::ZERO, payload);
         }
         builder.commit(Lsn::ZERO);
-        self.append(builder, None).await
+        self.append_if_room(builder).await
     }
 
     /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
@@ -310,9 +318,37 @@ impl Journal {
 
     pub(crate) async fn append(&self, mut builder: Builder, lsn: Option<Lsn>) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
-        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None };
+        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None, claim: None };
         self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Appends, or gives up when there is no room before the writer has begun with it.
+    async fn append_if_room(&self, mut builder: Builder) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        let claim = Claim::default();
+        let append = Append {
+            parts: builder.take(),
+            lsn: None,
+            reply: Some(reply),
+            permit: None,
+            claim: Some(claim.clone()),
+        };
+        let mut stored = std::pin::pin!(async {
+            self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        });
+        let mut state = self.state();
+        tokio::select! {
+            biased;
+            stored = &mut stored => return stored,
+            _ = state.wait_for(|state| *state != State::Open) => {}
+        }
+        if claim.take() {
+            self.shared.refuse_unless_open()?;
+            return Err(room::no_room("there was no room a moment ago"));
+        }
+        stored.await
     }
 
     /// Ends writing: what was taken is synced, the segment is closed.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,39 +12,48 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
 use crate::journal::holds::Holds;
 use crate::journal::registry::Registry;
-use crate::journal::rolling::{cannot_create, start_segment};
+use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
-use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::{Writer, now};
-use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync};
+use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
 use crate::lsn::Lsn;
 use crate::record::asides;
 
 /// Appends waiting for the writer; each is bounded by whoever sends it (capture: two at a time, publishing: a
 /// message each).
 const QUEUE: usize = 8;
+/// How often the opening looks whether the writer waits for room.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often ages and free space are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// What to do about damage.
+pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal repair --data DIR` cuts the journal \
+                               there, keeps what it cuts off beside it, and records a gap that every reader is told.";
 
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
-    let installation = installation(&options.dir)?;
+    let installation = installation(&options.dir, &*disk)?;
     remove_spills(&options.dir, &*disk)?;
+    remove_lone_indexes(&options.dir, &*disk)?;
+    abort::point(Point::OpenCleared);
     let registry = Registry::default();
     let found = Found::load(&options.dir, &*disk, &registry)?;
     if let Some(other) = found.segments.iter().find(|segment| segment.header.installation != installation) {
-        return Err(Error::journal(format!("{} belongs to another installation", other.path.display()))
-            .hint("Give every rowcast a data directory of its own (--data DIR)."));
+        return Err(foreign(&other.path, other.header.installation, installation));
     }
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
+    abort::point(Point::OpenScanned);
     let shared = Arc::new(Shared {
         cache: Cache::new(options.cache_bytes),
         disk,
@@ -59,6 +69,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         submitted: AtomicU64::new(lsn.0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
+        spills_waiting: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         options,
     });
@@ -70,27 +81,82 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     // Not below an empty segment either: a clock that was set back must not give its numbers to others.
     let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
     let next = (newest.max(shared.options.seen) + 1).max(clock).max(last_base);
-    let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
-    let active =
-        start_segment(&shared, next, &previous).map_err(|error| cannot_create(&shared, next, error))?;
-    let mut writer = Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, unsynced: None };
-    writer.write_position()?;
-    // Durable before the segment that held it so far may go.
-    writer.sync_file()?;
-    shared.cache.clear(newest);
-    drop_empty(&shared);
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&shared, &commands);
+    let (begun, answer) = sync_channel(1);
+    let writing = Arc::clone(&shared);
     std::thread::Builder::new()
         .name("journal".into())
-        .spawn(move || writer.run(queue))
+        .spawn(move || match begin(&writing, next) {
+            Ok(writer) => {
+                // Nobody listens any more when it took long.
+                let _ = begun.send(Ok(()));
+                writer.run(queue);
+            }
+            Err(error) => {
+                let waiting = Arc::downgrade(&writing);
+                // The lock goes with it: who is told of the failure may try again at once.
+                drop(writing);
+                if let (Err(SendError(Err(error))), Some(shared)) =
+                    (begun.send(Err(error)), waiting.upgrade())
+                {
+                    shared.say_failed(&error);
+                }
+            }
+        })
         .map_err(|error| Error::failed("Cannot start the journal's thread").because(error))?;
+    begun_or_waiting(&shared, &answer)?;
     Ok(Journal { shared, commands })
 }
 
+/// Waits until the writer can write, or until it waits for room: then what is stored is served meanwhile.
+fn begun_or_waiting(shared: &Shared, answer: &Receiver<Result<()>>) -> Result<()> {
+    loop {
+        match answer.recv_timeout(LOOK_EVERY) {
+            Ok(begun) => return begun,
+            Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+            Err(RecvTimeoutError::Timeout) if matches!(*shared.state.borrow(), State::Full(_)) => {
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Starts the first segment of this run, in which `next` will be the first number.
+fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
+    let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
+    let active = loop {
+        match start_segment(shared, next, &previous) {
+            Ok(active) => break active,
+            // Without a history there is nobody to serve, and the one who starts it is there to be told.
+            Err(error) if is_full(&error) && !shared.segments.load().is_empty() => {
+                shared.wait_for_room("there is no room for a new segment")?;
+            }
+            Err(error) => return Err(cannot_create(shared, next, error)),
+        }
+    };
+    abort::point(Point::SegmentStarted);
+    let mut writer = Writer { shared: Arc::clone(shared), active, next, unchecked: 0, unsynced: None };
+    writer.write_position()?;
+    // Durable before the segment that held it so far may go.
+    writer.sync_file()?;
+    abort::point(Point::OpenPosition);
+    shared.cache.clear(*shared.head.borrow());
+    drop_empty(shared);
+    abort::point(Point::OpenDropped);
+    Ok(writer)
+}
+
 fn nothing_before() -> Segment {
-    let header =
-        SegmentHeader { base: 0, previous_last: 0, created: 0, installation: Uuid::nil(), spilled: None };
+    let header = SegmentHeader {
+        base: 0,
+        previous_last: 0,
+        created: 0,
+        installation: Uuid::nil(),
+        spilled: None,
+        bridge: false,
+    };
     Segment::new(header, PathBuf::new(), 0, Lsn::ZERO)
 }
 
@@ -128,13 +194,30 @@ fn drop_empty(shared: &Shared) {
     shared.segments.store(Arc::new(kept.into_iter().map(|(_, segment)| Arc::clone(segment)).collect()));
 }
 
+/// A segment that another installation wrote.
+pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid) -> Error {
+    Error::journal(format!(
+        "{} belongs to another installation ({theirs}, this one is {ours})",
+        path.display()
+    ))
+    .hint("Give every rowcast a data directory of its own (--data DIR), and take files of another one out of this.")
+}
+
+fn cannot_open(dir: &Path, error: std::io::Error) -> Error {
+    Error::journal(format!("Cannot open the journal in {}", dir.display()))
+        .because(error)
+        .hint("Name a directory that the user who runs rowcast may write to (--data DIR).")
+}
+
+/// Makes the directory and locks it.
 pub(crate) fn lock(dir: &Path) -> Result<File> {
-    let failed = |error: std::io::Error| {
-        Error::journal(format!("Cannot open the journal in {}", dir.display()))
-            .because(error)
-            .hint("Name a directory that the user who runs rowcast may write to (--data DIR).")
-    };
-    make_dir(dir).map_err(failed)?;
+    make_dir(dir).map_err(|error| cannot_open(dir, error))?;
+    lock_existing(dir)
+}
+
+/// Locks a directory that is there.
+pub(crate) fn lock_existing(dir: &Path) -> Result<File> {
+    let failed = |error| cannot_open(dir, error);
     let file =
         File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
@@ -144,25 +227,51 @@ pub(crate) fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The installation's uuid, made at the first opening.
-fn installation(dir: &Path) -> Result<Uuid> {
-    let path = dir.join("installation");
-    let failed =
-        |error: std::io::Error| Error::journal(format!("Cannot use {}", path.display())).because(error);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|error: uuid::Error| {
-            Error::journal(format!("{} holds no installation number", path.display())).because(error)
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let uuid = Uuid::new_v4();
-            let beside = dir.join("installation.new");
-            std::fs::write(&beside, format!("{uuid}\n")).map_err(failed)?;
-            File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
-            std::fs::rename(&beside, &path).map_err(failed)?;
-            Ok(uuid)
-        }
-        Err(error) => Err(failed(error)),
+/// The installation's uuid, made at the first opening. Segments without it are of nobody knows whom.
+fn installation(dir: &Path, disk: &dyn Disk) -> Result<Uuid> {
+    if let Some(uuid) = stored_installation(dir)? {
+        return Ok(uuid);
     }
+    if !segment_paths(dir, disk)?.is_empty() {
+        let path = dir.join("installation");
+        return Err(Error::journal(format!("{} is missing, though segments are there", path.display()))
+            .hint(
+                "Restore the file from a copy, or let `rowcast journal repair --data DIR` write it again.",
+            ));
+    }
+    let uuid = Uuid::new_v4();
+    store_installation(dir, uuid)?;
+    Ok(uuid)
+}
+
+/// The uuid in the directory; `None` when there is no file.
+pub(crate) fn stored_installation(dir: &Path) -> Result<Option<Uuid>> {
+    let path = dir.join("installation");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|error: uuid::Error| {
+            Error::journal(format!("{} holds no installation number", path.display()))
+                .because(error)
+                .hint("Restore the file from a copy; or remove it and run `rowcast journal repair --data DIR`, which writes it again.")
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot_use(&path, error)),
+    }
+}
+
+pub(crate) fn store_installation(dir: &Path, uuid: Uuid) -> Result<()> {
+    let (path, beside) = (dir.join("installation"), dir.join("installation.new"));
+    std::fs::write(&beside, format!("{uuid}\n"))
+        .and_then(|()| File::open(&beside)?.sync_all())
+        .inspect(|()| abort::point(Point::OpenInstallation))
+        .and_then(|()| std::fs::rename(&beside, &path))
+        .and_then(|()| File::open(dir)?.sync_all())
+        .map_err(|error| cannot_use(&path, error))
+}
+
+fn cannot_use(path: &Path, error: std::io::Error) -> Error {
+    Error::journal(format!("Cannot use {}", path.display()))
+        .because(error)
+        .hint("The user who runs rowcast has to be able to read and write the files of its data directory.")
 }
 
 /// What lies in the directory.
@@ -190,17 +299,14 @@ impl Found {
     }
 
     fn take(&mut self, path: &Path, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<()> {
-        let broken = |reason: &str| {
-            Error::journal(format!("{} is damaged: {reason}", path.display()))
-                .hint("`rowcast journal check` tells what can be read; restore the file from a copy.")
-        };
+        let broken = |reason: &str| broken_segment(path, reason);
         let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
         let file = disk.open(path).map_err(unreadable)?;
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,
-            Err(_) if newest && (read < SEGMENT_HEADER || bytes.iter().all(|byte| *byte == 0)) => {
+            Err(_) if newest && never_begun(&bytes, read) => {
                 tracing::warn!(path = %path.display(), "Removed a segment whose first write was cut off");
                 return disk.remove(path).map_err(unreadable);
             }
@@ -210,11 +316,7 @@ impl Found {
             (before.time_max(), before.lsn_max(), Some(before.last()))
         });
         if last.is_some_and(|last| last != header.previous_last) {
-            return Err(broken(&format!(
-                "it continues after event {}, but the segment before it ends at {}: a segment is missing or cut",
-                header.previous_last,
-                last.unwrap_or(0)
-            )));
+            return Err(broken(&misfit(header.previous_last, last.unwrap_or(0))));
         }
         let segment = Segment::new(header, path.to_owned(), time, lsn);
         let loaded = if newest { None } else { sidecar::load(disk, path, &segment, registry) };
@@ -256,6 +358,18 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
     Ok(())
 }
 
+/// Removes the indexes of segments that were removed, or never came to be, before the process ended.
+fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
+    let segments = segment_paths(dir, disk)?;
+    for path in files_named(dir, disk, "idx")? {
+        if segments.binary_search(&path.with_extension("seg")).is_err() {
+            // Harmless if it stays.
+            let _ = disk.remove(&path);
+        }
+    }
+    Ok(())
+}
+
 /// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
 fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<Leftover> {
     let path = segment.path.display();
@@ -287,16 +401,15 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
             Err(ScanError::Broken(broken)) => break Some(broken),
         }
     };
-    let torn = match stopped {
-        Some(broken)
-            if !newest || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? =>
-        {
+    let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
+    let torn = stopped.or_else(|| (good_end < length).then(unfinished));
+    // A spilled transaction was whole and synced before its file had its name.
+    let may_be_torn = newest && segment.header.spilled.is_none();
+    if let Some(broken) = torn {
+        if !may_be_torn || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? {
             return Err(broken_middle(&segment.path, &broken));
         }
-        Some(broken) => Some(broken.reason),
-        None => (good_end < length).then_some("its last transaction is not whole"),
-    };
-    if let Some(reason) = torn {
+        let reason = broken.reason;
         tracing::warn!(%path, offset = good_end, bytes = length - good_end, reason, "Cut the torn end of the journal");
         file.truncate(good_end).map_err(unreadable)?;
     }
@@ -338,7 +451,28 @@ fn io_of(error: ScanError, path: &Path) -> Error {
 
 pub(crate) fn broken_middle(path: &Path, broken: &Broken) -> Error {
     Error::journal(format!("{} is damaged at offset {}: {}", path.display(), broken.offset, broken.reason))
-        .hint("`rowcast journal check` tells what can be read; restore the file from a copy.")
+        .hint(MEND)
+}
+
+/// A segment of which nothing can be read, or which does not fit to the one before it.
+pub(crate) fn broken_segment(path: &Path, reason: &str) -> Error {
+    if reason == OTHER_VERSION {
+        return Error::journal(format!("Cannot read {}: {reason}", path.display()))
+            .hint("Start the rowcast that wrote it, or a newer one.");
+    }
+    Error::journal(format!("{} is damaged: {reason}", path.display())).hint(MEND)
+}
+
+/// Why a segment does not fit to the one before it.
+pub(crate) fn misfit(previous_last: u64, last: u64) -> String {
+    format!(
+        "it continues after event {previous_last}, but the segment before it ends at {last}: a segment is missing or cut"
+    )
+}
+
+/// Whether the newest segment's header was never written whole: it held nothing yet.
+pub(crate) fn never_begun(header: &[u8; SEGMENT_HEADER], read: usize) -> bool {
+    read < SEGMENT_HEADER || header.iter().all(|byte| *byte == 0)
 }
 
 impl Shared {

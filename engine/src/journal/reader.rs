@@ -72,13 +72,18 @@ impl Journal {
     /// What is missing between an event and the oldest one held; `None` when nothing is.
     pub fn held_after(&self, after: u64) -> Option<Gone> {
         let segments = self.shared.segments.load();
-        let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
-        Some(Gone { from: after + 1, to: oldest.header.base - 1 })
+        let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?.header;
+        // A bridge tells by itself what lies under it.
+        let to = if oldest.bridge { oldest.previous_last } else { oldest.base - 1 };
+        Some(Gone { from: after + 1, to })
     }
 
-    /// Whether no transaction that ends above `lsn` has been removed.
+    /// Whether no transaction that ends above `lsn` has been removed or lost to damage.
     pub fn holds_all_above(&self, lsn: Lsn) -> bool {
         let segments = self.shared.segments.load();
+        if behind_bridge(&segments, lsn).is_some() {
+            return false;
+        }
         segments.first().is_none_or(|oldest| {
             // Zero where it is not known any more what came before.
             let before = oldest.index().first().map_or(Lsn::ZERO, |entry| entry.lsn_before);
@@ -91,8 +96,9 @@ impl Journal {
     pub fn never_given(&self, id: u64) -> Option<Gone> {
         let segments = self.shared.segments.load();
         let after = segments.get(segments.partition_point(|segment| segment.header.base <= id))?.header;
-        // The number below the first one is what a reader was told as the end of a gap.
-        (id > after.previous_last && id + 1 < after.base)
+        // The number below the first one is what a reader was told as the end of a gap; what a bridge stands for was
+        // given, and it tells so by itself.
+        (!after.bridge && id > after.previous_last && id + 1 < after.base)
             .then_some(Gone { from: after.previous_last + 1, to: after.base - 1 })
     }
 
@@ -173,10 +179,12 @@ impl Journal {
         self.oldest().saturating_sub(1)
     }
 
-    /// The stored transactions that end above `lsn`, in order, at most `count`. Blocks on the disk.
+    /// The stored transactions that end above `lsn`, in order, at most `count`; where some of them were lost to damage,
+    /// those behind. Blocks on the disk.
     pub fn transactions_above(&self, lsn: Lsn, count: usize) -> Result<Vec<StoredTransaction>> {
         let segments = self.shared.segments.load_full();
         let at = segments.partition_point(|segment| segment.lsn_max() <= lsn);
+        let at = behind_bridge(&segments, lsn).map_or(at, |behind| behind.max(at));
         let mut found = Vec::new();
         for segment in segments.get(at..).unwrap_or_default() {
             let offset = segment.offset_where(|entry| entry.lsn_before <= lsn);
@@ -223,6 +231,14 @@ impl Journal {
         }
         Ok(None)
     }
+}
+
+/// Where the segments behind a bridge begin that may stand for transactions which end above `lsn`.
+fn behind_bridge(segments: &[Arc<Segment>], lsn: Lsn) -> Option<usize> {
+    // The segment right behind a bridge does not know where the lost ones end.
+    let first = segments.partition_point(|segment| segment.lsn_max() <= lsn).saturating_sub(1);
+    let bridge = segments.get(first..)?.iter().rposition(|segment| segment.header.bridge)?;
+    Some(first + bridge + 1)
 }
 
 fn of_scan(error: ScanError, segment: &Segment) -> Error {

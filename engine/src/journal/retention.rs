@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use metrics::{counter, gauge};
 
+use crate::abort::{self, Point};
 use crate::event::Micros;
 use crate::journal::Shared;
 use crate::journal::holds::{Claim, Loss};
@@ -50,6 +51,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
         shared.segments.rcu(|segments| segments.iter().skip(gone.len()).cloned().collect::<Vec<_>>());
     }
     for (segment, reason) in gone {
+        abort::point(Point::RetentionListed);
         remove(shared, segment, reason);
     }
     gauge!("rowcast_journal_size_bytes").set(size as f64);
@@ -97,6 +99,7 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
         tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
         return;
     }
+    abort::point(Point::RetentionRemoved);
     // The index of a segment that is gone is removed at the next opening if it cannot be now.
     let _ = shared.disk.remove(&segment.path.with_extension("idx"));
     tracing::info!(

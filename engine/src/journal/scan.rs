@@ -82,6 +82,21 @@ impl Scanner {
     /// Whether a sound batch stands anywhere behind the current place: then what is broken is a middle, not a tail.
     pub(crate) fn sound_batch_follows(&mut self) -> Result<bool, ScanError> {
         let from = self.at;
+        let follows = self.seek_sound();
+        self.back_to(from);
+        follows
+    }
+
+    fn back_to(&mut self, at: u64) {
+        self.at = at;
+        // What was read last may begin behind.
+        self.window = Bytes::new();
+        self.window_at = at;
+    }
+
+    /// Goes to the next sound batch behind the current place; stays where it is when there is none.
+    pub(crate) fn seek_sound(&mut self) -> Result<bool, ScanError> {
+        let from = self.at;
         let mut at = from + 1;
         while at < self.end {
             let size = usize::try_from((self.end - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX);
@@ -91,14 +106,15 @@ impl Scanner {
             for hit in memchr::memmem::find_iter(&buffer, b"RCB1") {
                 self.at = at + hit as u64;
                 let sound = matches!(self.next(), Ok(Some(_)));
-                self.at = from;
                 if sound {
+                    self.at = at + hit as u64;
                     return Ok(true);
                 }
             }
             // The magic may lie across two reads.
             at += if read > 4 { read as u64 - 3 } else { 4 };
         }
+        self.back_to(from);
         Ok(false)
     }
 }

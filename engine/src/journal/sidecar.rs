@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::abort::{self, Point};
 use crate::event::Micros;
 use crate::journal::disk::Disk;
 use crate::journal::registry::Registry;
@@ -57,8 +58,11 @@ pub(crate) fn store(disk: &dyn Disk, segment: &Segment, registry: &Registry, lef
     let written = serde_json::to_vec(&sidecar).map_err(std::io::Error::other).and_then(|mut bytes| {
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
-        disk.create(&segment.path.with_extension("idx"))?.write_at(&bytes, 0)
+        let file = disk.create(&segment.path.with_extension("idx"))?;
+        abort::point(Point::IndexCreated);
+        file.write_at(&bytes, 0)
     });
+    abort::point(Point::IndexWritten);
     if let Err(error) = written {
         tracing::debug!(%error, "Cannot write a segment's index; the next start scans it");
     }

@@ -8,9 +8,9 @@ use crate::event::{Body, Event, Micros, Old, Op, Tx};
 use crate::lsn::Lsn;
 use crate::record::Tuple;
 use crate::record::layout::{
-    BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION, KIND_SCHEMA,
-    KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN,
-    get_i64, get_u16, get_u32, get_u64,
+    BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION,
+    KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_LAST,
+    TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::schema::{Schema, SchemaId};
 
@@ -322,10 +322,12 @@ impl<'a> Events<'a> {
                 (Op::Message, Lsn(get_u64(bytes, 8)?), Body::Message { channel, payload })
             }
             KIND_GAP => {
-                let (channel, rest) = string(bytes.get(8..)?)?;
+                let numbers = record.flags & GAP_NUMBERS != 0;
+                let from = if numbers { get_u64(bytes, 8)? } else { self.id };
+                let (channel, rest) = string(bytes.get(if numbers { 16 } else { 8 }..)?)?;
                 let (reason, detail) = string(rest)?;
                 let detail = std::str::from_utf8(detail).ok()?;
-                (Op::Gap, Lsn::ZERO, Body::Gap { channel, reason, detail })
+                (Op::Gap, Lsn::ZERO, Body::Gap { channel, from, reason, detail })
             }
             _ => return None,
         };

@@ -19,7 +19,7 @@
 //!   2 change   8 u64 own LSN 16 pgoutput's bytes after the relation id; flags: the op
 //!   3 truncate 8 u64 own LSN; flags 1 cascade, 2 restart identity
 //!   4 message  8 u64 own LSN 16 u16 length, channel, payload
-//!   5 gap      8 u16 length, channel, u16 length, reason, detail
+//!   5 gap      8 u16 length, channel, u16 length, reason, detail; flags 1: before them, u64 first number lost
 //!   6 position 8 a JSON object, see `StreamPosition`
 //!   7 schema   8 a JSON object, see `Schema`
 //! ```
@@ -47,6 +47,8 @@ pub(crate) const TX_ORIGIN: usize = TX_BODY;
 
 pub(crate) const TRUNCATE_CASCADE: u8 = 1;
 pub(crate) const TRUNCATE_RESTART: u8 = 2;
+
+pub(crate) const GAP_NUMBERS: u8 = 1;
 
 pub(crate) fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use metrics::Counter;
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
 use rowcast_engine::journal::State;
@@ -212,6 +213,7 @@ impl Session {
         let parts = self.assembly.builder.take();
         let position = self.assembly.finished.max(self.submitted);
         room.append(self.ingest.journal(), parts, position);
+        abort::point(Point::SourceSubmitted);
         self.note_submitted(position);
     }
 

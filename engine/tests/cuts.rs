@@ -12,7 +12,7 @@ use rowcast_engine::journal::{self, Options, State};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Lsn, ingest, stop};
 
-use crate::power::FakeDisk;
+use crate::disk::FakeDisk;
 use crate::support::{Fixture, read_all, table};
 
 /// Where batches end in a segment file, by their lengths.

@@ -12,7 +12,8 @@ use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
 use rowcast_engine::journal::{self, RepairReport, repair};
 
 use crate::damage::{all, contents, copy, history, mended, segments, small};
-use crate::power::FakeDisk;
+use crate::disk::FakeDisk;
+use crate::random::Random;
 
 /// One way to break a journal.
 type Break = (&'static str, fn(&Path));
@@ -358,16 +359,14 @@ async fn a_power_cut_in_the_middle_of_a_repair_is_mended() {
     for (name, damage) in some_breaks() {
         let broken = copy(source.path());
         damage(broken.path());
-        for (calls, kept) in (0..).zip([0, 90, 255].into_iter().cycle()) {
+        for calls in 0_u64.. {
             let disk = FakeDisk::default();
             for (path, bytes) in contents(broken.path()) {
-                let file = disk.create(&broken.path().join(path)).unwrap();
-                file.write_at(&bytes, 0).unwrap();
-                file.sync().unwrap();
+                disk.put(broken.path().join(path), bytes);
             }
             let dying = Dying { disk: disk.clone(), left: Arc::new(AtomicU64::new(calls)) };
             let done = repair(broken.path(), &dying, 0, false);
-            let after = disk.cut_power(kept);
+            let after = disk.after_power_cut(&mut Random::new(calls));
             repair(broken.path(), &after, 0, false).unwrap();
             println!("{name}, after {calls} calls: {:?}", done.as_ref().err());
             let dir = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use rowcast_engine::journal::{self, Journal, Options, Spill, State};
 use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Kind, Lsn};
 
-use crate::power::FakeDisk;
+use crate::disk::FakeDisk;
 use crate::support::{Fixture, read_all};
 
 const SOON: Duration = Duration::from_secs(20);

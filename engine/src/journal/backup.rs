@@ -17,7 +17,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::journal::check::{self, CheckReport};
 use crate::journal::disk::{DiskFile, RealDisk, make_dir};
-use crate::journal::opening::{never_begun, segment_paths, store_installation, stored_installation};
+use crate::journal::installation;
+use crate::journal::opening::{never_begun, segment_paths};
 use crate::journal::segment::SEGMENT_HEADER;
 
 /// What was copied.
@@ -37,7 +38,7 @@ pub struct BackupReport {
 ///
 /// `Kind::Usage`: `dest` is not empty. `Kind::Journal`: a file cannot be read or written, or what was copied is damaged.
 pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
-    let installation = stored_installation(dir)?.ok_or_else(|| {
+    let uuid = installation::stored(dir, &RealDisk)?.ok_or_else(|| {
         Error::journal(format!("There is no journal in {}", dir.display()))
             .hint("Name the data directory of rowcast (--data DIR).")
     })?;
@@ -52,7 +53,7 @@ pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
     }
     let copied =
         if newest { CheckReport::default() } else { check::check(dest, &RealDisk).map_err(damaged)? };
-    store_installation(dest, installation)?;
+    installation::store(dest, &RealDisk, uuid)?;
     sync_parent(dest).map_err(|error| cannot_copy(dir, dest, error))?;
     Ok(BackupReport { dir: dest.to_owned(), copied })
 }

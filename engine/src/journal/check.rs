@@ -73,10 +73,10 @@ pub fn for_each_event(
             return Err(broken_segment(path, &misfit(previous, last)));
         }
         file.run(&registry, &mut report, |report, batch| {
-            if report.oldest == 0 && batch.header().events > 0 {
-                report.oldest = batch.first();
+            if batch.header().events > 0 {
+                report.oldest = if report.oldest == 0 { batch.first() } else { report.oldest };
+                report.newest = report.newest.max(batch.last());
             }
-            report.newest = report.newest.max(batch.last());
             let seen = batch.events().map(|event| going = going && (event.id < from || see(&event))).count();
             if seen == batch.header().events as usize {
                 Ok(going)

@@ -27,6 +27,7 @@ mod check;
 pub mod disk;
 mod distance;
 mod holds;
+mod installation;
 mod opening;
 mod position;
 mod reader;

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
 use crate::journal::holds::Holds;
+use crate::journal::installation::installation;
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
@@ -32,6 +33,10 @@ use crate::record::asides;
 const QUEUE: usize = 8;
 /// How often the opening looks whether the writer waits for room.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Numbers left out at an opening where the clock stands below the newest one, because it was set back: for those
+/// that a power cut may have taken after they were shown (`Sync::Interval`). A segment is synced when it is closed, so
+/// that this would be one of 16 GB. The 53 bits that numbers have last for 6 million such openings.
+const SHOWN_MAX: u64 = 1 << 30;
 /// How often ages and free space are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -78,9 +83,11 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
 
 fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let clock = u64::try_from(now()).unwrap_or(0);
-    // Not below an empty segment either: a clock that was set back must not give its numbers to others.
+    // Above an empty segment too: what was shown of it may be lost, and its file, which must not be replaced, may
+    // hold the only position.
     let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
-    let next = (newest.max(shared.options.seen) + 1).max(clock).max(last_base);
+    let above = newest.max(shared.options.seen).max(last_base) + 1;
+    let next = if clock > above { clock } else { above + SHOWN_MAX };
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&shared, &commands);
     let (begun, answer) = sync_channel(1);
@@ -225,53 +232,6 @@ pub(crate) fn lock_existing(dir: &Path) -> Result<File> {
             .hint("Stop the other rowcast, or give this one a directory of its own (--data DIR).")
     })?;
     Ok(file)
-}
-
-/// The installation's uuid, made at the first opening. Segments without it are of nobody knows whom.
-fn installation(dir: &Path, disk: &dyn Disk) -> Result<Uuid> {
-    if let Some(uuid) = stored_installation(dir)? {
-        return Ok(uuid);
-    }
-    if !segment_paths(dir, disk)?.is_empty() {
-        let path = dir.join("installation");
-        return Err(Error::journal(format!("{} is missing, though segments are there", path.display()))
-            .hint(
-                "Restore the file from a copy, or let `rowcast journal repair --data DIR` write it again.",
-            ));
-    }
-    let uuid = Uuid::new_v4();
-    store_installation(dir, uuid)?;
-    Ok(uuid)
-}
-
-/// The uuid in the directory; `None` when there is no file.
-pub(crate) fn stored_installation(dir: &Path) -> Result<Option<Uuid>> {
-    let path = dir.join("installation");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|error: uuid::Error| {
-            Error::journal(format!("{} holds no installation number", path.display()))
-                .because(error)
-                .hint("Restore the file from a copy; or remove it and run `rowcast journal repair --data DIR`, which writes it again.")
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(cannot_use(&path, error)),
-    }
-}
-
-pub(crate) fn store_installation(dir: &Path, uuid: Uuid) -> Result<()> {
-    let (path, beside) = (dir.join("installation"), dir.join("installation.new"));
-    std::fs::write(&beside, format!("{uuid}\n"))
-        .and_then(|()| File::open(&beside)?.sync_all())
-        .inspect(|()| abort::point(Point::OpenInstallation))
-        .and_then(|()| std::fs::rename(&beside, &path))
-        .and_then(|()| File::open(dir)?.sync_all())
-        .map_err(|error| cannot_use(&path, error))
-}
-
-fn cannot_use(path: &Path, error: std::io::Error) -> Error {
-    Error::journal(format!("Cannot use {}", path.display()))
-        .because(error)
-        .hint("The user who runs rowcast has to be able to read and write the files of its data directory.")
 }
 
 /// What lies in the directory.

@@ -6,6 +6,7 @@
 //! 3. What a door that is moving needs stays: capture pauses until the door has come by it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use metrics::{counter, gauge};
@@ -24,36 +25,29 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
     shared.holds.note_newest(*shared.head.borrow());
-    let mut gone = Vec::new();
     let mut losses = BTreeMap::new();
     let mut blocked = None;
     for segment in segments.iter().take(segments.len().saturating_sub(1)) {
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
-        let reason = match shared.holds.claim_on(segment.last()) {
-            Claim::Free if old => "age",
-            Claim::Free if size > max_size => "size",
-            Claim::Stalled(doors) if size > max_size => {
-                lose(shared, &doors, segment, &mut losses);
-                "stalled_sink"
-            }
+        let (reason, losers) = match shared.holds.claim_on(segment.last()) {
+            Claim::Free if old => ("age", Vec::new()),
+            Claim::Free if size > max_size => ("size", Vec::new()),
+            Claim::Stalled(doors) if size > max_size => ("stalled_sink", doors),
             Claim::Moving(doors) if size > max_size => {
                 blocked = Some(in_the_way(max_size, &doors, segment));
                 break;
             }
             Claim::Free | Claim::Stalled(_) | Claim::Moving(_) => break,
         };
+        if let Err(error) = remove(shared, segment, reason) {
+            // It stays in the list, and those after it stay: the history must have no hole.
+            tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
+            break;
+        }
+        lose(shared, &losers, segment, &mut losses);
         size -= segment.length();
-        gone.push((segment, reason));
     }
     losses.iter().for_each(|(door, loss)| tell(door, loss));
-    if !gone.is_empty() {
-        // First out of the list, then off the disk: a reader that finds no file knows why.
-        shared.segments.rcu(|segments| segments.iter().skip(gone.len()).cloned().collect::<Vec<_>>());
-    }
-    for (segment, reason) in gone {
-        abort::point(Point::RetentionListed);
-        remove(shared, segment, reason);
-    }
     gauge!("rowcast_journal_size_bytes").set(size as f64);
     blocked
 }
@@ -94,10 +88,20 @@ fn in_the_way(max_size: u64, doors: &[String], segment: &Segment) -> String {
     )
 }
 
-fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
-    if let Err(error) = shared.disk.remove(&segment.path) {
-        tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
-        return;
+fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::Result<()> {
+    // The one removed before this one must not come back alone after a power cut.
+    shared.disk.sync_dir(&shared.options.dir)?;
+    // First out of the list, then off the disk: a reader that finds no file knows why.
+    shared.segments.rcu(|segments| segments.iter().skip(1).cloned().collect::<Vec<_>>());
+    abort::point(Point::RetentionListed);
+    match shared.disk.remove(&segment.path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            shared
+                .segments
+                .rcu(|segments| std::iter::once(segment).chain(segments.iter()).cloned().collect::<Vec<_>>());
+            return Err(error);
+        }
+        _ => {}
     }
     abort::point(Point::RetentionRemoved);
     // The index of a segment that is gone is removed at the next opening if it cannot be now.
@@ -109,6 +113,7 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
         "Removed a segment of the journal"
     );
     counter!("rowcast_journal_segments_removed_total", "reason" => reason).increment(1);
+    Ok(())
 }
 
 fn max_size(shared: &Shared) -> u64 {

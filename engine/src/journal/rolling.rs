@@ -27,6 +27,8 @@ impl Writer {
         abort::point(Point::RollClosed);
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);
+        // Positions alone have filled it: its file must not be replaced, it may hold the only one.
+        self.next += u64::from(previous.events() == 0);
         self.active = loop {
             match start_segment(&self.shared, self.next, &previous) {
                 Ok(active) => break active,

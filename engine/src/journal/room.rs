@@ -109,7 +109,7 @@ impl Shared {
         if self.closing.load(Ordering::Acquire) {
             return Err(Error::journal("Stopped while waiting for room on the disk"));
         }
-        std::thread::sleep(FULL_RETRY);
+        self.disk.pause(FULL_RETRY);
         Ok(())
     }
 

@@ -123,7 +123,7 @@ impl Spill {
             }
             waits.get_or_insert_with(|| SpillWaits::new(&self.shared));
             self.shared.say_full(&why);
-            std::thread::sleep(FULL_RETRY);
+            self.shared.disk.pause(FULL_RETRY);
         }
     }
 

@@ -331,6 +331,10 @@ impl Writer {
             Sync::Interval(_) => {
                 let (_, lsn) = self.unsynced.get_or_insert((Instant::now(), None));
                 *lsn = round.lsn.or(*lsn);
+                // Who waits for an answer was promised that it is durable; capture waits for none.
+                if !round.replies.is_empty() {
+                    self.sync_now()?;
+                }
             }
         }
         abort::point(Point::ShowDurable);
@@ -412,7 +416,7 @@ impl Writer {
                 &reason,
                 "It goes on by itself. To have more time: raise journal.max_size",
             );
-            std::thread::sleep(FULL_RETRY);
+            self.shared.disk.pause(FULL_RETRY);
         }
         self.unchecked = 0;
         Ok(())

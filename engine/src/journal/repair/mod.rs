@@ -22,7 +22,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
-use crate::journal::opening::{lock_existing, segment_paths, store_installation};
+use crate::journal::installation;
+use crate::journal::opening::{lock_existing, segment_paths};
 
 /// The reason in the gap that a bridge holds.
 pub(crate) const REASON: &str = "journal_damaged";
@@ -92,14 +93,16 @@ pub fn repair(dir: &Path, disk: &dyn Disk, seen: u64, dry_run: bool) -> Result<R
     if !dir.is_dir() {
         return Err(nothing_there(dir));
     }
-    if !dir.join("installation").exists() && segment_paths(dir, disk)?.is_empty() {
+    if installation::stored(dir, disk).is_ok_and(|found| found.is_none())
+        && segment_paths(dir, disk)?.is_empty()
+    {
         return Err(nothing_there(dir));
     }
     let _lock = lock_existing(dir)?;
     let mut found = survey::survey(dir, disk, seen)?;
     if !dry_run {
         if let Some(uuid) = found.restore_installation {
-            store_installation(dir, uuid)?;
+            installation::store(dir, disk, uuid)?;
         }
         found.mends.iter_mut().try_for_each(|mend| mend.carry_out(dir, disk))?;
     }

@@ -9,9 +9,8 @@ use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::StreamPosition;
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::opening::{
-    broken_segment, foreign, misfit, never_begun, note_asides, segment_paths, stored_installation,
-};
+use crate::journal::installation;
+use crate::journal::opening::{broken_segment, foreign, misfit, never_begun, note_asides, segment_paths};
 use crate::journal::registry::Registry;
 use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
@@ -65,7 +64,7 @@ struct Survey<'a> {
 }
 
 pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
-    let stored = stored_installation(dir)?;
+    let stored = installation::stored(dir, disk)?;
     let paths = segment_paths(dir, disk)?;
     let mut survey = Survey {
         disk,

@@ -61,6 +61,17 @@ fn metric(name: &str, sink: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok()).unwrap_or(0)
 }
 
+/// Waits for what the writer's thread says right after it has done it.
+async fn until(said: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if said() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is not said");
+}
+
 /// A target that takes as many rounds as it is given permits for.
 #[derive(Clone)]
 struct Slow {
@@ -264,7 +275,6 @@ async fn a_sink_that_moves_makes_capture_pause_and_loses_nothing() {
     let journal = house.fixture.journal().clone();
     let report = house.status.report(&journal);
     assert!(report.reasons.contains(&format!("The journal waits for room: {said}")), "{report:?}");
-    assert_eq!(logged("moving", "Capture pauses, readers are served").len(), 1);
     assert!(journal.position().lsn.0 < house.fixture.lsn, "what waits is not confirmed");
     let held = read_all(&journal, 0);
     assert_eq!(held.first().unwrap().0, first, "readers have it all");
@@ -273,6 +283,9 @@ async fn a_sink_that_moves_makes_capture_pause_and_loses_nothing() {
     assert!(refused.to_string().contains("takes no events now: the journal is at its max_size"), "{refused}");
     assert!(refused.remedy().unwrap().contains("try again"), "{refused:?}");
     assert!(journal.summary().bytes <= MAX_SIZE + 2 * SEGMENT, "{:?}", journal.summary());
+
+    until(|| !logged("moving", "Capture pauses, readers are served").is_empty()).await;
+    assert_eq!(logged("moving", "Capture pauses, readers are served").len(), 1, "once");
 
     // As soon as it has moved on, capture goes on by itself; again and again.
     // (The round under way has only what there was at its start.)
@@ -327,6 +340,7 @@ async fn a_stalled_sink_loses_its_hold_stops_and_is_resumed_behind_the_gap() {
     let all = format!("the events {} to {} before the sink had them", gone.from, gone.to);
     house.wait_door(&sink, |door| door.reason.as_ref().is_some_and(|reason| reason.contains(&all))).await;
     assert!(!house.status.report(&journal).healthy);
+    until(|| metric("rowcast_sink_lost_events_total", "stalled") >= gone.to - position).await;
     let lost = logged("stalled", "The sink stalled has lost events");
     assert!(lost[0].contains(&format!("has lost events {} to ", gone.from)), "{lost:?}");
     assert!(lost[0].contains("stood still for journal.stalled_after"), "{lost:?}");
@@ -397,6 +411,7 @@ async fn a_paused_sink_yields_at_once_and_says_what_it_has_lost() {
     let door = house.wait_door(&sink, |door| door.reason.as_ref().is_some_and(|r| r.contains(&lost))).await;
     assert_eq!(door.state, "paused");
     assert!(!state.has_changed().unwrap(), "capture has not paused");
+    until(|| !logged("paused", "has lost events").is_empty()).await;
     assert!(logged("paused", "has lost events")[0].contains("was stopped or paused"));
     house.close().await;
 }

@@ -20,9 +20,15 @@ const KILLED: i32 = 128 + 9;
 const REACHED: Duration = Duration::from_secs(60);
 
 /// Above the size at which a transaction gets a file of its own.
-const LARGE_ROWS: i64 = 350;
+const LARGE_ROWS: i64 = 400;
 
-/// Bytes of each row of a large or medium transaction: 350 are 17.5 MB.
+/// Nothing new is written for so long after a start.
+const ALONE: Duration = Duration::from_millis(400);
+
+/// A transaction of several parts: 3 MB.
+const MEDIUM_ROWS: i64 = 60;
+
+/// Bytes of each row of a large or medium transaction: 400 are 20 MB.
 const ROW_BYTES: i64 = 50_000;
 
 /// Where a point can be reached.
@@ -56,7 +62,9 @@ fn points(wanted: Scene) -> Vec<Point> {
 /// Which passages of a point are deadly. What is passed with each transaction is also tried in the midst of others.
 fn counts(point: Point) -> &'static [u32] {
     match point.name().split_once('.') {
-        Some(("append" | "sync" | "show", _)) => &[1, 6],
+        // The first append is the position's; the next is of several parts, of which the second has followers.
+        Some(("append", _)) => &[1, 2, 3, 6],
+        Some(("sync" | "show", _)) => &[1, 6],
         Some(("source", _)) if point != Point::SourceRecorded && point != Point::SourceIdentified => &[1, 3],
         _ => &[1],
     }
@@ -83,7 +91,7 @@ impl House {
         Self { database, client, rowcast, published: BTreeMap::new(), next_custom: AtomicI64::new(1) }
     }
 
-    /// A small transaction and a custom event beside it, then one of some 200 kB.
+    /// A small transaction and a custom event beside it, then one of 200 kB or 3 MB.
     async fn work(&mut self) {
         let number = self.next_custom.fetch_add(1, Ordering::Relaxed);
         let (address, body) = (self.rowcast.address(), number.to_string());
@@ -97,7 +105,8 @@ impl House {
             _ => None,
         };
         self.published.insert(number, answered);
-        self.insert("many", 4).await;
+        // Of one part, and now and then of several.
+        self.insert("many", if number % 8 == 0 { MEDIUM_ROWS } else { 4 }).await;
     }
 
     async fn insert(&self, table: &str, rows: i64) {
@@ -110,21 +119,26 @@ impl House {
 
     /// Starts the program so that it dies at the point, and works until it has.
     async fn die_at(&mut self, point: Point, count: u32) {
+        // What comes behind others may be written with them: this is the first that it meets.
+        let needs_large = matches!(point.name().split_once('.'), Some(("spill" | "adopt", _)));
+        self.insert("many", if needs_large { LARGE_ROWS } else { MEDIUM_ROWS }).await;
         self.rowcast.set_env(VARIABLE, Some(&format!("{}:{count}", point.name())));
         self.rowcast.spawn();
         let start = Instant::now();
-        for round in 0.. {
+        for round in 1.. {
             if let Some(code) = self.rowcast.ended() {
                 assert_eq!(code, KILLED, "rowcast ends at {}:{count}", point.name());
                 break;
             }
             assert!(start.elapsed() < REACHED, "{}:{count} is reached", point.name());
-            self.work().await;
-            let needs_large = matches!(point.name().split_once('.'), Some(("spill" | "adopt", _)));
-            if round % 50 == if needs_large { 2 } else { 40 } {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Others come when it has had time for what was there.
+            if start.elapsed() > ALONE {
+                self.work().await;
+            }
+            if round % 100 == 0 {
                 self.insert("many", LARGE_ROWS).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         println!("{}:{count} after {:?}", point.name(), start.elapsed());
     }

@@ -6,6 +6,7 @@ mod cuts;
 mod damage;
 mod delivery;
 mod disk;
+mod failures;
 mod feed;
 mod journal;
 mod power;

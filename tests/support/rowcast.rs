@@ -23,19 +23,22 @@ pub(crate) struct Rowcast {
     listen: String,
     process: Option<Process>,
     address: SocketAddr,
+    data: PathBuf,
     directory: Directory,
 }
 
 impl Rowcast {
     /// `run --source URL`, ready to have more added to it.
     pub(crate) fn on(source: &str) -> Self {
+        let directory = Directory::new("rowcast");
         Self {
             arguments: vec!["--source".into(), source.into()],
             env: Vec::new(),
             listen: "127.0.0.1:0".into(),
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            directory: Directory::new("rowcast"),
+            data: directory.path().join("data"),
+            directory,
         }
     }
 
@@ -53,6 +56,12 @@ impl Rowcast {
     /// Sets a configuration key: `journal.sync=interval`.
     pub(crate) fn set(self, assignment: &str) -> Self {
         self.with(&["--set", assignment])
+    }
+
+    /// Keeps its data elsewhere than in a directory of its own.
+    pub(crate) fn data_at(mut self, data: &Path) -> Self {
+        self.data = data.to_owned();
+        self
     }
 
     /// Adds the Kafka door.
@@ -147,7 +156,7 @@ impl Rowcast {
 
     /// Its data directory.
     pub(crate) fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data.clone()
     }
 
     /// Its process id, while it runs.

@@ -210,23 +210,11 @@ fn op(word: &str) -> Result<Op, Refusal> {
 
 /// A place to start from.
 pub(crate) fn from(text: &str) -> Result<From, Refusal> {
-    match text {
-        "latest" => return Ok(From::Latest),
-        "earliest" => return Ok(From::Earliest),
-        _ => {}
-    }
-    if let Ok(id) = text.parse() {
-        return Ok(From::After(id));
-    }
-    if let Some(count) = text.strip_prefix("last:").and_then(|count| count.parse().ok()) {
-        return Ok(From::Last(count));
-    }
     // In a query string an unescaped plus means a blank.
-    let time = text.parse::<jiff::Timestamp>().or_else(|_| text.replace(' ', "+").parse());
-    time.map(|time| From::Time(time.as_microsecond())).map_err(|_| {
-        Refusal::parameter("from", format!("{text:?} is not a place to start from")).hint(
-            "Write latest, earliest, the number of an event, last:N, or a time with zone like 2026-11-21T04:05:06Z.",
-        )
+    let place = text.parse::<From>().or_else(|error| text.replace(' ', "+").parse().map_err(|_| error));
+    place.map_err(|error| {
+        let hint = error.remedy().unwrap_or_default().to_owned();
+        Refusal::parameter("from", error.to_string()).hint(hint)
     })
 }
 

@@ -10,7 +10,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -54,7 +53,7 @@ pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
     let copied =
         if newest { CheckReport::default() } else { check::check(dest, &RealDisk).map_err(damaged)? };
     installation::store(dest, &RealDisk, uuid)?;
-    sync_parent(dest).map_err(|error| cannot_copy(dir, dest, error))?;
+    sync_parents(dest).map_err(|error| cannot_copy(dir, dest, error))?;
     Ok(BackupReport { dir: dest.to_owned(), copied })
 }
 
@@ -82,7 +81,8 @@ pub fn empty_dir(dest: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies one file, if it is still there and holds anything. Of the newest one only whole transactions stay.
+/// Copies one file, if it is still there and holds anything. The newest one may end within a batch, as after a crash:
+/// opening cuts it.
 fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
     let mut source = match File::open(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -97,18 +97,17 @@ fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
             fs::remove_file(to)?;
             return Ok(false);
         }
-        let copy: Arc<dyn DiskFile> = Arc::new(copy.try_clone()?);
-        if let Some(end) = check::whole_end(&copy)? {
-            copy.truncate(end)?;
-        }
     }
     copy.sync_all()?;
     Ok(true)
 }
 
-fn sync_parent(dir: &Path) -> io::Result<()> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+/// The names of the directory and of the one around it, which may be new as well.
+fn sync_parents(dir: &Path) -> io::Result<()> {
+    let parents = dir.ancestors().skip(1).take(2);
+    parents
+        .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+        .try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 fn cannot_copy(from: &Path, to: &Path, error: io::Error) -> Error {

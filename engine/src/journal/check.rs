@@ -1,16 +1,14 @@
 //! Looking at a journal without opening it for writing.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::opening::{
-    MEND, broken_middle, broken_segment, misfit, never_begun, note_asides, segment_paths,
-};
+use crate::journal::disk::Disk;
+use crate::journal::opening::{never_begun, note_asides, segment_paths};
+use crate::journal::refusal::{MEND, broken_middle, broken_segment, cannot_read, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
@@ -42,7 +40,7 @@ pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
 }
 
 /// Reads a journal, calling `see` for each event of whole transactions from event `from` on. When it says false the
-/// rest is not read, and the report is of what was.
+/// rest is not read, and the report is of what was. Segments that end before `from` are not read either.
 pub fn for_each_event(
     dir: &Path,
     disk: &dyn Disk,
@@ -58,6 +56,9 @@ pub fn for_each_event(
     }
     let mut going = true;
     let mut last = None;
+    let starts_after = |path: &PathBuf| first_number(path).is_none_or(|first| first > from);
+    let paths =
+        paths.get(paths.partition_point(|path| !starts_after(path)).saturating_sub(1)..).unwrap_or(&[]);
     for (at, path) in paths.iter().enumerate() {
         let mut file = match Walk::open(path, at + 1 == paths.len(), disk)? {
             Opened::Segment(file) => file,
@@ -92,37 +93,17 @@ pub fn for_each_event(
     Ok(report)
 }
 
+/// The number in a segment's name: of its first event.
+fn first_number(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
 fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
     let (path, first, events) = (path.display(), batch.first(), batch.header().events);
     Error::journal(format!(
         "{path}: the batch of event {first} should have {events} events, {seen} can be read"
     ))
     .hint(MEND)
-}
-
-/// Where the last whole transaction of a growing segment ends, if anything stands behind it. `None` too where sound
-/// batches stand behind a break: that is damage, and stays to be seen.
-pub(crate) fn whole_end(file: &Arc<dyn DiskFile>) -> std::io::Result<Option<u64>> {
-    let length = file.length()?;
-    let mut scanner = Scanner::new(Arc::clone(file), SEGMENT_HEADER as u64, length);
-    let (mut end, mut pending) = (SEGMENT_HEADER as u64, 0);
-    loop {
-        match scanner.next() {
-            Ok(Some((offset, header, _))) => {
-                pending += 1;
-                if !header.more && (header.events > 0 || pending == 1) {
-                    end = offset + u64::from(header.length);
-                    pending = 0;
-                }
-            }
-            Ok(None) => return Ok((end < length).then_some(end)),
-            Err(ScanError::Io(error)) => return Err(error),
-            Err(ScanError::Broken(_)) => {
-                let follows = matches!(scanner.sound_batch_follows(), Ok(true) | Err(_));
-                return Ok((!follows).then_some(end));
-            }
-        }
-    }
 }
 
 enum Opened<'a> {
@@ -151,7 +132,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
-        let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
+        let unreadable = |error| cannot_read(path, error);
         let file = match disk.open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Opened::Removed),
             opened => opened.map_err(unreadable)?,
@@ -219,7 +200,7 @@ impl<'a> Walk<'a> {
                 Ok(Some((offset + u64::from(header.length), header.more, batch.ok_or_else(unknown)?)))
             }
             Ok(None) => Ok(None),
-            Err(ScanError::Io(error)) => Err(Error::journal(format!("Cannot read {path}")).because(error)),
+            Err(ScanError::Io(error)) => Err(cannot_read(self.path, error)),
             Err(ScanError::Broken(broken)) => {
                 let may_be_torn = self.newest && self.header.spilled.is_none();
                 if !may_be_torn || self.scanner.sound_batch_follows().unwrap_or(true) {

@@ -9,6 +9,7 @@ use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
 use crate::journal::opening::segment_paths;
+use crate::journal::refusal::cannot_use;
 
 /// A uuid has 36 characters; what is longer is none.
 const LENGTH_MAX: usize = 64;
@@ -69,10 +70,4 @@ fn try_store(dir: &Path, disk: &dyn Disk, uuid: Uuid) -> io::Result<()> {
 
 fn path_in(dir: &Path) -> PathBuf {
     dir.join("installation")
-}
-
-fn cannot_use(path: &Path, error: io::Error) -> Error {
-    Error::journal(format!("Cannot use {}", path.display()))
-        .because(error)
-        .hint("Make room in the data directory, and give the user that runs rowcast the right to read and write there.")
 }

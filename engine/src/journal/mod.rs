@@ -7,7 +7,7 @@
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //!
 //! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction,
-//!                                                        2 = a bridge over lost numbers (see `repair`)
+//!                                                        8 = a bridge over lost numbers (see `repair`)
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
@@ -31,6 +31,7 @@ mod installation;
 mod opening;
 mod position;
 mod reader;
+mod refusal;
 mod registry;
 mod repair;
 mod retention;
@@ -157,6 +158,9 @@ pub struct Summary {
     /// What the writer is doing.
     #[serde(flatten)]
     pub state: State,
+    /// Damage that a reader has met: what is behind it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// The installation.
     pub installation: Uuid,
 }
@@ -181,6 +185,8 @@ pub(crate) struct Shared {
     pub(crate) submitted: AtomicU64,
     /// What each push door still needs.
     pub(crate) holds: Holds,
+    /// Damage that readers have met, by the base of the segment; no more entries than segments.
+    pub(crate) damage: Mutex<BTreeMap<u64, String>>,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
     /// Huge transactions that wait for room.
@@ -287,6 +293,7 @@ impl Journal {
             bytes: segments.iter().map(|segment| segment.length()).sum(),
             newest_commit: segments.last().map_or(0, |segment| segment.time_max()),
             state: self.shared.state.borrow().clone(),
+            damage: self.damage(),
             installation: self.shared.installation,
         }
     }

@@ -18,10 +18,11 @@ use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, make_dir};
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
+use crate::journal::refusal::{broken_middle, broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
-use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::{Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
@@ -40,10 +41,6 @@ const SHOWN_MAX: u64 = 1 << 30;
 /// How often ages and free space are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What to do about damage.
-pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal repair --data DIR` cuts the journal \
-                               there, keeps what it cuts off beside it, and records a gap that every reader is told.";
-
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
@@ -52,10 +49,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     remove_lone_indexes(&options.dir, &*disk)?;
     abort::point(Point::OpenCleared);
     let registry = Registry::default();
-    let found = Found::load(&options.dir, &*disk, &registry)?;
-    if let Some(other) = found.segments.iter().find(|segment| segment.header.installation != installation) {
-        return Err(foreign(&other.path, other.header.installation, installation));
-    }
+    let found = Found::load(&options.dir, installation, &*disk, &registry)?;
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
     abort::point(Point::OpenScanned);
@@ -72,6 +66,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
         holds: Holds::new(&options.holds, options.stalled_after),
         submitted: AtomicU64::new(lsn.0),
+        damage: Mutex::default(),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
         spills_waiting: AtomicU64::new(0),
@@ -201,21 +196,6 @@ fn drop_empty(shared: &Shared) {
     shared.segments.store(Arc::new(kept.into_iter().map(|(_, segment)| Arc::clone(segment)).collect()));
 }
 
-/// A segment that another installation wrote.
-pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid) -> Error {
-    Error::journal(format!(
-        "{} belongs to another installation ({theirs}, this one is {ours})",
-        path.display()
-    ))
-    .hint("Give every rowcast a data directory of its own (--data DIR), and take files of another one out of this.")
-}
-
-fn cannot_open(dir: &Path, error: std::io::Error) -> Error {
-    Error::journal(format!("Cannot open the journal in {}", dir.display()))
-        .because(error)
-        .hint("Name a directory that the user who runs rowcast may write to (--data DIR).")
-}
-
 /// Makes the directory and locks it.
 pub(crate) fn lock(dir: &Path) -> Result<File> {
     make_dir(dir).map_err(|error| cannot_open(dir, error))?;
@@ -237,14 +217,15 @@ pub(crate) fn lock_existing(dir: &Path) -> Result<File> {
 /// What lies in the directory.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
+    installation: Uuid,
     pub(crate) segments: Vec<Arc<Segment>>,
     position: StreamPosition,
     last_tx_end: Lsn,
 }
 
 impl Found {
-    fn load(dir: &Path, disk: &dyn Disk, registry: &Registry) -> Result<Self> {
-        let mut found = Self::default();
+    fn load(dir: &Path, installation: Uuid, disk: &dyn Disk, registry: &Registry) -> Result<Self> {
+        let mut found = Self { installation, ..Self::default() };
         let paths = segment_paths(dir, disk)?;
         for (at, path) in paths.iter().enumerate() {
             found.take(path, at + 1 == paths.len(), disk, registry)?;
@@ -260,7 +241,7 @@ impl Found {
 
     fn take(&mut self, path: &Path, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<()> {
         let broken = |reason: &str| broken_segment(path, reason);
-        let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
+        let unreadable = |error| cannot_read(path, error);
         let file = disk.open(path).map_err(unreadable)?;
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
@@ -272,6 +253,9 @@ impl Found {
             }
             Err(reason) => return Err(broken(reason)),
         };
+        if header.installation != self.installation {
+            return Err(foreign(path, header.installation, self.installation));
+        }
         let (time, lsn, last) = self.segments.last().map_or((0, Lsn::ZERO, None), |before| {
             (before.time_max(), before.lsn_max(), Some(before.last()))
         });
@@ -333,7 +317,7 @@ fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
 /// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
 fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<Leftover> {
     let path = segment.path.display();
-    let unreadable = |error| Error::journal(format!("Cannot read {path}")).because(error);
+    let unreadable = |error| cannot_read(&segment.path, error);
     let file = disk.open(&segment.path).map_err(unreadable)?;
     let length = file.length().map_err(unreadable)?;
     let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
@@ -404,30 +388,9 @@ pub(crate) fn note_asides(
 
 fn io_of(error: ScanError, path: &Path) -> Error {
     match error {
-        ScanError::Io(error) => Error::journal(format!("Cannot read {}", path.display())).because(error),
+        ScanError::Io(error) => cannot_read(path, error),
         ScanError::Broken(broken) => broken_middle(path, &broken),
     }
-}
-
-pub(crate) fn broken_middle(path: &Path, broken: &Broken) -> Error {
-    Error::journal(format!("{} is damaged at offset {}: {}", path.display(), broken.offset, broken.reason))
-        .hint(MEND)
-}
-
-/// A segment of which nothing can be read, or which does not fit to the one before it.
-pub(crate) fn broken_segment(path: &Path, reason: &str) -> Error {
-    if reason == OTHER_VERSION {
-        return Error::journal(format!("Cannot read {}: {reason}", path.display()))
-            .hint("Start the rowcast that wrote it, or a newer one.");
-    }
-    Error::journal(format!("{} is damaged: {reason}", path.display())).hint(MEND)
-}
-
-/// Why a segment does not fit to the one before it.
-pub(crate) fn misfit(previous_last: u64, last: u64) -> String {
-    format!(
-        "it continues after event {previous_last}, but the segment before it ends at {last}: a segment is missing or cut"
-    )
 }
 
 /// Whether the newest segment's header was never written whole: it held nothing yet.

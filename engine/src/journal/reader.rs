@@ -1,11 +1,12 @@
 //! Reading from any place without standing in the writer's way.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
-use crate::journal::opening::broken_middle;
+use crate::journal::refusal::{MEND, broken_middle, cannot_read};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
@@ -114,10 +115,12 @@ impl Journal {
         let mut batches = Vec::new();
         let mut bytes = 0;
         while bytes < ENOUGH {
-            let Some((offset, header, data)) =
-                scanner.next().map_err(|error| Some(of_scan(error, segment)))?
-            else {
-                break;
+            let (offset, header, data) = match scanner.next() {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                // What stands before the break is given out first.
+                Err(_) if !batches.is_empty() => break,
+                Err(error) => return Err(Some(self.unreadable(error, segment))),
             };
             if header.events == 0 || header.first + u64::from(header.events) <= relative {
                 continue;
@@ -134,10 +137,35 @@ impl Journal {
         match self.shared.disk.open(&segment.path) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
             Err(_) if self.was_removed(segment) => Err(None),
-            Err(error) => {
-                Err(Some(Error::journal(format!("Cannot open {}", segment.path.display())).because(error)))
-            }
+            Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
         }
+    }
+
+    /// Remembers damage, for status and log.
+    fn unreadable(&self, error: ScanError, segment: &Segment) -> Error {
+        let removed = matches!(&error, ScanError::Io(error) if error.kind() == io::ErrorKind::NotFound);
+        let damaged = removed || matches!(error, ScanError::Broken(_));
+        let error = match error {
+            ScanError::Io(error) => {
+                let error = cannot_read(&segment.path, error);
+                if removed { error.hint(MEND) } else { error }
+            }
+            ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
+        };
+        let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        // Told once; each reader that comes there gets the error.
+        if damaged && damage.insert(segment.header.base, error.to_string()).is_none() {
+            tracing::error!(%error, hint = error.remedy(), "The journal is damaged; what is sound is served");
+        }
+        error
+    }
+
+    /// The oldest damage that readers have met and retention has not taken.
+    pub(super) fn damage(&self) -> Option<String> {
+        let segments = self.shared.segments.load();
+        let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.retain(|base, _| segments.iter().any(|segment| segment.header.base == *base));
+        damage.values().next().cloned()
     }
 
     fn was_removed(&self, segment: &Segment) -> bool {
@@ -193,7 +221,9 @@ impl Journal {
                 Err(None) => continue,
                 Err(Some(error)) => return Err(error),
             };
-            while let Some((offset, _, data)) = scanner.next().map_err(|error| of_scan(error, segment))? {
+            while let Some((offset, _, data)) =
+                scanner.next().map_err(|error| self.unreadable(error, segment))?
+            {
                 let registry = &self.shared.registry;
                 let batch =
                     Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
@@ -224,7 +254,7 @@ impl Journal {
             Err(None) => return Ok(None),
             Err(Some(error)) => return Err(error),
         };
-        while let Some((_, header, _)) = scanner.next().map_err(|error| of_scan(error, segment))? {
+        while let Some((_, header, _)) = scanner.next().map_err(|error| self.unreadable(error, segment))? {
             if matches(&header) {
                 return Ok(Some(header));
             }
@@ -239,15 +269,6 @@ fn behind_bridge(segments: &[Arc<Segment>], lsn: Lsn) -> Option<usize> {
     let first = segments.partition_point(|segment| segment.lsn_max() <= lsn).saturating_sub(1);
     let bridge = segments.get(first..)?.iter().rposition(|segment| segment.header.bridge)?;
     Some(first + bridge + 1)
-}
-
-fn of_scan(error: ScanError, segment: &Segment) -> Error {
-    match error {
-        ScanError::Io(error) => {
-            Error::journal(format!("Cannot read {}", segment.path.display())).because(error)
-        }
-        ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
-    }
 }
 
 fn unknown_schema(segment: &Segment, offset: u64) -> Error {

@@ -82,7 +82,7 @@ impl Scanner {
     /// Whether a sound batch stands anywhere behind the current place: then what is broken is a middle, not a tail.
     pub(crate) fn sound_batch_follows(&mut self) -> Result<bool, ScanError> {
         let from = self.at;
-        let follows = self.seek_sound();
+        let follows = self.seek_sound(|_| true);
         self.back_to(from);
         follows
     }
@@ -94,8 +94,8 @@ impl Scanner {
         self.window_at = at;
     }
 
-    /// Goes to the next sound batch behind the current place; stays where it is when there is none.
-    pub(crate) fn seek_sound(&mut self) -> Result<bool, ScanError> {
+    /// Goes to the next sound batch behind the current place that counts; stays where it is when there is none.
+    pub(crate) fn seek_sound(&mut self, counts: impl Fn(&Header) -> bool) -> Result<bool, ScanError> {
         let from = self.at;
         let mut at = from + 1;
         while at < self.end {
@@ -105,7 +105,7 @@ impl Scanner {
             buffer.truncate(read);
             for hit in memchr::memmem::find_iter(&buffer, b"RCB1") {
                 self.at = at + hit as u64;
-                let sound = matches!(self.next(), Ok(Some(_)));
+                let sound = matches!(self.next(), Ok(Some((_, header, _))) if counts(&header));
                 if sound {
                     self.at = at + hit as u64;
                     return Ok(true);

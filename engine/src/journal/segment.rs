@@ -17,7 +17,7 @@ const VERSION: u16 = 1;
 /// What is said of a sound header that this program cannot read; nobody may take it for damage.
 pub(crate) const OTHER_VERSION: &str = "its format is of another version of rowcast";
 const FLAG_SPILLED: u16 = 1;
-const FLAG_BRIDGE: u16 = 2;
+const FLAG_BRIDGE: u16 = 8;
 
 /// One index entry for about this many bytes: a read that starts in the middle looks at no more than this to find
 /// its place, and 64 MB of log cost 10 KB of memory.

@@ -17,6 +17,8 @@ use crate::lsn::Lsn;
 
 #[derive(Serialize, Deserialize)]
 struct Sidecar {
+    /// Whose index it is: two segments can be of the same length.
+    base: u64,
     length: u64,
     events: u64,
     time_max: Micros,
@@ -41,6 +43,7 @@ pub(crate) struct Leftover {
 pub(crate) fn store(disk: &dyn Disk, segment: &Segment, registry: &Registry, left: &Leftover) {
     let raw = |json: &[u8]| serde_json::from_slice::<Box<RawValue>>(json).ok();
     let sidecar = Sidecar {
+        base: segment.header.base,
         length: segment.length(),
         events: segment.events(),
         time_max: segment.time_max(),
@@ -76,6 +79,7 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path, segment: &Segment, registry: &R
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     (u32::from_le_bytes(*crc) == crc32c::crc32c(body)).then_some(())?;
     let sidecar: Sidecar = serde_json::from_slice(body).ok()?;
+    (sidecar.base == segment.header.base).then_some(())?;
     (disk.open(path).ok()?.length().ok()? == sidecar.length).then_some(())?;
     let index = sidecar
         .index

@@ -8,7 +8,6 @@ use metrics::Counter;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
-use rowcast_engine::journal::State;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result};
 use tokio::time::{Instant, sleep, timeout};
@@ -324,14 +323,10 @@ impl Session {
     fn show(&mut self) {
         self.shown = Instant::now();
         self.stale = false;
-        let full = match &*self.ingest.journal().state().borrow() {
-            State::Full(detail) => Some(detail.clone()),
-            State::Open | State::Failed(_) => None,
-        };
         let feedback = &self.feedback;
         self.status.source(|source| {
-            source.state = if full.is_some() { "paused" } else { "streaming" };
-            source.reason = full;
+            source.state = "streaming";
+            source.reason = None;
             source.server_lsn = source.server_lsn.max(feedback.received);
             source.received_lsn = feedback.received;
             source.confirmed_lsn = feedback.confirmed;

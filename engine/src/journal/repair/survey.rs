@@ -10,16 +10,15 @@ use crate::event::Micros;
 use crate::journal::StreamPosition;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::installation;
-use crate::journal::opening::{broken_segment, foreign, misfit, never_begun, note_asides, segment_paths};
-use crate::journal::registry::Registry;
+use crate::journal::opening::{never_begun, segment_paths};
+use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit};
 use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
-use crate::journal::sidecar::Leftover;
 use crate::journal::writer::now;
 use crate::lsn::Lsn;
-use crate::record::{Batch, Header};
+use crate::record::{Header, asides};
 
 /// Numbers stay below 2^53, so that JavaScript keeps them; what claims to be above is damage.
 const NUMBERS_END: u64 = 1 << 53;
@@ -55,7 +54,6 @@ struct Wound {
 #[derive(Debug)]
 struct Survey<'a> {
     disk: &'a dyn Disk,
-    registry: Registry,
     paths: Vec<PathBuf>,
     installation: Option<Uuid>,
     kept: Kept,
@@ -68,7 +66,6 @@ pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
     let paths = segment_paths(dir, disk)?;
     let mut survey = Survey {
         disk,
-        registry: Registry::default(),
         paths: paths.clone(),
         installation: stored,
         kept: Kept::default(),
@@ -196,7 +193,7 @@ impl Survey<'_> {
             sound: self.kept.clone(),
             pending: Vec::new(),
         };
-        let broken = walk.run(&self.registry).map_err(|error| cannot_read(path, error))?;
+        let broken = walk.run().map_err(|error| cannot_read(path, error))?;
         let unfinished = || (walk.good_end, "its last transaction is not whole");
         let broken = broken.or_else(|| (walk.good_end < length).then(unfinished));
         let Some((damaged_at, reason)) = broken else {
@@ -252,12 +249,12 @@ struct Walk {
     events: u64,
     /// As of `good_end`.
     sound: Kept,
-    pending: Vec<(Header, Leftover)>,
+    pending: Vec<(Header, Option<StreamPosition>)>,
 }
 
 impl Walk {
     /// Goes on to the end or to the first damage: its offset and what it is.
-    fn run(&mut self, registry: &Registry) -> std::io::Result<Option<(u64, &'static str)>> {
+    fn run(&mut self) -> std::io::Result<Option<(u64, &'static str)>> {
         loop {
             let (offset, header, bytes) = match self.scanner.next() {
                 Ok(Some(found)) => found,
@@ -265,31 +262,23 @@ impl Walk {
                 Err(ScanError::Io(error)) => return Err(error),
                 Err(ScanError::Broken(broken)) => return Ok(Some((broken.offset, broken.reason))),
             };
-            let mut left = Leftover::default();
-            note_asides(&bytes, &header, registry, &mut left);
-            let SegmentHeader { base, spilled, .. } = self.header;
-            let Some(batch) = Batch::new(bytes, base, spilled, |id| registry.get(id)) else {
-                return Ok(Some((offset, "a batch names an unknown schema version")));
-            };
-            if batch.events().count() != header.events as usize {
-                return Ok(Some((offset, "a batch holds events that cannot be read")));
-            }
-            self.take(offset, header, left);
+            let position = asides(&bytes, &header).filter(|(is_position, _)| *is_position).last();
+            let position = position.and_then(|(_, json)| serde_json::from_slice(json).ok());
+            self.take(offset, header, position);
         }
     }
 
-    fn take(&mut self, offset: u64, header: Header, left: Leftover) {
-        self.pending.push((header, left));
+    fn take(&mut self, offset: u64, header: Header, position: Option<StreamPosition>) {
+        self.pending.push((header, position));
         // As opening counts: a batch without events ends no transaction.
         if header.more || (header.events == 0 && self.pending.len() > 1) {
             return;
         }
         self.good_end = offset + u64::from(header.length);
-        for (header, left) in self.pending.drain(..) {
+        for (header, position) in self.pending.drain(..) {
             self.events = header.first + u64::from(header.events);
             self.sound.time_max = self.sound.time_max.max(header.time_max);
             self.sound.lsn_max = self.sound.lsn_max.max(header.lsn_max);
-            let position = left.position.and_then(|json| serde_json::from_slice(&json).ok());
             self.sound.position = position.or(self.sound.position.take());
         }
         if self.events > 0 {
@@ -304,15 +293,18 @@ fn follows(scanner: &mut Scanner, path: &Path) -> Result<bool> {
     scanner.sound_batch_follows().map_err(|error| cannot_read(path, io_of(error)))
 }
 
-/// Events in sound batches behind a place, and the highest number among them.
+/// Events in sound batches from a place on, and the highest number among them.
 fn behind(file: &Arc<dyn DiskFile>, from: u64, length: u64, base: u64) -> std::io::Result<(u64, u64)> {
     let mut scanner = Scanner::new(Arc::clone(file), from, length);
     let (mut events, mut highest) = (0, 0);
-    while scanner.seek_sound().map_err(io_of)? {
+    loop {
         while let Ok(Some((_, header, _))) = scanner.next() {
             let last = (base + u64::from(header.events)).saturating_add(header.first).saturating_sub(1);
             events += u64::from(header.events);
             highest = highest.max(if last < NUMBERS_END { last } else { 0 });
+        }
+        if !scanner.seek_sound(|_| true).map_err(io_of)? {
+            break;
         }
     }
     Ok((events, highest))
@@ -323,10 +315,6 @@ fn io_of(error: ScanError) -> std::io::Error {
         ScanError::Io(error) => error,
         ScanError::Broken(broken) => std::io::Error::other(broken.reason),
     }
-}
-
-fn cannot_read(path: &Path, error: std::io::Error) -> Error {
-    Error::journal(format!("Cannot read {}", path.display())).because(error)
 }
 
 fn name_of(path: &Path) -> String {

@@ -12,6 +12,7 @@ mod output;
 mod publish;
 mod run;
 mod settings;
+mod sink;
 mod status;
 mod tail;
 
@@ -82,6 +83,8 @@ pub(crate) enum Command {
     Publish(publish::Publish),
     /// How a running rowcast is; exit code 1 when it is not healthy
     Status(status::Status),
+    /// The sinks of a running rowcast: list, pause, resume, rewind
+    Sink(sink::Sink),
     /// Look at the journal on disk, whether rowcast runs or not
     Journal(journal::Journal),
     /// Take over a replication slot whose history does not continue here
@@ -113,6 +116,7 @@ impl Command {
             Self::Tail(tail) => tail.execute(),
             Self::Publish(publish) => publish.execute(),
             Self::Status(status) => status.execute(),
+            Self::Sink(sink) => sink.execute(),
             Self::Journal(journal) => journal.execute(),
             Self::Adopt(adopt) => adopt.execute(),
             Self::Config(config) => config.execute(),

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rowcast_engine::adoption::Adopted;
 use rowcast_engine::journal::disk::RealDisk;
-use rowcast_engine::journal::{self, Journal};
+use rowcast_engine::journal::{self, Journal, Options};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Result, cursor};
 use tokio::time::timeout;
@@ -79,7 +79,8 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
 /// `rowcast adopt` where none runs: until the stream runs once; no door is opened. Gives the gap, if there is one.
 pub(crate) async fn adopt(config: Config) -> Result<Option<Adopted>, Failure> {
     let mut signals = Signals::new()?;
-    let journal = open_journal(&config)?;
+    // No sink runs that could move on: waiting for one at max_size would have no end.
+    let journal = open_journal(&config, |options| options.max_size = Some(u64::MAX))?;
     let status = Status::default();
     let mut capture = Capture::start(config.source, &journal, &status)?;
     let adopted = tokio::select! {
@@ -105,7 +106,7 @@ impl House {
         raise_open_files();
         let metrics = metrics::install()?;
         make_data(&config.data)?;
-        let journal = open_journal(&config)?;
+        let journal = open_journal(&config, |_| {})?;
         let status = Status::default();
         // Not ready before the first success: what is written to the source until then may not be seen.
         status.source(|source| source.state = "starting");
@@ -167,12 +168,13 @@ fn make_data(data: &Path) -> Result<()> {
     })
 }
 
-fn open_journal(config: &Config) -> Result<Journal> {
+fn open_journal(config: &Config, adjust: impl FnOnce(&mut Options)) -> Result<Journal> {
     let cursors = config.cursors();
     let mut options = config.journal.options(&config.data, cursor::highest(&cursors));
     // What was a sink once and is none now holds nothing.
     options.holds = cursor::positions(&cursors);
     options.holds.retain(|name, _| config.sinks.iter().any(|(sink, _)| sink == name));
+    adjust(&mut options);
     let journal = journal::open(options, Arc::new(RealDisk))?;
     tracing::info!(
         dir = %journal.dir().display(),

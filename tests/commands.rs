@@ -213,7 +213,8 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
 #[tokio::test]
 async fn help_teaches_and_shells_complete() {
     let help = done(&["--help"]).await.stdout;
-    let commands = ["demo", "run", "check", "tail", "publish", "status", "journal", "config", "completions"];
+    let commands =
+        ["demo", "run", "check", "tail", "publish", "status", "sink", "journal", "config", "completions"];
     for name in commands {
         assert!(help.contains(&format!("\n  {name}")), "{name} is missing in {help}");
         assert!(done(&[name, "--help"]).await.stdout.contains("Usage: rowcast"), "{name}");

@@ -20,6 +20,7 @@ mod page;
 mod readme;
 mod resume;
 mod setup;
+mod sinks;
 mod support;
 mod tables;
 mod types;

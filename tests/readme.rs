@@ -65,7 +65,8 @@ async fn run(line: &str, directory: &Path) {
 async fn shop() -> (Database, Rowcast, Directory) {
     let database = Postgres::shared().await.create_database("shop").await;
     database.execute("create table orders (id integer primary key, total numeric)").await;
-    let rowcast = Rowcast::of(&database).start().await;
+    let kafka = Kafka::shared().await;
+    let rowcast = Rowcast::of(&database).kafka(kafka, &kafka.prefix("shop")).start().await;
     database.execute("insert into orders select i, i * 1.5 from generate_series(1, 10) i").await;
     let directory = Directory::new("readme");
     std::os::unix::fs::symlink(rowcast.data(), directory.path().join("rowcast-data")).expect("a link");

@@ -11,6 +11,9 @@ use uuid::Uuid;
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 
+/// Of the files, which tells them from ones that are half written.
+const EXTENSION: &str = "json";
+
 /// The file of one push door.
 #[derive(Debug)]
 pub struct Cursor {
@@ -18,21 +21,34 @@ pub struct Cursor {
     installation: Uuid,
 }
 
+/// How far a push door is, and what a person has decided about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The last event that the target has, or is not to get.
+    pub id: u64,
+    /// Nothing is delivered until a person resumes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// From this event up to `id` a person has skipped them, and the target has not been told yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_from: Option<u64>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Content {
     installation: Uuid,
-    /// The last event that the target has.
-    id: u64,
+    #[serde(flatten)]
+    place: Place,
 }
 
 impl Cursor {
     /// The cursor of sink `name` in the directory of cursors.
     pub fn new(dir: &Path, name: &str, installation: Uuid) -> Self {
-        Self { path: dir.join(format!("{name}.json")), installation }
+        Self { path: dir.join(format!("{name}.{EXTENSION}")), installation }
     }
 
-    /// The stored position; `None` when the sink has never committed.
-    pub fn load(&self) -> Result<Option<u64>> {
+    /// What is stored; `None` for a sink that has never run.
+    pub fn load(&self) -> Result<Option<Place>> {
         let failed = |error: io::Error| Error::failed(self.cannot("read")).because(error);
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
@@ -44,15 +60,24 @@ impl Cursor {
             return Err(Error::failed(format!("{} belongs to another installation", self.path.display()))
                 .hint("Remove the file to start this sink from the oldest event held."));
         }
-        Ok(Some(content.id))
+        Ok(Some(content.place))
     }
 
-    /// Stores a position durably.
-    pub fn save(&self, id: u64) -> Result<()> {
+    /// Stores a place durably.
+    pub fn save(&self, place: Place) -> Result<()> {
         let failed = |error: io::Error| Error::transient(self.cannot("write")).because(error);
-        let content = Content { installation: self.installation, id };
+        let content = Content { installation: self.installation, place };
         let bytes = serde_json::to_vec(&content).map_err(|error| failed(error.into()))?;
         replace(&self.path, &bytes).map_err(failed)
+    }
+
+    /// Likewise, and no power cut brings the old one back: for what a person has decided. A position that comes back
+    /// only makes the target get some events again.
+    pub fn decide(&self, place: Place) -> Result<()> {
+        self.save(place)?;
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let synced = File::open(dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| Error::transient(self.cannot("write")).because(error))
     }
 
     fn cannot(&self, what: &str) -> String {
@@ -79,8 +104,9 @@ pub fn positions(dir: &Path) -> BTreeMap<String, u64> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
     let position = |entry: io::Result<fs::DirEntry>| {
         let path = entry.ok()?.path();
+        path.extension().filter(|found| *found == EXTENSION)?;
         let content: Content = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-        Some((path.file_stem()?.to_str()?.to_owned(), content.id))
+        Some((path.file_stem()?.to_str()?.to_owned(), content.place.id))
     };
     entries.filter_map(position).collect()
 }

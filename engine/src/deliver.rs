@@ -1,78 +1,321 @@
-//! The loop of every push door: coalesce up to the head, send, commit, remember, and start over after a failure.
+//! The loop of every push door: deliver, start over after a failure, stop where a person is needed, and obey.
+//!
+//! A sink is delivering or parked. It parks when a person pauses it, when the target refuses for good, and at a gap;
+//! `rowcast sink resume` sends it on. Paused it stays over restarts. At a gap it stops again after a restart, because
+//! its position stays before it.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod run;
 
-use metrics::{counter, gauge};
+use std::time::Duration;
 
-use crate::abort::{self, Point};
-use crate::cursor::Cursor;
+use metrics::counter;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::cursor::Place;
+use crate::deliver::run::{Halt, Target, lost};
 use crate::error::{Error, Result};
-use crate::feed::blocking;
-use crate::journal::{Journal, Read};
-use crate::record::Batch;
-use crate::sink::{Sink, SinkError};
+use crate::journal::{Gone, Journal};
+use crate::sink::{OnGap, Sink};
+use crate::sinks::{Obeyed, Order, Seat, Wish};
 use crate::status::Status;
-use crate::stop::Stop;
+use crate::stop::{Stop, stop};
 
-/// Sent between two commits at most. Larger costs more repeating after a failure, smaller costs throughput.
-const ROUND_BYTES: usize = 16 << 20;
-/// And a round lasts no longer than this: what a killed process sent without a commit is sent again.
-const ROUND_TIME: Duration = Duration::from_secs(1);
 /// The pause after the first failure, doubled by each further one.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause: a target that is back is found within this time.
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// For the round under way when an order comes; what it had sent is sent again otherwise. A person is waiting, and the
+/// program that asks gives up after 10 s.
+const LAST_ROUND: Duration = Duration::from_secs(5);
 
 /// What the loop needs to know beside the sink.
 #[derive(Debug)]
 pub struct Delivery {
     /// The journal to read.
     pub journal: Journal,
-    /// Where the sink's position is kept.
-    pub cursor: Cursor,
+    /// Where the sink's position is kept, and where orders come in.
+    pub seat: Seat,
     /// The board.
     pub status: Status,
     /// The stop signal.
     pub stop: Stop,
     /// Where a sink begins that has no position yet: before the oldest event held, or at the newest.
     pub from_earliest: bool,
+    /// What it does when retention has taken events that it never got.
+    pub on_gap: OnGap,
 }
 
-/// Delivers until told to stop, or until the sink says that it cannot go on without a person; then the reason
-/// stands on the board, and the sink's position stays where it is.
-pub async fn deliver<S: Sink>(mut sink: S, delivery: Delivery) -> Result<()> {
+/// Delivers until told to stop. Where the sink cannot go on without a person, it waits for one, with the reason on the
+/// board and its position where it is.
+///
+/// # Errors
+/// When the stored position cannot be read.
+pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
+    let Delivery { journal, seat, status, stop, from_earliest, on_gap } = delivery;
+    let Seat { cursor, orders } = seat;
     let name = sink.name().to_owned();
-    let mut pause = RETRY_MIN;
-    loop {
-        let mut progress = false;
-        let run = run(&mut sink, &delivery, &name, &mut progress);
-        let error = tokio::select! {
-            () = delivery.stop.stopped() => return Ok(()),
-            ended = run => match ended {
-                Ok(never) => match never {},
-                Err(SinkError::Stop(error)) => {
-                    tracing::error!(sink = %name, %error, hint = error.remedy(), "The sink has stopped");
-                    delivery.status.door(&name, |door| {
-                        door.state = "stopped";
-                        door.reason = Some(reason(&error));
-                    });
-                    return Err(error);
+    let stored = cursor.load().inspect_err(|error| {
+        status.door(&name, |door| (door.state, door.reason) = ("stopped", Some(sentence(error))));
+    })?;
+    let begin = || if from_earliest { journal.seek_earliest() } else { journal.newest() };
+    let place = stored.unwrap_or_else(|| Place { id: begin(), ..Place::default() });
+    let target = Target {
+        sink,
+        name,
+        journal,
+        cursor,
+        status,
+        on_gap,
+        place,
+        pass: false,
+        moved: false,
+        progress: false,
+    };
+    if stored.is_none() {
+        // From here on retention knows where the sink is, and a restart starts at the same place.
+        target.remember(place);
+    }
+    let parked = place.paused.then(|| Parked::paused(&target.name));
+    let mut delivering = Delivering { target, orders, stop, parked: None, lost_to: 0, pause: RETRY_MIN };
+    delivering.target.journal.hold_above(&delivering.target.name, place.id);
+    delivering.target.status.door(&delivering.target.name, |door| door.position = Some(place.id));
+    if let Some(parked) = parked {
+        delivering.park(parked);
+    }
+    delivering.live().await;
+    Ok(())
+}
+
+struct Delivering<S> {
+    target: Target<S>,
+    orders: mpsc::Receiver<Order>,
+    stop: Stop,
+    parked: Option<Parked>,
+    /// The end of what the sink is known to have lost.
+    lost_to: u64,
+    pause: Duration,
+}
+
+/// Why a sink delivers nothing.
+struct Parked {
+    why: Why,
+    reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// A person wants it so.
+    Paused,
+    /// The target refuses.
+    Refused,
+    /// What comes next is not held any more.
+    Lost,
+    /// What comes next is a break in the history, of which the target has been told.
+    Told(u64),
+}
+
+/// What to do next.
+enum Turn {
+    End,
+    Again,
+    Obey(Order),
+}
+
+impl Parked {
+    fn paused(name: &str) -> Self {
+        let reason = format!("It was paused by hand. `rowcast sink resume {name}` goes on");
+        Self { why: Why::Paused, reason }
+    }
+
+    fn lost(name: &str, gone: Gone) -> Self {
+        Self { why: Why::Lost, reason: sentence(&lost(name, gone)) }
+    }
+}
+
+impl<S: Sink> Delivering<S> {
+    async fn live(&mut self) {
+        loop {
+            let turn = if self.parked.is_some() { self.wait().await } else { self.work().await };
+            match turn {
+                Turn::End => return,
+                Turn::Again => {}
+                Turn::Obey(order) => self.obey(order).await,
+            }
+        }
+    }
+
+    /// Delivers until something else is to be done.
+    async fn work(&mut self) -> Turn {
+        let (enough, told) = stop();
+        let (journal, name) = (self.target.journal.clone(), self.target.name.clone());
+        let stops = self.target.on_gap == OnGap::Stop;
+        let ended = {
+            let mut run = std::pin::pin!(self.target.run(&told));
+            tokio::select! {
+                () = self.stop.stopped() => return Turn::End,
+                Some(order) = self.orders.recv() => {
+                    enough.stop();
+                    tokio::select! {
+                        // What has failed fails again when the sink goes on.
+                        _ = timeout(LAST_ROUND, run) => {}
+                        () = self.stop.stopped() => {}
+                    }
+                    return Turn::Obey(order);
                 }
-                Err(SinkError::Retry(error)) => error,
-            },
+                gone = journal.hold_lost(&name, 0), if stops => Err(Halt::Lost(gone)),
+                ended = &mut run => ended,
+            }
         };
-        counter!("rowcast_sink_retries_total", "sink" => name.clone()).increment(1);
-        tracing::warn!(sink = %name, %error, hint = error.remedy(), "Delivery failed, trying again");
-        delivery.status.door(&name, |door| {
-            door.state = "retrying";
-            door.reason = Some(reason(&error));
-        });
-        pause = if progress { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
+        match ended {
+            Ok(()) => Turn::Again,
+            Err(halt) => self.halted(halt).await,
+        }
+    }
+
+    async fn halted(&mut self, halt: Halt) -> Turn {
+        let name = self.target.name.clone();
+        match halt {
+            Halt::Retry(error) => return self.wait_to_retry(&error).await,
+            // It has come by it meanwhile.
+            Halt::Lost(gone) if gone.to <= self.target.place.id => {
+                self.target.journal.hold_above(&name, self.target.place.id);
+            }
+            Halt::Lost(gone) => {
+                self.lost_to = gone.to;
+                self.park(Parked::lost(&name, gone));
+            }
+            Halt::Told { id, error } => {
+                self.target.place.id = self.target.place.id.max(id - 1);
+                self.target.remember(self.target.place);
+                self.park(Parked { why: Why::Told(id), reason: sentence(&error) });
+            }
+            Halt::Stop(error) => {
+                let reason = sentence(&error);
+                let reason =
+                    format!("{}. `rowcast sink resume {name}` tries again", reason.trim_end_matches('.'));
+                self.park(Parked { why: Why::Refused, reason });
+            }
+        }
+        Turn::Again
+    }
+
+    async fn wait_to_retry(&mut self, error: &Error) -> Turn {
+        let target = &mut self.target;
+        counter!("rowcast_sink_retries_total", "sink" => target.name.clone()).increment(1);
+        tracing::warn!(sink = %target.name, %error, hint = error.remedy(), "Delivery failed, trying again");
+        target.say("retrying", Some(sentence(error)));
+        let progress = std::mem::take(&mut target.progress);
+        self.pause = if progress { RETRY_MIN } else { (self.pause * 2).min(RETRY_MAX) };
         tokio::select! {
-            () = delivery.stop.stopped() => return Ok(()),
-            () = tokio::time::sleep(jittered(pause)) => {}
+            () = self.stop.stopped() => Turn::End,
+            Some(order) = self.orders.recv() => Turn::Obey(order),
+            () = tokio::time::sleep(jittered(self.pause)) => Turn::Again,
+        }
+    }
+
+    /// Delivers nothing from now on.
+    fn park(&mut self, parked: Parked) {
+        // Who let it go on behind a gap did not mean the one that it meets next.
+        self.target.pass = false;
+        let target = &self.target;
+        let name = &target.name;
+        target.journal.hold_idle(name);
+        let state = if parked.why == Why::Paused { "paused" } else { "stopped" };
+        if parked.why == Why::Paused {
+            tracing::warn!(sink = %name, position = target.place.id, "The sink {name} is paused: {}", parked.reason);
+        } else {
+            tracing::error!(sink = %name, position = target.place.id, "The sink {name} has stopped: {}", parked.reason);
+        }
+        target.say(state, Some(parked.reason.clone()));
+        self.parked = Some(parked);
+    }
+
+    /// Waits for a person; says what the journal takes meanwhile.
+    async fn wait(&mut self) -> Turn {
+        self.target.sink.rest().await;
+        let (journal, name) = (self.target.journal.clone(), self.target.name.clone());
+        let gone = tokio::select! {
+            () = self.stop.stopped() => return Turn::End,
+            Some(order) = self.orders.recv() => return Turn::Obey(order),
+            gone = journal.hold_lost(&name, self.lost_to) => gone,
+        };
+        self.lost_to = gone.to;
+        if let Some(parked) = &self.parked {
+            let lost = lost(&name, gone);
+            let (state, reason) = match parked.why {
+                Why::Lost => ("stopped", sentence(&lost)),
+                Why::Paused => ("paused", format!("{}. Meanwhile: {lost}", parked.reason)),
+                Why::Refused | Why::Told(_) => ("stopped", format!("{}. Meanwhile: {lost}", parked.reason)),
+            };
+            self.target.say(state, Some(reason));
+        }
+        Turn::Again
+    }
+
+    async fn obey(&mut self, order: Order) {
+        let before = self.target.place.id;
+        let done = match order.wish {
+            Wish::Pause => self.pause(),
+            Wish::Resume => self.resume(),
+            Wish::Move(to) => self.move_to(to),
+        };
+        if self.parked.is_some() {
+            self.target.sink.rest().await;
+        }
+        let position = self.target.place.id;
+        // Whoever asked may have gone.
+        let _ = order.reply.send(done.map(|()| Obeyed { before, position }));
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        if self.parked.as_ref().is_some_and(|parked| parked.why == Why::Paused) {
+            return Ok(());
+        }
+        self.target.decide(Place { paused: true, ..self.target.place })?;
+        self.park(Parked::paused(&self.target.name));
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        let why = self.parked.as_ref().map(|parked| parked.why);
+        let place = self.target.place;
+        match why {
+            None => return Ok(()),
+            Some(Why::Paused) => self.target.decide(Place { paused: false, ..place })?,
+            Some(Why::Told(id)) => self.target.decide(Place { id, ..place })?,
+            Some(Why::Lost) => self.target.pass = true,
+            Some(Why::Refused) => {}
+        }
+        self.go_on();
+        Ok(())
+    }
+
+    fn move_to(&mut self, to: u64) -> Result<()> {
+        let place = self.target.place;
+        let first = place.skipped_from.unwrap_or(place.id + 1);
+        self.target.decide(Place { id: to, skipped_from: (to >= first).then_some(first), ..place })?;
+        (self.target.pass, self.target.moved) = (false, true);
+        tracing::warn!(sink = %self.target.name, from = place.id, to, "The sink was moved by hand");
+        if place.paused {
+            self.target.journal.hold_anew(&self.target.name, to);
+            self.lost_to = 0;
+            self.park(Parked::paused(&self.target.name));
+        } else {
+            self.go_on();
+        }
+        Ok(())
+    }
+
+    /// Delivers again, or parks before a gap of which nobody has been told.
+    fn go_on(&mut self) {
+        self.target.journal.hold_anew(&self.target.name, self.target.place.id);
+        (self.parked, self.lost_to, self.pause) = (None, 0, RETRY_MIN);
+        if let Err(Halt::Lost(gone)) = self.target.stop_at_gap() {
+            self.park(Parked::lost(&self.target.name, gone));
+        } else {
+            tracing::info!(sink = %self.target.name, position = self.target.place.id, "The sink goes on");
+            self.target.say("starting", None);
         }
     }
 }
@@ -85,131 +328,6 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + (pause / 2).mul_f64(f64::from(nanos % 1000) / 1000.0)
 }
 
-fn reason(error: &Error) -> String {
+fn sentence(error: &Error) -> String {
     error.remedy().map_or_else(|| error.to_string(), |hint| format!("{error}. {hint}"))
-}
-
-enum Never {}
-
-async fn run<S: Sink>(
-    sink: &mut S,
-    delivery: &Delivery,
-    name: &str,
-    progress: &mut bool,
-) -> Result<Never, SinkError> {
-    let mut position = start(sink, delivery).await?;
-    let mut head = delivery.journal.head();
-    let mut reader = Reader { journal: &delivery.journal, pending: VecDeque::new() };
-    shown(delivery, name, position, 0);
-    loop {
-        head.mark_unchanged();
-        let started = Instant::now();
-        let mut bytes = 0;
-        let mut events = 0;
-        let before = position;
-        while bytes < ROUND_BYTES && started.elapsed() < ROUND_TIME {
-            match reader.next(position).await.map_err(SinkError::Stop)? {
-                Some(Read::Batches(batches)) => {
-                    for batch in batches {
-                        let waiting = batch.header().time_min;
-                        delivery.status.door(name, |door| {
-                            door.behind_since.get_or_insert(waiting);
-                        });
-                        sink.send(&batch, position).await?;
-                        bytes += batch.byte_len();
-                        events += batch.last() - position.max(batch.first() - 1);
-                        position = batch.last();
-                    }
-                }
-                Some(Read::Gone(gone)) => {
-                    tracing::error!(sink = %name, from = gone.from, to = gone.to, "Retention has overtaken the sink");
-                    sink.gap(gone).await?;
-                    position = gone.to;
-                }
-                Some(Read::AtHead) | None => break,
-            }
-        }
-        if position > before {
-            abort::point(Point::SinkSent);
-            sink.commit().await?;
-            abort::point(Point::SinkCommitted);
-            save(delivery, name, position).await;
-            *progress = true;
-            shown(delivery, name, position, events);
-        } else if head.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Stores what the target has. Where that cannot be, on a full disk, it is tried until it can: starting over would
-/// send the same events again and again for as long as that lasts.
-async fn save(delivery: &Delivery, name: &str, position: u64) {
-    let mut pause = RETRY_MIN;
-    while let Err(error) = delivery.cursor.save(position) {
-        tracing::warn!(sink = %name, %error, "Delivery waits until its position can be stored");
-        delivery.status.door(name, |door| {
-            door.state = "retrying";
-            door.reason = Some(reason(&error));
-        });
-        tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(RETRY_MAX);
-    }
-}
-
-/// The target's answer beats the cursor.
-async fn start<S: Sink>(sink: &mut S, delivery: &Delivery) -> Result<u64, SinkError> {
-    let target = sink.resume().await?;
-    if let Some(position) = target.or(delivery.cursor.load().map_err(SinkError::Stop)?) {
-        return Ok(position);
-    }
-    let journal = &delivery.journal;
-    let position = if delivery.from_earliest { journal.seek_earliest() } else { journal.newest() };
-    // From here on retention knows where the sink is, and a restart starts at the same place.
-    delivery.cursor.save(position).map_err(SinkError::Retry)?;
-    Ok(position)
-}
-
-fn shown(delivery: &Delivery, name: &str, position: u64, events: u64) {
-    delivery.status.door(name, |door| {
-        door.state = "running";
-        door.reason = None;
-        door.position = Some(position);
-        door.delivered += events;
-        if position >= delivery.journal.newest() {
-            door.behind_since = None;
-        }
-    });
-    delivery.journal.hold_above(name, position);
-    counter!("rowcast_sink_events_total", "sink" => name.to_owned()).increment(events);
-    gauge!("rowcast_sink_position_id", "sink" => name.to_owned()).set(position as f64);
-}
-
-/// Reads on, with what one read brought kept for the next rounds.
-struct Reader<'a> {
-    journal: &'a Journal,
-    pending: VecDeque<Arc<Batch>>,
-}
-
-impl Reader<'_> {
-    async fn next(&mut self, position: u64) -> Result<Option<Read>> {
-        while let Some(batch) = self.pending.pop_front() {
-            if batch.last() > position {
-                return Ok(Some(Read::Batches(vec![batch])));
-            }
-        }
-        if let Some(batch) =
-            self.journal.cached(position).filter(|batch| batch.last() <= self.journal.newest())
-        {
-            return Ok(Some(Read::Batches(vec![batch])));
-        }
-        let journal = self.journal.clone();
-        match blocking(move || journal.read(position)).await? {
-            Read::Batches(batches) => {
-                self.pending.extend(batches);
-                Ok(self.pending.pop_front().map(|batch| Read::Batches(vec![batch])))
-            }
-            other => Ok(Some(other)),
-        }
-    }
 }

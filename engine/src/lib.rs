@@ -15,6 +15,7 @@ mod lsn;
 pub mod record;
 pub mod schema;
 pub mod sink;
+pub mod sinks;
 mod source;
 pub mod status;
 mod stop;

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::journal::Gone;
 use crate::record::Batch;
@@ -14,6 +16,61 @@ pub enum SinkError {
     Retry(Error),
     /// Will not pass without a person: the sink stops, its position stays.
     Stop(Error),
+    /// The event `id` is a break in the history, and the sink does not go on behind it by itself. The target has all
+    /// before it, and has been told of it.
+    Gap {
+        /// Its number.
+        id: u64,
+        /// What is lost, and what to do.
+        error: Error,
+    },
+}
+
+/// What a sink does where the history is broken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnGap {
+    /// It stops until a person has looked and resumes it; `rowcast sink resume`.
+    #[default]
+    Stop,
+    /// It tells the target, and goes on behind the gap.
+    Continue,
+}
+
+/// Events that a target does not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Their numbers.
+    pub gone: Gone,
+    /// Why it does not get them.
+    pub reason: Reason,
+}
+
+/// Why a target does not get some events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Retention has removed them before they were delivered.
+    Retention,
+    /// A person has moved the sink forward.
+    Skipped,
+}
+
+impl Reason {
+    /// In one word, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// In a sentence, for people.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Retention => "Retention has removed events before they were delivered",
+            Self::Skipped => "The sink was moved forward by hand, over events that were not delivered",
+        }
+    }
 }
 
 /// A target that events are pushed to.
@@ -29,9 +86,15 @@ pub trait Sink: Send {
     /// returns.
     fn send(&mut self, batch: &Arc<Batch>, after: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Retention has taken events that the target never got. `Ok` goes on behind the gap.
-    fn gap(&mut self, gone: Gone) -> impl Future<Output = Result<(), SinkError>> + Send;
+    /// Tells the target of events that it does not get. What comes next lies behind them.
+    fn gap(&mut self, missing: Missing) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Returns once the target has everything sent before.
     fn commit(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// The sink is paused or stopped: what is still on its way is dropped, so that nothing arrives before the next
+    /// `resume`. Any of the calls above may have been broken off before.
+    fn rest(&mut self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 }

@@ -168,6 +168,7 @@ impl Status {
         gauge!("rowcast_source_streaming").set(flag(report.source.state == "streaming"));
         gauge!("rowcast_source_lag_bytes").set(report.source.lag_bytes as f64);
         gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
+        gauge!("rowcast_journal_open").set(flag(report.journal.state == State::Open));
         gauge!("rowcast_journal_newest_id").set(report.journal.newest as f64);
         gauge!("rowcast_journal_oldest_id").set(report.journal.oldest as f64);
         gauge!("rowcast_journal_size_bytes").set(report.journal.bytes as f64);

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowcast_engine::cursor::{self, Cursor};
+use rowcast_engine::cursor;
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::{Gone, Options};
 use rowcast_engine::record::Batch;
-use rowcast_engine::sink::{Sink, SinkError};
+use rowcast_engine::sink::{Missing, OnGap, Reason, Sink, SinkError};
+use rowcast_engine::sinks::{Obeyed, Sinks, Wish};
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, stop};
+use rowcast_engine::{Error, Kind, stop};
 
 use crate::support::Fixture;
 
@@ -22,6 +23,7 @@ struct TargetState {
     committed: Vec<u64>,
     fail_commits: u32,
     refuse: bool,
+    missing: Vec<Missing>,
 }
 
 impl Sink for Target {
@@ -40,8 +42,9 @@ impl Sink for Target {
         Ok(())
     }
 
-    async fn gap(&mut self, _gone: Gone) -> Result<(), SinkError> {
-        Err(SinkError::Stop(Error::failed("There is a gap")))
+    async fn gap(&mut self, missing: Missing) -> Result<(), SinkError> {
+        self.0.lock().unwrap().missing.push(missing);
+        Ok(())
     }
 
     async fn commit(&mut self) -> Result<(), SinkError> {
@@ -60,10 +63,18 @@ impl Sink for Target {
 }
 
 fn delivery(fixture: &Fixture, dir: &std::path::Path) -> (Delivery, rowcast_engine::Stopper) {
+    let (delivery, stopper, _) = commanded(fixture, dir);
+    (delivery, stopper)
+}
+
+/// With the way for commands.
+fn commanded(fixture: &Fixture, dir: &std::path::Path) -> (Delivery, rowcast_engine::Stopper, Sinks) {
     let (stopper, stop) = stop();
     let journal = fixture.journal().clone();
-    let cursor = Cursor::new(&dir.join("cursors"), "target", journal.installation());
-    (Delivery { journal, cursor, status: Status::default(), stop, from_earliest: true }, stopper)
+    let sinks = Sinks::new(dir.join("cursors"));
+    let seat = sinks.seat("target", journal.installation());
+    let (status, on_gap) = (Status::default(), OnGap::Stop);
+    (Delivery { journal, seat, status, stop, from_earliest: true, on_gap }, stopper, sinks)
 }
 
 async fn until(target: &Target, count: usize) -> Vec<u64> {
@@ -120,19 +131,109 @@ async fn a_failed_commit_is_sent_again_from_the_last_position() {
 }
 
 #[tokio::test]
-async fn a_refusal_stops_the_sink_and_says_why() {
+async fn a_refusal_stops_the_sink_and_says_why_until_a_person_resumes_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::open(Options::new(dir.path().join("journal"))).await;
     let target = Target::default();
     target.0.lock().unwrap().refuse = true;
-    let (delivery, _stopper) = delivery(&fixture, dir.path());
+    let (delivery, stopper, sinks) = commanded(&fixture, dir.path());
     let status = delivery.status.clone();
-    let ended = tokio::spawn(deliver(target.clone(), delivery));
+    let running = tokio::spawn(deliver(target.clone(), delivery));
     fixture.transaction(5, "refused").await;
-    let error = ended.await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("refuses event 5"));
+    let reason = stopped(&status, &fixture).await;
+    assert!(
+        reason.contains("refuses event 5. Mend it. `rowcast sink resume target` tries again"),
+        "{reason}"
+    );
     let report = status.report(fixture.journal());
-    assert!(report.reasons.iter().any(|reason| reason.contains("refuses event 5. Mend it")), "{report:?}");
+    assert!(!report.healthy && report.reasons.iter().any(|told| told.contains(&reason)), "{report:?}");
+
+    sinks.order("target", Wish::Resume).await.unwrap();
+    let again = stopped(&status, &fixture).await;
+    assert_eq!(again, reason, "nothing has been mended");
+    target.0.lock().unwrap().refuse = false;
+    sinks.order("target", Wish::Resume).await.unwrap();
+    assert_eq!(until(&target, 5).await.len(), 5, "each once");
+    stopper.stop();
+    running.await.unwrap().unwrap();
+    let ended = sinks.order("target", Wish::Pause).await.unwrap_err();
+    assert!(ended.to_string().contains("target has ended"), "{ended}");
+}
+
+/// Waits until the sink has stopped; gives the reason.
+async fn stopped(status: &Status, fixture: &Fixture) -> String {
+    for _ in 0..1000 {
+        let door = status.report(fixture.journal()).doors.remove("target").unwrap_or_default();
+        if door.state == "stopped" {
+            return door.reason.expect("a reason");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it has not stopped");
+}
+
+#[tokio::test]
+async fn a_paused_sink_stays_paused_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path().join("journal"))).await;
+    fixture.transaction(3, "before").await;
+    let target = Target::default();
+    let (first, stopper, sinks) = commanded(&fixture, dir.path());
+    let running = tokio::spawn(deliver(target.clone(), first));
+    until(&target, 3).await;
+    let at = fixture.journal().newest();
+    assert_eq!(sinks.order("target", Wish::Pause).await.unwrap(), Obeyed { before: at, position: at });
+    fixture.transaction(4, "while paused").await;
+    stopper.stop();
+    running.await.unwrap().unwrap();
+
+    let (second, _stopper, sinks) = commanded(&fixture, dir.path());
+    let status = second.status.clone();
+    tokio::spawn(deliver(target.clone(), second));
+    // An order is answered by a sink that runs.
+    let obeyed = sinks.order("target", Wish::Pause).await.unwrap();
+    assert_eq!(obeyed, Obeyed { before: at, position: at });
+    let door = status.report(fixture.journal()).doors.remove("target").unwrap();
+    assert_eq!((door.state, door.position), ("paused", Some(at)));
+    assert!(door.reason.unwrap().contains("rowcast sink resume target"));
+    assert_eq!(target.0.lock().unwrap().committed.len(), 3);
+    sinks.order("target", Wish::Resume).await.unwrap();
+    assert_eq!(until(&target, 7).await.len(), 7, "each once");
+}
+
+#[tokio::test]
+async fn a_sink_that_is_moved_repeats_or_skips_and_the_target_is_told_what_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path().join("journal"))).await;
+    fixture.transaction(10, "all").await;
+    let (target, newest) = (Target::default(), fixture.journal().newest());
+    let (delivery, stopper, sinks) = commanded(&fixture, dir.path());
+    let running = tokio::spawn(deliver(target.clone(), delivery));
+    until(&target, 10).await;
+    let obeyed = sinks.order("target", Wish::Move(newest - 4)).await.unwrap();
+    assert_eq!(obeyed, Obeyed { before: newest, position: newest - 4 });
+    let ids = until(&target, 14).await;
+    assert_eq!(ids[10..], [newest - 3, newest - 2, newest - 1, newest]);
+
+    // Forward while paused: told when it goes on, even by another process.
+    sinks.order("target", Wish::Pause).await.unwrap();
+    fixture.transaction(6, "more").await;
+    sinks.order("target", Wish::Move(newest + 5)).await.unwrap();
+    // Not so far after all.
+    sinks.order("target", Wish::Move(newest + 4)).await.unwrap();
+    stopper.stop();
+    running.await.unwrap().unwrap();
+    assert!(target.0.lock().unwrap().missing.is_empty());
+    let (delivery, _stopper, sinks) = commanded(&fixture, dir.path());
+    tokio::spawn(deliver(target.clone(), delivery));
+    sinks.order("target", Wish::Resume).await.unwrap();
+    let ids = until(&target, 16).await;
+    assert_eq!(ids[14..], [newest + 5, newest + 6]);
+    let gone = Gone { from: newest + 1, to: newest + 4 };
+    assert_eq!(target.0.lock().unwrap().missing, [Missing { gone, reason: Reason::Skipped }]);
+
+    let unknown = sinks.order("targt", Wish::Pause).await.unwrap_err();
+    assert_eq!((unknown.kind(), unknown.remedy()), (Kind::Usage, Some("There is target.")));
 }
 
 #[tokio::test]

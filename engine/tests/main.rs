@@ -19,3 +19,4 @@ mod random;
 mod repair;
 mod room;
 mod support;
+mod yielding;

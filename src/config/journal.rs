@@ -24,6 +24,9 @@ pub(crate) struct Journal {
     max_size: Option<Size>,
     /// Capture pauses when less than this is free on the file system.
     min_free: Size,
+    /// A sink that is behind and has not moved for this long loses what it has not delivered when max_size is reached;
+    /// capture waits for one that moves.
+    stalled_after: Time,
     /// Whether events are durable before they are shown.
     sync: SyncWhen,
     /// With `sync = "interval"`: the longest time between two syncs.
@@ -49,6 +52,7 @@ impl Default for Journal {
             retention: Time(options.retention),
             max_size: None,
             min_free: Size(options.min_free),
+            stalled_after: Time(options.stalled_after),
             sync: SyncWhen::Always,
             sync_interval: Time(Duration::from_millis(100)),
             segment_size: Size(options.segment_bytes),
@@ -83,6 +87,7 @@ impl Journal {
             retention: self.retention.0,
             max_size: self.max_size.map(|size| size.0),
             min_free: self.min_free.0,
+            stalled_after: self.stalled_after.0,
             sync: match self.sync {
                 SyncWhen::Always => Sync::Always,
                 SyncWhen::Interval => Sync::Interval(self.sync_interval.0),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rowcast_engine::feed::Feed;
 use rowcast_engine::journal::Journal;
+use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Result, Stop, Stopper, stop};
 use rowcast_http::{Context, Door};
@@ -38,10 +39,12 @@ impl Doors {
         let address = door.address();
         let file = AddressFile::write(config.data.join("http.addr"), address)?;
         let feed = Feed::new(journal.clone(), stop.clone());
-        let context = Context { feed, status: status.clone(), metrics: metrics.render(status, journal) };
+        let sinks = Sinks::new(config.cursors());
+        let (board, metrics) = (status.clone(), metrics.render(status, journal));
+        let context = Context { feed, status: board, sinks: sinks.clone(), metrics };
         let mut running = JoinSet::new();
         running.spawn(watched("http".to_owned(), door.run(context, stop.clone())));
-        open_sinks(config, journal, status, &stop, &mut running);
+        open_sinks(config, journal, status, &sinks, &stop, &mut running);
         tracing::info!(%address, "Listening");
         Ok(Self { stopper, running, address, _file: file })
     }
@@ -62,20 +65,27 @@ impl Doors {
 }
 
 #[cfg(feature = "kafka")]
-fn open_sinks(config: &Config, journal: &Journal, status: &Status, stop: &Stop, running: &mut JoinSet<()>) {
+fn open_sinks(
+    config: &Config,
+    journal: &Journal,
+    status: &Status,
+    sinks: &Sinks,
+    stop: &Stop,
+    running: &mut JoinSet<()>,
+) {
     for (name, sink) in config.sinks.iter() {
         let (name, journal, status) = (name.clone(), journal.clone(), status.clone());
-        let (cursors, stop) = (config.cursors(), stop.clone());
+        let (sinks, stop) = (sinks.clone(), stop.clone());
         match sink.clone() {
             config::Sink::Kafka(config) => running.spawn(watched(name.clone(), async move {
-                rowcast_kafka::run(name, *config, journal, status, &cursors, stop).await
+                rowcast_kafka::run(name, *config, journal, status, sinks, stop).await
             })),
         };
     }
 }
 
 #[cfg(not(feature = "kafka"))]
-fn open_sinks(config: &Config, _: &Journal, _: &Status, _: &Stop, _: &mut JoinSet<()>) {
+fn open_sinks(config: &Config, _: &Journal, _: &Status, _: &Sinks, _: &Stop, _: &mut JoinSet<()>) {
     debug_assert_eq!(config.sinks.iter().count(), 0, "no other door pushes");
 }
 

@@ -69,6 +69,18 @@ fn describe() {
     describe_gauge!("rowcast_journal_newest_id", "Number of the newest event");
     describe_gauge!("rowcast_journal_oldest_id", "Number of the oldest event held");
     describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments");
+    describe_gauge!(
+        "rowcast_journal_open",
+        "1 while the journal takes events, 0 while it waits for room or has failed"
+    );
+    describe_counter!(
+        "rowcast_journal_pauses_total",
+        "Times that capture had to wait: for room on the disk, or at max_size for a sink that is moving"
+    );
+    describe_counter!(
+        "rowcast_journal_segments_removed_total",
+        "Segments removed: for their age, for max_size, or for max_size although a stalled sink needed them"
+    );
     describe_counter!("rowcast_journal_bytes_total", Unit::Bytes, "Bytes written to the journal");
     describe_counter!("rowcast_events_total", "Events written to the journal");
     describe_histogram!("rowcast_journal_sync_seconds", Unit::Seconds, "Time that the disk took to sync");
@@ -81,5 +93,11 @@ fn describe() {
     describe_gauge!("rowcast_door_position_id", "Number of the last event that the target of a door has");
     describe_gauge!("rowcast_door_clients", "Clients connected");
     describe_counter!("rowcast_sink_events_total", "Events delivered by doors that push");
+    describe_counter!(
+        "rowcast_sink_hold_lost_total",
+        "Times that a sink has lost events, since it stood still at max_size"
+    );
+    describe_counter!("rowcast_sink_lost_events_total", "Events that a sink has lost in this way");
+    describe_counter!("rowcast_sink_gaps_total", "Gaps made by retention behind which a sink has gone on");
     describe_counter!("rowcast_sink_retries_total", "Deliveries that failed and were tried again");
 }

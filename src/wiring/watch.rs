@@ -1,4 +1,4 @@
-//! Says in the log when the journal stops taking events, and when it takes them again.
+//! Says in the log when the journal has failed. That it waits for room, and why, it says itself.
 
 use rowcast_engine::journal::{Journal, State};
 use tokio::task::JoinHandle;
@@ -7,25 +7,14 @@ use tokio::task::JoinHandle;
 pub(crate) fn spawn(journal: Journal) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut state = journal.state();
-        let mut full = false;
-        loop {
-            let now = state.borrow_and_update().clone();
-            match &now {
-                State::Open if full => tracing::info!("The journal has room again, capture goes on"),
-                State::Open => {}
-                State::Full(detail) => tracing::warn!(
-                    hint = "Make room on its file system, or lower journal.retention or journal.max_size",
-                    "The journal waits for room, capture pauses, readers are served: {detail}"
-                ),
-                State::Failed(detail) => tracing::error!(
-                    hint = "Look after the disk, then restart rowcast",
-                    "The journal has failed and takes nothing more, readers are served: {detail}"
-                ),
-            }
-            full = matches!(now, State::Full(_));
-            if state.changed().await.is_err() {
-                break;
-            }
+        // An error means that the journal has been closed in order.
+        if let Ok(failed) = state.wait_for(|state| matches!(state, State::Failed(_))).await
+            && let State::Failed(detail) = &*failed
+        {
+            tracing::error!(
+                hint = "Look after the disk, then restart rowcast",
+                "The journal has failed and takes nothing more, readers are served: {detail}"
+            );
         }
     })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rowcast_engine::Stop;
 use rowcast_engine::feed::Feed;
 use rowcast_engine::journal::Journal;
+use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::{Report, Status};
 
 use crate::channels::CustomChannels;
@@ -17,6 +18,8 @@ pub(crate) struct App {
     pub(crate) feed: Feed,
     /// The board.
     pub(crate) status: Status,
+    /// The doors that push.
+    pub(crate) sinks: Sinks,
     /// Renders the metrics as Prometheus reads them.
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// As configured.

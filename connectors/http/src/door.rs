@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowcast_engine::feed::Feed;
+use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Result, Stop};
 use tokio::net::{TcpListener, lookup_host};
@@ -31,6 +32,8 @@ pub struct Context {
     pub feed: Feed,
     /// The board that the door shows, and writes itself on.
     pub status: Status,
+    /// The doors that push, which can be commanded through the Unix socket.
+    pub sinks: Sinks,
     /// Renders the metrics as Prometheus reads them.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -77,6 +80,7 @@ impl Door {
         let app = Arc::new(App {
             feed: context.feed,
             status: context.status,
+            sinks: context.sinks,
             metrics: context.metrics,
             clients: Clients::new(max),
             channels: CustomChannels::default(),

@@ -9,6 +9,7 @@
 //! POST /v1/channels/{name}/events     publishes a custom event
 //! GET  /v1/status, /v1/health/flow    how things are
 //! POST /v1/source/adopt               goes on behind a gap; on the Unix socket only
+//! GET  /v1/sinks                      the doors that push; orders to them on the Unix socket alone
 //! GET  /healthz, /readyz, /metrics    for machines that watch
 //! GET  /                              for people who watch
 //! ```
@@ -36,6 +37,7 @@ mod reader;
 mod refusal;
 mod routes;
 mod serve;
+mod sinks;
 mod sse;
 mod stream;
 mod unix;

@@ -208,7 +208,8 @@ fn op(word: &str) -> Result<Op, Refusal> {
     })
 }
 
-fn from(text: &str) -> Result<From, Refusal> {
+/// A place to start from.
+pub(crate) fn from(text: &str) -> Result<From, Refusal> {
     // In a query string an unescaped plus means a blank.
     let place = text.parse::<From>().or_else(|error| text.replace(' ', "+").parse().map_err(|_| error));
     place.map_err(|error| {

@@ -10,15 +10,24 @@ use axum::routing::{get, post};
 use crate::app::App;
 use crate::guard::{self, Guard};
 use crate::refusal::Refusal;
-use crate::{admin, adopt, channels, events, page, publish, websocket};
+use crate::{admin, adopt, channels, events, page, publish, sinks, websocket};
 
 /// All routes; without a guard for who can reach the Unix socket, which no web page can.
 pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
+    // Orders are the owner's.
+    let (pause, resume, rewind) = match guard {
+        None => (post(sinks::pause), post(sinks::resume), post(sinks::rewind)),
+        Some(_) => (post(sinks::not_here), post(sinks::not_here), post(sinks::not_here)),
+    };
     let mut api = Router::new()
         .route("/v1/events", get(events::get).post(events::post))
         .route("/v1/ws", get(websocket::upgrade))
         .route("/v1/channels", get(channels::list))
         .route("/v1/channels/{name}/events", post(publish::publish))
+        .route("/v1/sinks", get(sinks::list))
+        .route("/v1/sinks/{name}/pause", pause)
+        .route("/v1/sinks/{name}/resume", resume)
+        .route("/v1/sinks/{name}/rewind", rewind)
         .route("/v1/status", get(admin::status))
         .route("/v1/health/flow", get(admin::flow))
         .method_not_allowed_fallback(not_allowed);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rowcast_engine::format::debezium::DebeziumOptions;
+use rowcast_engine::sink::OnGap;
 use rowcast_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +24,8 @@ pub struct Config {
     pub topic_prefix: String,
     /// What a consumer may rely on.
     pub delivery: Guarantee,
-    /// What to do where the history is broken.
+    /// What to do where the history is broken. A break that the journal records is told on `{prefix}.rowcast` at once,
+    /// what retention has taken when the sink goes on behind it, by itself or by hand.
     pub on_gap: OnGap,
     /// Where a sink begins that has never delivered anything.
     pub start: Start,
@@ -46,17 +48,6 @@ pub enum Guarantee {
     /// Every event arrives, in order per key; after a failure some arrive again, with the same number.
     #[default]
     AtLeastOnce,
-}
-
-/// What to do where the history is broken, after telling it on `{prefix}.rowcast`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnGap {
-    /// The sink stops until a person has looked.
-    #[default]
-    Stop,
-    /// The sink goes on behind the gap.
-    Continue,
 }
 
 /// Where a sink begins that has never delivered anything.

@@ -4,8 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rowcast_engine::Error;
 use rowcast_engine::format::write_rfc3339;
-use rowcast_engine::journal::Gone;
-use rowcast_engine::sink::SinkError;
+use rowcast_engine::sink::{Missing, SinkError};
 use serde_json::json;
 
 /// The topic is `{prefix}.rowcast`.
@@ -17,28 +16,30 @@ pub(crate) fn now() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// A gap that retention made, in the shape of a stored one, with the range that is missing.
-pub(crate) fn of_retention(gone: Gone) -> Vec<u8> {
+/// Events that Kafka does not get, in the shape of a stored gap, with the range that is missing.
+pub(crate) fn of_missing(missing: Missing) -> Vec<u8> {
     let mut ts = Vec::new();
     write_rfc3339(&mut ts, now() / 1000);
     let ts: serde_json::Value = serde_json::from_slice(&ts).unwrap_or_default();
     let gap = json!({
-        "id": gone.to,
+        "id": missing.gone.to,
         "channel": null,
         "op": "gap",
-        "reason": "retention",
-        "detail": "Retention has removed events before they were delivered",
-        "from": gone.from,
-        "to": gone.to,
+        "reason": missing.reason.name(),
+        "detail": missing.reason.detail(),
+        "from": missing.gone.from,
+        "to": missing.gone.to,
         "ts": ts,
         "tx": null,
     });
     gap.to_string().into_bytes()
 }
 
-/// Why the sink does not go on.
-pub(crate) fn stopped(what: &str) -> SinkError {
-    SinkError::Stop(Error::failed(format!("The history that Kafka gets is broken: {what}")).hint(
-        "Load the tables anew into what reads the topics, then set on_gap = \"continue\" in [kafka] and start rowcast again.",
-    ))
+/// Why the sink does not go on by itself behind the gap that is the event `id`.
+pub(crate) fn stopped(sink: &str, id: u64, what: &str) -> SinkError {
+    let error = Error::failed(format!("The history that Kafka gets is broken: {what}")).hint(format!(
+        "Load the tables anew into what reads the topics, then `rowcast sink resume {sink}` goes on behind the gap. \
+         With on_gap = \"continue\" in [kafka] it does so by itself"
+    ));
+    SinkError::Gap { id, error }
 }

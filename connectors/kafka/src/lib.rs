@@ -27,39 +27,39 @@ mod partition;
 mod sink;
 mod topics;
 
-use std::path::Path;
-
-use rowcast_engine::cursor::Cursor;
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::Journal;
+use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Result, Stop};
 
-pub use config::{Config, Guarantee, OnGap, Start};
+pub use config::{Config, Guarantee, Start};
+pub use rowcast_engine::sink::OnGap;
 
 use crate::monitor::{Board, Monitor};
 use crate::sink::KafkaSink;
 
-/// Delivers the journal's events to Kafka as the sink `name` until told to stop.
+/// Delivers the journal's events to Kafka as the sink `name` until told to stop. It takes its seat among `sinks`.
 ///
-/// While Kafka is away it waits, with the reason on the board, and goes on by itself. An error is for a person: wrong
-/// configuration (`Usage`), or something that Kafka refuses for good; the sink's position in the directory `cursors`
-/// stays where it is.
+/// While Kafka is away it waits, with the reason on the board, and goes on by itself. What Kafka refuses for good waits
+/// for a person; the sink's position stays where it is. An error is wrong configuration (`Usage`), or a position that
+/// cannot be read.
 pub async fn run(
     name: String,
     config: Config,
     journal: Journal,
     status: Status,
-    cursors: &Path,
+    sinks: Sinks,
     stop: Stop,
 ) -> Result<()> {
     let board = Board::new(name.clone(), status.clone());
     board.starting();
     let from_earliest = config.start == Start::Earliest;
-    let sink = KafkaSink::new(name.clone(), &config).inspect_err(|error| board.stopped(error))?;
+    let on_gap = config.on_gap;
+    let seat = sinks.seat(&name, journal.installation());
+    let sink = KafkaSink::new(name, &config).inspect_err(|error| board.stopped(error))?;
     let monitor = Monitor::new(sink.connection(), board);
-    let cursor = Cursor::new(cursors, &name, journal.installation());
-    let delivery = Delivery { journal, cursor, status, stop, from_earliest };
+    let delivery = Delivery { journal, seat, status, stop, from_earliest, on_gap };
     tokio::select! {
         ended = deliver(sink, delivery) => ended,
         never = monitor.run() => match never {},

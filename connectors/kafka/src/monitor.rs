@@ -45,6 +45,15 @@ impl Board {
         self.set("stopped", Some(reason));
     }
 
+    /// What the monitor has seen; a sink that is paused or stopped stays so, whether Kafka answers or not.
+    fn seen(&self, state: &'static str, reason: Option<String>) {
+        self.status.door(&self.name, |door| {
+            if !matches!(door.state, "paused" | "stopped") {
+                (door.state, door.reason) = (state, reason);
+            }
+        });
+    }
+
     fn set(&self, state: &'static str, reason: Option<String>) {
         self.status.door(&self.name, |door| {
             door.kind = "kafka";
@@ -58,6 +67,8 @@ impl Board {
 pub(crate) struct Monitor {
     connection: Arc<Connection>,
     board: Board,
+    /// What was looked at last: a new producer starts to count anew.
+    looked_at: Arc<Context>,
     /// The board says, by us, that Kafka is away.
     away: bool,
     /// Acknowledged at the last look, and since when that has not changed with records on their way.
@@ -67,7 +78,8 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     pub(crate) fn new(connection: Arc<Connection>, board: Board) -> Self {
-        Self { connection, board, away: false, acknowledged: 0, since: Instant::now() }
+        let looked_at = connection.context();
+        Self { connection, board, looked_at, away: false, acknowledged: 0, since: Instant::now() }
     }
 
     /// Looks until dropped.
@@ -77,6 +89,10 @@ impl Monitor {
             tokio::select! {
                 () = context.doubt.notified() => self.ask(&context).await,
                 () = tokio::time::sleep(TICK) => {}
+            }
+            if !Arc::ptr_eq(&context, &self.looked_at) {
+                (self.acknowledged, self.since) = (context.acknowledged(), Instant::now());
+                self.looked_at = Arc::clone(&context);
             }
             self.look(&context);
         }
@@ -128,7 +144,7 @@ impl Monitor {
             counter!("rowcast_kafka_outages_total", "sink" => self.board.name.clone()).increment(1);
         }
         self.away = true;
-        self.board.set("retrying", Some(reason));
+        self.board.seen("retrying", Some(reason));
     }
 
     fn back(&mut self, context: &Context) {
@@ -136,7 +152,7 @@ impl Monitor {
         if self.away {
             self.away = false;
             tracing::info!(sink = %self.board.name, "Kafka is back");
-            self.board.set("running", None);
+            self.board.seen("running", None);
         }
     }
 }

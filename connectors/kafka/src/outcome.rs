@@ -36,7 +36,7 @@ pub(crate) fn beyond_queue(id: u64, size: usize) -> SinkError {
         Error::failed(format!(
             "Event {id} has a record of {size} bytes, more than the queue of Kafka's client holds"
         ))
-        .hint("Raise queue.buffering.max.kbytes in [kafka.properties] above that, then start rowcast again."),
+        .hint("Raise queue.buffering.max.kbytes in [kafka.properties] above that, and restart rowcast."),
     )
 }
 
@@ -68,19 +68,17 @@ fn remedy(code: Code, topic: &str, size: usize) -> Option<String> {
     Some(match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => format!(
             "Its record has {size} bytes. Raise max.message.bytes of the topic (kafka-configs.sh --alter --topic {topic} \
-             --add-config max.message.bytes=…) and message.max.bytes in [kafka.properties] above that, then start rowcast again."
+             --add-config max.message.bytes=…) above that, and message.max.bytes in [kafka.properties], which takes a restart."
         ),
         Code::TopicAuthorizationFailed => {
-            format!("Grant Write and Describe on {topic} to rowcast's user, then start rowcast again.")
+            format!("Grant Write and Describe on {topic} to rowcast's user.")
         }
         Code::ClusterAuthorizationFailed => {
-            "Grant IdempotentWrite on the cluster to rowcast's user, then start rowcast again.".to_owned()
+            "Grant IdempotentWrite on the cluster to rowcast's user.".to_owned()
         }
         Code::InvalidTopic => "Rename the table or channel, or choose another topic_prefix.".to_owned(),
         Code::InvalidMessage | Code::InvalidRecord | Code::PolicyViolation => {
-            format!(
-                "Look at what {topic} accepts (a compacted topic takes no record without a key), then start rowcast again."
-            )
+            format!("Look at what {topic} accepts (a compacted topic takes no record without a key).")
         }
         Code::UnsupportedCompressionType | Code::UnsupportedForMessageFormat => {
             "Choose another compression.type in [kafka.properties].".to_owned()

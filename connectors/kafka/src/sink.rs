@@ -10,13 +10,12 @@ use rdkafka::producer::{BaseRecord, Producer as _};
 use rowcast_engine::event::{Body, Event};
 use rowcast_engine::format::debezium::{Debezium, Records};
 use rowcast_engine::format::{NativeOptions, write_event};
-use rowcast_engine::journal::Gone;
 use rowcast_engine::record::Batch;
-use rowcast_engine::sink::{Sink, SinkError};
+use rowcast_engine::sink::{Missing, OnGap, Sink, SinkError};
 use rowcast_engine::{Error, Result};
 use serde::de::IgnoredAny;
 
-use crate::config::{Config, OnGap};
+use crate::config::Config;
 use crate::connection::{self, Connection, Producer};
 use crate::context::{Context, Failure};
 use crate::gap;
@@ -90,9 +89,13 @@ impl KafkaSink {
             Body::Gap { channel, reason, detail, .. } => {
                 self.value.clear();
                 write_event(&mut self.value, event, &NativeOptions::default());
+                self.send_gap(event.id).await?;
                 // What one table lacks, a new one's first rows say, is told and must not hold up the others.
-                let goes_on = if channel.is_empty() { self.on_gap } else { OnGap::Continue };
-                self.send_gap(event.id, &format!("{reason}: {detail}"), goes_on).await
+                if !channel.is_empty() || self.on_gap == OnGap::Continue {
+                    return Ok(());
+                }
+                self.commit().await?;
+                Err(gap::stopped(&self.name, event.id, &format!("{reason}: {detail}")))
             }
             Body::Row { .. } | Body::Truncate { .. } => self.send_row(producer, event).await,
         }
@@ -131,19 +134,12 @@ impl KafkaSink {
         produce(producer, &mut self.tally, outgoing).await
     }
 
-    /// Sends the gap that stands in `value`; an error when the sink is not to go on behind it.
-    async fn send_gap(&mut self, id: u64, what: &str, on_gap: OnGap) -> Result<(), SinkError> {
+    /// Sends the gap that stands in `value`.
+    async fn send_gap(&mut self, id: u64) -> Result<(), SinkError> {
         self.topics.ensure(gap::SUFFIX).await?;
         let topic = self.topics.name(gap::SUFFIX);
         let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header: None };
-        produce(&self.connection.producer(), &mut self.tally, outgoing).await?;
-        match on_gap {
-            OnGap::Continue => Ok(()),
-            OnGap::Stop => {
-                self.commit().await?;
-                Err(gap::stopped(what))
-            }
-        }
+        produce(&self.connection.producer(), &mut self.tally, outgoing).await
     }
 
     fn tell_tally(&mut self) {
@@ -195,16 +191,25 @@ impl Sink for KafkaSink {
         sent
     }
 
-    async fn gap(&mut self, gone: Gone) -> Result<(), SinkError> {
-        self.value = gap::of_retention(gone);
-        let what = format!("retention has removed the events {} to {}", gone.from, gone.to);
-        self.send_gap(gone.to, &what, self.on_gap).await
+    async fn gap(&mut self, missing: Missing) -> Result<(), SinkError> {
+        self.value = gap::of_missing(missing);
+        self.send_gap(missing.gone.to).await
     }
 
     async fn commit(&mut self) -> Result<(), SinkError> {
         match self.connection.context().drained_to(0).await {
             Ok(()) => Ok(()),
             Err(_) => Err(failed(&self.connection.producer()).await),
+        }
+    }
+
+    async fn rest(&mut self) {
+        if self.connection.context().outstanding() == 0 {
+            return;
+        }
+        // A broker that comes back would get what waits here, though the sink is told to rest.
+        if let Err(error) = self.connection.renew().await {
+            tracing::warn!(sink = %self.name, %error, "What was on its way to Kafka may still arrive");
         }
     }
 }

@@ -7,10 +7,11 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rowcast_engine::event::Op;
+use rowcast_engine::sinks::Wish;
 use serde_json::json;
 
 use crate::support::process::free_port;
-use crate::support::{Fixture, Kafka, KafkaReader, SOON, config, identity, table, tuple};
+use crate::support::{Fixture, Kafka, KafkaReader, SOON, config, identity, read, table, tuple};
 
 /// Rows of one transaction of the test, one for each key.
 const KEYS: i32 = 50;
@@ -82,6 +83,32 @@ async fn check(kafka: &Kafka, fixture: &Fixture) {
         }
     }
     assert!(ids.iter().zip(ids.iter().skip(1)).all(|(a, b)| b - a == 1), "all of them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_a_broker_does_not_arrive_while_the_sink_is_paused() {
+    let mut kafka = Kafka::start().await;
+    let fixture = Fixture::new().await;
+    fixture.publish("c", &json!("before")).await;
+    let door = fixture.deliver(config(&kafka, "paused"));
+    door.wait_delivered().await;
+    kafka.kill().await;
+    door.wait_state("retrying").await;
+    let first = fixture.publish("c", &json!("waits")).await;
+    let last = fixture.publish("c", &json!("waits, too")).await;
+    let paused = door.sinks.order("kafka", Wish::Pause).await.unwrap();
+    assert_eq!(paused.position, first - 1);
+    kafka.resume().await;
+    let mut reader = KafkaReader::start(&kafka, "paused");
+    assert_eq!(read(&mut reader, 1).await[0].value, Some(json!("before")));
+    let early = reader.next(Duration::from_secs(3)).await;
+    assert!(early.is_none(), "{early:?}");
+    assert_eq!(door.wait_state("paused").await.position, Some(first - 1));
+    door.sinks.order("kafka", Wish::Resume).await.unwrap();
+    let ids: Vec<_> = read(&mut reader, 2).await.iter().map(|record| identity(record).0).collect();
+    assert_eq!(ids, [first, last]);
+    door.wait_delivered().await;
+    door.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

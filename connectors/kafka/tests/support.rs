@@ -9,7 +9,6 @@ pub(crate) mod process;
 #[path = "../../../tests/support/wait.rs"]
 pub(crate) mod wait;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rowcast_engine::event::Op;
@@ -18,6 +17,7 @@ use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Journal, Options, StreamPosition};
 use rowcast_engine::record::{Builder, TxStart};
 use rowcast_engine::schema::{Column, Identity, Schema, Type};
+use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::{Door, Status};
 use rowcast_engine::{Lsn, Result, Stopper, stop};
 use rowcast_kafka::Config;
@@ -140,26 +140,24 @@ impl Fixture {
             .unwrap()
     }
 
-    pub(crate) fn cursors(&self) -> PathBuf {
-        self.directory.path().join("cursors")
-    }
-
     /// Starts the door.
     pub(crate) fn deliver(&self, config: Value) -> Delivering {
         let config: Config = serde_json::from_value(config).unwrap();
         let (stopper, stop) = stop();
         let status = Status::default();
-        let (journal, board, cursors) = (self.journal.clone(), status.clone(), self.cursors());
+        let sinks = Sinks::new(self.directory.path().join("cursors"));
+        let (journal, board, commanded) = (self.journal.clone(), status.clone(), sinks.clone());
         let task = tokio::spawn(async move {
-            rowcast_kafka::run("kafka".to_owned(), config, journal, board, Path::new(&cursors), stop).await
+            rowcast_kafka::run("kafka".to_owned(), config, journal, board, commanded, stop).await
         });
-        Delivering { status, journal: self.journal.clone(), stopper, task }
+        Delivering { status, sinks, journal: self.journal.clone(), stopper, task }
     }
 }
 
 /// A running door.
 pub(crate) struct Delivering {
     status: Status,
+    pub(crate) sinks: Sinks,
     journal: Journal,
     stopper: Stopper,
     task: JoinHandle<Result<()>>,

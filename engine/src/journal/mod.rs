@@ -27,7 +27,9 @@ mod backup;
 mod cache;
 mod check;
 pub mod disk;
+mod distance;
 mod history;
+mod holds;
 mod installation;
 mod opening;
 mod position;
@@ -68,6 +70,7 @@ pub(crate) use writer::{Append, Command, TxEnd};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
+use crate::journal::holds::Holds;
 use crate::journal::registry::Registry;
 use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
@@ -106,6 +109,8 @@ pub struct Options {
     pub seen: u64,
     /// Up to where each push door is, so that retention spares what it lacks even before it runs.
     pub holds: BTreeMap<String, u64>,
+    /// A push door that is behind and has not moved for this long does not keep the journal above `max_size`.
+    pub stalled_after: Duration,
 }
 
 impl Options {
@@ -122,6 +127,8 @@ impl Options {
             cache_bytes: 32 << 20,
             seen: 0,
             holds: BTreeMap::new(),
+            // A broker's restart or a rolling upgrade is over by then.
+            stalled_after: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -179,8 +186,8 @@ pub(crate) struct Shared {
     pub(crate) last_tx_end: AtomicU64,
     /// Position of the stream after what was handed over last, durable or not.
     pub(crate) submitted: AtomicU64,
-    /// Up to where each push door is; retention by age waits for the last of them.
-    pub(crate) holds: Mutex<BTreeMap<String, u64>>,
+    /// What each push door still needs.
+    pub(crate) holds: Holds,
     /// Damage that readers have met, by the base of the segment; no more entries than segments.
     pub(crate) damage: Mutex<BTreeMap<u64, String>>,
     pub(crate) closing: AtomicBool,
@@ -258,10 +265,25 @@ impl Journal {
         self.shared.registry.all()
     }
 
-    /// Tells up to which number a push door is done: retention by age spares what lies above.
+    /// Tells up to which number a push door is done: retention spares what lies above, unless the door stands still
+    /// when the journal reaches its `max_size`.
     pub fn hold_above(&self, door: &str, id: u64) {
-        let mut holds = self.shared.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        holds.insert(door.to_owned(), id);
+        self.shared.holds.moved(door, id);
+    }
+
+    /// A push door begins (again) behind `id`: whether it stands still counts from now on.
+    pub(crate) fn hold_anew(&self, door: &str, id: u64) {
+        self.shared.holds.begin(door, id);
+    }
+
+    /// A push door is stopped or paused: what it needs is the first to go when the journal reaches its `max_size`.
+    pub(crate) fn hold_idle(&self, door: &str) {
+        self.shared.holds.idle(door);
+    }
+
+    /// Waits until retention has taken something that a push door needed and that ends above `beyond`. Cancel safe.
+    pub(crate) async fn hold_lost(&self, door: &str, beyond: u64) -> Gone {
+        self.shared.holds.lost(door, beyond).await
     }
 
     /// Numbers for status and metrics.

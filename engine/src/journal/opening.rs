@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::{Disk, DiskFile, make_dir};
 use crate::journal::history::ASIDE;
+use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
 use crate::journal::refusal::{broken_middle, broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
@@ -64,7 +65,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         state: watch::Sender::new(State::Open),
         position: Mutex::new(StreamPosition { installation, ..found.position }),
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
-        holds: Mutex::new(options.holds.clone()),
+        holds: Holds::new(&options.holds, options.stalled_after),
         submitted: AtomicU64::new(lsn.0),
         damage: Mutex::default(),
         closing: AtomicBool::new(false),

@@ -1,47 +1,91 @@
-//! What may go: whole segments, the oldest first.
+//! What may go: whole segments, the oldest first, in the order of yielding.
+//!
+//! 1. What is older than `retention` and no push door needs.
+//! 2. When the journal has reached `max_size`: what no push door needs; then what only doors need that stand still.
+//!    Such a door loses its hold on it, is told, and stops.
+//! 3. What a door that is moving needs stays: capture pauses until the door has come by it.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use metrics::{counter, gauge};
 
 use crate::abort::{self, Point};
 use crate::event::Micros;
 use crate::journal::Shared;
+use crate::journal::holds::{Claim, Loss};
 use crate::journal::segment::Segment;
 
-/// Removes segments that are too old or too many. The one being written always stays.
-pub(crate) fn apply(shared: &Shared, now: Micros) {
+/// Removes segments that are too old or too many. The one being written always stays. Says what keeps the journal
+/// above its `max_size`, if anything does.
+pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
     let segments = shared.segments.load_full();
     let mut size: u64 = segments.iter().map(|segment| segment.length()).sum();
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
-    let held_above = shared
-        .holds
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .values()
-        .min()
-        .copied()
-        .unwrap_or(u64::MAX);
+    shared.holds.note_newest(*shared.head.borrow());
+    let mut losses = BTreeMap::new();
+    let mut blocked = None;
     for segment in segments.iter().take(segments.len().saturating_sub(1)) {
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
-        // Age waits for a push door that is behind; size does not, and the door is told of the gap.
-        let reason = if old && segment.last() <= held_above {
-            "age"
-        } else if size > max_size {
-            "size"
-        } else {
-            break;
+        let (reason, losers) = match shared.holds.claim_on(segment.last()) {
+            Claim::Free if old => ("age", Vec::new()),
+            Claim::Free if size > max_size => ("size", Vec::new()),
+            Claim::Stalled(doors) if size > max_size => ("stalled_sink", doors),
+            Claim::Moving(doors) if size > max_size => {
+                blocked = Some(in_the_way(max_size, &doors, segment));
+                break;
+            }
+            Claim::Free | Claim::Stalled(_) | Claim::Moving(_) => break,
         };
         if let Err(error) = remove(shared, segment, reason) {
             // It stays in the list, and those after it stay: the history must have no hole.
             tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
             break;
         }
+        lose(shared, &losers, segment, &mut losses);
         size -= segment.length();
     }
+    losses.iter().for_each(|(door, loss)| tell(door, loss));
     gauge!("rowcast_journal_size_bytes").set(size as f64);
+    blocked
+}
+
+fn lose(shared: &Shared, doors: &[String], segment: &Segment, losses: &mut BTreeMap<String, Loss>) {
+    for door in doors {
+        let Some(loss) = shared.holds.lose(door, segment) else { continue };
+        let before = losses.get(door).map_or(0, |loss| loss.events);
+        losses.insert(door.clone(), Loss { events: before + loss.events, ..loss });
+    }
+}
+
+fn tell(door: &str, loss: &Loss) {
+    let why = if loss.idle { "was stopped or paused" } else { "stood still for journal.stalled_after" };
+    tracing::error!(
+        sink = door,
+        from = loss.gone.from,
+        to = loss.gone.to,
+        events = loss.events,
+        hint =
+            "`rowcast sink list` says how it stands; more room before this happens again: journal.max_size",
+        "The sink {door} has lost events {} to {}: the journal has reached its max_size, and the sink {why}",
+        loss.gone.from,
+        loss.gone.to
+    );
+    counter!("rowcast_sink_hold_lost_total", "sink" => door.to_owned()).increment(1);
+    counter!("rowcast_sink_lost_events_total", "sink" => door.to_owned()).increment(loss.events);
+}
+
+/// The same words for as long as the same segment is in the way.
+fn in_the_way(max_size: u64, doors: &[String], segment: &Segment) -> String {
+    let (sinks, need) = if doors.len() == 1 { ("sink", "needs") } else { ("sinks", "need") };
+    format!(
+        "the journal is at its max_size ({} MB), and {sinks} {} still {need} what lies up to event {}",
+        max_size.div_ceil(1 << 20),
+        doors.join(" and "),
+        segment.last()
+    )
 }
 
 fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::Result<()> {
@@ -49,6 +93,7 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::
     shared.disk.sync_dir(&shared.options.dir)?;
     // First out of the list, then off the disk: a reader that finds no file knows why.
     shared.segments.rcu(|segments| segments.iter().skip(1).cloned().collect::<Vec<_>>());
+    abort::point(Point::RetentionListed);
     match shared.disk.remove(&segment.path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             shared

@@ -1,4 +1,4 @@
-//! A full disk: who waits for room, and who is turned away.
+//! A full disk, or a full journal: who waits for room, and who is turned away.
 //!
 //! Capture waits, be it on the writer's thread or in a huge transaction's own file: what it holds comes again from
 //! nowhere else. Who publishes is turned away, so that a program can do something else meanwhile.
@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use metrics::counter;
 
 use crate::error::{Error, Kind, Result};
 use crate::journal::writer::now;
@@ -69,20 +71,28 @@ impl Drop for SpillWaits<'_> {
 }
 
 impl Shared {
-    /// Says that capture pauses, unless that is said already or everything has ended.
+    /// Says that capture pauses for want of room on the disk.
     pub(crate) fn say_full(&self, what: &str) {
         let dir = self.options.dir.display();
-        self.state
-            .send_if_modified(|state| {
-                let news = *state == State::Open;
-                if news {
-                    *state = State::Full(format!("{what} ({dir})"));
-                }
-                news
-            })
-            .then(
-                || tracing::error!(%dir, "Capture pauses: {what}; make room, readers are served meanwhile"),
-            );
+        self.say_paused("disk", &format!("{what} ({dir})"), "Make room on its file system");
+    }
+
+    /// Says that capture pauses, and for what; in the log once, unless everything has ended.
+    pub(crate) fn say_paused(&self, reason: &'static str, what: &str, hint: &str) {
+        let mut news = false;
+        self.state.send_if_modified(|state| {
+            news = *state == State::Open;
+            let full = State::Full(what.to_owned());
+            let other = *state != full && !matches!(state, State::Failed(_));
+            if other {
+                *state = full;
+            }
+            other
+        });
+        if news {
+            tracing::warn!(hint, "Capture pauses, readers are served: {what}");
+            counter!("rowcast_journal_pauses_total", "reason" => reason).increment(1);
+        }
     }
 
     /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
@@ -125,7 +135,8 @@ impl Shared {
 
 /// Told to those who publish.
 pub(crate) fn no_room(detail: &str) -> Error {
-    takes_none(detail).hint("Nothing was stored: try again when there is room on the file system")
+    takes_none(detail)
+        .hint("Nothing was stored: try again in a while; `rowcast status` says whether it still waits")
 }
 
 fn takes_none(detail: &str) -> Error {

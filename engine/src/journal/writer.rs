@@ -1,6 +1,7 @@
 //! The thread that writes: whatever has arrived is one write and one sync.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::event::Micros;
 use crate::journal::disk::DiskFile;
 use crate::journal::history::NewHistory;
 use crate::journal::rolling::is_full;
-use crate::journal::room::{Claim, no_room};
+use crate::journal::room::{Claim, FULL_RETRY, no_room};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
@@ -163,6 +164,7 @@ impl Writer {
                 }
                 Command::Adopt(spill, end, permit) => {
                     self.publish(std::mem::take(&mut round))?;
+                    self.wait_while_short(&mut round)?;
                     self.adopt(*spill, end)?;
                     drop(permit);
                 }
@@ -187,14 +189,11 @@ impl Writer {
         if self.active.written >= self.shared.options.segment_bytes {
             self.publish(std::mem::take(round))?;
             self.roll()?;
+            self.wait_while_short(round)?;
         }
         self.unchecked += append.parts.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
         if self.unchecked >= ROOM_CHECK_BYTES {
-            if retention::short_of_room(&self.shared, self.unchecked).is_some() {
-                // Those before it need not wait with it.
-                self.publish(std::mem::take(round))?;
-            }
-            self.wait_while_short()?;
+            self.wait_while_short(round)?;
         }
         if append.claim.as_ref().is_some_and(|claim| !claim.take()) {
             return Ok(());
@@ -414,18 +413,41 @@ impl Writer {
         if self.active.segment.events() > 0 && self.active.opened.elapsed() >= age {
             self.roll()?;
         }
-        retention::apply(&self.shared, now());
-        self.wait_while_short()?;
+        self.wait_while_short(&mut Round::default())?;
         self.shared.say_roomy();
         Ok(())
     }
 
-    /// Waits while what is about to be written would take the last room of others on the file system.
-    fn wait_while_short(&mut self) -> Result<()> {
+    /// Waits while what is about to be written would take the last room of others on the file system, and while a
+    /// door that is moving keeps the journal above its size. What the round wrote so far is shown before.
+    fn wait_while_short(&mut self, round: &mut Round) -> Result<()> {
         while let Some(reason) = retention::short_of_room(&self.shared, self.unchecked) {
+            self.settle(round)?;
             self.wait_for_room(&reason)?;
+        }
+        while let Some(reason) = self.kept_by_doors() {
+            self.settle(round)?;
+            self.shared.say_paused(
+                "max_size",
+                &reason,
+                "It goes on by itself. To have more time: raise journal.max_size",
+            );
+            self.shared.disk.pause(FULL_RETRY);
         }
         self.unchecked = 0;
         Ok(())
+    }
+
+    /// Why doors that are moving have to be waited for. When the journal is to be closed they are not: what was taken
+    /// is written all the same, which is little.
+    fn kept_by_doors(&self) -> Option<String> {
+        let kept = retention::apply(&self.shared, now());
+        kept.filter(|_| !self.shared.closing.load(Ordering::Acquire))
+    }
+
+    /// Nobody has to wait for what is written already.
+    fn settle(&mut self, round: &mut Round) -> Result<()> {
+        self.publish(std::mem::take(round))?;
+        self.sync_now()
     }
 }

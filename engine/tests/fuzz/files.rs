@@ -195,7 +195,7 @@ pub(super) fn cursors(seed: u64) -> Outcome {
         let installation = files()["installation"].clone();
         let installation = String::from_utf8(installation).unwrap().trim().parse().unwrap();
         let cursor = Cursor::new(dir.path(), "kafka", installation);
-        cursor.save(1_800_000_000_000_007).unwrap();
+        cursor.save(cursor::Place { id: 1_800_000_000_000_007, ..cursor::Place::default() }).unwrap();
         let path = dir.path().join("kafka.json");
         let whole = std::fs::read(&path).unwrap();
         for _ in 0..DIRECTORIES {

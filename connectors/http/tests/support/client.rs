@@ -56,7 +56,7 @@ impl Stream {
         None
     }
 
-    async fn answer(mut self) -> Answer {
+    pub(crate) async fn answer(mut self) -> Answer {
         let mut body = Vec::new();
         while let Some(chunk) = self.chunk().await {
             body.extend_from_slice(&chunk);

@@ -6,7 +6,7 @@ mod websocket;
 
 use std::time::Duration;
 
-pub(crate) use client::{Lines, Sse, request, request_over, send};
+pub(crate) use client::{Lines, Sse, request, request_over, send, send_over};
 pub(crate) use server::{Server, Setup};
 pub(crate) use websocket::Socket;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rowcast_engine::feed::Feed;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{Journal, Options, open};
+use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::{Captured, Status};
 use rowcast_engine::{Result, Stopper, stop};
 use rowcast_http::{Config, Context, Door};
@@ -33,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) journal: Journal,
     /// The board.
     pub(crate) status: Status,
+    /// The doors that push: none.
+    pub(crate) sinks: Sinks,
     /// The Unix socket.
     pub(crate) admin: PathBuf,
     stopper: Stopper,
@@ -67,13 +70,15 @@ impl Server {
         let config = Config { listen: "127.0.0.1:0".to_owned(), ..setup.config };
         let door = Door::bind(config, setup.admin.then(|| admin.clone())).await.expect("a door");
         let address = door.address();
+        let sinks = Sinks::new(dir.path().join("cursors"));
         let context = Context {
             feed: Feed::new(journal.clone(), stop.clone()),
             status: status.clone(),
+            sinks: sinks.clone(),
             metrics: Arc::new(|| "rowcast_healthy 1\n".to_owned()),
         };
         let run = tokio::spawn(door.run(context, stop));
-        Self { address, journal, status, admin, stopper, run, _dir: dir }
+        Self { address, journal, status, sinks, admin, stopper, run, _dir: dir }
     }
 
     /// Appends custom events to `channel`, each with its place in the list as payload; gives their numbers.

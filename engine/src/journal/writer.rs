@@ -16,7 +16,7 @@ use crate::journal::rolling::is_full;
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, State, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, seal};
+use crate::record::{Batch, Builder, Header, Part, Tail, seal_with};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -177,7 +177,7 @@ impl Writer {
         self.write_schemas(&schemas, round)?;
         for part in append.parts {
             round.tx_end = round.tx_end.max(part.tx_end);
-            self.write_batch(part.bytes, round)?;
+            self.write_batch(part.bytes, part.tail, round)?;
         }
         round.lsn = append.lsn.or(round.lsn);
         round.replies.extend(append.reply.map(|reply| (reply, first)));
@@ -197,21 +197,21 @@ impl Writer {
             }
         }
         // With the others of the round: what is shown of a segment grows in the order of the file.
-        builder.take().into_iter().try_for_each(|part| self.write_batch(part.bytes, round))
+        builder.take().into_iter().try_for_each(|part| self.write_batch(part.bytes, part.tail, round))
     }
 
     /// Writes a batch without events where no round is under way.
     pub(crate) fn write_quiet(&mut self, bytes: Vec<u8>) -> Result<()> {
         let mut round = Round::default();
-        self.write_batch(bytes, &mut round)?;
+        self.write_batch(bytes, None, &mut round)?;
         for (_, header) in &round.batches {
             self.active.segment.grow(header);
         }
         Ok(())
     }
 
-    fn write_batch(&mut self, mut bytes: Vec<u8>, round: &mut Round) -> Result<()> {
-        seal(&mut bytes, self.next - self.active.segment.header.base);
+    fn write_batch(&mut self, mut bytes: Vec<u8>, tail: Option<Tail>, round: &mut Round) -> Result<()> {
+        seal_with(&mut bytes, self.next - self.active.segment.header.base, tail);
         let Some(header) = Header::parse(&bytes) else {
             return Err(Error::failed("Built a batch that cannot be read back"));
         };

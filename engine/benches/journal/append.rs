@@ -2,8 +2,8 @@
 //!
 //! "One at a time" waits until a group is durable before it hands over the next: what a single small transaction
 //! waits. "Two in flight" is what capture does when it is behind: it builds a group while the other is written.
-//! The limit is pwrite and fdatasync of the same bytes by one thread that does nothing else, at the end of a file
-//! that grows in the same way and is changed for a new one at the same size.
+//! The limit is pwrite and fdatasync of the same bytes, read back from the journal's files, by one thread that does
+//! nothing else, at the end of a file that grows in the same way and is changed for a new one at the same size.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -20,8 +20,11 @@ use crate::rows::Stream;
 /// As large as a segment of the journal.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
+/// A measurement ends after this time even if the disk is too slow for all of its rounds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Rows of a group, groups of a round, rounds.
-const SIZES: [(usize, usize, usize); 3] = [(1, 100, 40), (100, 100, 40), (10_000, 12, 40)];
+const SIZES: [(usize, usize, usize); 3] = [(1, 40, 100), (100, 40, 100), (10_000, 6, 100)];
 
 pub(crate) fn run(dir: &Path, report: &mut Report) {
     for (rows, groups, rounds) in SIZES {
@@ -37,74 +40,69 @@ pub(crate) fn run(dir: &Path, report: &mut Report) {
 
 fn measure(dir: &Path, rows: usize, groups: usize, rounds: usize, in_flight: bool) -> Rounds {
     let mut driver = Driver::open(&dir.join("journal"), rows);
-    let mut plain = Plain::new(dir, driver.sample());
+    let mut plain = Plain::new(dir);
     let mut measured = Rounds::default();
     // Warm: threads, caches, the disk.
-    driver.round(groups, in_flight);
-    plain.round(groups);
+    for _ in 0..3 {
+        driver.round(groups, in_flight);
+        plain.round(&driver.written(), groups);
+    }
+    let started = Instant::now();
     for _ in 0..rounds {
-        measured.round(|| driver.round(groups, in_flight), || plain.round(groups));
+        if started.elapsed() > PATIENCE {
+            break;
+        }
+        let bytes = driver.written();
+        measured.round(|| driver.round(groups, in_flight), || plain.round(&bytes, groups));
     }
     driver.close();
     measured
 }
 
-/// The journal, driven by a task as capture drives it.
+/// The journal, driven as capture drives it: by one thread that runs nothing else.
 struct Driver {
     runtime: Runtime,
-    stream: Option<Stream>,
+    stream: Stream,
     rows: usize,
+    /// What the last round wrote.
+    round_bytes: u64,
 }
 
 impl Driver {
     fn open(dir: &Path, rows: usize) -> Self {
-        let runtime = crate::runtime();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stream = runtime.block_on(Stream::open(dir, 1));
-        Self { runtime, stream: Some(stream), rows }
-    }
-
-    /// The bytes that a group is on disk.
-    fn sample(&mut self) -> Vec<u8> {
-        let rows = self.rows;
-        // The first group brings the schema along, the second one nothing but itself.
-        let mut lengths = [0; 2];
-        for length in &mut lengths {
-            let mut stream = self.stream.take().unwrap();
-            let task = self.runtime.spawn(async move {
-                let parts = stream.group(&mut Builder::new(), rows);
-                stream.append(parts, stream.lsn).await;
-                stream
-            });
-            let stream = self.stream.insert(self.runtime.block_on(task).unwrap());
-            *length = stream.journal().summary().bytes;
-        }
-        let stream = self.stream.as_ref().unwrap();
-        let newest = segments(stream.journal().dir()).pop().unwrap();
-        let mut bytes = std::fs::read(newest).unwrap();
-        bytes.split_off(bytes.len() - usize::try_from(lengths[1] - lengths[0]).unwrap())
+        Self { runtime, stream, rows, round_bytes: 0 }
     }
 
     fn round(&mut self, groups: usize, in_flight: bool) -> Duration {
-        let mut stream = self.stream.take().unwrap();
-        let rows = self.rows;
-        // On a worker, as capture is.
-        let task = self.runtime.spawn(async move {
-            let took = if in_flight {
-                two_in_flight(&mut stream, rows, groups).await
+        let before = self.stream.journal().summary().bytes;
+        let (stream, rows) = (&mut self.stream, self.rows);
+        let took = self.runtime.block_on(async move {
+            if in_flight {
+                two_in_flight(stream, rows, groups).await
             } else {
-                one_at_a_time(&mut stream, rows, groups).await
-            };
-            (stream, took)
+                one_at_a_time(stream, rows, groups).await
+            }
         });
-        let (stream, took) = self.runtime.block_on(task).unwrap();
-        self.stream = Some(stream);
+        self.round_bytes = self.stream.journal().summary().bytes - before;
         took
     }
 
+    /// The bytes that the last round wrote, or as many of them as lie in one segment.
+    fn written(&self) -> Vec<u8> {
+        let paths = segments(self.stream.journal().dir());
+        let with_length = paths.iter().rev().map(|path| (path, path.metadata().unwrap().len()));
+        let (path, length) =
+            with_length.take(2).max_by_key(|(_, length)| (*length).min(self.round_bytes)).unwrap();
+        let count = length.min(self.round_bytes);
+        let mut bytes = vec![0; usize::try_from(count).unwrap()];
+        File::open(path).unwrap().read_exact_at(&mut bytes, length - count).unwrap();
+        bytes
+    }
+
     fn close(self) {
-        if let Some(stream) = self.stream {
-            self.runtime.block_on(stream.journal().close());
-        }
+        self.runtime.block_on(self.stream.journal().close());
     }
 }
 
@@ -141,30 +139,30 @@ pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
 /// What the disk can do at most.
 struct Plain {
     dir: PathBuf,
-    bytes: Vec<u8>,
     file: File,
     files: usize,
     at: u64,
 }
 
 impl Plain {
-    fn new(dir: &Path, bytes: Vec<u8>) -> Self {
-        Self { dir: dir.to_owned(), bytes, file: create(&dir.join("plain-0")), files: 1, at: 0 }
+    fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), file: create(&dir.join("plain-0")), files: 1, at: 0 }
     }
 
-    fn round(&mut self, groups: usize) -> Duration {
-        timed(|| (0..groups).for_each(|_| self.append()))
+    /// Writes and syncs the bytes in so many pieces.
+    fn round(&mut self, bytes: &[u8], groups: usize) -> Duration {
+        timed(|| bytes.chunks(bytes.len().div_ceil(groups)).for_each(|group| self.append(group)))
     }
 
-    fn append(&mut self) {
+    fn append(&mut self, bytes: &[u8]) {
         if self.at >= SEGMENT_BYTES {
             self.file = create(&self.dir.join(format!("plain-{}", self.files)));
             self.files += 1;
             self.at = 0;
         }
-        self.file.write_all_at(&self.bytes, self.at).unwrap();
+        self.file.write_all_at(bytes, self.at).unwrap();
         self.file.sync_data().unwrap();
-        self.at += self.bytes.len() as u64;
+        self.at += bytes.len() as u64;
     }
 }
 

@@ -18,7 +18,11 @@ pub(crate) fn timed(work: impl FnOnce()) -> Duration {
 impl Rounds {
     /// Adds one round of each. Who goes first changes with every round, so that what a round leaves behind (dirty
     /// pages, a warm cache) helps and harms both.
-    pub(crate) fn round(&mut self, mut journal: impl FnMut() -> Duration, mut limit: impl FnMut() -> Duration) {
+    pub(crate) fn round(
+        &mut self,
+        mut journal: impl FnMut() -> Duration,
+        mut limit: impl FnMut() -> Duration,
+    ) {
         if self.journal.len().is_multiple_of(2) {
             self.journal.push(journal());
             self.limit.push(limit());
@@ -44,7 +48,8 @@ impl Report {
     /// Notes a measurement; `per_round` says how many of `unit` a round has.
     pub(crate) fn add(&mut self, name: &str, limit: &str, rounds: Rounds, unit: &str, per_round: f64) {
         let ratios = rounds.limit.iter().zip(&rounds.journal);
-        let mut ratios: Vec<_> = ratios.map(|(limit, journal)| limit.as_secs_f64() / journal.as_secs_f64()).collect();
+        let mut ratios: Vec<_> =
+            ratios.map(|(limit, journal)| limit.as_secs_f64() / journal.as_secs_f64()).collect();
         ratios.sort_by(f64::total_cmp);
         let quarter = ratios.len() / 4;
         let rate = |rounds: Vec<Duration>| amount(per_round / median(rounds).as_secs_f64());
@@ -62,7 +67,9 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
-        println!("\njournal (median), beside its limit (median); last: the median of the rounds' ratios (middle half)");
+        println!(
+            "\njournal (median), beside its limit (median); last: the median of the rounds' ratios (middle half)"
+        );
         self.lines.iter().for_each(|line| println!("{line}"));
     }
 }

@@ -82,7 +82,8 @@ impl Stream {
     /// Opens a new journal for rows of so many tables, which take turns.
     pub(crate) async fn open(dir: &Path, tables: usize) -> Self {
         let journal = journal::open(Options::new(dir), Arc::new(RealDisk)).unwrap();
-        let tables = (0..tables).map(|at| journal.register(table(&format!("orders_{at}"))).unwrap()).collect();
+        let tables =
+            (0..tables).map(|at| journal.register(table(&format!("orders_{at}"))).unwrap()).collect();
         let ingest = Ingest::new(journal);
         let position = StreamPosition {
             slot: "rowcast".into(),

@@ -17,13 +17,32 @@ mod sequential;
 
 use std::path::Path;
 
+use rowcast_engine::journal::Options;
+use rowcast_engine::{Lsn, record};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::paired::Report;
+use crate::rows::Stream;
 
 /// The runtime of the program: as many workers as there are cores.
 fn runtime() -> Runtime {
     Builder::new_multi_thread().enable_all().build().unwrap()
+}
+
+/// A new journal as the program has it, and rows of so many tables for it.
+async fn stream(dir: &Path, tables: usize) -> Stream {
+    Stream::over(rows::open(dir, Options::new(dir).cache_bytes), tables).await
+}
+
+/// Fills the journal with so many rows, in groups of 1,000.
+async fn fill(stream: &mut Stream, rows: usize) {
+    let mut builder = record::Builder::new();
+    for _ in 0..rows / 1000 {
+        let parts = stream.group(&mut builder, 1000);
+        let room = stream.ingest.room().await.unwrap();
+        room.append(stream.journal(), parts, Lsn(stream.lsn));
+    }
+    stream.durable(stream.lsn).await;
 }
 
 fn main() {

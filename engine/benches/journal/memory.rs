@@ -1,6 +1,6 @@
 //! Reading batches that are in memory, on one core, by criterion, as only the processor counts here: all events; then
 //! one table of a hundred whose rows are mixed in every batch, asked for by name and picked out of all events.
-//! The limit is to add up every byte of the batches, eight at a time: nobody can read them and do less.
+//! Beside it: to add up every byte of the batches, eight at a time; and to build them, as capture's thread does.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use rowcast_engine::record::Batch;
+use rowcast_engine::record::{Batch, Builder};
 
 use crate::append::segments;
-use crate::rows::Stream;
 
 /// 24 MB: less than what the journal keeps of its newest.
 const ROWS: usize = 200_000;
@@ -27,15 +26,19 @@ pub(crate) fn run(dir: &Path) {
 
 fn cached(criterion: &mut Criterion, dir: &Path, tables: usize) {
     let (runtime, dir) = (crate::runtime(), dir.join(format!("memory-{tables}")));
-    let mut stream = runtime.block_on(Stream::open(&dir, tables));
+    let mut stream = runtime.block_on(crate::stream(&dir, tables));
     let start = stream.journal().newest();
-    runtime.block_on(stream.fill(ROWS));
+    runtime.block_on(crate::fill(&mut stream, ROWS));
     let first = stream.journal().cached(start).unwrap();
     let mut group = criterion.benchmark_group(format!("{tables} tables in memory"));
     group.throughput(Throughput::Elements(ROWS as u64));
     let one = |channel: &str| channel == "public.orders_7";
     group.bench_function("each event", |bencher| {
         bencher.iter(|| each(&first, |batch| batch.events().map(black_box).count()));
+    });
+    group.bench_function("build, the making of rows included", |bencher| {
+        let mut builder = Builder::new();
+        bencher.iter(|| (0..ROWS / 1000).map(|_| stream.group(&mut builder, 1000).len()).sum::<usize>());
     });
     if tables > 1 {
         group.bench_function("one table", |bencher| {
@@ -50,7 +53,7 @@ fn cached(criterion: &mut Criterion, dir: &Path, tables: usize) {
         });
     }
     let bytes = std::fs::read(segments(&dir).pop().unwrap()).unwrap();
-    group.bench_function("limit: every byte once", |bencher| {
+    group.bench_function("every byte once", |bencher| {
         let words = |bytes: &[u8]| {
             bytes
                 .chunks_exact(8)

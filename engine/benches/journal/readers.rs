@@ -87,7 +87,7 @@ struct Place {
 
 impl Place {
     async fn open(dir: &Path) -> Self {
-        Self { stream: Stream::open(dir, 1).await }
+        Self { stream: crate::stream(dir, 1).await }
     }
 
     /// Commits of one row: how long until everybody has them, and how long until they are durable.

@@ -78,10 +78,15 @@ pub(crate) struct Stream {
     raw: Vec<u8>,
 }
 
+/// Opens a new journal that keeps so many bytes of its newest batches in memory.
+pub(crate) fn open(dir: &Path, cache_bytes: usize) -> Journal {
+    let options = Options { cache_bytes, ..Options::new(dir) };
+    journal::open(options, Arc::new(RealDisk)).unwrap()
+}
+
 impl Stream {
-    /// Opens a new journal for rows of so many tables, which take turns.
-    pub(crate) async fn open(dir: &Path, tables: usize) -> Self {
-        let journal = journal::open(Options::new(dir), Arc::new(RealDisk)).unwrap();
+    /// A stream of rows of so many tables, which take turns.
+    pub(crate) async fn over(journal: Journal, tables: usize) -> Self {
         let tables =
             (0..tables).map(|at| journal.register(table(&format!("orders_{at}"))).unwrap()).collect();
         let ingest = Ingest::new(journal);
@@ -139,16 +144,5 @@ impl Stream {
 
     pub(crate) async fn durable(&self, lsn: u64) {
         self.journal().durable().wait_for(|durable| durable.0 >= lsn).await.unwrap();
-    }
-
-    /// Fills the journal with so many rows, in groups of 1,000.
-    pub(crate) async fn fill(&mut self, rows: usize) {
-        let mut builder = Builder::new();
-        for _ in 0..rows / 1000 {
-            let parts = self.group(&mut builder, 1000);
-            let room = self.ingest.room().await.unwrap();
-            room.append(self.journal(), parts, Lsn(self.lsn));
-        }
-        self.durable(self.lsn).await;
     }
 }

@@ -11,7 +11,6 @@ use rowcast_engine::journal::{Journal, Read};
 
 use crate::append::segments;
 use crate::paired::{Report, Rounds, timed};
-use crate::rows::Stream;
 
 /// About 240 MB: four segments, of which the cache holds the last 32 MB.
 const ROWS: usize = 2_000_000;
@@ -19,8 +18,8 @@ const ROUNDS: usize = 15;
 
 pub(crate) fn run(dir: &Path, report: &mut Report) {
     let runtime = crate::runtime();
-    let mut stream = runtime.block_on(Stream::open(&dir.join("sequential"), 1));
-    runtime.block_on(stream.fill(ROWS));
+    let mut stream = runtime.block_on(crate::stream(&dir.join("sequential"), 1));
+    runtime.block_on(crate::fill(&mut stream, ROWS));
     let (journal, paths) = (stream.journal(), segments(&dir.join("sequential")));
     // What is not in memory: up to here both read.
     let end = journal.seek_last(ROWS as u64 / 3);

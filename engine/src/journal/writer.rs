@@ -128,6 +128,8 @@ impl Writer {
         self.shared.state.send_replace(State::Failed(error.to_string()));
     }
 
+    /// Never part of another function: `benches/instructions.rs` counts what it takes.
+    #[inline(never)]
     fn round(
         &mut self,
         first: Command,

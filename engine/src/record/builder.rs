@@ -177,11 +177,14 @@ impl Builder {
         self.split_if_full();
         let index = self.schema_index(schema, op);
         let length = RECORD_HEADER + 8 + raw.len();
+        // In one piece: this runs for every row, and each piece is a look at the buffer's room.
+        let mut head = [0; RECORD_HEADER + 8];
+        put(&mut head, 0, &u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        put(&mut head, 4, &[KIND_CHANGE, op as u8]);
+        put(&mut head, 6, &index.to_le_bytes());
+        put(&mut head, 8, &lsn.0.to_le_bytes());
         self.bytes.reserve(length);
-        self.bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        self.bytes.extend_from_slice(&[KIND_CHANGE, op as u8]);
-        self.bytes.extend_from_slice(&index.to_le_bytes());
-        self.bytes.extend_from_slice(&lsn.0.to_le_bytes());
+        self.bytes.extend_from_slice(&head);
         self.bytes.extend_from_slice(raw);
         self.counted();
     }

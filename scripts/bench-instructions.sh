@@ -44,7 +44,7 @@ count() {
   elif [ "$per_mille" -lt -50 ]; then
     verdict="less than the committed $before by more than 5%: lower the number (make bench-instructions WRITE=--write)"
   fi
-  printf '%-10s %12d instructions, %+d.%d%%: %s\n' "$1" "$counted" $((per_mille / 10)) $((${per_mille#-} % 10)) "$verdict"
+  printf '%-10s %12d instructions, %+d per mille: %s\n' "$1" "$counted" "$per_mille" "$verdict"
 }
 
 count build "instructions::counted_build"

@@ -81,6 +81,7 @@ pub(crate) fn seal_with(bytes: &mut [u8], first: u64, tail: Option<Tail>) {
         None => bytes.get(8..).map_or(0, crc32c::crc32c),
     };
     put(bytes, 4, &crc.to_le_bytes());
+    debug_assert!(intact(bytes), "changed after its end was summed up");
 }
 
 /// Whether the checksum of a whole batch is right.

@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint test-compose bench-capture bench-latency install-deps
+.PHONY: help demo test fuzz lint test-compose bench-capture bench-latency bench-journal bench-instructions \
+	install-deps
 
 # Where rustup puts cargo, for shells that have not read its settings.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 help: ## Show this
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
 
 demo: ## A throw-away Postgres under load, with every door open; Ctrl-C ends it
 	@scripts/install-build.sh
@@ -43,6 +44,14 @@ bench-latency: ## From insert to SSE client, at 1 and at 500 transactions a seco
 	@scripts/install-postgres.sh
 	cargo build --release --locked --workspace
 	@exec target/release/rowcast-bench latency
+
+bench-journal: ## The journal's appends and reads, beside what the disk and the memory can do
+	@scripts/install-build.sh
+	cargo bench --locked -p rowcast-engine --bench journal
+
+bench-instructions: ## Instructions of appending and reading, beside the committed counts (WRITE=--write takes them over)
+	@scripts/install-build.sh
+	@scripts/bench-instructions.sh $(WRITE)
 
 install-deps: ## Install what building and testing need, where it is missing
 	@scripts/install-build.sh

@@ -46,6 +46,20 @@ impl Op {
         Self::ROWS_AND_MESSAGES.into_iter().find(|op| op.name() == name)
     }
 
+    /// Every op.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Insert, Self::Update, Self::Delete, Self::Truncate, Self::Read, Self::Message, Self::Gap];
+
+    /// Its place in a mask of ops.
+    pub(crate) fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// The op of a row change's record; `None` for what is no row change.
+    pub(crate) fn of_row(flags: u8) -> Option<Self> {
+        [Self::Insert, Self::Update, Self::Delete, Self::Read].into_iter().find(|op| *op as u8 == flags)
+    }
+
     /// All that a client may filter by.
     pub const ROWS_AND_MESSAGES: [Self; 6] =
         [Self::Insert, Self::Update, Self::Delete, Self::Truncate, Self::Read, Self::Message];

@@ -55,8 +55,8 @@ impl Filter {
         if channels.contains(&Pattern::All) {
             channels = vec![Pattern::All];
         }
-        let asked = ops.iter().fold(0, |mask, op| mask | bit(*op));
-        Self { channels, ops: if asked == 0 { u8::MAX } else { asked | bit(Op::Gap) } }
+        let asked = ops.iter().fold(0, |mask, op| mask | op.bit());
+        Self { channels, ops: if asked == 0 { u8::MAX } else { asked | Op::Gap.bit() } }
     }
 
     /// The patterns.
@@ -66,7 +66,12 @@ impl Filter {
 
     /// Whether an event is asked for.
     pub fn matches(&self, event: &Event<'_>) -> bool {
-        self.ops & bit(event.op) != 0 && self.takes(event.channel(), event.op == Op::Gap)
+        self.wants(event.channel(), event.op)
+    }
+
+    /// Whether events of a channel with this op are asked for.
+    pub fn wants(&self, channel: &str, op: Op) -> bool {
+        self.ops & op.bit() != 0 && self.takes(channel, op == Op::Gap)
     }
 
     /// Whether a batch can hold anything that is asked for.
@@ -75,15 +80,11 @@ impl Filter {
     }
 
     fn matches_share(&self, share: &Share) -> bool {
-        share.ops & self.ops != 0 && self.takes(share.channel(), share.ops & bit(Op::Gap) != 0)
+        share.ops & self.ops != 0 && self.takes(share.channel(), share.ops & Op::Gap.bit() != 0)
     }
 
     fn takes(&self, channel: &str, gap: bool) -> bool {
         // A gap without a channel is about all of them.
         (gap && channel.is_empty()) || self.channels.iter().any(|pattern| pattern.matches(channel))
     }
-}
-
-fn bit(op: Op) -> u8 {
-    1 << op as u8
 }

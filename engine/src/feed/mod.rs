@@ -154,9 +154,8 @@ fn seek_last(journal: &Journal, count: u64, filter: &Filter) -> Result<u64> {
             match journal.read(position)? {
                 Read::Batches(batches) => {
                     for batch in &batches {
-                        let matching =
-                            batch.events().filter(|event| event.id > start && filter.matches(event));
-                        matching.for_each(|event| {
+                        let matching = batch.events_where(|channel, op| filter.wants(channel, op));
+                        matching.filter(|event| event.id > start).for_each(|event| {
                             found.push_back(event.id);
                             if found.len() as u64 > count {
                                 found.pop_front();

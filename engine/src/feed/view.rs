@@ -153,7 +153,7 @@ impl View {
         let mut out = Vec::with_capacity(batch.byte_len() * 2);
         let mut frames = Vec::with_capacity(batch.header().events as usize);
         let at = |out: &Vec<u8>| u32::try_from(out.len()).unwrap_or(u32::MAX);
-        for event in batch.events().filter(|event| self.key.filter.matches(event)) {
+        for event in batch.events_where(|channel, op| self.key.filter.wants(channel, op)) {
             let start = at(&out);
             self.frame(&mut out, &event);
             frames.push(Frame { id: event.id, start, end: at(&out), gap: event.op == Op::Gap });

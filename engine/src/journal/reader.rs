@@ -120,7 +120,8 @@ impl Journal {
         let mut scanner = self.scan(segment, offset)?;
         let mut batches = Vec::new();
         let mut bytes = 0;
-        while bytes < ENOUGH {
+        // Not a second large read for the one batch that the first has cut.
+        while bytes < ENOUGH && (batches.is_empty() || scanner.at_hand()) {
             let (offset, header, data) = match scanner.next() {
                 Ok(Some(found)) => found,
                 Ok(None) => break,

@@ -68,6 +68,13 @@ impl Scanner {
         Ok(Some((at, header, whole)))
     }
 
+    /// Whether the next batch has been read from the file already.
+    pub(crate) fn at_hand(&self) -> bool {
+        let start = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);
+        let rest = self.window.get(start..).unwrap_or_default();
+        Header::parse(rest).is_some_and(|header| header.length as usize <= rest.len())
+    }
+
     /// `length` bytes from the current place, reading more of the file if need be.
     fn view(&mut self, length: u64) -> Result<Option<Bytes>, ScanError> {
         if self.end - self.at < length {

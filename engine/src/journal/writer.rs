@@ -19,7 +19,7 @@ use crate::journal::room::{Claim, FULL_RETRY, no_room};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, mark_early, seal};
+use crate::record::{Batch, Builder, Header, Part, Tail, mark_early, seal_with};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -146,6 +146,8 @@ impl Writer {
         self.shared.say_failed(error);
     }
 
+    /// Never part of another function: `benches/instructions.rs` counts what it takes.
+    #[inline(never)]
     fn round(
         &mut self,
         first: Command,
@@ -225,7 +227,7 @@ impl Writer {
         round.turns_away = !may_wait;
         for part in parts {
             round.tx_end = round.tx_end.max(part.tx_end);
-            self.write_batch(part.bytes, round)?;
+            self.write_batch(part.bytes, part.tail, round)?;
             abort::point(Point::AppendWritten);
         }
         round.turns_away = false;
@@ -263,24 +265,24 @@ impl Writer {
             }
         }
         // With the others of the round: what is shown of a segment grows in the order of the file.
-        builder.take().into_iter().try_for_each(|part| self.write_batch(part.bytes, round))
+        builder.take().into_iter().try_for_each(|part| self.write_batch(part.bytes, part.tail, round))
     }
 
     /// Writes a batch without events where no round is under way.
     pub(crate) fn write_quiet(&mut self, bytes: Vec<u8>) -> Result<()> {
         let mut round = Round::default();
-        self.write_batch(bytes, &mut round)?;
+        self.write_batch(bytes, None, &mut round)?;
         for (_, header) in &round.batches {
             self.active.segment.grow(header);
         }
         Ok(())
     }
 
-    fn write_batch(&mut self, mut bytes: Vec<u8>, round: &mut Round) -> Result<()> {
+    fn write_batch(&mut self, mut bytes: Vec<u8>, tail: Option<Tail>, round: &mut Round) -> Result<()> {
         if self.active.synced < self.active.written {
             mark_early(&mut bytes);
         }
-        seal(&mut bytes, self.next - self.active.segment.header.base);
+        seal_with(&mut bytes, self.next - self.active.segment.header.base, tail);
         let Some(header) = Header::parse(&bytes) else {
             return Err(Error::failed("Built a batch that cannot be read back"));
         };

@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use crate::event::{Body, Event, Micros, Old, Op, Tx};
 use crate::lsn::Lsn;
-use crate::record::Tuple;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE,
     KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER, TRUNCATE_CASCADE,
     TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
+use crate::record::{Tail, Tuple};
 use crate::schema::{Schema, SchemaId};
 
 /// The fixed part of a batch; see `layout` for the places.
@@ -70,10 +70,22 @@ impl Header {
 
 /// Numbers a finished part: fills first event and checksum.
 pub(crate) fn seal(bytes: &mut [u8], first: u64) {
+    seal_with(bytes, first, None);
+}
+
+/// The bytes that [`seal`] changes end here.
+pub(crate) const SEALED: usize = 24;
+
+/// The same where all from [`SEALED`] on has been summed up.
+pub(crate) fn seal_with(bytes: &mut [u8], first: u64, tail: Option<Tail>) {
     use crate::record::layout::put;
     put(bytes, 16, &first.to_le_bytes());
-    let crc = bytes.get(8..).map_or(0, crc32c::crc32c);
+    let crc = match tail {
+        Some(tail) => bytes.get(8..SEALED).map_or(0, |head| tail.after(head)),
+        None => bytes.get(8..).map_or(0, crc32c::crc32c),
+    };
     put(bytes, 4, &crc.to_le_bytes());
+    debug_assert!(intact(bytes), "changed after its end was summed up");
 }
 
 /// Notes in a finished part that it is written before what stands before it is synced.
@@ -272,7 +284,7 @@ pub(crate) fn asides<'a>(bytes: &'a [u8], header: &Header) -> impl Iterator<Item
 #[derive(Clone, Debug)]
 pub struct Events<'a> {
     batch: &'a Batch,
-    records: Records<'a>,
+    pub(super) records: Records<'a>,
     id: u64,
     tx: Option<Tx<'a>>,
     at: Micros,
@@ -298,7 +310,13 @@ impl<'a> Iterator for Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    fn enter(&mut self, record: &Record<'a>) -> Option<()> {
+    /// Passes over an event that was not looked at.
+    pub(super) fn pass_over(&mut self) {
+        self.id += 1;
+        self.seq += 1;
+    }
+
+    pub(super) fn enter(&mut self, record: &Record<'a>) -> Option<()> {
         let bytes = record.bytes;
         self.at = get_i64(bytes, 40)?;
         self.seq = get_u32(bytes, 12)?;
@@ -318,7 +336,7 @@ impl<'a> Events<'a> {
         Some(())
     }
 
-    fn event(&mut self, record: &Record<'a>) -> Option<Event<'a>> {
+    pub(super) fn event(&mut self, record: &Record<'a>) -> Option<Event<'a>> {
         let bytes = record.bytes;
         let (op, lsn, body) = match record.kind {
             KIND_CHANGE => {
@@ -361,13 +379,7 @@ impl<'a> Events<'a> {
 
     fn row(&self, record: &Record<'a>) -> Option<(Op, Body<'a>)> {
         let schema = self.batch.schema(record.schema)?;
-        let op = match record.flags {
-            1 => Op::Insert,
-            2 => Op::Update,
-            3 => Op::Delete,
-            5 => Op::Read,
-            _ => return None,
-        };
+        let op = Op::of_row(record.flags)?;
         let mut rest = record.bytes.get(16..)?;
         let mut old = None;
         let mut new = None;
@@ -393,7 +405,7 @@ impl<'a> Events<'a> {
     }
 }
 
-fn string(bytes: &[u8]) -> Option<(&str, &[u8])> {
+pub(super) fn string(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let length = usize::from(get_u16(bytes, 0)?);
     let (text, rest) = bytes.get(2..)?.split_at_checked(length)?;
     Some((std::str::from_utf8(text).ok()?, rest))

@@ -7,6 +7,7 @@ use crate::record::layout::{
     KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_BODY,
     TX_END_LSN, TX_LAST, TX_LOCAL, put,
 };
+use crate::record::{SEALED, Tail};
 use crate::schema::SchemaId;
 
 /// A transaction that grows past this is given batches of its own, so that readers render and send it in
@@ -32,6 +33,8 @@ pub struct TxStart<'a> {
 #[derive(Debug)]
 pub struct Part {
     pub(crate) bytes: Vec<u8>,
+    /// The checksum of all but the beginning; the bytes must not change after it.
+    pub(crate) tail: Option<Tail>,
     /// Events in it.
     pub events: u32,
     /// Schema versions that its events use.
@@ -174,11 +177,14 @@ impl Builder {
         self.split_if_full();
         let index = self.schema_index(schema, op);
         let length = RECORD_HEADER + 8 + raw.len();
+        // In one piece: this runs for every row, and each piece is a look at the buffer's room.
+        let mut head = [0; RECORD_HEADER + 8];
+        put(&mut head, 0, &u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        put(&mut head, 4, &[KIND_CHANGE, op as u8]);
+        put(&mut head, 6, &index.to_le_bytes());
+        put(&mut head, 8, &lsn.0.to_le_bytes());
         self.bytes.reserve(length);
-        self.bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-        self.bytes.extend_from_slice(&[KIND_CHANGE, op as u8]);
-        self.bytes.extend_from_slice(&index.to_le_bytes());
-        self.bytes.extend_from_slice(&lsn.0.to_le_bytes());
+        self.bytes.extend_from_slice(&head);
         self.bytes.extend_from_slice(raw);
         self.counted();
     }
@@ -268,6 +274,7 @@ impl Builder {
         if !open.parts.is_empty() {
             for mut part in open.parts {
                 patch_end_lsn(&mut part.bytes, end_lsn);
+                part.tail = tail_of(&part.bytes);
                 self.done.push(part);
             }
             self.finish_batch(0);
@@ -409,7 +416,9 @@ impl Builder {
         self.hint = self.bytes.len().clamp(4096, PART_BYTES + (PART_BYTES >> 3));
         let schemas = self.summary.schemas.iter().map(|(id, _)| *id).collect();
         let bytes = std::mem::take(&mut self.bytes);
-        self.done.push(Part { bytes, events: self.events, schemas, tx_end: self.tx_end });
+        // A part of an open transaction is changed once more, when its end is known.
+        let tail = if flags & FLAG_MORE == 0 { tail_of(&bytes) } else { None };
+        self.done.push(Part { bytes, tail, events: self.events, schemas, tx_end: self.tx_end });
         self.reset();
     }
 
@@ -483,6 +492,10 @@ impl Builder {
         self.bytes.extend_from_slice(&u16::try_from(end).unwrap_or(u16::MAX).to_le_bytes());
         self.bytes.extend_from_slice(text.as_bytes().get(..end).unwrap_or_default());
     }
+}
+
+fn tail_of(bytes: &[u8]) -> Option<Tail> {
+    Tail::of(bytes.get(SEALED..)?)
 }
 
 /// A part of a transaction starts with its tx record, whose end was not known when it was written.

@@ -2,10 +2,14 @@
 
 mod batch;
 mod builder;
+mod checksum;
 pub(crate) mod layout;
+mod select;
 mod tuple;
 
 pub use batch::{Batch, Events, Header, Share, SpilledTx};
-pub(crate) use batch::{asides, intact, mark_early, seal};
+pub(crate) use batch::{SEALED, asides, intact, mark_early, seal, seal_with};
 pub use builder::{Builder, PART_BYTES, Part, TxStart};
+pub(crate) use checksum::Tail;
+pub use select::EventsWhere;
 pub use tuple::{Tuple, Value, Values};

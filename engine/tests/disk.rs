@@ -374,7 +374,13 @@ impl DiskFile for FakeFile {
             let change = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
             state.inode(self.1).change(change);
         };
-        self.0.call(WRITE, part, |state| {
+        // A full disk has room for what is written over what is there.
+        let inside = |state: &mut State| {
+            state.inode(self.1).live.len() >= offset as usize + bytes.len()
+                && state.fault.is_some_and(|fault| fault.ill == Ill::Full)
+        };
+        let kind = if self.0.state(inside) { 0 } else { WRITE };
+        self.0.call(kind, part, |state| {
             state.inode(self.1).change(whole);
             Ok(())
         })

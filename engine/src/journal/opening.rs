@@ -19,7 +19,9 @@ use crate::journal::disk::{Disk, DiskFile, make_dir};
 use crate::journal::history::ASIDE;
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
-use crate::journal::refusal::{broken_middle, broken_segment, cannot_open, cannot_read, foreign, misfit};
+use crate::journal::refusal::{
+    broken_middle, broken_segment, cannot_open, cannot_read, cannot_use, foreign, misfit,
+};
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
@@ -148,6 +150,7 @@ fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
     shared.cache.clear(*shared.head.borrow());
     drop_empty(shared);
     abort::point(Point::OpenDropped);
+    shared.say_roomy();
     Ok(writer)
 }
 
@@ -377,8 +380,9 @@ fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -
     }
     if newest {
         // What a killed process had written may be in memory alone; it is shown and confirmed from now on.
-        let unwritable = |error| Error::journal(format!("Cannot write to {path}")).because(error);
-        write_again(&*file, doubtful, good_end).and_then(|()| file.sync()).map_err(unwritable)?;
+        write_again(&*file, doubtful, good_end)
+            .and_then(|()| file.sync())
+            .map_err(|error| cannot_use(&segment.path, error))?;
     }
     if let Some(tx) = segment.header.spilled {
         left.last_tx_end = left.last_tx_end.max(tx.end_lsn);

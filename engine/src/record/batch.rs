@@ -242,6 +242,14 @@ pub(crate) struct Record<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
+impl<'a> Record<'a> {
+    /// The channel that a message or a gap names, and what stands behind it.
+    pub(crate) fn channel(&self) -> Option<(&'a str, &'a [u8])> {
+        let short = self.kind == KIND_GAP && self.flags & GAP_NUMBERS == 0;
+        string(self.bytes.get(if short { 8 } else { 16 }..)?)
+    }
+}
+
 /// The records of a batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Records<'a> {
@@ -345,14 +353,13 @@ impl<'a> Events<'a> {
             }
             KIND_TRUNCATE => (Op::Truncate, Lsn(get_u64(bytes, 8)?), self.truncate(record)?),
             KIND_MESSAGE => {
-                let (channel, payload) = string(bytes.get(16..)?)?;
+                let (channel, payload) = record.channel()?;
                 let payload = std::str::from_utf8(payload).ok()?;
                 (Op::Message, Lsn(get_u64(bytes, 8)?), Body::Message { channel, payload })
             }
             KIND_GAP => {
-                let numbers = record.flags & GAP_NUMBERS != 0;
-                let from = if numbers { get_u64(bytes, 8)? } else { self.id };
-                let (channel, rest) = string(bytes.get(if numbers { 16 } else { 8 }..)?)?;
+                let from = if record.flags & GAP_NUMBERS != 0 { get_u64(bytes, 8)? } else { self.id };
+                let (channel, rest) = record.channel()?;
                 let (reason, detail) = string(rest)?;
                 let detail = std::str::from_utf8(detail).ok()?;
                 (Op::Gap, Lsn::ZERO, Body::Gap { channel, from, reason, detail })
@@ -405,7 +412,7 @@ impl<'a> Events<'a> {
     }
 }
 
-pub(super) fn string(bytes: &[u8]) -> Option<(&str, &[u8])> {
+fn string(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let length = usize::from(get_u16(bytes, 0)?);
     let (text, rest) = bytes.get(2..)?.split_at_checked(length)?;
     Some((std::str::from_utf8(text).ok()?, rest))

@@ -70,6 +70,9 @@ impl World {
         self.disk.hold(false);
         for (reply, at) in replies {
             let answer = self.wait(reply);
+            if self.turned_away(&answer, at) {
+                continue;
+            }
             if let Some(id) = self.accept(answer) {
                 self.past.sure = self.past.sure.max(at + 1);
                 self.past.units[at].promised = id;
@@ -91,13 +94,27 @@ impl World {
 
     /// A custom event, durable when this returns; the writer waits for the next command then.
     fn nudge(&mut self) {
-        if let Some((reply, at)) = self.publish() {
-            let answer = self.wait(reply);
-            if self.accept(answer).is_some() {
-                self.past.sure = self.past.sure.max(at + 1);
-            }
+        let published = self.publish().map(|(reply, at)| (self.wait(reply), at));
+        let taken = published.filter(|(answer, at)| !self.turned_away(answer, *at));
+        // On a full disk nobody is heard but who may wait.
+        let taken = taken.or_else(|| self.gap().map(|(reply, at)| (self.wait(reply), at)));
+        if let Some((answer, at)) = taken
+            && self.accept(answer).is_some()
+        {
+            self.past.sure = self.past.sure.max(at + 1);
         }
         self.settle();
+    }
+
+    /// Whether the one who published was told that nothing is stored, for want of room: then nothing may be.
+    fn turned_away(&mut self, answer: &Result<u64>, at: usize) -> bool {
+        let away = answer.as_ref().is_err_and(|error| error.to_string().contains("takes no events now"))
+            && !self.has_failed();
+        if away {
+            self.note("  turned away");
+            self.past.units[at].events.clear();
+        }
+        away
     }
 
     fn room(&mut self, ingest: usize) -> Option<rowcast_engine::ingest::Room> {

@@ -58,6 +58,8 @@ impl Setup {
         };
         (options.segment_bytes, options.cache_bytes) = (self.segment_bytes, self.cache_bytes);
         options.max_size = Some(self.max_size.unwrap_or(u64::MAX));
+        // Nobody moves the sink while the writer would wait for it; `yielding.rs` is about that.
+        options.stalled_after = Duration::ZERO;
         options.retention = if self.ages { Duration::ZERO } else { FOREVER };
         options.holds = self.hold.map(|id| ("sink".to_owned(), id)).into_iter().collect::<BTreeMap<_, _>>();
         options.seen = world.seen;
@@ -184,13 +186,17 @@ impl World {
 
     fn opened(&mut self, journal: Journal, setup: Setup) {
         self.seen = 0;
+        // It opens on a full disk too, and retention makes room then.
+        self.wait(journal.state().wait_for(|state| !matches!(state, State::Full(_)))).unwrap();
+        let retention = setup.ages || setup.max_size.is_some();
+        self.past.retention |= retention;
         let found = read_to_head(&journal, 0);
         let (position, tx_end) = (journal.position().lsn.0, journal.last_tx_end().0);
         assert!(journal.position().timeline >= self.timeline, "whose stream it is has been forgotten");
         let (first, last) = (found.first().map(|(id, _)| *id), found.last().map(|(id, _)| *id));
         self.note(format!("  found {} events, {first:?} to {last:?}, position {position}", found.len()));
         self.past.reopened(&found, position, tx_end);
-        self.past.retention = setup.ages || setup.max_size.is_some();
+        self.past.retention = retention;
         assert_eq!(journal.newest(), found.last().map_or(journal.newest(), |(id, _)| *id));
         if self.random.chance(100) {
             self.check(&found);

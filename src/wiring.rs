@@ -162,7 +162,7 @@ impl House {
 fn make_data(data: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| {
-        Error::failed(format!("Cannot make the data directory {}", data.display()))
+        Error::journal(format!("Cannot open the journal in {}", data.display()))
             .because(error)
             .hint("Name one that the user who runs rowcast may write to (--data DIR)")
     })

@@ -66,7 +66,7 @@ async fn assert_told_full(rowcast: &Rowcast) {
     let error = &answer.json()["error"];
     assert_eq!(error["code"], "unavailable");
     assert!(error["message"].to_string().contains("takes no events now"), "{error}");
-    assert!(error["hint"].to_string().contains("try again when there is room"), "{error}");
+    assert!(error["hint"].to_string().contains("Nothing was stored: try again"), "{error}");
 }
 
 /// Asserts that the server was told of nothing that the journal does not hold.

@@ -1,5 +1,7 @@
 //! Builds batches: the one copy between the socket and the disk happens here.
 
+mod summary;
+
 use crate::event::{Micros, Op};
 use crate::lsn::Lsn;
 use crate::record::layout::{
@@ -432,43 +434,6 @@ impl Builder {
         self.times = NO_TIMES;
         self.summary.schemas.clear();
         self.summary.channels.clear();
-    }
-
-    fn write_summary(&mut self) {
-        let count = u16::try_from(self.summary.schemas.len()).unwrap_or(u16::MAX);
-        self.bytes.extend_from_slice(&count.to_le_bytes());
-        for (id, ops) in &self.summary.schemas {
-            self.bytes.extend_from_slice(&id.to_le_bytes());
-            self.bytes.push(*ops);
-        }
-        let count = u16::try_from(self.summary.channels.len()).unwrap_or(u16::MAX);
-        self.bytes.extend_from_slice(&count.to_le_bytes());
-        for (name, ops) in &self.summary.channels {
-            self.bytes.extend_from_slice(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_le_bytes());
-            self.bytes.extend_from_slice(name.as_bytes());
-            self.bytes.push(*ops);
-        }
-    }
-
-    fn schema_index(&mut self, schema: SchemaId, op: Op) -> u16 {
-        let bit = 1u8 << op as u8;
-        // Newest first: rows of one table come in runs.
-        if let Some(index) = self.summary.schemas.iter().rposition(|(id, _)| *id == schema) {
-            if let Some((_, ops)) = self.summary.schemas.get_mut(index) {
-                *ops |= bit;
-            }
-            return u16::try_from(index).unwrap_or(u16::MAX);
-        }
-        self.summary.schemas.push((schema, bit));
-        u16::try_from(self.summary.schemas.len() - 1).unwrap_or(u16::MAX)
-    }
-
-    fn note_channel(&mut self, channel: &str, op: Op) {
-        let bit = 1u8 << op as u8;
-        match self.summary.channels.iter_mut().find(|(name, _)| name == channel) {
-            Some((_, ops)) => *ops |= bit,
-            None => self.summary.channels.push((channel.to_owned(), bit)),
-        }
     }
 
     fn record(&mut self, kind: u8, flags: u8, schema: u16) -> usize {

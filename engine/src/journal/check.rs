@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::journal::compressed::open_segment;
 use crate::journal::disk::Disk;
 use crate::journal::opening::{broken_middle, note_asides, segment_paths};
 use crate::journal::registry::Registry;
@@ -98,7 +99,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Self> {
         let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
-        let file = disk.open(path).map_err(unreadable)?;
+        let file = open_segment(disk, path).map_err(unreadable)?;
         let mut bytes = [0; SEGMENT_HEADER];
         file.read_at(&mut bytes, 0).map_err(unreadable)?;
         let header = SegmentHeader::decode(&bytes)

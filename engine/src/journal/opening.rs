@@ -13,11 +13,13 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
+use crate::journal::compressed::{open_segment, plain_view};
+use crate::journal::compressor::Compressor;
 use crate::journal::disk::{Disk, make_dir};
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, start_segment};
 use crate::journal::scan::{Broken, ScanError, Scanner};
-use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::{Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync};
@@ -58,6 +60,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         submitted: AtomicU64::new(lsn.0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
+        names: Mutex::new(()),
         lock: Mutex::new(Some(lock)),
         options,
     });
@@ -72,12 +75,14 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
     let active =
         start_segment(&shared, next, &previous).map_err(|error| cannot_create(&shared, next, error))?;
-    let mut writer = Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, unsynced: None };
+    let mut writer =
+        Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, unsynced: None, compressor: None };
     writer.write_position()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
     shared.cache.clear(newest);
     drop_empty(&shared);
+    writer.compressor = Compressor::start(&shared)?;
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&shared, &commands);
     std::thread::Builder::new()
@@ -215,12 +220,17 @@ impl Found {
                 last.unwrap_or(0)
             )));
         }
-        let segment = Segment::new(header, path.to_owned(), time, lsn);
-        let loaded = if newest { None } else { sidecar::load(disk, path, &segment, registry) };
-        let left = match loaded {
+        let stored = file.length().map_err(unreadable)?;
+        let file = plain_view(file, &bytes).map_err(unreadable)?;
+        let mut segment = Segment::new(header, path.to_owned(), time, lsn);
+        let left = match sidecar::load(disk, &segment, &file, newest, registry) {
             Some(left) => left,
-            None => scan(&segment, newest, disk, registry)?,
+            None => {
+                segment = Segment::new(header, path.to_owned(), time, lsn);
+                scan(&segment, newest && !is_compressed(&bytes), disk, registry)?
+            }
         };
+        segment.set_stored(stored.min(segment.length()));
         if let Some(json) = &left.position {
             self.position =
                 serde_json::from_slice(json).map_err(|_| broken("its position record is unreadable"))?;
@@ -245,10 +255,11 @@ fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathB
     Ok(paths)
 }
 
-/// Removes the files of transactions that had not committed when the process ended.
+/// Removes the files of transactions that had not committed when the process ended, and of segments that were being
+/// compressed.
 fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
     for path in files_named(dir, disk, "tmp")? {
-        tracing::info!(path = %path.display(), "Removed a transaction that had not committed");
+        tracing::info!(path = %path.display(), "Removed what was not finished when rowcast ended");
         // Harmless if it stays.
         let _ = disk.remove(&path);
     }
@@ -259,7 +270,7 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
 fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<Leftover> {
     let path = segment.path.display();
     let unreadable = |error| Error::journal(format!("Cannot read {path}")).because(error);
-    let file = disk.open(&segment.path).map_err(unreadable)?;
+    let file = open_segment(disk, &segment.path).map_err(unreadable)?;
     let length = file.length().map_err(unreadable)?;
     let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
     let mut left = Leftover::default();

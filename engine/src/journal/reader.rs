@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
+use crate::journal::compressed::open_segment;
 use crate::journal::opening::broken_middle;
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
@@ -107,7 +108,8 @@ impl Journal {
         let mut scanner = self.scan(segment, offset)?;
         let mut batches = Vec::new();
         let mut bytes = 0;
-        while bytes < ENOUGH {
+        // What one read of the disk brought is enough too: the rest of another would be read again.
+        while bytes < ENOUGH && (batches.is_empty() || scanner.is_at_hand()) {
             let Some((offset, header, data)) =
                 scanner.next().map_err(|error| Some(of_scan(error, segment)))?
             else {
@@ -125,7 +127,7 @@ impl Journal {
     }
 
     fn scan(&self, segment: &Segment, offset: u64) -> std::result::Result<Scanner, Option<Error>> {
-        match self.shared.disk.open(&segment.path) {
+        match open_segment(&*self.shared.disk, &segment.path) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
             Err(_) if self.was_removed(segment) => Err(None),
             Err(error) => {
@@ -212,7 +214,7 @@ impl Journal {
         matches: impl Fn(&Header) -> bool,
     ) -> Result<Option<Header>> {
         let mut scanner = match self.scan(segment, offset) {
-            Ok(scanner) => scanner,
+            Ok(scanner) => scanner.for_a_place(),
             Err(None) => return Ok(None),
             Err(Some(error)) => return Err(error),
         };

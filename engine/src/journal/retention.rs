@@ -11,7 +11,7 @@ use crate::journal::segment::Segment;
 /// Removes segments that are too old or too many. The one being written always stays.
 pub(crate) fn apply(shared: &Shared, now: Micros) {
     let segments = shared.segments.load_full();
-    let mut size: u64 = segments.iter().map(|segment| segment.length()).sum();
+    let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum();
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
     let held_above = shared
@@ -33,7 +33,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
         } else {
             break;
         };
-        size -= segment.length();
+        size = size.saturating_sub(segment.stored());
         gone.push((segment, reason));
     }
     if !gone.is_empty() {
@@ -47,7 +47,10 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
 }
 
 fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
-    if let Err(error) = shared.disk.remove(&segment.path) {
+    let names = shared.names.lock().unwrap_or_else(PoisonError::into_inner);
+    let removed = shared.disk.remove(&segment.path);
+    drop(names);
+    if let Err(error) = removed {
         tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
         return;
     }

@@ -36,6 +36,9 @@ impl Writer {
         // Durable before retention may remove an older one.
         self.sync_file()?;
         retention::apply(&self.shared, now());
+        if let Some(compressor) = &self.compressor {
+            compressor.look();
+        }
         Ok(())
     }
 

@@ -15,10 +15,11 @@ pub(crate) const SEGMENT_HEADER: usize = 128;
 const MAGIC: &[u8; 8] = b"ROWCASTJ";
 const VERSION: u16 = 1;
 const FLAG_SPILLED: u16 = 1;
+const FLAG_COMPRESSED: u16 = 2;
 
 /// One index entry for about this many bytes: a read that starts in the middle looks at no more than this to find
 /// its place, and 64 MB of log cost 10 KB of memory.
-const INDEX_STRIDE: u64 = 256 << 10;
+pub(crate) const INDEX_STRIDE: u64 = 256 << 10;
 
 /// The first bytes of a segment file; drawn in the header of `journal`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,9 @@ impl SegmentHeader {
         if get_u32(bytes, 124) != Some(crc32c::crc32c(body)) {
             return Err("its header's checksum is wrong");
         }
+        if get_u16(bytes, 10).is_none_or(|flags| flags & !(FLAG_SPILLED | FLAG_COMPRESSED) != 0) {
+            return Err("it was written by a newer version of rowcast");
+        }
         Self::fields(bytes).ok_or("its header is cut")
     }
 
@@ -74,6 +78,19 @@ impl SegmentHeader {
             spilled: spilled.then_some(SpilledTx { end_lsn: Lsn(get_u64(bytes, 56)?) }),
         })
     }
+}
+
+/// Whether these first bytes of a segment say that the rest is compressed.
+pub(crate) fn is_compressed(header: &[u8]) -> bool {
+    get_u16(header, 10).is_some_and(|flags| flags & FLAG_COMPRESSED != 0)
+}
+
+/// Makes the first bytes of a plain segment those of its compressed form.
+pub(crate) fn mark_compressed(header: &mut [u8; SEGMENT_HEADER]) {
+    let flags = get_u16(header, 10).unwrap_or(0) | FLAG_COMPRESSED;
+    put(header, 10, &flags.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..124]);
+    put(header, 124, &crc.to_le_bytes());
 }
 
 /// A place from which a segment can be read.
@@ -93,8 +110,10 @@ pub(crate) struct IndexEntry {
 pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) path: PathBuf,
-    /// Bytes that may be read.
+    /// Bytes that may be read, in its plain form.
     length: AtomicU64,
+    /// Bytes on the disk: less than the length once it is compressed.
+    stored: AtomicU64,
     /// Events in it.
     events: AtomicU64,
     /// Highest commit time and end LSN up to its end, older segments included.
@@ -111,6 +130,7 @@ impl Segment {
             header,
             path,
             length: AtomicU64::new(SEGMENT_HEADER as u64),
+            stored: AtomicU64::new(SEGMENT_HEADER as u64),
             events: AtomicU64::new(0),
             time_max: AtomicI64::new(time_before),
             lsn_max: AtomicU64::new(lsn_before.0),
@@ -132,6 +152,7 @@ impl Segment {
         let offset = self.length();
         self.note(header, offset);
         self.events.store(header.first + u64::from(header.events), Ordering::Release);
+        self.stored.store(offset + u64::from(header.length), Ordering::Release);
         self.length.store(offset + u64::from(header.length), Ordering::Release);
     }
 
@@ -148,6 +169,19 @@ impl Segment {
 
     pub(crate) fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)
+    }
+
+    /// What it takes on the disk.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_stored(&self, bytes: u64) {
+        self.stored.store(bytes, Ordering::Release);
+    }
+
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.stored() < self.length()
     }
 
     pub(crate) fn events(&self) -> u64 {
@@ -192,6 +226,7 @@ impl Segment {
 
     pub(crate) fn restore(&self, index: Vec<IndexEntry>, length: u64, events: u64, times: (Micros, Lsn)) {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+        self.stored.store(length, Ordering::Release);
         self.length.store(length, Ordering::Release);
         self.events.store(events, Ordering::Release);
         self.time_max.store(times.0, Ordering::Release);

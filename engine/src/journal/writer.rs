@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::event::Micros;
+use crate::journal::compressor::Compressor;
 use crate::journal::disk::DiskFile;
 use crate::journal::rolling::is_full;
 use crate::journal::segment::Segment;
@@ -96,6 +97,8 @@ pub(crate) struct Writer {
     pub(crate) unchecked: u64,
     /// Shown but not synced yet (`Sync::Interval`).
     pub(crate) unsynced: Option<(Instant, Option<Lsn>)>,
+    /// Where closed segments are compressed.
+    pub(crate) compressor: Option<Compressor>,
 }
 
 impl Writer {
@@ -105,10 +108,16 @@ impl Writer {
             match self.round(first, &mut commands) {
                 Ok(None) => {}
                 Ok(Some(closed)) => {
-                    if let Err(error) = self.sync_now() {
-                        self.fail(&error);
+                    match self.sync_now() {
+                        // Only of what is durable: the next opening believes it.
+                        Ok(()) => {
+                            self.active.segment.close(now());
+                            self.store_sidecar();
+                        }
+                        Err(error) => self.fail(&error),
                     }
-                    self.store_sidecar();
+                    // It renames files: the directory is ours as long as it may.
+                    self.compressor = None;
                     *self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     // Nobody may be waiting any more.
                     let _ = closed.send(());

@@ -23,8 +23,8 @@ use crate::record::layout::{get_u32, get_u64, put};
 
 /// Plain bytes in a frame: as far as the index may be off, so that finding a place costs two frames.
 pub(crate) const FRAME_BYTES: u32 = 256 << 10;
-/// No file may ask for more memory than this for a frame.
-const FRAME_MAX: u32 = 4 << 20;
+/// What a file may say its frames are: no more memory than this for one, no more entries than these for a read.
+const FRAME_SIZES: std::ops::RangeInclusive<u32> = 4 << 10..=4 << 20;
 pub(crate) const ENTRY_BYTES: usize = 16;
 pub(crate) const FOOTER_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"ROWCASTZ";
@@ -71,7 +71,7 @@ impl Footer {
         let footer =
             Self { length: get_u64(bytes, 8)?, table: get_u64(bytes, 16)?, frame_bytes: get_u32(bytes, 24)? };
         (footer.length >= HEADER && footer.table >= HEADER).then_some(())?;
-        (1..=FRAME_MAX).contains(&footer.frame_bytes).then_some(())?;
+        FRAME_SIZES.contains(&footer.frame_bytes).then_some(())?;
         let table = footer.frames().checked_mul(ENTRY_BYTES as u64)?;
         let expected = footer.table.checked_add(table)?.checked_add(FOOTER_BYTES as u64)?;
         (expected == file_length).then_some(footer)
@@ -137,7 +137,7 @@ impl Compressed {
     fn place(&self, frame: u64) -> (u64, usize) {
         let size = u64::from(self.footer.frame_bytes);
         let start = HEADER + frame * size;
-        // At most FRAME_MAX.
+        // At most what a frame may be.
         (start, usize::try_from(size.min(self.footer.length - start)).unwrap_or(0))
     }
 
@@ -258,4 +258,65 @@ fn damaged(what: String) -> io::Error {
 
 fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a compressed segment is not written to")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of one frame, whose last bytes are `footer`.
+    fn file(footer: Footer) -> Arc<dyn DiskFile> {
+        let file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; SEGMENT_HEADER];
+        let frame = zstd::bulk::compress(&[7; 5000], 1).unwrap();
+        let entry = Entry::of(HEADER, &frame).unwrap();
+        bytes.extend_from_slice(&frame);
+        bytes.extend_from_slice(&entry.encode());
+        bytes.extend_from_slice(&footer.encode());
+        file.write_at(&bytes, 0).unwrap();
+        Arc::new(file)
+    }
+
+    fn sound() -> Footer {
+        let frame = zstd::bulk::compress(&[7; 5000], 1).unwrap();
+        Footer { length: HEADER + 5000, table: HEADER + frame.len() as u64, frame_bytes: FRAME_BYTES }
+    }
+
+    #[test]
+    fn any_stretch_can_be_read() {
+        let file = Compressed::open(file(sound())).unwrap();
+        for (offset, length, expected) in
+            [(0, 128, 128), (100, 100, 100), (128, 9000, 5000), (5000, 9, 9), (5128, 1, 0)]
+        {
+            let mut buffer = vec![1; length];
+            assert_eq!(file.read_at(&mut buffer, offset).unwrap(), expected, "{length} bytes at {offset}");
+            let plain = buffer.iter().enumerate().take(expected);
+            for (at, byte) in plain {
+                assert_eq!(*byte, if offset + at as u64 >= HEADER { 7 } else { 0 });
+            }
+        }
+        assert!(file.write_at(b"x", 128).is_err() && file.truncate(128).is_err(), "it takes no writes");
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_are_refused_before_anything_is_allocated() {
+        let sound = sound();
+        for footer in [
+            Footer { length: u64::MAX, ..sound },
+            Footer { length: 0, ..sound },
+            Footer { length: HEADER + 2 * u64::from(FRAME_BYTES), ..sound },
+            Footer { table: u64::MAX - 8, ..sound },
+            Footer { table: 0, ..sound },
+            Footer { frame_bytes: 0, ..sound },
+            Footer { frame_bytes: u32::MAX, ..sound },
+        ] {
+            assert!(Compressed::open(file(footer)).is_err(), "{footer:?}");
+        }
+        // A frame that is longer, or shorter, than it should be.
+        for length in [HEADER + 4000, HEADER + 6000] {
+            let file = Compressed::open(file(Footer { length, ..sound })).unwrap();
+            let error = file.read_at(&mut [0; 100], 200).unwrap_err();
+            assert!(error.to_string().contains("damaged at offset 128"), "{error}");
+        }
+    }
 }

@@ -64,7 +64,18 @@ fn describe() {
     describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
     describe_gauge!("rowcast_journal_newest_id", "Number of the newest event");
     describe_gauge!("rowcast_journal_oldest_id", "Number of the oldest event held");
-    describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments");
+    describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments, as they lie on the disk");
+    describe_gauge!("rowcast_journal_compressed_segments", "Segments held that are compressed");
+    describe_counter!("rowcast_journal_compressed_segments_total", "Segments compressed since the start");
+    describe_counter!(
+        "rowcast_journal_compressed_saved_bytes_total",
+        Unit::Bytes,
+        "Bytes that compression gave back to the disk"
+    );
+    describe_counter!(
+        "rowcast_journal_compressed_failures_total",
+        "Segments that could not be compressed and stay as they are"
+    );
     describe_counter!("rowcast_journal_bytes_total", Unit::Bytes, "Bytes written to the journal");
     describe_counter!("rowcast_events_total", "Events written to the journal");
     describe_histogram!("rowcast_journal_sync_seconds", Unit::Seconds, "Time that the disk took to sync");

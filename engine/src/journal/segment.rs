@@ -62,9 +62,6 @@ impl SegmentHeader {
         if get_u32(bytes, 124) != Some(crc32c::crc32c(body)) {
             return Err("its header's checksum is wrong");
         }
-        if get_u16(bytes, 10).is_none_or(|flags| flags & !(FLAG_SPILLED | FLAG_COMPRESSED) != 0) {
-            return Err("it was written by a newer version of rowcast");
-        }
         Self::fields(bytes).ok_or("its header is cut")
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rowcast_engine::Lsn;
 use rowcast_engine::journal::{self, Compression, Options};
@@ -119,4 +120,22 @@ async fn an_index_that_speaks_of_another_end_is_not_believed() {
     assert!(disk.0.read.load(Ordering::SeqCst) >= bytes.len() as u64, "it was scanned");
     assert_ne!(fs::read(&index).unwrap(), earlier, "and has an index of its own now");
     assert_eq!(read_all(&journal, 0), left);
+}
+
+#[tokio::test]
+async fn a_segment_closed_at_the_end_of_a_run_grows_old_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(options(dir.path())).await;
+    fixture.transaction(10, "soon too old").await;
+    let oldest = fixture.journal().oldest();
+    fixture.journal().close().await;
+    drop(fixture);
+    let mut options = options(dir.path());
+    options.retention = Duration::from_millis(100);
+    let journal = journal::open(options, Arc::new(WatchedDisk::default())).unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while journal.oldest() == oldest {
+        assert!(tokio::time::Instant::now() < deadline, "its index does not say when it was closed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -13,8 +13,9 @@
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
-//! A batch is drawn in `record/layout.rs`, what follows the header of a compressed segment in `compressed.rs`. All integers are little-endian; tuples are as Postgres sent them.
-//! Events are numbered relative to their segment, so that a transaction can be written before its numbers are known.
+//! A batch is drawn in `record/layout.rs`, the rest of a compressed segment in `compressed.rs`. All integers are
+//! little-endian; tuples are as Postgres sent them. Events are numbered relative to their segment, so that a
+//! transaction can be written before its numbers are known.
 //!
 //! Order of truth: written, synced, then visible, then confirmed to the source. A transaction is visible whole or
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown

@@ -32,7 +32,7 @@ CMD ["run", "--data", "/var/lib/rowcast", "--listen", "0.0.0.0:8080"]
 # Sources, toolchain, a browser, and the test binary ready to run against the servers that the environment names.
 FROM sources AS tests
 COPY tests/browser/package.json tests/browser/package-lock.json ./tests/browser/
-RUN scripts/install-browser.sh
+RUN scripts/install-browser.sh && scripts/apt-install.sh curl openssl python3
 COPY . .
 RUN cargo test --locked --package rowcast --test tests --no-run \
     && useradd --create-home tester && chown -R tester target

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-compose bench-capture bench-latency install-deps
+.PHONY: help demo test fuzz lint test-compose bench-capture bench-latency install-deps
 
 # Where rustup puts cargo, for shells that have not read its settings.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -19,6 +19,11 @@ demo: ## A throw-away Postgres under load, with every door open; Ctrl-C ends it
 
 test: install-deps ## All tests, against real Postgres, Kafka and Chromium
 	cargo test --workspace --locked
+
+fuzz: ## Model test and fuzzers of the journal, ROWCAST_FUZZ_SECONDS each (600); a seed that fails is printed
+	@scripts/install-build.sh
+	ROWCAST_FUZZ_SECONDS=$${ROWCAST_FUZZ_SECONDS:-600} cargo test -p rowcast-engine --locked --test tests -- \
+		--nocapture --test-threads=1 model:: fuzz::
 
 lint: ## Formatting, clippy, shell scripts; dependencies where cargo-deny is installed
 	@scripts/install-build.sh

@@ -13,6 +13,7 @@ mod metrics;
 mod signals;
 mod watch;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +103,7 @@ impl House {
     pub(crate) async fn open(config: Config) -> Result<Self> {
         raise_open_files();
         let metrics = metrics::install()?;
+        make_data(&config.data)?;
         let journal = open_journal(&config)?;
         let status = Status::default();
         // Not ready before the first success: what is written to the source until then may not be seen.
@@ -152,6 +154,16 @@ impl House {
         watch.abort();
         ended
     }
+}
+
+/// Makes the data directory, which the journal need not lie in, for its owner only.
+fn make_data(data: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| {
+        Error::failed(format!("Cannot make the data directory {}", data.display()))
+            .because(error)
+            .hint("Name one that the user who runs rowcast may write to (--data DIR)")
+    })
 }
 
 fn open_journal(config: &Config) -> Result<Journal> {

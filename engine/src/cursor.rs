@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 
 /// The file of one push door.
@@ -67,7 +68,10 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_data()?;
-    fs::rename(&beside, path)
+    abort::point(Point::CursorWritten);
+    fs::rename(&beside, path)?;
+    abort::point(Point::CursorRenamed);
+    Ok(())
 }
 
 /// The positions of all sinks that have a cursor in a directory, by name.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
+use crate::abort::{self, Point};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::feed::blocking;
@@ -129,14 +130,30 @@ async fn run<S: Sink>(
             }
         }
         if position > before {
+            abort::point(Point::SinkSent);
             sink.commit().await?;
-            let cursor = &delivery.cursor;
-            cursor.save(position).map_err(SinkError::Retry)?;
+            abort::point(Point::SinkCommitted);
+            save(delivery, name, position).await;
             *progress = true;
             shown(delivery, name, position, events);
         } else if head.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Stores what the target has. Where that cannot be, on a full disk, it is tried until it can: starting over would
+/// send the same events again and again for as long as that lasts.
+async fn save(delivery: &Delivery, name: &str, position: u64) {
+    let mut pause = RETRY_MIN;
+    while let Err(error) = delivery.cursor.save(position) {
+        tracing::warn!(sink = %name, %error, "Delivery waits until its position can be stored");
+        delivery.status.door(name, |door| {
+            door.state = "retrying";
+            door.reason = Some(reason(&error));
+        });
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(RETRY_MAX);
     }
 }
 

@@ -121,6 +121,8 @@ pub enum Body<'a> {
     Gap {
         /// The channel that lost it; empty for all.
         channel: &'a str,
+        /// First of the numbers that are lost, up to the event's own; that one where none are.
+        from: u64,
         /// `source_lost`, or another reason in one word.
         reason: &'a str,
         /// A sentence for people.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::{Append, Command, Journal, Spill, State, StreamPosition, TxEnd, encode_position, gone};
@@ -110,14 +111,34 @@ impl Room {
     }
 
     fn send(self, parts: Vec<Part>, lsn: Lsn) {
-        let append = Append { parts, lsn: Some(lsn), reply: None, permit: Some(self.permit) };
+        let append = Append { parts, lsn: Some(lsn), reply: None, permit: Some(self.permit), claim: None };
         self.slot.send(Command::Append(append));
     }
 }
 
-/// Writes parts of a huge transaction without holding up the caller's task. The file comes back.
-pub async fn spill_parts(mut spill: Spill, parts: Vec<Part>) -> Result<Spill> {
-    tokio::task::spawn_blocking(move || spill.write(parts).map(|()| spill))
+/// Writes parts of a huge transaction without holding up the caller's task. The file comes back. On a full disk it
+/// waits for room; dropped, it gives up and the file vanishes.
+pub async fn spill_parts(spill: Spill, parts: Vec<Part>) -> Result<Spill> {
+    on_its_own(spill, move |spill| spill.write(parts)).await
+}
+
+/// Likewise for the last parts: the file is durable when it comes back.
+pub async fn finish_spill(spill: Spill, parts: Vec<Part>) -> Result<Spill> {
+    on_its_own(spill, move |spill| {
+        spill.write(parts)?;
+        spill.sync()?;
+        abort::point(Point::SpillSynced);
+        Ok(())
+    })
+    .await
+}
+
+async fn on_its_own(
+    mut spill: Spill,
+    work: impl FnOnce(&mut Spill) -> Result<()> + Send + 'static,
+) -> Result<Spill> {
+    let _abandon = spill.on_behalf();
+    tokio::task::spawn_blocking(move || work(&mut spill).map(|()| spill))
         .await
         .map_err(|error| Error::failed("The write of a large transaction was broken off").because(error))?
 }

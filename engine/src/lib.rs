@@ -1,5 +1,6 @@
 //! The engine: events, journal, feed, and the traits of the doors. Knows no outside system.
 
+pub mod abort;
 pub mod channel;
 pub mod cursor;
 pub mod deliver;
@@ -16,6 +17,7 @@ pub mod sink;
 mod source;
 pub mod status;
 mod stop;
+pub mod units;
 
 pub use error::{Error, Kind, Result};
 pub use lsn::Lsn;

@@ -125,9 +125,14 @@ impl Status {
 
     /// The whole board.
     pub fn report(&self, journal: &Journal) -> Report {
-        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let journal = journal.summary();
+        // The source itself may be waiting for the journal, and say nothing meanwhile.
+        if let (State::Full(detail), "streaming") = (&journal.state, source.state) {
+            source.state = "paused";
+            source.reason = Some(detail.clone());
+        }
         let mut reasons = Vec::new();
         reasons.extend(source_reason(&source));
         match &journal.state {
@@ -137,6 +142,7 @@ impl Status {
                 reasons.push(format!("The journal has failed, restart rowcast: {detail}"))
             }
         }
+        reasons.extend(journal.damage.as_ref().map(|damage| format!("The journal is damaged: {damage}")));
         for (name, door) in &doors {
             if let "retrying" | "stopped" | "paused" = door.state {
                 let why = door.reason.as_deref().unwrap_or("no reason is known");

@@ -12,7 +12,7 @@ use rowcast_engine::journal::{self, Options, State};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Lsn, ingest, stop};
 
-use crate::power::FakeDisk;
+use crate::disk::FakeDisk;
 use crate::support::{Fixture, read_all, table};
 
 /// Where batches end in a segment file, by their lengths.
@@ -69,6 +69,7 @@ async fn a_crash_after_any_batch_leaves_whole_transactions() {
         let position = journal.position().lsn;
         let expected = seen.last().map_or(Lsn(0), |last| Lsn(last.3));
         assert_eq!(position, expected, "no position beyond what is whole, after a cut at {end}");
+        assert_eq!(journal.last_tx_end(), expected, "no transaction that is not whole, after a cut at {end}");
         journal.close().await;
     }
 }

@@ -134,3 +134,43 @@ async fn a_refusal_stops_the_sink_and_says_why() {
     let report = status.report(fixture.journal());
     assert!(report.reasons.iter().any(|reason| reason.contains("refuses event 5. Mend it")), "{report:?}");
 }
+
+#[tokio::test]
+async fn what_the_target_has_is_not_sent_again_because_the_position_cannot_be_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path().join("journal"))).await;
+    fixture.transaction(3, "before").await;
+    let target = Target::default();
+    let (delivery, _stopper) = delivery(&fixture, dir.path());
+    let (status, cursors) = (delivery.status.clone(), dir.path().join("cursors"));
+    tokio::spawn(deliver(target.clone(), delivery));
+    until(&target, 3).await;
+    // A file in the place of the directory fails every save, as a full disk would.
+    std::fs::rename(&cursors, dir.path().join("aside")).unwrap();
+    std::fs::write(&cursors, "").unwrap();
+    fixture.transaction(20, "once").await;
+    let journal = fixture.journal().clone();
+    let told = || status.report(&journal).reasons.join("; ");
+    let is_stuck = || told().contains("Cannot write the sink's position");
+    for _ in 0..1000 {
+        if is_stuck() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(is_stuck(), "{}", told());
+    // Some more tries.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    std::fs::remove_file(&cursors).unwrap();
+    fixture.transaction(7, "later").await;
+    let ids = until(&target, 30).await;
+    assert_eq!(ids.len(), 30, "each once");
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+    for _ in 0..1000 {
+        if !is_stuck() && cursor::highest(&cursors) == journal.newest() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{}; {} of {}", told(), cursor::highest(&cursors), journal.newest());
+}

@@ -314,7 +314,7 @@ async fn interval_sync_shows_before_it_confirms() {
 #[tokio::test]
 async fn a_full_disk_pauses_and_goes_on_by_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = crate::power::FakeDisk::default();
+    let disk = crate::disk::FakeDisk::default();
     let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
     let mut fixture = Fixture::over(journal).await;
     fixture.transaction(5, "room").await;
@@ -342,7 +342,7 @@ async fn a_full_disk_pauses_and_goes_on_by_itself() {
 #[tokio::test]
 async fn after_a_failed_sync_nothing_is_taken_and_readers_are_served() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = crate::power::FakeDisk::default();
+    let disk = crate::disk::FakeDisk::default();
     let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
     let mut fixture = Fixture::over(journal).await;
     fixture.transaction(5, "good").await;

@@ -1,12 +1,23 @@
 //! The engine against a real disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so at once")]
 
+mod backup;
+mod campaign;
 mod compression;
 mod cuts;
+mod damage;
 mod delivery;
+mod disk;
+mod failures;
 mod feed;
+mod forgotten;
+mod fuzz;
 mod journal;
+mod model;
 mod power;
 mod quick;
+mod random;
+mod repair;
+mod room;
 mod seam;
 mod support;

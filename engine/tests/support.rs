@@ -1,7 +1,9 @@
 //! A table, transactions in it, and a journal to put them into.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
@@ -32,6 +34,16 @@ pub(crate) fn table(name: &str) -> Schema {
         primary_key: vec![0],
         key: vec![0],
         unique_key: Vec::new(),
+    }
+}
+
+/// Waits until a journal that has been let go has ended: its thread does so on its own.
+pub(crate) fn unlocked(dir: &Path) {
+    let started = Instant::now();
+    let Ok(file) = File::open(dir.join("lock")) else { return };
+    while file.try_lock().is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20), "the journal's thread has not ended");
+        std::thread::yield_now();
     }
 }
 

@@ -1,22 +1,21 @@
-//! `rowcast journal`: the files on disk, read without the program that writes them.
+//! `rowcast journal`: the files on disk, without the program that writes them.
 
-use std::path::{Path, PathBuf};
+mod backup;
+mod repair;
+mod show;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use clap::{Args, Subcommand};
-use rowcast_engine::format::native::{NativeOptions, write_event};
 use rowcast_engine::journal::disk::RealDisk;
-use rowcast_engine::journal::{CheckReport, check, for_each_event};
+use rowcast_engine::journal::{CheckReport, check};
 use rowcast_engine::{Error, Result};
 
-use super::output::{self, Output, Written};
+use super::output;
 use super::settings::Base;
 use crate::config::units::approximate_size;
 use crate::failure::Failure;
-
-/// Events between the reading thread and the printing one.
-const AHEAD: usize = 256;
 
 #[derive(Debug, Args)]
 pub(crate) struct Journal {
@@ -27,25 +26,13 @@ pub(crate) struct Journal {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Print events, a JSON object a line
-    Show(Show),
+    Show(show::Show),
     /// Read everything and compare checksums; exit code 4 names file and offset of what is damaged
     Check(Check),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  rowcast journal show --data /var/lib/rowcast --limit 10
-  rowcast journal show --from 1795233906000000 | jq .after")]
-struct Show {
-    /// The number of the first event to print [default: the oldest held]
-    #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
-    from: u64,
-    /// Events to print at most [default: all]
-    #[arg(long, short = 'n', value_name = "COUNT")]
-    limit: Option<u64>,
-    #[command(flatten)]
-    base: Base,
+    /// Mend a damaged journal: cut at the break, keep what is cut off, and record a gap that readers are told
+    Repair(repair::Repair),
+    /// Copy journal and positions into a new directory, whether rowcast runs or not
+    Backup(backup::Backup),
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +53,8 @@ impl Journal {
         match self.action {
             Action::Show(show) => show.execute()?,
             Action::Check(check) => check.execute()?,
+            Action::Repair(repair) => repair.execute()?,
+            Action::Backup(backup) => backup.execute()?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -80,43 +69,6 @@ fn journal_dir(base: &Base) -> Result<PathBuf> {
     Ok(dir)
 }
 
-impl Show {
-    fn execute(self) -> Result<()> {
-        let dir = journal_dir(&self.base)?;
-        let (send, receive) = sync_channel(AHEAD);
-        // A thread of its own, so that reading ends when enough has been printed.
-        std::thread::Builder::new()
-            .name("read".into())
-            .spawn(move || read(&dir, self.from, &send))
-            .map_err(|error| Error::failed("Cannot start a thread").because(error))?;
-        print(&receive, self.limit.unwrap_or(u64::MAX))
-    }
-}
-
-fn read(dir: &Path, from: u64, send: &SyncSender<Result<Vec<u8>>>) {
-    let options = NativeOptions::default();
-    let read = for_each_event(dir, &RealDisk, from, |event| {
-        let mut line = Vec::new();
-        write_event(&mut line, event, &options);
-        send.send(Ok(line)).is_ok()
-    });
-    if let Err(error) = read {
-        // Nobody listens any more when enough was printed.
-        let _ = send.send(Err(error));
-    }
-}
-
-fn print(lines: &Receiver<Result<Vec<u8>>>, limit: u64) -> Result<()> {
-    let mut output = Output::new();
-    for _ in 0..limit {
-        let Ok(line) = lines.recv() else { break };
-        if output.line(line?)? == Written::NobodyReads {
-            break;
-        }
-    }
-    Ok(())
-}
-
 impl Check {
     fn execute(self) -> Result<()> {
         let report = check(&journal_dir(&self.base)?, &RealDisk)?;
@@ -128,11 +80,8 @@ impl Check {
 }
 
 fn describe(report: &CheckReport) -> String {
-    let CheckReport { segments, batches, events, bytes, oldest, newest, unfinished } = report;
-    let held = match events {
-        0 => "no events".to_owned(),
-        _ => format!("{events} events from {oldest} to {newest}"),
-    };
+    let CheckReport { segments, batches, bytes, unfinished, .. } = report;
+    let held = held(report);
     let end = match unfinished {
         0 => String::new(),
         _ => format!(
@@ -143,6 +92,14 @@ fn describe(report: &CheckReport) -> String {
         (plural(*batches, "batch", "batches"), plural(*segments, "segment", "segments"));
     let size = approximate_size(*bytes);
     format!("The journal is sound: {held}, in {batches} and {segments} of {size}\n{end}")
+}
+
+/// What a journal holds, in words.
+fn held(report: &CheckReport) -> String {
+    match report.events {
+        0 => "no events".to_owned(),
+        events => format!("{events} events from {} to {}", report.oldest, report.newest),
+    }
 }
 
 fn plural(count: u64, one: &str, many: &str) -> String {
@@ -166,14 +123,5 @@ mod tests {
             describe(&report)
                 .ends_with("7 bytes at the end are not whole yet: being written, or cut at the next start\n")
         );
-    }
-
-    #[test]
-    fn printing_ends_at_the_limit_and_at_an_error() {
-        let (send, receive) = sync_channel(2);
-        send.send(Err(Error::journal("Damaged"))).unwrap();
-        assert!(print(&receive, 1).is_err());
-        send.send(Ok(Vec::new())).unwrap();
-        assert!(print(&receive, 0).is_ok());
     }
 }

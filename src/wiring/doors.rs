@@ -90,8 +90,16 @@ struct AddressFile(PathBuf);
 
 impl AddressFile {
     fn write(path: PathBuf, address: SocketAddr) -> Result<Self> {
-        write_whole(&path, &format!("{address}\n"))
-            .map_err(|error| Error::failed(format!("Cannot write {}", path.display())).because(error))?;
+        match write_whole(&path, &format!("{address}\n")) {
+            Ok(()) => {}
+            // What is stored is served on a full disk too, to those who know where.
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                tracing::warn!(%error, path = %path.display(), "Cannot write where the door is");
+            }
+            Err(error) => {
+                return Err(Error::failed(format!("Cannot write {}", path.display())).because(error));
+            }
+        }
         Ok(Self(path))
     }
 }

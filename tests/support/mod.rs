@@ -17,9 +17,11 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod rebuild;
 pub(crate) mod rowcast;
+pub(crate) mod small_disk;
 pub(crate) mod sse;
 pub(crate) mod wait;
 pub(crate) mod websocket;
+pub(crate) mod witness;
 
 mod works;
 

@@ -23,19 +23,22 @@ pub(crate) struct Rowcast {
     listen: String,
     process: Option<Process>,
     address: SocketAddr,
+    data: PathBuf,
     directory: Directory,
 }
 
 impl Rowcast {
     /// `run --source URL`, ready to have more added to it.
     pub(crate) fn on(source: &str) -> Self {
+        let directory = Directory::new("rowcast");
         Self {
             arguments: vec!["--source".into(), source.into()],
             env: Vec::new(),
             listen: "127.0.0.1:0".into(),
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            directory: Directory::new("rowcast"),
+            data: directory.path().join("data"),
+            directory,
         }
     }
 
@@ -55,6 +58,12 @@ impl Rowcast {
         self.with(&["--set", assignment])
     }
 
+    /// Keeps its data elsewhere than in a directory of its own.
+    pub(crate) fn data_at(mut self, data: &Path) -> Self {
+        self.data = data.to_owned();
+        self
+    }
+
     /// Adds the Kafka door.
     pub(crate) fn kafka(self, kafka: &Kafka, prefix: &str) -> Self {
         self.with(&["--kafka", kafka.brokers(), "--topic-prefix", prefix])
@@ -64,6 +73,12 @@ impl Rowcast {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// Sets an environment variable for the next starts, or removes it.
+    pub(crate) fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.env.retain(|(other, _)| other != name);
+        self.env.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
     /// Starts it and waits until it is ready and changes flow.
@@ -92,10 +107,9 @@ impl Rowcast {
         self.wait_ready().await;
     }
 
-    /// Starts it and waits only until it listens.
-    pub(crate) async fn launch(&mut self) {
-        let written = self.data().join("http.addr");
-        let _ = std::fs::remove_file(&written);
+    /// Starts it and waits for nothing.
+    pub(crate) fn spawn(&mut self) {
+        let _ = std::fs::remove_file(self.address_file());
         let data = self.data().display().to_string();
         let mut command = vec![PROGRAM.to_owned(), "run".into()];
         command.extend(self.arguments.iter().cloned());
@@ -103,7 +117,14 @@ impl Rowcast {
         let (log, directory) = (self.log_file(), self.directory.path());
         let launch = Launch { command: &command, env: &self.env, log: &log, last_signal: "KILL", directory };
         self.process = None;
-        let process = self.process.insert(Process::start(&launch));
+        self.process = Some(Process::start(&launch));
+    }
+
+    /// Starts it and waits only until it listens.
+    pub(crate) async fn launch(&mut self) {
+        self.spawn();
+        let written = self.address_file();
+        let process = self.process.as_mut().expect("a started rowcast");
         self.address = wait_for("rowcast to listen", SOON, async || {
             if let Some(code) = process.ended() {
                 panic!("rowcast ended with code {code}");
@@ -135,7 +156,7 @@ impl Rowcast {
 
     /// Its data directory.
     pub(crate) fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data.clone()
     }
 
     /// Its process id, while it runs.
@@ -146,6 +167,11 @@ impl Rowcast {
     /// Its exit code, once it has ended.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         self.process.as_mut().and_then(Process::ended)
+    }
+
+    /// Waits for it to end by itself; its exit code.
+    pub(crate) async fn wait_end(&mut self) -> i32 {
+        self.process.as_mut().expect("a started rowcast").wait(SOON * 2).await
     }
 
     /// SIGKILL; returns when it is gone.
@@ -183,6 +209,10 @@ impl Rowcast {
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let text = self.get("/metrics").await.text();
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    fn address_file(&self) -> PathBuf {
+        self.data().join("http.addr")
     }
 
     fn log_file(&self) -> PathBuf {

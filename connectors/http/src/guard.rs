@@ -38,6 +38,10 @@ impl Guard {
 
     /// Refuses a request by another name, or from another's page.
     pub(crate) fn check(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Result<(), Refusal> {
+        if headers.get_all(header::HOST).iter().count() > 1 {
+            // Proxies disagree on which of them counts (RFC 9112, 3.2).
+            return Err(Refusal::bad_request("There are two Host headers").hint("Send one."));
+        }
         let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
         let host = host.or_else(|| authority.map(Authority::as_str)).unwrap_or_default().to_ascii_lowercase();
         if !self.knows(&host) {
@@ -151,6 +155,15 @@ mod tests {
             assert_eq!(check(host, None), Err("forbidden_host"), "{host}");
         }
         assert_eq!(check("evil.example:8080", Some("http://evil.example:8080")), Err("forbidden_host"));
+    }
+
+    #[test]
+    fn two_names_are_none() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::HOST, HeaderValue::from_static("localhost"));
+        headers.append(header::HOST, HeaderValue::from_static("evil.example"));
+        let refused = Guard::new(&Config::default()).check(&headers, None);
+        assert_eq!(refused.map_err(|refusal| refusal.code), Err("bad_request"));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use axum::http::HeaderMap;
 use rowcast_engine::event::Op;
 use rowcast_engine::feed::{From, Pattern};
 use rowcast_engine::format::{NativeOptions, Numbers};
+use rowcast_engine::units;
 use serde_json::{Map, Value};
 
-use crate::duration;
 use crate::refusal::Refusal;
 
 /// Events on a page unless the client says otherwise.
@@ -81,7 +81,7 @@ impl Query {
             channels: found.channels,
             ops: found.ops,
             from,
-            options: NativeOptions { numbers: found.numbers },
+            options: NativeOptions { numbers: found.numbers.unwrap_or_default() },
             limit: found.limit.unwrap_or(LIMIT),
             wait: found.wait,
         })
@@ -96,7 +96,7 @@ struct Found {
     from: Option<From>,
     replay: Option<From>,
     last_event_id: Option<String>,
-    numbers: Numbers,
+    numbers: Option<Numbers>,
     limit: Option<usize>,
     wait: Option<Duration>,
 }
@@ -112,10 +112,10 @@ impl Found {
                     self.ops.push(op(word.trim())?);
                 }
             }
-            "from" => self.from = Some(from(value)?),
-            "replay" => self.replay = Some(replay(value)?),
+            "from" => once(name, &mut self.from, from(value)?)?,
+            "replay" => once(name, &mut self.replay, replay(value)?)?,
             "last_event_id" => _ = self.last_event_id.get_or_insert_with(|| value.to_owned()),
-            "numbers" => self.numbers = numbers(value)?,
+            "numbers" => once(name, &mut self.numbers, numbers(value)?)?,
             "limit" | "wait" if place != Place::Page => {
                 return Err(Refusal::parameter(
                     name,
@@ -123,8 +123,8 @@ impl Found {
                 )
                 .hint("Leave it out, or ask with the header Accept: application/json."));
             }
-            "limit" => self.limit = Some(limit(value)?),
-            "wait" => self.wait = Some(wait(value)?),
+            "limit" => once(name, &mut self.limit, limit(value)?)?,
+            "wait" => once(name, &mut self.wait, wait(value)?)?,
             _ => return Err(unknown(name, place)),
         }
         Ok(())
@@ -153,6 +153,15 @@ impl Found {
             );
         }
         Ok(self.from.or(self.replay))
+    }
+}
+
+/// Takes what may come once: of two values, one would be ignored in silence.
+fn once<T>(name: &str, place: &mut Option<T>, value: T) -> Result<(), Refusal> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Refusal::parameter(name, format!("{name} is given more than once"))
+            .hint("Give it once; channel and op may come several times.")),
     }
 }
 
@@ -200,23 +209,11 @@ fn op(word: &str) -> Result<Op, Refusal> {
 }
 
 fn from(text: &str) -> Result<From, Refusal> {
-    match text {
-        "latest" => return Ok(From::Latest),
-        "earliest" => return Ok(From::Earliest),
-        _ => {}
-    }
-    if let Ok(id) = text.parse() {
-        return Ok(From::After(id));
-    }
-    if let Some(count) = text.strip_prefix("last:").and_then(|count| count.parse().ok()) {
-        return Ok(From::Last(count));
-    }
     // In a query string an unescaped plus means a blank.
-    let time = text.parse::<jiff::Timestamp>().or_else(|_| text.replace(' ', "+").parse());
-    time.map(|time| From::Time(time.as_microsecond())).map_err(|_| {
-        Refusal::parameter("from", format!("{text:?} is not a place to start from")).hint(
-            "Write latest, earliest, the number of an event, last:N, or a time with zone like 2026-11-21T04:05:06Z.",
-        )
+    let place = text.parse::<From>().or_else(|error| text.replace(' ', "+").parse().map_err(|_| error));
+    place.map_err(|error| {
+        let hint = error.remedy().unwrap_or_default().to_owned();
+        Refusal::parameter("from", error.to_string()).hint(hint)
     })
 }
 
@@ -248,11 +245,11 @@ fn limit(text: &str) -> Result<usize, Refusal> {
 }
 
 fn wait(text: &str) -> Result<Duration, Refusal> {
-    let wait = duration::parse(text).map_err(|error| Refusal::parameter("wait", error))?;
+    let wait = units::time(text).map_err(|error| Refusal::parameter("wait", error))?;
     if wait <= WAIT_MAX {
         return Ok(wait);
     }
-    Err(Refusal::parameter("wait", format!("A page waits no longer than {}", duration::show(WAIT_MAX)))
+    Err(Refusal::parameter("wait", format!("A page waits no longer than {}", units::show_time(WAIT_MAX)))
         .hint("Ask again with from set to next when it comes back empty."))
 }
 

@@ -87,7 +87,7 @@ impl KafkaSink {
             Body::Message { channel, payload } => {
                 self.send_message(producer, event.id, channel, payload).await
             }
-            Body::Gap { channel, reason, detail } => {
+            Body::Gap { channel, reason, detail, .. } => {
                 self.value.clear();
                 write_event(&mut self.value, event, &NativeOptions::default());
                 // What one table lacks, a new one's first rows say, is told and must not hold up the others.

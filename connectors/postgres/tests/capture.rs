@@ -4,3 +4,4 @@ mod harness;
 mod resume;
 mod setup;
 mod stream;
+mod tls;

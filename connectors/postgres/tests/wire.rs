@@ -103,13 +103,13 @@ async fn passwords() {
 }
 
 /// An authority and certificates that it issued, as PEM files in `dir`.
-struct Certificates<'a> {
+pub(crate) struct Certificates<'a> {
     server: &'a Server,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl<'a> Certificates<'a> {
-    fn new(server: &'a Server, name: &str) -> Self {
+    pub(crate) fn new(server: &'a Server, name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -118,7 +118,7 @@ impl<'a> Certificates<'a> {
         Self { server, authority }
     }
 
-    fn issue(&self, file: &str, common_name: &str, alternatives: &[&str]) {
+    pub(crate) fn issue(&self, file: &str, common_name: &str, alternatives: &[&str]) {
         let names: Vec<_> = alternatives.iter().map(|n| (*n).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);

@@ -5,6 +5,7 @@
 //! queue per reader, and a slow reader costs nothing but its place.
 
 mod filter;
+mod from;
 mod subscription;
 mod view;
 
@@ -12,31 +13,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub use filter::{Filter, Pattern};
+pub use from::From;
 pub use subscription::{Events, Next, Subscription};
 pub use view::{Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
-use crate::event::Micros;
 use crate::journal::{Gone, Journal, Read};
 use crate::stop::Stop;
 
 /// `last:N` looks back over no more events than this for the N that match.
 const LAST_SCAN_EVENTS: u64 = 1_000_000;
-
-/// Where a reader starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// What commits from now on.
-    Latest,
-    /// All that is held.
-    Earliest,
-    /// What comes after an event.
-    After(u64),
-    /// At a time, inclusive.
-    Time(Micros),
-    /// The newest N that match.
-    Last(u64),
-}
 
 /// Where a reader starts, in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

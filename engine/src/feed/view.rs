@@ -184,10 +184,10 @@ impl View {
 
     fn object(&self, out: &mut Vec<u8>, event: &Event<'_>) {
         match event.body {
-            Body::Gap { channel, reason, detail } => {
+            Body::Gap { channel, from, reason, detail } => {
                 let channel = (!channel.is_empty()).then_some(channel);
                 let gap = serde_json::json!({
-                    "type": "gap", "from": event.id, "to": event.id, "reason": reason, "channel": channel,
+                    "type": "gap", "from": from, "to": event.id, "reason": reason, "channel": channel,
                     "detail": detail,
                 });
                 out.extend_from_slice(gap.to_string().as_bytes());

@@ -44,11 +44,17 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
         }
         Body::Truncate { cascade, restart_identity, .. } => write_truncate(out, *cascade, *restart_identity),
         Body::Message { payload, .. } => write_payload(out, payload),
-        Body::Gap { reason, detail, .. } => {
+        Body::Gap { from, reason, detail, .. } => {
             write_member(out, "reason");
             write_string(out, reason);
             write_member(out, "detail");
             write_string(out, detail);
+            if *from < event.id {
+                write_member(out, "from");
+                write_int(out, *from);
+                write_member(out, "to");
+                write_int(out, event.id);
+            }
         }
     }
     write_member(out, "ts");

@@ -1,6 +1,6 @@
 //! Looking at a journal without opening it for writing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -8,10 +8,11 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::Disk;
-use crate::journal::opening::{broken_middle, note_asides, segment_paths};
+use crate::journal::opening::{never_begun, note_asides, segment_paths};
+use crate::journal::refusal::{MEND, broken_middle, broken_segment, cannot_read, misfit};
 use crate::journal::registry::Registry;
-use crate::journal::scan::{ScanError, Scanner};
-use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
+use crate::journal::scan::{Broken, ScanError, Scanner};
+use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader, is_compressed};
 use crate::journal::sidecar::Leftover;
 use crate::record::Batch;
 
@@ -40,7 +41,7 @@ pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
 }
 
 /// Reads a journal, calling `see` for each event of whole transactions from event `from` on. When it says false the
-/// rest is not read, and the report is of what was.
+/// rest is not read, and the report is of what was. Segments that end before `from` are not read either.
 pub fn for_each_event(
     dir: &Path,
     disk: &dyn Disk,
@@ -55,13 +56,29 @@ pub fn for_each_event(
             .hint("Name the data directory of rowcast (--data DIR)."));
     }
     let mut going = true;
+    let mut last = None;
+    let starts_after = |path: &PathBuf| first_number(path).is_none_or(|first| first > from);
+    let paths =
+        paths.get(paths.partition_point(|path| !starts_after(path)).saturating_sub(1)..).unwrap_or(&[]);
     for (at, path) in paths.iter().enumerate() {
-        let mut file = Walk::open(path, at + 1 == paths.len(), disk)?;
-        file.run(&registry, &mut report, |report, batch| {
-            if report.oldest == 0 && batch.header().events > 0 {
-                report.oldest = batch.first();
+        let mut file = match Walk::open(path, at + 1 == paths.len(), disk)? {
+            Opened::Segment(file) => file,
+            Opened::NeverBegun => break,
+            // Retention has taken it since the directory was listed, and what came before it.
+            Opened::Removed => {
+                last = None;
+                continue;
             }
-            report.newest = report.newest.max(batch.last());
+        };
+        let previous = file.header.previous_last;
+        if let Some(last) = last.filter(|last| *last != previous) {
+            return Err(broken_segment(path, &misfit(previous, last)));
+        }
+        file.run(&registry, &mut report, |report, batch| {
+            if batch.header().events > 0 {
+                report.oldest = if report.oldest == 0 { batch.first() } else { report.oldest };
+                report.newest = report.newest.max(batch.last());
+            }
             let seen = batch.events().map(|event| going = going && (event.id < from || see(&event))).count();
             if seen == batch.header().events as usize {
                 Ok(going)
@@ -72,8 +89,14 @@ pub fn for_each_event(
         if !going {
             break;
         }
+        last = Some(file.last);
     }
     Ok(report)
+}
+
+/// The number in a segment's name: of its first event.
+fn first_number(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
@@ -81,6 +104,14 @@ fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
     Error::journal(format!(
         "{path}: the batch of event {first} should have {events} events, {seen} can be read"
     ))
+    .hint(MEND)
+}
+
+enum Opened<'a> {
+    Segment(Box<Walk<'a>>),
+    /// The newest one, without a header: opening removes it.
+    NeverBegun,
+    Removed,
 }
 
 /// One segment file on the way through its batches.
@@ -93,21 +124,36 @@ struct Walk<'a> {
     /// Batches of a transaction whose last one has not come yet; bounded by what a transaction may take in memory,
     /// since a larger one has a segment of its own, which is whole by being there.
     pending: Vec<Batch>,
+    /// The transaction read last has ended.
+    whole: bool,
     good_end: u64,
+    /// Number of the last event of a whole transaction.
+    last: u64,
 }
 
 impl<'a> Walk<'a> {
-    fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Self> {
-        let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
-        let file = open_segment(disk, path).map_err(unreadable)?;
+    fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
+        let unreadable = |error| cannot_read(path, error);
+        let file = match open_segment(disk, path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Opened::Removed),
+            opened => opened.map_err(unreadable)?,
+        };
         let mut bytes = [0; SEGMENT_HEADER];
-        file.read_at(&mut bytes, 0).map_err(unreadable)?;
-        let header = SegmentHeader::decode(&bytes)
-            .map_err(|reason| Error::journal(format!("{} is damaged: {reason}", path.display())))?;
+        let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
+        let header = match SegmentHeader::decode(&bytes) {
+            Ok(header) => header,
+            Err(_) if newest && never_begun(&bytes, read) => return Ok(Opened::NeverBegun),
+            Err(reason) => return Err(broken_segment(path, reason)),
+        };
         let length = file.length().map_err(unreadable)?;
         let good_end = SEGMENT_HEADER as u64;
         let scanner = Scanner::new(file, good_end, length);
-        Ok(Self { path, newest, header, length, scanner, pending: Vec::new(), good_end })
+        let last = header.previous_last;
+        let (pending, whole) = (Vec::new(), true);
+        // A compressed one was whole when it got its name.
+        let newest = newest && !is_compressed(&bytes);
+        let walk = Self { path, newest, header, length, scanner, pending, whole, good_end, last };
+        Ok(Opened::Segment(Box::new(walk)))
     }
 
     fn run(
@@ -120,9 +166,13 @@ impl<'a> Walk<'a> {
             self.pending.push(batch);
             let ends = !more
                 && (self.pending.len() == 1 || self.pending.last().is_some_and(|b| b.header().events > 0));
+            self.whole = ends;
             if ends || self.header.spilled.is_some() {
                 self.good_end = end;
                 for batch in std::mem::take(&mut self.pending) {
+                    if batch.header().events > 0 {
+                        self.last = batch.last();
+                    }
                     report.batches += 1;
                     report.events += u64::from(batch.header().events);
                     if !see(report, &batch)? {
@@ -130,6 +180,10 @@ impl<'a> Walk<'a> {
                     }
                 }
             }
+        }
+        if !self.whole && (!self.newest || self.header.spilled.is_some()) {
+            let broken = Broken { offset: self.length, reason: "its last transaction is not whole" };
+            return Err(broken_middle(self.path, &broken));
         }
         report.segments += 1;
         report.bytes += self.length;
@@ -149,9 +203,10 @@ impl<'a> Walk<'a> {
                 Ok(Some((offset + u64::from(header.length), header.more, batch.ok_or_else(unknown)?)))
             }
             Ok(None) => Ok(None),
-            Err(ScanError::Io(error)) => Err(Error::journal(format!("Cannot read {path}")).because(error)),
+            Err(ScanError::Io(error)) => Err(cannot_read(self.path, error)),
             Err(ScanError::Broken(broken)) => {
-                if !self.newest || self.scanner.sound_batch_follows().unwrap_or(true) {
+                let may_be_torn = self.newest && self.header.spilled.is_none();
+                if !may_be_torn || self.scanner.sound_batch_follows().unwrap_or(true) {
                     return Err(broken_middle(self.path, &broken));
                 }
                 Ok(None)

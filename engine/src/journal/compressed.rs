@@ -28,6 +28,8 @@ const FRAME_SIZES: std::ops::RangeInclusive<u32> = 4 << 10..=4 << 20;
 pub(crate) const ENTRY_BYTES: usize = 16;
 pub(crate) const FOOTER_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"ROWCASTZ";
+/// What stands for a damaged frame: no batch begins with it, and no text has it, so that none is whole by chance.
+const BLANK: u8 = 0xff;
 const HEADER: u64 = SEGMENT_HEADER as u64;
 
 /// Opens a segment file, in whichever form it is: offsets and length are those of the plain form.
@@ -41,6 +43,15 @@ pub(crate) fn open_segment(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn D
 /// The plain form of a segment file whose first bytes are `header`.
 pub(crate) fn plain_view(file: Arc<dyn DiskFile>, header: &[u8]) -> io::Result<Arc<dyn DiskFile>> {
     if is_compressed(header) { Ok(Arc::new(Compressed::open(file)?)) } else { Ok(file) }
+}
+
+/// The same for who looks for what is left: a damaged frame reads as bytes that are no batch, so that what stands before
+/// and behind it is found as in a plain file.
+pub(crate) fn blanked_view(file: Arc<dyn DiskFile>, header: &[u8]) -> io::Result<Arc<dyn DiskFile>> {
+    if !is_compressed(header) {
+        return Ok(file);
+    }
+    Ok(Arc::new(Compressed { blanks: true, ..Compressed::open(file)? }))
 }
 
 /// The last bytes of a compressed segment.
@@ -119,6 +130,8 @@ impl Entry {
 struct Compressed {
     file: Arc<dyn DiskFile>,
     footer: Footer,
+    /// Damaged frames are blank instead of an error.
+    blanks: bool,
 }
 
 impl Compressed {
@@ -130,7 +143,7 @@ impl Compressed {
         let footer = Footer::decode(&bytes, length).ok_or_else(|| {
             damaged(format!("damaged at the end, offset {at}: the table of the compressed segment"))
         })?;
-        Ok(Self { file, footer })
+        Ok(Self { file, footer, blanks: false })
     }
 
     /// Offset in the plain form and plain length of a frame.
@@ -168,6 +181,28 @@ impl Compressed {
         }
         Ok(())
     }
+
+    /// Reads a frame, all but its first `skip` bytes, as far as there is room; gives their number.
+    fn read_frame(
+        &self,
+        frames: &mut Frames,
+        (start, plain): (u64, usize),
+        entry: Option<Entry>,
+        skip: usize,
+        into: &mut [u8],
+    ) -> io::Result<usize> {
+        let read = self.load(start, entry, &mut frames.packed).and_then(|()| {
+            frames.unpack(into, skip, plain).ok_or_else(|| damaged_frame(start, "it does not unpack"))
+        });
+        match read {
+            Err(error) if self.blanks && error.kind() == io::ErrorKind::InvalidData => {
+                let blank = into.len().min(plain.saturating_sub(skip));
+                into.iter_mut().take(blank).for_each(|byte| *byte = BLANK);
+                Ok(blank)
+            }
+            read => read,
+        }
+    }
 }
 
 impl DiskFile for Compressed {
@@ -196,10 +231,8 @@ impl DiskFile for Compressed {
         let mut at = offset;
         for frame in first..=last {
             let (start, plain) = self.place(frame);
-            self.load(start, entries.next().flatten(), &mut frames.packed)?;
             let skip = usize::try_from(at - start).unwrap_or(plain);
-            let taken = frames.unpack(rest, skip, plain);
-            let taken = taken.ok_or_else(|| damaged_frame(start, "it does not unpack"))?;
+            let taken = self.read_frame(&mut frames, (start, plain), entries.next().flatten(), skip, rest)?;
             rest = rest.get_mut(taken..).unwrap_or_default();
             at += taken as u64;
         }

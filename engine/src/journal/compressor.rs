@@ -231,7 +231,7 @@ impl Writing {
     fn all(mut self, source: &dyn DiskFile, length: u64, stop: &AtomicBool) -> io::Result<Option<u64>> {
         let mut header = [0; SEGMENT_HEADER];
         source.read_at(&mut header, 0)?;
-        mark_compressed(&mut header);
+        mark_compressed(&mut header, true);
         self.put(&header)?;
         let mut from = SEGMENT_HEADER as u64;
         while from < length {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the journal asks of a directory of files.
 pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
@@ -22,6 +23,10 @@ pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes free for us and in all on the file system.
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
+    /// Waits before a full disk is asked again; only the journal's own thread does.
+    fn pause(&self, how_long: Duration) {
+        std::thread::sleep(how_long);
+    }
 }
 
 /// An open file.

@@ -7,12 +7,14 @@
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //! DIR/00000001795226490105.zst.tmp  a closed segment on its way to its compressed form; removed at opening
 //!
-//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction, 2 = compressed
+//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction, 2 = compressed,
+//!                                                        8 = a bridge over lost numbers (see `repair`)
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
+//! Magic, version, and the checksum over the first 124 bytes stay where they are in every version.
 //! A batch is drawn in `record/layout.rs`, the rest of a compressed segment in `compressed.rs`. All integers are
 //! little-endian; tuples are as Postgres sent them. Events are numbered relative to their segment, so that a
 //! transaction can be written before its numbers are known.
@@ -21,17 +23,22 @@
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
 //! away what it could not write.
 
+mod backup;
 mod cache;
 mod check;
 mod compressed;
 mod compressor;
 pub mod disk;
+mod installation;
 mod opening;
 mod position;
 mod reader;
+mod refusal;
 mod registry;
+mod repair;
 mod retention;
 mod rolling;
+mod room;
 mod scan;
 mod segment;
 mod sidecar;
@@ -49,10 +56,12 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use backup::{BackupReport, backup, empty_dir};
 pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
 pub use position::StreamPosition;
 pub use reader::{Gone, Read, StoredTransaction};
+pub use repair::{Cut, LostNumbers, RepairReport, repair};
 pub(crate) use rolling::json_of as encode_position;
 pub use spill::Spill;
 pub(crate) use writer::{Append, Command, TxEnd};
@@ -61,6 +70,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::registry::Registry;
+use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
 use crate::record::Builder;
@@ -159,6 +169,9 @@ pub struct Summary {
     /// What the writer is doing.
     #[serde(flatten)]
     pub state: State,
+    /// Damage that a reader has met: what is behind it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// The installation.
     pub installation: Uuid,
 }
@@ -183,10 +196,14 @@ pub(crate) struct Shared {
     pub(crate) submitted: AtomicU64,
     /// Up to where each push door is; retention by age waits for the last of them.
     pub(crate) holds: Mutex<BTreeMap<String, u64>>,
+    /// Damage that readers have met, by the base of the segment; no more entries than segments.
+    pub(crate) damage: Mutex<BTreeMap<u64, String>>,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
     /// Held while a segment's name goes, or goes to its compressed form: else a removed one would come back.
     pub(crate) names: Mutex<()>,
+    /// Huge transactions that wait for room.
+    pub(crate) spills_waiting: AtomicU64,
     /// Held until the writer has closed the journal.
     pub(crate) lock: Mutex<Option<std::fs::File>>,
 }
@@ -275,26 +292,26 @@ impl Journal {
             bytes: segments.iter().map(|segment| segment.stored()).sum(),
             newest_commit: segments.last().map_or(0, |segment| segment.time_max()),
             state: self.shared.state.borrow().clone(),
+            damage: self.damage(),
             installation: self.shared.installation,
         }
     }
 
     /// Appends custom events that did not come from the source and waits until they are durable. Gives the number
     /// of the first one.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended.
     pub async fn publish(&self, events: &[(&str, &[u8])], at: i64) -> Result<u64> {
-        if let State::Full(detail) | State::Failed(detail) = &*self.shared.state.borrow() {
-            return Err(Error::new(
-                crate::Kind::Transient,
-                format!("The journal takes no events now: {detail}"),
-            ));
-        }
+        self.shared.refuse_unless_open()?;
         let mut builder = Builder::new();
         builder.begin_local(at);
         for (channel, payload) in events {
             builder.message(channel, Lsn::ZERO, payload);
         }
         builder.commit(Lsn::ZERO);
-        self.append(builder, None).await
+        self.append_if_room(builder).await
     }
 
     /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
@@ -308,9 +325,37 @@ impl Journal {
 
     pub(crate) async fn append(&self, mut builder: Builder, lsn: Option<Lsn>) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
-        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None };
+        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None, claim: None };
         self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Appends, or gives up when there is no room before the writer has begun with it.
+    async fn append_if_room(&self, mut builder: Builder) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        let claim = Claim::default();
+        let append = Append {
+            parts: builder.take(),
+            lsn: None,
+            reply: Some(reply),
+            permit: None,
+            claim: Some(claim.clone()),
+        };
+        let mut stored = std::pin::pin!(async {
+            self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        });
+        let mut state = self.state();
+        tokio::select! {
+            biased;
+            stored = &mut stored => return stored,
+            _ = state.wait_for(|state| *state != State::Open) => {}
+        }
+        if claim.take() {
+            self.shared.refuse_unless_open()?;
+            return Err(room::no_room("there was no room a moment ago"));
+        }
+        stored.await
     }
 
     /// Ends writing: what was taken is synced, the segment is closed.

@@ -1,8 +1,11 @@
 //! Opening: cuts a torn tail and says so, refuses a broken middle with file and offset.
 
+mod segment;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,40 +14,47 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+pub(crate) use self::segment::note_asides;
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
-use crate::journal::compressed::{open_segment, plain_view};
+use crate::journal::compressed::plain_view;
 use crate::journal::compressor::Compressor;
 use crate::journal::disk::{Disk, make_dir};
+use crate::journal::installation::installation;
+use crate::journal::refusal::{broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
-use crate::journal::rolling::{cannot_create, start_segment};
-use crate::journal::scan::{Broken, ScanError, Scanner};
+use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
-use crate::journal::sidecar::{self, Leftover};
+use crate::journal::sidecar;
 use crate::journal::writer::{Writer, now};
-use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync};
+use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
 use crate::lsn::Lsn;
-use crate::record::asides;
 
 /// Appends waiting for the writer; each is bounded by whoever sends it (capture: two at a time, publishing: a
 /// message each).
 const QUEUE: usize = 8;
+/// How often the opening looks whether the writer waits for room.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Numbers left out at an opening where the clock stands below the newest one, because it was set back: for those
+/// that a power cut may have taken after they were shown (`Sync::Interval`). A segment is synced when it is closed, so
+/// that this would be one of 16 GB. The 53 bits that numbers have last for 6 million such openings.
+const SHOWN_MAX: u64 = 1 << 30;
 /// How often ages and free space are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
-    let installation = installation(&options.dir)?;
+    let installation = installation(&options.dir, &*disk)?;
     remove_spills(&options.dir, &*disk)?;
+    remove_lone_indexes(&options.dir, &*disk)?;
+    abort::point(Point::OpenCleared);
     let registry = Registry::default();
-    let found = Found::load(&options.dir, &*disk, &registry)?;
-    if let Some(other) = found.segments.iter().find(|segment| segment.header.installation != installation) {
-        return Err(Error::journal(format!("{} belongs to another installation", other.path.display()))
-            .hint("Give every rowcast a data directory of its own (--data DIR)."));
-    }
+    let found = Found::load(&options.dir, installation, &*disk, &registry)?;
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
+    abort::point(Point::OpenScanned);
     let shared = Arc::new(Shared {
         cache: Cache::new(options.cache_bytes),
         disk,
@@ -58,9 +68,11 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
         holds: Mutex::new(options.holds.clone()),
         submitted: AtomicU64::new(lsn.0),
+        damage: Mutex::default(),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
         names: Mutex::new(()),
+        spills_waiting: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         options,
     });
@@ -69,32 +81,89 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
 
 fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let clock = u64::try_from(now()).unwrap_or(0);
-    // Not below an empty segment either: a clock that was set back must not give its numbers to others.
+    // Above an empty segment too: what was shown of it may be lost, and its file, which must not be replaced, may
+    // hold the only position.
     let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
-    let next = (newest.max(shared.options.seen) + 1).max(clock).max(last_base);
-    let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
-    let active =
-        start_segment(&shared, next, &previous).map_err(|error| cannot_create(&shared, next, error))?;
-    let mut writer =
-        Writer { shared: Arc::clone(&shared), active, next, unchecked: 0, unsynced: None, compressor: None };
-    writer.write_position()?;
-    // Durable before the segment that held it so far may go.
-    writer.sync_file()?;
-    shared.cache.clear(newest);
-    drop_empty(&shared);
-    writer.compressor = Compressor::start(&shared)?;
+    let above = newest.max(shared.options.seen).max(last_base) + 1;
+    let next = if clock > above { clock } else { above + SHOWN_MAX };
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&shared, &commands);
+    let (begun, answer) = sync_channel(1);
+    let writing = Arc::clone(&shared);
     std::thread::Builder::new()
         .name("journal".into())
-        .spawn(move || writer.run(queue))
+        .spawn(move || match begin(&writing, next) {
+            Ok(writer) => {
+                // Nobody listens any more when it took long.
+                let _ = begun.send(Ok(()));
+                writer.run(queue);
+            }
+            Err(error) => {
+                let waiting = Arc::downgrade(&writing);
+                // The lock goes with it: who is told of the failure may try again at once.
+                drop(writing);
+                if let (Err(SendError(Err(error))), Some(shared)) =
+                    (begun.send(Err(error)), waiting.upgrade())
+                {
+                    shared.say_failed(&error);
+                }
+            }
+        })
         .map_err(|error| Error::failed("Cannot start the journal's thread").because(error))?;
+    begun_or_waiting(&shared, &answer)?;
     Ok(Journal { shared, commands })
 }
 
+/// Waits until the writer can write, or until it waits for room: then what is stored is served meanwhile.
+fn begun_or_waiting(shared: &Shared, answer: &Receiver<Result<()>>) -> Result<()> {
+    loop {
+        match answer.recv_timeout(LOOK_EVERY) {
+            Ok(begun) => return begun,
+            Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+            Err(RecvTimeoutError::Timeout) if matches!(*shared.state.borrow(), State::Full(_)) => {
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Starts the first segment of this run, in which `next` will be the first number.
+fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
+    let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
+    let active = loop {
+        match start_segment(shared, next, &previous) {
+            Ok(active) => break active,
+            // Without a history there is nobody to serve, and the one who starts it is there to be told.
+            Err(error) if is_full(&error) && !shared.segments.load().is_empty() => {
+                shared.wait_for_room("there is no room for a new segment")?;
+            }
+            Err(error) => return Err(cannot_create(shared, next, error)),
+        }
+    };
+    abort::point(Point::SegmentStarted);
+    let mut writer =
+        Writer { shared: Arc::clone(shared), active, next, unchecked: 0, unsynced: None, compressor: None };
+    writer.write_position()?;
+    // Durable before the segment that held it so far may go.
+    writer.sync_file()?;
+    abort::point(Point::OpenPosition);
+    shared.cache.clear(*shared.head.borrow());
+    drop_empty(shared);
+    abort::point(Point::OpenDropped);
+    writer.compressor = Compressor::start(shared)?;
+    Ok(writer)
+}
+
 fn nothing_before() -> Segment {
-    let header =
-        SegmentHeader { base: 0, previous_last: 0, created: 0, installation: Uuid::nil(), spilled: None };
+    let header = SegmentHeader {
+        base: 0,
+        previous_last: 0,
+        created: 0,
+        installation: Uuid::nil(),
+        spilled: None,
+        bridge: false,
+    };
     Segment::new(header, PathBuf::new(), 0, Lsn::ZERO)
 }
 
@@ -132,13 +201,15 @@ fn drop_empty(shared: &Shared) {
     shared.segments.store(Arc::new(kept.into_iter().map(|(_, segment)| Arc::clone(segment)).collect()));
 }
 
+/// Makes the directory and locks it.
 pub(crate) fn lock(dir: &Path) -> Result<File> {
-    let failed = |error: std::io::Error| {
-        Error::journal(format!("Cannot open the journal in {}", dir.display()))
-            .because(error)
-            .hint("Name a directory that the user who runs rowcast may write to (--data DIR).")
-    };
-    make_dir(dir).map_err(failed)?;
+    make_dir(dir).map_err(|error| cannot_open(dir, error))?;
+    lock_existing(dir)
+}
+
+/// Locks a directory that is there.
+pub(crate) fn lock_existing(dir: &Path) -> Result<File> {
+    let failed = |error| cannot_open(dir, error);
     let file =
         File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
@@ -148,38 +219,18 @@ pub(crate) fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The installation's uuid, made at the first opening.
-fn installation(dir: &Path) -> Result<Uuid> {
-    let path = dir.join("installation");
-    let failed =
-        |error: std::io::Error| Error::journal(format!("Cannot use {}", path.display())).because(error);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|error: uuid::Error| {
-            Error::journal(format!("{} holds no installation number", path.display())).because(error)
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let uuid = Uuid::new_v4();
-            let beside = dir.join("installation.new");
-            std::fs::write(&beside, format!("{uuid}\n")).map_err(failed)?;
-            File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
-            std::fs::rename(&beside, &path).map_err(failed)?;
-            Ok(uuid)
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
 /// What lies in the directory.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
+    installation: Uuid,
     pub(crate) segments: Vec<Arc<Segment>>,
     position: StreamPosition,
     last_tx_end: Lsn,
 }
 
 impl Found {
-    fn load(dir: &Path, disk: &dyn Disk, registry: &Registry) -> Result<Self> {
-        let mut found = Self::default();
+    fn load(dir: &Path, installation: Uuid, disk: &dyn Disk, registry: &Registry) -> Result<Self> {
+        let mut found = Self { installation, ..Self::default() };
         let paths = segment_paths(dir, disk)?;
         for (at, path) in paths.iter().enumerate() {
             found.take(path, at + 1 == paths.len(), disk, registry)?;
@@ -194,31 +245,31 @@ impl Found {
     }
 
     fn take(&mut self, path: &Path, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<()> {
-        let broken = |reason: &str| {
-            Error::journal(format!("{} is damaged: {reason}", path.display()))
-                .hint("`rowcast journal check` tells what can be read; restore the file from a copy.")
-        };
-        let unreadable = |error| Error::journal(format!("Cannot read {}", path.display())).because(error);
+        let broken = |reason: &str| broken_segment(path, reason);
+        let unreadable = |error| cannot_read(path, error);
         let file = disk.open(path).map_err(unreadable)?;
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,
-            Err(_) if newest && (read < SEGMENT_HEADER || bytes.iter().all(|byte| *byte == 0)) => {
+            Err(_) if newest && never_begun(&bytes, read) => {
                 tracing::warn!(path = %path.display(), "Removed a segment whose first write was cut off");
                 return disk.remove(path).map_err(unreadable);
             }
             Err(reason) => return Err(broken(reason)),
         };
+        if header.installation != self.installation {
+            return Err(foreign(path, header.installation, self.installation));
+        }
+        // A file that is named as another segment would be replaced by it.
+        if path.file_name().is_none_or(|name| *name != *Segment::file_name(header.base)) {
+            return Err(broken("its name is not the number of its first event"));
+        }
         let (time, lsn, last) = self.segments.last().map_or((0, Lsn::ZERO, None), |before| {
             (before.time_max(), before.lsn_max(), Some(before.last()))
         });
         if last.is_some_and(|last| last != header.previous_last) {
-            return Err(broken(&format!(
-                "it continues after event {}, but the segment before it ends at {}: a segment is missing or cut",
-                header.previous_last,
-                last.unwrap_or(0)
-            )));
+            return Err(broken(&misfit(header.previous_last, last.unwrap_or(0))));
         }
         let stored = file.length().map_err(unreadable)?;
         let file = plain_view(file, &bytes).map_err(unreadable)?;
@@ -227,7 +278,7 @@ impl Found {
             Some(left) => left,
             None => {
                 segment = Segment::new(header, path.to_owned(), time, lsn);
-                scan(&segment, newest && !is_compressed(&bytes), disk, registry)?
+                segment::scan(&segment, newest && !is_compressed(&bytes), disk, registry)?
             }
         };
         segment.set_stored(stored.min(segment.length()));
@@ -258,7 +309,13 @@ fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathB
 /// Removes the files of transactions that had not committed when the process ended, and of segments that were being
 /// compressed.
 fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
-    for path in files_named(dir, disk, "tmp")? {
+    let ours = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| {
+            let name = name.as_encoded_bytes();
+            name.starts_with(b"spill-") || name.ends_with(b".zst.tmp")
+        })
+    };
+    for path in files_named(dir, disk, "tmp")?.into_iter().filter(ours) {
         tracing::info!(path = %path.display(), "Removed what was not finished when rowcast ended");
         // Harmless if it stays.
         let _ = disk.remove(&path);
@@ -266,89 +323,21 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
     Ok(())
 }
 
-/// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
-fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<Leftover> {
-    let path = segment.path.display();
-    let unreadable = |error| Error::journal(format!("Cannot read {path}")).because(error);
-    let file = open_segment(disk, &segment.path).map_err(unreadable)?;
-    let length = file.length().map_err(unreadable)?;
-    let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
-    let mut left = Leftover::default();
-    // The batches of a transaction count only once its last one is there.
-    let mut pending = Vec::new();
-    let mut good_end = SEGMENT_HEADER as u64;
-    let stopped = loop {
-        match scanner.next() {
-            Ok(Some((offset, header, bytes))) => {
-                note_asides(&bytes, &header, registry, &mut left);
-                if header.events > 0 {
-                    left.last_tx_end = left.last_tx_end.max(header.lsn_max);
-                }
-                pending.push(header);
-                // A batch without events ends no transaction.
-                let whole = !header.more && (header.events > 0 || pending.len() == 1);
-                if whole {
-                    good_end = offset + u64::from(header.length);
-                    pending.drain(..).for_each(|header| segment.grow(&header));
-                }
-            }
-            Ok(None) => break None,
-            Err(ScanError::Io(error)) => return Err(unreadable(error)),
-            Err(ScanError::Broken(broken)) => break Some(broken),
-        }
-    };
-    let torn = match stopped {
-        Some(broken)
-            if !newest || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? =>
-        {
-            return Err(broken_middle(&segment.path, &broken));
-        }
-        Some(broken) => Some(broken.reason),
-        None => (good_end < length).then_some("its last transaction is not whole"),
-    };
-    if let Some(reason) = torn {
-        tracing::warn!(%path, offset = good_end, bytes = length - good_end, reason, "Cut the torn end of the journal");
-        file.truncate(good_end).map_err(unreadable)?;
-    }
-    if newest {
-        // What a killed process had written may be in memory alone; it is shown and confirmed from now on.
-        file.sync().map_err(unreadable)?;
-    }
-    if let Some(tx) = segment.header.spilled {
-        left.last_tx_end = left.last_tx_end.max(tx.end_lsn);
-        let (time, lsn) = (segment.time_max(), segment.lsn_max().max(tx.end_lsn));
-        segment.restore(segment.index(), segment.length(), segment.events(), (time, lsn));
-    }
-    segment.close(now());
-    sidecar::store(disk, segment, registry, &left);
-    Ok(left)
-}
-
-pub(crate) fn note_asides(
-    bytes: &[u8],
-    header: &crate::record::Header,
-    registry: &Registry,
-    left: &mut Leftover,
-) {
-    for (is_position, json) in asides(bytes, header) {
-        if is_position {
-            left.position = Some(json.to_vec());
-        } else {
-            left.schemas.extend(registry.load(json));
+/// Removes the indexes of segments that were removed, or never came to be, before the process ended.
+fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
+    let segments = segment_paths(dir, disk)?;
+    for path in files_named(dir, disk, "idx")? {
+        if segments.binary_search(&path.with_extension("seg")).is_err() {
+            // Harmless if it stays.
+            let _ = disk.remove(&path);
         }
     }
+    Ok(())
 }
 
-fn io_of(error: ScanError, path: &Path) -> Error {
-    match error {
-        ScanError::Io(error) => Error::journal(format!("Cannot read {}", path.display())).because(error),
-        ScanError::Broken(broken) => broken_middle(path, &broken),
-    }
-}
-
-pub(crate) fn broken_middle(path: &Path, broken: &Broken) -> Error {
-    Error::journal(format!("{} is damaged at offset {}: {}", path.display(), broken.offset, broken.reason))
-        .hint("`rowcast journal check` tells what can be read; restore the file from a copy.")
+/// Whether the newest segment's header was never written whole: it held nothing yet.
+pub(crate) fn never_begun(header: &[u8; SEGMENT_HEADER], read: usize) -> bool {
+    read < SEGMENT_HEADER || header.iter().all(|byte| *byte == 0)
 }
 
 impl Shared {

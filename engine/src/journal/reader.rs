@@ -1,12 +1,13 @@
 //! Reading from any place without standing in the writer's way.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
 use crate::journal::compressed::open_segment;
-use crate::journal::opening::broken_middle;
+use crate::journal::refusal::{MEND, broken_middle, cannot_read};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
@@ -54,10 +55,11 @@ impl Journal {
         if let Some(batch) = self.cached(after) {
             return Ok(Read::Batches(vec![batch]));
         }
-        if let Some(gone) = self.held_after(after) {
+        // One list for both questions: between two, retention could take what is next.
+        let segments = self.shared.segments.load_full();
+        if let Some(gone) = gone_after(&segments, after) {
             return Ok(Read::Gone(gone));
         }
-        let segments = self.shared.segments.load_full();
         let head = self.newest();
         let at = segments.partition_point(|segment| segment.last() <= after);
         let Some(segment) = segments.get(at).filter(|_| after < head) else { return Ok(Read::AtHead) };
@@ -72,14 +74,15 @@ impl Journal {
 
     /// What is missing between an event and the oldest one held; `None` when nothing is.
     pub fn held_after(&self, after: u64) -> Option<Gone> {
-        let segments = self.shared.segments.load();
-        let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
-        Some(Gone { from: after + 1, to: oldest.header.base - 1 })
+        gone_after(&self.shared.segments.load(), after)
     }
 
-    /// Whether no transaction that ends above `lsn` has been removed.
+    /// Whether no transaction that ends above `lsn` has been removed or lost to damage.
     pub fn holds_all_above(&self, lsn: Lsn) -> bool {
         let segments = self.shared.segments.load();
+        if behind_bridge(&segments, lsn).is_some() {
+            return false;
+        }
         segments.first().is_none_or(|oldest| {
             // Zero where it is not known any more what came before.
             let before = oldest.index().first().map_or(Lsn::ZERO, |entry| entry.lsn_before);
@@ -92,8 +95,9 @@ impl Journal {
     pub fn never_given(&self, id: u64) -> Option<Gone> {
         let segments = self.shared.segments.load();
         let after = segments.get(segments.partition_point(|segment| segment.header.base <= id))?.header;
-        // The number below the first one is what a reader was told as the end of a gap.
-        (id > after.previous_last && id + 1 < after.base)
+        // The number below the first one is what a reader was told as the end of a gap; what a bridge stands for was
+        // given, and it tells so by itself.
+        (!after.bridge && id > after.previous_last && id + 1 < after.base)
             .then_some(Gone { from: after.previous_last + 1, to: after.base - 1 })
     }
 
@@ -110,10 +114,12 @@ impl Journal {
         let mut bytes = 0;
         // What one read of the disk brought is enough too: the rest of another would be read again.
         while bytes < ENOUGH && (batches.is_empty() || scanner.is_at_hand()) {
-            let Some((offset, header, data)) =
-                scanner.next().map_err(|error| Some(of_scan(error, segment)))?
-            else {
-                break;
+            let (offset, header, data) = match scanner.next() {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                // What stands before the break is given out first.
+                Err(_) if !batches.is_empty() => break,
+                Err(error) => return Err(Some(self.unreadable(error, segment))),
             };
             if header.events == 0 || header.first + u64::from(header.events) <= relative {
                 continue;
@@ -130,10 +136,38 @@ impl Journal {
         match open_segment(&*self.shared.disk, &segment.path) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
             Err(_) if self.was_removed(segment) => Err(None),
-            Err(error) => {
-                Err(Some(Error::journal(format!("Cannot open {}", segment.path.display())).because(error)))
-            }
+            Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
         }
+    }
+
+    /// Remembers damage, for status and log.
+    fn unreadable(&self, error: ScanError, segment: &Segment) -> Error {
+        let removed = matches!(&error, ScanError::Io(error) if error.kind() == io::ErrorKind::NotFound);
+        let damaged = match &error {
+            ScanError::Broken(_) => true,
+            ScanError::Io(error) => removed || error.kind() == io::ErrorKind::InvalidData,
+        };
+        let error = match error {
+            ScanError::Io(error) => {
+                let error = cannot_read(&segment.path, error);
+                if removed { error.hint(MEND) } else { error }
+            }
+            ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
+        };
+        let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        // Told once; each reader that comes there gets the error.
+        if damaged && damage.insert(segment.header.base, error.to_string()).is_none() {
+            tracing::error!(%error, hint = error.remedy(), "The journal is damaged; what is sound is served");
+        }
+        error
+    }
+
+    /// The oldest damage that readers have met and retention has not taken.
+    pub(super) fn damage(&self) -> Option<String> {
+        let segments = self.shared.segments.load();
+        let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.retain(|base, _| segments.iter().any(|segment| segment.header.base == *base));
+        damage.values().next().cloned()
     }
 
     fn was_removed(&self, segment: &Segment) -> bool {
@@ -175,10 +209,12 @@ impl Journal {
         self.oldest().saturating_sub(1)
     }
 
-    /// The stored transactions that end above `lsn`, in order, at most `count`. Blocks on the disk.
+    /// The stored transactions that end above `lsn`, in order, at most `count`; where some of them were lost to damage,
+    /// those behind. Blocks on the disk.
     pub fn transactions_above(&self, lsn: Lsn, count: usize) -> Result<Vec<StoredTransaction>> {
         let segments = self.shared.segments.load_full();
         let at = segments.partition_point(|segment| segment.lsn_max() <= lsn);
+        let at = behind_bridge(&segments, lsn).map_or(at, |behind| behind.max(at));
         let mut found = Vec::new();
         for segment in segments.get(at..).unwrap_or_default() {
             let offset = segment.offset_where(|entry| entry.lsn_before <= lsn);
@@ -187,7 +223,9 @@ impl Journal {
                 Err(None) => continue,
                 Err(Some(error)) => return Err(error),
             };
-            while let Some((offset, _, data)) = scanner.next().map_err(|error| of_scan(error, segment))? {
+            while let Some((offset, _, data)) =
+                scanner.next().map_err(|error| self.unreadable(error, segment))?
+            {
                 let registry = &self.shared.registry;
                 let batch =
                     Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
@@ -218,7 +256,7 @@ impl Journal {
             Err(None) => return Ok(None),
             Err(Some(error)) => return Err(error),
         };
-        while let Some((_, header, _)) = scanner.next().map_err(|error| of_scan(error, segment))? {
+        while let Some((_, header, _)) = scanner.next().map_err(|error| self.unreadable(error, segment))? {
             if matches(&header) {
                 return Ok(Some(header));
             }
@@ -227,13 +265,21 @@ impl Journal {
     }
 }
 
-fn of_scan(error: ScanError, segment: &Segment) -> Error {
-    match error {
-        ScanError::Io(error) => {
-            Error::journal(format!("Cannot read {}", segment.path.display())).because(error)
-        }
-        ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
-    }
+/// Where the segments behind a bridge begin that may stand for transactions which end above `lsn`.
+fn behind_bridge(segments: &[Arc<Segment>], lsn: Lsn) -> Option<usize> {
+    // The segment right behind a bridge does not know where the lost ones end.
+    let first = segments.partition_point(|segment| segment.lsn_max() <= lsn).saturating_sub(1);
+    let bridge = segments.get(first..)?.iter().rposition(|segment| segment.header.bridge)?;
+    Some(first + bridge + 1)
+}
+
+fn gone_after(segments: &[Arc<Segment>], after: u64) -> Option<Gone> {
+    let oldest = segments.first().filter(|oldest| after < oldest.header.previous_last)?;
+    // Where nothing is held the gap ends at the head: who comes back from its end must not be ahead of it. A bridge
+    // tells by itself what lies under it.
+    let ends_before = oldest.events() > 0 && !oldest.header.bridge;
+    let to = if ends_before { oldest.header.base - 1 } else { oldest.header.previous_last };
+    Some(Gone { from: after + 1, to })
 }
 
 fn unknown_schema(segment: &Segment, offset: u64) -> Error {

@@ -1,9 +1,11 @@
 //! What may go: whole segments, the oldest first.
 
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 use metrics::{counter, gauge};
 
+use crate::abort::{self, Point};
 use crate::event::Micros;
 use crate::journal::Shared;
 use crate::journal::segment::Segment;
@@ -22,7 +24,6 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
         .min()
         .copied()
         .unwrap_or(u64::MAX);
-    let mut gone = Vec::new();
     for segment in segments.iter().take(segments.len().saturating_sub(1)) {
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
         // Age waits for a push door that is behind; size does not, and the door is told of the gap.
@@ -33,27 +34,35 @@ pub(crate) fn apply(shared: &Shared, now: Micros) {
         } else {
             break;
         };
-        size = size.saturating_sub(segment.stored());
-        gone.push((segment, reason));
-    }
-    if !gone.is_empty() {
-        // First out of the list, then off the disk: a reader that finds no file knows why.
-        shared.segments.rcu(|segments| segments.iter().skip(gone.len()).cloned().collect::<Vec<_>>());
-    }
-    for (segment, reason) in gone {
-        remove(shared, segment, reason);
+        let stored = segment.stored();
+        if let Err(error) = remove(shared, segment, reason) {
+            // It stays in the list, and those after it stay: the history must have no hole.
+            tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
+            break;
+        }
+        size = size.saturating_sub(stored);
     }
     gauge!("rowcast_journal_size_bytes").set(size as f64);
 }
 
-fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
+fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::Result<()> {
+    // The one removed before this one must not come back alone after a power cut.
+    shared.disk.sync_dir(&shared.options.dir)?;
+    // First out of the list, then off the disk: a reader that finds no file knows why.
+    shared.segments.rcu(|segments| segments.iter().skip(1).cloned().collect::<Vec<_>>());
     let names = shared.names.lock().unwrap_or_else(PoisonError::into_inner);
     let removed = shared.disk.remove(&segment.path);
     drop(names);
-    if let Err(error) = removed {
-        tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
-        return;
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            shared
+                .segments
+                .rcu(|segments| std::iter::once(segment).chain(segments.iter()).cloned().collect::<Vec<_>>());
+            return Err(error);
+        }
+        _ => {}
     }
+    abort::point(Point::RetentionRemoved);
     // The index of a segment that is gone is removed at the next opening if it cannot be now.
     let _ = shared.disk.remove(&segment.path.with_extension("idx"));
     tracing::info!(
@@ -63,6 +72,7 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) {
         "Removed a segment of the journal"
     );
     counter!("rowcast_journal_segments_removed_total", "reason" => reason).increment(1);
+    Ok(())
 }
 
 fn max_size(shared: &Shared) -> u64 {

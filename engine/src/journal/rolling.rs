@@ -1,19 +1,20 @@
 //! The end of a segment and the start of the next one; a spilled transaction comes in as a segment of its own.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use metrics::counter;
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::disk::DiskFile;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::spill::Spilled;
-use crate::journal::writer::{Active, TxEnd, Writer, now};
+use crate::journal::writer::{Active, DISK_FULL, TxEnd, Writer, now};
 use crate::journal::{Shared, Spill, StreamPosition, retention};
 use crate::lsn::Lsn;
 use crate::record::{Builder, Header, SpilledTx, seal};
@@ -23,8 +24,11 @@ impl Writer {
     pub(crate) fn roll(&mut self) -> Result<()> {
         self.sync_now()?;
         self.active.segment.close(now());
+        abort::point(Point::RollClosed);
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);
+        // Positions alone have filled it: its file must not be replaced, it may hold the only one.
+        self.next += u64::from(previous.events() == 0);
         self.active = loop {
             match start_segment(&self.shared, self.next, &previous) {
                 Ok(active) => break active,
@@ -32,9 +36,12 @@ impl Writer {
                 Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
             }
         };
+        abort::point(Point::SegmentStarted);
         self.write_position()?;
+        abort::point(Point::RollPosition);
         // Durable before retention may remove an older one.
         self.sync_file()?;
+        abort::point(Point::RollDone);
         retention::apply(&self.shared, now());
         if let Some(compressor) = &self.compressor {
             compressor.look();
@@ -64,12 +71,21 @@ impl Writer {
         for part in builder.take() {
             let mut bytes = part.bytes;
             seal(&mut bytes, segment.events());
-            let failed =
-                |error| Error::journal(format!("Cannot write to {}", segment.path.display())).because(error);
-            file.write_at(&bytes, segment.length()).map_err(failed)?;
+            self.put_in(file, &segment.path, &bytes, segment.length())?;
             if let Some(header) = Header::parse(&bytes) {
                 segment.grow(&header);
             }
+        }
+        Ok(())
+    }
+
+    /// Writes to a file that is not the active one, waiting for room as long as it takes.
+    fn put_in(&self, file: &dyn DiskFile, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+        while let Err(error) = file.write_at(bytes, offset) {
+            if !is_full(&error) {
+                return Err(Error::journal(format!("Cannot write to {}", path.display())).because(error));
+            }
+            self.wait_for_room(DISK_FULL)?;
         }
         Ok(())
     }
@@ -84,7 +100,8 @@ impl Writer {
         sidecar::store(&*self.shared.disk, &self.active.segment, &self.shared.registry, &left);
     }
 
-    /// Takes a spilled transaction in as a segment: its first bytes are rewritten, it is synced and renamed.
+    /// Takes a spilled transaction in as a segment: its first bytes are rewritten, it is synced and renamed. What it
+    /// holds has been synced before, so that nobody waits here for more than that.
     pub(super) fn adopt(&mut self, spill: Spill, end: TxEnd) -> Result<()> {
         self.sync_now()?;
         let Some(Spilled { path, file, segment: written, schemas }) = spill.into_file() else {
@@ -92,6 +109,7 @@ impl Writer {
         };
         self.active.segment.close(now());
         self.store_sidecar();
+        abort::point(Point::AdoptBegun);
         let previous = Arc::clone(&self.active.segment);
         let header = SegmentHeader {
             base: self.next,
@@ -99,22 +117,29 @@ impl Writer {
             created: now(),
             installation: self.shared.installation,
             spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
+            bridge: false,
         };
         let target = Segment::path_in(&self.shared.options.dir, self.next);
         let segment = adopted(header, target.clone(), &written, &previous, end);
         let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
         // Its name may be that of a segment that holds the only position.
         self.put_position(&*file, &segment, end.end_lsn)?;
-        file.write_at(&header.encode(), 0).map_err(failed)?;
+        abort::point(Point::AdoptPosition);
+        self.put_in(&*file, &path, &header.encode(), 0)?;
+        abort::point(Point::AdoptHeader);
         file.sync().map_err(failed)?;
+        abort::point(Point::AdoptSynced);
         // An empty active segment has the same name; the rename takes its place.
         self.shared.disk.rename(&path, &target).map_err(failed)?;
+        abort::point(Point::AdoptRenamed);
         self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
+        abort::point(Point::AdoptDurable);
         self.next += segment.events();
         counter!("rowcast_events_total").increment(segment.events());
         counter!("rowcast_journal_bytes_total").increment(segment.length());
         self.active = Active {
             written: segment.length(),
+            synced: segment.length(),
             segment: Arc::new(segment),
             file,
             schemas,
@@ -124,10 +149,12 @@ impl Writer {
         self.shared.note_tx_end(end.end_lsn);
         let newest = self.next - 1;
         self.shared.cache.clear(newest);
-        self.roll()?;
+        // It is whole and durable: it need not wait for the room that the next segment may lack.
         self.shared.head.send_replace(newest);
+        // Before the next segment begins with the position: retention may take this one at once.
         self.confirm(Some(end.end_lsn));
-        Ok(())
+        abort::point(Point::AdoptShown);
+        self.roll()
     }
 }
 
@@ -168,11 +195,14 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
         created: now(),
         installation: shared.installation,
         spilled: None,
+        bridge: false,
     };
     let path = Segment::path_in(&shared.options.dir, base);
     let made = shared.disk.create(&path).and_then(|file| {
+        abort::point(Point::SegmentCreated);
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
+        abort::point(Point::SegmentHeader);
         shared.disk.sync_dir(&shared.options.dir)?;
         Ok(file)
     });
@@ -183,7 +213,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
     let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
     install(shared, &segment);
     let written = SEGMENT_HEADER as u64;
-    Ok(Active { segment, file, written, schemas: Vec::new(), opened: Instant::now() })
+    Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })
 }
 
 pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {

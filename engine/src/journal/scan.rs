@@ -12,7 +12,7 @@ use crate::record::layout::BATCH_HEADER;
 use crate::record::{Header, intact};
 
 /// One read: large enough that a replay is sequential, small enough for many readers.
-const CHUNK_BYTES: u64 = 1 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// A place that holds no whole, sound batch.
 #[derive(Debug)]
@@ -38,11 +38,15 @@ pub(crate) struct Scanner {
     window_at: u64,
     /// What is read at once, if no batch is larger.
     chunk: u64,
+    /// Number of the next event, relative to the segment, once it is known.
+    next_event: Option<u64>,
 }
 
 impl Scanner {
     pub(crate) fn new(file: Arc<dyn DiskFile>, from: u64, end: u64) -> Self {
-        Self { file, at: from, end, window: Bytes::new(), window_at: from, chunk: CHUNK_BYTES }
+        let next_event = (from == SEGMENT_HEADER as u64).then_some(0);
+        let (window, chunk) = (Bytes::new(), CHUNK_BYTES);
+        Self { file, at: from, end, window, window_at: from, chunk, next_event }
     }
 
     /// For one that goes no further than from an entry of the index to the next: reads no more than that at once.
@@ -65,6 +69,10 @@ impl Scanner {
         if !intact(&whole) {
             return Err(broken("the batch's checksum is wrong"));
         }
+        if self.next_event.is_some_and(|next| next != header.first) {
+            return Err(broken("its events do not follow those before it"));
+        }
+        self.next_event = Some(header.first + u64::from(header.events));
         self.at += u64::from(header.length);
         Ok(Some((at, header, whole)))
     }
@@ -103,8 +111,24 @@ impl Scanner {
         Ok((end <= self.window.len()).then(|| self.window.slice(start..end)))
     }
 
-    /// Whether a sound batch stands anywhere behind the current place: then what is broken is a middle, not a tail.
+    /// Whether a sound batch stands anywhere behind the current place that was written when all before it was
+    /// synced: then what is broken is a middle, not a tail. Of what is not synced, a power cut leaves any part.
     pub(crate) fn sound_batch_follows(&mut self) -> Result<bool, ScanError> {
+        let from = self.at;
+        let follows = self.seek_sound(|header| !header.early);
+        self.back_to(from);
+        follows
+    }
+
+    fn back_to(&mut self, at: u64) {
+        (self.at, self.next_event) = (at, None);
+        // What was read last may begin behind.
+        self.window = Bytes::new();
+        self.window_at = at;
+    }
+
+    /// Goes to the next sound batch behind the current place that counts; stays where it is when there is none.
+    pub(crate) fn seek_sound(&mut self, counts: impl Fn(&Header) -> bool) -> Result<bool, ScanError> {
         let from = self.at;
         let mut at = from + 1;
         while at < self.end {
@@ -113,16 +137,17 @@ impl Scanner {
             let read = self.file.read_at(&mut buffer, at).map_err(ScanError::Io)?;
             buffer.truncate(read);
             for hit in memchr::memmem::find_iter(&buffer, b"RCB1") {
-                self.at = at + hit as u64;
-                let sound = matches!(self.next(), Ok(Some(_)));
-                self.at = from;
+                (self.at, self.next_event) = (at + hit as u64, None);
+                let sound = matches!(self.next(), Ok(Some((_, header, _))) if counts(&header));
                 if sound {
+                    (self.at, self.next_event) = (at + hit as u64, None);
                     return Ok(true);
                 }
             }
             // The magic may lie across two reads.
             at += if read > 4 { read as u64 - 3 } else { 4 };
         }
+        self.back_to(from);
         Ok(false)
     }
 }

@@ -8,14 +8,20 @@ use uuid::Uuid;
 
 use crate::event::Micros;
 use crate::lsn::Lsn;
-use crate::record::layout::{get_i64, get_u16, get_u32, get_u64, put};
+use crate::record::layout::{NUMBERS_END, get_i64, get_u16, get_u32, get_u64, put};
 use crate::record::{Header, SpilledTx};
 
 pub(crate) const SEGMENT_HEADER: usize = 128;
 const MAGIC: &[u8; 8] = b"ROWCASTJ";
 const VERSION: u16 = 1;
+/// What is said of a sound header that this program cannot read; nobody may take it for damage.
+pub(crate) const OTHER_VERSION: &str = "its format is of another version of rowcast";
 const FLAG_SPILLED: u16 = 1;
 const FLAG_COMPRESSED: u16 = 2;
+/// A new history begins here.
+const FLAG_HISTORY: u16 = 4;
+const FLAG_BRIDGE: u16 = 8;
+const FLAGS: u16 = FLAG_SPILLED | FLAG_COMPRESSED | FLAG_HISTORY | FLAG_BRIDGE;
 
 /// One index entry for about this many bytes: a read that starts in the middle looks at no more than this to find
 /// its place, and 64 MB of log cost 10 KB of memory.
@@ -29,12 +35,15 @@ pub(crate) struct SegmentHeader {
     pub(crate) created: Micros,
     pub(crate) installation: Uuid,
     pub(crate) spilled: Option<SpilledTx>,
+    /// It holds one gap, which stands for all numbers between the last event before it and its own.
+    pub(crate) bridge: bool,
 }
 
 impl SegmentHeader {
     pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER] {
         let mut bytes = [0; SEGMENT_HEADER];
-        let flags = if self.spilled.is_some() { FLAG_SPILLED } else { 0 };
+        let flags =
+            if self.spilled.is_some() { FLAG_SPILLED } else { 0 } | if self.bridge { FLAG_BRIDGE } else { 0 };
         put(&mut bytes, 0, MAGIC);
         put(&mut bytes, 8, &VERSION.to_le_bytes());
         put(&mut bytes, 10, &flags.to_le_bytes());
@@ -55,24 +64,30 @@ impl SegmentHeader {
             return Err("it is no journal segment");
         }
         let version = get_u16(bytes, 8).ok_or("its header is cut")?;
-        if version != VERSION {
-            return Err("its format is of another version of rowcast");
-        }
         let body = bytes.get(..124).ok_or("its header is cut")?;
         if get_u32(bytes, 124) != Some(crc32c::crc32c(body)) {
             return Err("its header's checksum is wrong");
         }
-        Self::fields(bytes).ok_or("its header is cut")
+        if version != VERSION || get_u16(bytes, 10).is_none_or(|flags| flags & !FLAGS != 0) {
+            return Err(OTHER_VERSION);
+        }
+        let header = Self::fields(bytes).ok_or("its header is cut")?;
+        if header.base >= NUMBERS_END || header.previous_last >= header.base.max(1) {
+            return Err("its header has numbers that no segment can have");
+        }
+        Ok(header)
     }
 
     fn fields(bytes: &[u8]) -> Option<Self> {
-        let spilled = get_u16(bytes, 10)? & FLAG_SPILLED != 0;
+        let flags = get_u16(bytes, 10)?;
+        let spilled = flags & FLAG_SPILLED != 0;
         Some(Self {
             base: get_u64(bytes, 16)?,
             previous_last: get_u64(bytes, 24)?,
             created: get_i64(bytes, 32)?,
             installation: Uuid::from_slice(bytes.get(40..56)?).ok()?,
             spilled: spilled.then_some(SpilledTx { end_lsn: Lsn(get_u64(bytes, 56)?) }),
+            bridge: flags & FLAG_BRIDGE != 0,
         })
     }
 }
@@ -82,9 +97,10 @@ pub(crate) fn is_compressed(header: &[u8]) -> bool {
     get_u16(header, 10).is_some_and(|flags| flags & FLAG_COMPRESSED != 0)
 }
 
-/// Makes the first bytes of a plain segment those of its compressed form.
-pub(crate) fn mark_compressed(header: &mut [u8; SEGMENT_HEADER]) {
-    let flags = get_u16(header, 10).unwrap_or(0) | FLAG_COMPRESSED;
+/// Makes the first bytes of a segment those of its compressed form, or of its plain one.
+pub(crate) fn mark_compressed(header: &mut [u8; SEGMENT_HEADER], compressed: bool) {
+    let others = get_u16(header, 10).unwrap_or(0) & !FLAG_COMPRESSED;
+    let flags = others | if compressed { FLAG_COMPRESSED } else { 0 };
     put(header, 10, &flags.to_le_bytes());
     let crc = crc32c::crc32c(&header[..124]);
     put(header, 124, &crc.to_le_bytes());

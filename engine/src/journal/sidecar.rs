@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::abort::{self, Point};
 use crate::event::Micros;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::registry::Registry;
@@ -70,9 +71,11 @@ pub(crate) fn store(disk: &dyn Disk, segment: &Segment, registry: &Registry, lef
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
         let file = disk.create(&segment.path.with_extension("idx"))?;
+        abort::point(Point::IndexCreated);
         file.write_at(&bytes, 0)?;
         if segment.length() >= SYNC_FROM { file.sync() } else { Ok(()) }
     });
+    abort::point(Point::IndexWritten);
     if let Err(error) = written {
         tracing::debug!(%error, "Cannot write a segment's index; the next start scans it");
     }
@@ -93,6 +96,8 @@ pub(crate) fn load(
     (u32::from_le_bytes(*crc) == crc32c::crc32c(body)).then_some(())?;
     let sidecar: Sidecar = serde_json::from_slice(body).ok()?;
     (sidecar.created == segment.header.created && data.length().ok()? == sidecar.length).then_some(())?;
+    // An event takes more than a byte.
+    (sidecar.events < sidecar.length).then_some(())?;
     let index = sidecar
         .index
         .iter()

@@ -1,31 +1,38 @@
 //! A transaction too large for memory, written to a file of its own before it commits.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::disk::DiskFile;
+use crate::journal::rolling::is_full;
+use crate::journal::room::{AbandonOnDrop, Abandoned, FULL_RETRY, SpillWaits};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
-use crate::journal::{Journal, Shared};
+use crate::journal::writer::DISK_FULL;
+use crate::journal::{Journal, Shared, retention};
 use crate::record::{Header, Part, seal};
 
 /// Ask the disk to start writing after so many bytes, so that the sync at commit is short.
 const SYNC_BYTES: u64 = 32 << 20;
 
+/// Removing a file that is larger than this is left to a thread of its own: giving back 10 GB of blocks can take
+/// longer than anybody should wait.
+const LONG_REMOVAL: u64 = 64 << 20;
+
 /// The file of one open transaction. Dropped before it is taken in, it vanishes.
 #[derive(Debug)]
 pub struct Spill {
     shared: Arc<Shared>,
-    path: PathBuf,
-    file: Arc<dyn DiskFile>,
-    segment: Option<Segment>,
-    schemas: Vec<u32>,
+    /// `None` once it has been taken in.
+    body: Option<Spilled>,
     unsynced: u64,
-    kept: bool,
+    abandoned: Abandoned,
 }
 
 /// A finished file, to be taken in.
+#[derive(Debug)]
 pub(crate) struct Spilled {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn DiskFile>,
@@ -43,6 +50,7 @@ impl Journal {
             Error::transient(format!("Cannot create {} for a large transaction", path.display()))
                 .because(error)
         })?;
+        abort::point(Point::SpillCreated);
         // Numbers and times are filled in at commit.
         let header = SegmentHeader {
             base: 0,
@@ -50,26 +58,19 @@ impl Journal {
             created: 0,
             installation: shared.installation,
             spilled: Some(crate::record::SpilledTx::default()),
+            bridge: false,
         };
         let segment = Segment::new(header, path.clone(), 0, crate::Lsn::ZERO);
-        Ok(Spill {
-            shared,
-            path,
-            file,
-            segment: Some(segment),
-            schemas: Vec::new(),
-            unsynced: 0,
-            kept: false,
-        })
+        let body = Some(Spilled { path, file, segment, schemas: Vec::new() });
+        Ok(Spill { shared, body, unsynced: 0, abandoned: Abandoned::default() })
     }
 }
 
 impl Spill {
-    /// Writes parts of the transaction. Blocks on the disk: call it where that is allowed.
+    /// Writes parts of the transaction. Blocks on the disk, for as long as it is full: call it where that is allowed.
     pub fn write(&mut self, parts: Vec<Part>) -> Result<()> {
         for part in parts {
-            for id in part.schemas.iter().filter(|id| !self.schemas.contains(id)).copied().collect::<Vec<_>>()
-            {
+            for id in part.schemas {
                 self.write_schema(id)?;
             }
             self.write_batch(part.bytes)?;
@@ -78,7 +79,8 @@ impl Spill {
     }
 
     fn write_schema(&mut self, id: u32) -> Result<()> {
-        self.schemas.push(id);
+        let Some(body) = self.body.as_mut().filter(|body| !body.schemas.contains(&id)) else { return Ok(()) };
+        body.schemas.push(id);
         let Some(json) = self.shared.registry.json(id) else { return Ok(()) };
         let mut builder = crate::record::Builder::new();
         builder.schema(&json);
@@ -92,46 +94,82 @@ impl Spill {
     }
 
     fn write_batch(&mut self, mut bytes: Vec<u8>) -> Result<()> {
-        let Some(segment) = &self.segment else { return Ok(()) };
+        let Some(Spilled { file, segment, path, .. }) = &self.body else { return Ok(()) };
         seal(&mut bytes, segment.events());
-        let failed = |error| {
-            Error::transient(format!("Cannot write {} for a large transaction", self.path.display()))
-                .because(error)
-                .hint("Make room on the file system of the data directory.")
-        };
-        self.file.write_at(&bytes, segment.length()).map_err(failed)?;
+        self.put(&**file, path, &bytes, segment.length())?;
         if let Some(header) = Header::parse(&bytes) {
             segment.grow(&header);
         }
+        abort::point(Point::SpillWritten);
         self.unsynced += bytes.len() as u64;
-        if self.unsynced >= SYNC_BYTES {
-            self.file.sync().map_err(failed)?;
-            self.unsynced = 0;
+        if self.unsynced >= SYNC_BYTES { self.sync() } else { Ok(()) }
+    }
+
+    /// Writes, waiting for room as long as it takes and as long as somebody waits for this.
+    fn put(&self, file: &dyn DiskFile, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+        let failed = || Error::transient(format!("Cannot write {} for a large transaction", path.display()));
+        let mut waits = None;
+        loop {
+            let why = match retention::short_of_room(&self.shared, 0) {
+                Some(why) => why,
+                None => match file.write_at(bytes, offset) {
+                    Ok(()) => return Ok(()),
+                    Err(error) if is_full(&error) => DISK_FULL.to_owned(),
+                    Err(error) => return Err(failed().because(error)),
+                },
+            };
+            if self.abandoned.is_set() || self.shared.closing.load(Ordering::Acquire) {
+                return Err(failed().because(std::io::Error::from(std::io::ErrorKind::StorageFull)));
+            }
+            waits.get_or_insert_with(|| SpillWaits::new(&self.shared));
+            self.shared.say_full(&why);
+            self.shared.disk.pause(FULL_RETRY);
         }
+    }
+
+    /// Makes what was written durable. Done before the file is handed over, it leaves two small writes to sync to
+    /// the journal's writer, for whom all others wait.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        let Some(body) = &self.body else { return Ok(()) };
+        body.file.sync().map_err(|error| {
+            Error::transient(format!("Cannot sync {} of a large transaction", body.path.display()))
+                .because(error)
+        })?;
+        self.unsynced = 0;
         Ok(())
+    }
+
+    /// For one who asks for a write and may go away: dropping this ends the waiting for room.
+    pub(crate) fn on_behalf(&mut self) -> AbandonOnDrop {
+        self.abandoned = Abandoned::default();
+        self.abandoned.on_drop()
     }
 
     /// Bytes on disk so far.
     pub fn byte_len(&self) -> u64 {
-        self.segment.as_ref().map_or(SEGMENT_HEADER as u64, Segment::length)
+        self.body.as_ref().map_or(SEGMENT_HEADER as u64, |body| body.segment.length())
     }
 
     pub(crate) fn into_file(mut self) -> Option<Spilled> {
-        self.kept = true;
-        Some(Spilled {
-            path: self.path.clone(),
-            file: Arc::clone(&self.file),
-            segment: self.segment.take()?,
-            schemas: std::mem::take(&mut self.schemas),
-        })
+        self.body.take()
     }
 }
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        if !self.kept {
-            // What stays behind is removed at the next opening.
-            let _ = self.shared.disk.remove(&self.path);
+        let length = self.byte_len();
+        let Some(Spilled { path, file, .. }) = self.body.take() else { return };
+        let shared = Arc::clone(&self.shared);
+        // What stays behind is removed at the next opening.
+        let remove = move || {
+            let _ = shared.disk.remove(&path);
+            // The blocks are given back when the last one who has it open closes it.
+            drop(file);
+        };
+        if length < LONG_REMOVAL {
+            remove();
+        } else {
+            let _ = std::thread::Builder::new().name("removal".into()).spawn(remove);
         }
     }
 }

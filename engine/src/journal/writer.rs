@@ -1,7 +1,6 @@
 //! The thread that writes: whatever has arrived is one write and one sync.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,23 +8,25 @@ use bytes::Bytes;
 use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::error::{Error, Result};
+use crate::abort::{self, Point};
+use crate::error::{Error, Kind, Result};
 use crate::event::Micros;
 use crate::journal::compressor::Compressor;
 use crate::journal::disk::DiskFile;
 use crate::journal::rolling::is_full;
+use crate::journal::room::{Claim, no_room};
 use crate::journal::segment::Segment;
-use crate::journal::{Shared, Spill, State, Sync, retention};
+use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, seal};
+use crate::record::{Batch, Builder, Header, Part, mark_early, seal};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
 const ROUND_BYTES: usize = 8 << 20;
 /// The free space is looked at before each so many bytes, and once a second.
 const ROOM_CHECK_BYTES: u64 = 1 << 20;
-/// How long to wait before trying again on a full disk.
-const FULL_RETRY: Duration = Duration::from_millis(500);
+/// Why there is no room, when the disk says so itself.
+pub(super) const DISK_FULL: &str = "the disk is full";
 /// A segment that has events is closed after this time even when it is small, so that retention can remove it.
 const SEGMENT_AGE: Duration = Duration::from_secs(60 * 60);
 
@@ -39,6 +40,8 @@ pub(crate) struct Append {
     pub(crate) reply: Option<oneshot::Sender<Result<u64>>>,
     /// Given back when it is written.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// The one who asked goes away when there is no room, as long as nobody has taken this.
+    pub(crate) claim: Option<Claim>,
 }
 
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub(crate) struct Active {
     pub(crate) file: Arc<dyn DiskFile>,
     /// Where the next batch goes; readers see less until it is synced.
     pub(crate) written: u64,
+    /// All before this is synced.
+    pub(crate) synced: u64,
     pub(crate) schemas: Vec<SchemaId>,
     pub(crate) opened: Instant,
 }
@@ -85,6 +90,16 @@ struct Round {
     tx_end: Lsn,
     permits: Vec<OwnedSemaphorePermit>,
     arrived: Option<Instant>,
+    /// What is being written now is given up when the disk is full.
+    turns_away: bool,
+}
+
+/// Where an append begins.
+struct Place {
+    written: u64,
+    next: u64,
+    batches: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -133,8 +148,7 @@ impl Writer {
 
     /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
     fn fail(&self, error: &Error) {
-        tracing::error!(%error, "The journal takes no more events until rowcast is started again");
-        self.shared.state.send_replace(State::Failed(error.to_string()));
+        self.shared.say_failed(error);
     }
 
     fn round(
@@ -178,20 +192,66 @@ impl Writer {
         }
         self.unchecked += append.parts.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
         if self.unchecked >= ROOM_CHECK_BYTES {
+            if retention::short_of_room(&self.shared, self.unchecked).is_some() {
+                // Those before it need not wait with it.
+                self.publish(std::mem::take(round))?;
+            }
             self.wait_while_short()?;
         }
-        let first = self.next;
-        // Before all parts: between two of them they would end a transaction that a crash has cut.
-        let schemas: Vec<_> = append.parts.iter().flat_map(|part| &part.schemas).copied().collect();
-        self.write_schemas(&schemas, round)?;
-        for part in append.parts {
-            round.tx_end = round.tx_end.max(part.tx_end);
-            self.write_batch(part.bytes, round)?;
+        if append.claim.as_ref().is_some_and(|claim| !claim.take()) {
+            return Ok(());
+        }
+        abort::point(Point::AppendBegun);
+        let (place, first) = (self.place(round), self.next);
+        if let Err(error) = self.write_parts(append.parts, append.claim.is_none(), round) {
+            return match append.reply {
+                Some(reply) if error.kind() == Kind::Transient => {
+                    self.take_back(&place, round)?;
+                    // The one who asked may be gone.
+                    let _ = reply.send(Err(error));
+                    Ok(())
+                }
+                _ => Err(error),
+            };
         }
         round.lsn = append.lsn.or(round.lsn);
         round.replies.extend(append.reply.map(|reply| (reply, first)));
         round.permits.extend(append.permit);
         Ok(())
+    }
+
+    fn write_parts(&mut self, parts: Vec<Part>, may_wait: bool, round: &mut Round) -> Result<()> {
+        // Before all parts: between two of them they would end a transaction that a crash has cut.
+        let schemas: Vec<_> = parts.iter().flat_map(|part| &part.schemas).copied().collect();
+        self.write_schemas(&schemas, round)?;
+        abort::point(Point::AppendSchemas);
+        round.turns_away = !may_wait;
+        for part in parts {
+            round.tx_end = round.tx_end.max(part.tx_end);
+            self.write_batch(part.bytes, round)?;
+            abort::point(Point::AppendWritten);
+        }
+        round.turns_away = false;
+        Ok(())
+    }
+
+    fn place(&self, round: &Round) -> Place {
+        Place {
+            written: self.active.written,
+            next: self.next,
+            batches: round.batches.len(),
+            bytes: round.bytes,
+        }
+    }
+
+    /// Forgets what was written since, so that not even a crash brings it back.
+    fn take_back(&mut self, place: &Place, round: &mut Round) -> Result<()> {
+        round.batches.truncate(place.batches);
+        round.bytes = place.bytes;
+        round.turns_away = false;
+        self.next = place.next;
+        self.active.written = place.written;
+        self.active.file.truncate(place.written).map_err(|error| self.broken("cut", error))
     }
 
     /// A segment holds every schema version that its batches name, before the first batch that does.
@@ -220,11 +280,14 @@ impl Writer {
     }
 
     fn write_batch(&mut self, mut bytes: Vec<u8>, round: &mut Round) -> Result<()> {
+        if self.active.synced < self.active.written {
+            mark_early(&mut bytes);
+        }
         seal(&mut bytes, self.next - self.active.segment.header.base);
         let Some(header) = Header::parse(&bytes) else {
             return Err(Error::failed("Built a batch that cannot be read back"));
         };
-        self.put(&bytes, self.active.written)?;
+        self.put(&bytes, self.active.written, round.turns_away)?;
         self.active.written += bytes.len() as u64;
         self.next += u64::from(header.events);
         round.bytes += bytes.len();
@@ -232,44 +295,33 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes, waiting for room as long as it takes.
-    fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
+    /// Writes, waiting for room as long as it takes, unless that is not wanted.
+    fn put(&self, bytes: &[u8], offset: u64, turns_away: bool) -> Result<()> {
         loop {
             match self.active.file.write_at(bytes, offset) {
                 Ok(()) => {
-                    self.roomy();
+                    self.shared.say_roomy();
                     return Ok(());
                 }
-                Err(error) if is_full(&error) => self.wait_for_room("the disk is full")?,
+                Err(error) if is_full(&error) && turns_away => {
+                    self.shared.say_full(DISK_FULL);
+                    return Err(no_room(DISK_FULL));
+                }
+                Err(error) if is_full(&error) => self.wait_for_room(DISK_FULL)?,
                 Err(error) => return Err(self.broken("write to", error)),
             }
         }
     }
 
     fn broken(&self, doing: &str, error: io::Error) -> Error {
-        Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error)
-    }
-
-    fn roomy(&self) {
-        if matches!(*self.shared.state.borrow(), State::Full(_)) {
-            tracing::info!("There is room again: capture goes on");
-            self.shared.state.send_replace(State::Open);
-        }
+        let full = is_full(&error);
+        let error =
+            Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error);
+        if full { error.hint("Make room on the file system of the data directory.") } else { error }
     }
 
     pub(super) fn wait_for_room(&self, what: &str) -> Result<()> {
-        if !matches!(*self.shared.state.borrow(), State::Full(_)) {
-            let dir = self.shared.options.dir.display();
-            tracing::error!(%dir, "Capture pauses: {what}; make room, readers are served meanwhile");
-            self.shared.state.send_replace(State::Full(format!("{what} ({dir})")));
-        }
-        retention::apply(&self.shared, now());
-        if self.shared.closing.load(Ordering::Acquire) {
-            return Err(Error::journal("Stopped while waiting for room on the disk"));
-        }
-        // The writer has a thread of its own and nothing else to do.
-        std::thread::sleep(FULL_RETRY);
-        Ok(())
+        self.shared.wait_for_room(what)
     }
 
     /// Syncs and shows what the round wrote.
@@ -278,26 +330,36 @@ impl Writer {
             return Ok(());
         }
         if self.shared.options.sync == Sync::Always {
+            abort::point(Point::SyncBegun);
             self.sync_file()?;
+            abort::point(Point::SyncDone);
         }
         for (bytes, header) in round.batches {
             counter!("rowcast_journal_bytes_total").increment(bytes.len() as u64);
             counter!("rowcast_events_total").increment(u64::from(header.events));
             self.show(bytes, &header)?;
+            abort::point(Point::ShowBatch);
         }
         self.shared.note_tx_end(round.tx_end);
         let newest = self.active.segment.last();
         self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        abort::point(Point::ShowHead);
         match self.shared.options.sync {
             Sync::Always => self.confirm(round.lsn),
             Sync::Interval(_) => {
                 let (_, lsn) = self.unsynced.get_or_insert((Instant::now(), None));
                 *lsn = round.lsn.or(*lsn);
+                // Who waits for an answer was promised that it is durable; capture waits for none.
+                if !round.replies.is_empty() {
+                    self.sync_now()?;
+                }
             }
         }
+        abort::point(Point::ShowDurable);
         for (reply, id) in round.replies {
             // The one who asked may be gone.
             let _ = reply.send(Ok(id));
+            abort::point(Point::ShowReplied);
         }
         if let Some(arrived) = round.arrived {
             histogram!("rowcast_journal_commit_seconds").record(arrived.elapsed());
@@ -327,9 +389,10 @@ impl Writer {
         }
     }
 
-    pub(crate) fn sync_file(&self) -> Result<()> {
+    pub(crate) fn sync_file(&mut self) -> Result<()> {
         let started = Instant::now();
         self.active.file.sync().map_err(|error| self.broken("sync", error))?;
+        self.active.synced = self.active.written;
         histogram!("rowcast_journal_sync_seconds").record(started.elapsed());
         Ok(())
     }
@@ -355,7 +418,7 @@ impl Writer {
         }
         retention::apply(&self.shared, now());
         self.wait_while_short()?;
-        self.roomy();
+        self.shared.say_roomy();
         Ok(())
     }
 

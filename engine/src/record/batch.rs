@@ -8,9 +8,9 @@ use crate::event::{Body, Event, Micros, Old, Op, Tx};
 use crate::lsn::Lsn;
 use crate::record::Tuple;
 use crate::record::layout::{
-    BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION, KIND_SCHEMA,
-    KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN,
-    get_i64, get_u16, get_u32, get_u64,
+    BATCH_HEADER, BATCH_MAGIC, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE,
+    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER, TRUNCATE_CASCADE,
+    TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::schema::{Schema, SchemaId};
 
@@ -23,6 +23,8 @@ pub struct Header {
     pub length: u32,
     /// The transaction goes on in the next batch.
     pub more: bool,
+    /// What stands before it in the file was not synced yet when it was written.
+    pub early: bool,
     /// Number of the first event, relative to the segment's base.
     pub first: u64,
     /// Events.
@@ -47,12 +49,14 @@ impl Header {
         let sound = get_u32(bytes, 0)? == BATCH_MAGIC
             && usize::from(get_u16(bytes, 14)?) == BATCH_HEADER
             && u32::try_from(BATCH_HEADER).is_ok_and(|header| summary >= header)
-            && summary <= length;
+            && summary <= length
+            && get_u64(bytes, 16)? < NUMBERS_END;
         sound.then_some(())?;
         Some(Self {
             crc: get_u32(bytes, 4)?,
             length,
             more: get_u16(bytes, 12)? & FLAG_MORE != 0,
+            early: get_u16(bytes, 12)? & FLAG_EARLY != 0,
             first: get_u64(bytes, 16)?,
             events: get_u32(bytes, 24)?,
             summary,
@@ -70,6 +74,12 @@ pub(crate) fn seal(bytes: &mut [u8], first: u64) {
     put(bytes, 16, &first.to_le_bytes());
     let crc = bytes.get(8..).map_or(0, crc32c::crc32c);
     put(bytes, 4, &crc.to_le_bytes());
+}
+
+/// Notes in a finished part that it is written before what stands before it is synced.
+pub(crate) fn mark_early(bytes: &mut [u8]) {
+    let flags = get_u16(bytes, 12).unwrap_or(0) | FLAG_EARLY;
+    crate::record::layout::put(bytes, 12, &flags.to_le_bytes());
 }
 
 /// Whether the checksum of a whole batch is right.
@@ -322,16 +332,19 @@ impl<'a> Events<'a> {
                 (Op::Message, Lsn(get_u64(bytes, 8)?), Body::Message { channel, payload })
             }
             KIND_GAP => {
-                let (channel, rest) = string(bytes.get(8..)?)?;
+                let numbers = record.flags & GAP_NUMBERS != 0;
+                let from = if numbers { get_u64(bytes, 8)? } else { self.id };
+                let (channel, rest) = string(bytes.get(if numbers { 16 } else { 8 }..)?)?;
                 let (reason, detail) = string(rest)?;
                 let detail = std::str::from_utf8(detail).ok()?;
-                (Op::Gap, Lsn::ZERO, Body::Gap { channel, reason, detail })
+                (Op::Gap, Lsn::ZERO, Body::Gap { channel, from, reason, detail })
             }
             _ => return None,
         };
         let (id, seq) = (self.id, self.seq);
         self.id += 1;
-        self.seq += 1;
+        // Where it begins is a field of the file.
+        self.seq = self.seq.wrapping_add(1);
         let last = self.ending && self.ends_here();
         Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, body })
     }

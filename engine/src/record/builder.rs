@@ -3,9 +3,9 @@
 use crate::event::{Micros, Op};
 use crate::lsn::Lsn;
 use crate::record::layout::{
-    BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION, KIND_SCHEMA,
-    KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_BODY, TX_END_LSN, TX_LAST,
-    TX_LOCAL, put,
+    BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION,
+    KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_BODY,
+    TX_END_LSN, TX_LAST, TX_LOCAL, put,
 };
 use crate::schema::SchemaId;
 
@@ -209,8 +209,20 @@ impl Builder {
 
     /// Adds a break in the history of `channel` (empty: of all).
     pub fn gap(&mut self, channel: &str, reason: &str, detail: &str) {
+        self.gap_record(channel, None, reason, detail);
+    }
+
+    /// Adds a break in the history of all channels that took the numbers from `from` to this event's own.
+    pub(crate) fn lost(&mut self, from: u64, reason: &str, detail: &str) {
+        self.gap_record("", Some(from), reason, detail);
+    }
+
+    fn gap_record(&mut self, channel: &str, from: Option<u64>, reason: &str, detail: &str) {
         self.note_channel(channel, Op::Gap);
-        let at = self.record(KIND_GAP, 0, 0);
+        let at = self.record(KIND_GAP, if from.is_some() { GAP_NUMBERS } else { 0 }, 0);
+        if let Some(from) = from {
+            self.bytes.extend_from_slice(&from.to_le_bytes());
+        }
         self.string(channel);
         self.string(reason);
         self.bytes.extend_from_slice(detail.as_bytes());

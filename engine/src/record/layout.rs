@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! batch    0 u32 magic "RCB1"        4 u32 CRC32C of the bytes from 8 on
-//!          8 u32 length of the batch 12 u16 flags              14 u16 length of this header
+//!          8 u32 length of the batch 12 u16 flags: 1 more follows, 2 before a sync
+//!                                                          14 u16 length of this header
 //!         16 u64 first event, relative to its segment's base
 //!         24 u32 events             28 u32 offset of the summary
 //!         32 u64 end LSN of the first transaction (0: none)
@@ -19,7 +20,7 @@
 //!   2 change   8 u64 own LSN 16 pgoutput's bytes after the relation id; flags: the op
 //!   3 truncate 8 u64 own LSN; flags 1 cascade, 2 restart identity
 //!   4 message  8 u64 own LSN 16 u16 length, channel, payload
-//!   5 gap      8 u16 length, channel, u16 length, reason, detail
+//!   5 gap      8 u16 length, channel, u16 length, reason, detail; flags 1: before them, u64 first number lost
 //!   6 position 8 a JSON object, see `StreamPosition`
 //!   7 schema   8 a JSON object, see `Schema`
 //! ```
@@ -27,9 +28,13 @@
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RCB1");
 pub(crate) const BATCH_HEADER: usize = 64;
 pub(crate) const RECORD_HEADER: usize = 8;
+/// Numbers stay below this: JavaScript keeps no more bits. What says otherwise is no batch and no segment.
+pub(crate) const NUMBERS_END: u64 = 1 << 53;
 
 /// The transaction goes on in the next batch; nothing of it may be shown yet.
 pub(crate) const FLAG_MORE: u16 = 1;
+/// What stands before it in the file was not synced when it was written: a power cut may have left it alone.
+pub(crate) const FLAG_EARLY: u16 = 2;
 
 pub(crate) const KIND_TX: u8 = 1;
 pub(crate) const KIND_CHANGE: u8 = 2;
@@ -47,6 +52,8 @@ pub(crate) const TX_ORIGIN: usize = TX_BODY;
 
 pub(crate) const TRUNCATE_CASCADE: u8 = 1;
 pub(crate) const TRUNCATE_RESTART: u8 = 2;
+
+pub(crate) const GAP_NUMBERS: u8 = 1;
 
 pub(crate) fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))

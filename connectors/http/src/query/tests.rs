@@ -66,6 +66,15 @@ fn channels_and_operations_repeat() {
 }
 
 #[test]
+fn what_counts_once_comes_once() {
+    for twice in ["from=1&from=2", "replay=-1&replay=-2", "numbers=string&numbers=string"] {
+        assert!(refused(twice, Place::Stream).hint.is_some_and(|hint| hint.contains("once")), "{twice}");
+    }
+    assert_eq!(refused("limit=1&limit=2", Place::Page).field.as_deref(), Some("limit"));
+    assert_eq!(refused("wait=1s&wait=2s", Place::Page).field.as_deref(), Some("wait"));
+}
+
+#[test]
 fn unknown_parameters_are_refused_with_the_nearest() {
     assert_eq!(refused("chanel=a", Place::Stream).hint.as_deref(), Some("Did you mean channel?"));
     assert_eq!(refused("topics=a", Place::Stream).field.as_deref(), Some("topics"));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::StreamPosition;
 use rowcast_engine::status::Status;
@@ -145,7 +146,9 @@ impl Link {
             }
             Err(broken) => return Err(broken.error()),
         };
+        abort::point(Point::SourceRecorded);
         self.identify(&system, lsn, slot_birth).await?;
+        abort::point(Point::SourceIdentified);
         Ok(Start { confirmed: confirmed.unwrap_or(lsn).min(lsn), position: lsn })
     }
 
@@ -186,7 +189,9 @@ impl Link {
         }
         let installation = self.ingest.journal().installation();
         installation::claim(client, name, installation, None).await?;
+        abort::point(Point::SourceClaimed);
         let birth = slot::create(connection, client, name).await?;
+        abort::point(Point::SourceCreated);
         tracing::info!(slot = name, position = %birth, "Created the replication slot");
         self.claim(client, birth).await.map(|birth| (birth, birth))
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::{Error, Lsn, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -128,7 +129,9 @@ impl Feedback {
         }
         self.sent = now;
         let write = self.received.max(durable);
+        abort::point(Point::SourceConfirming);
         stream.send_status(write, durable, durable, probe).await?;
+        abort::point(Point::SourceConfirmed);
         self.confirmed = durable;
         Ok(())
     }

@@ -17,6 +17,7 @@ mod spill;
 mod watch;
 
 use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::State;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Result, Stop};
 use tokio::time::Instant;
@@ -74,6 +75,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
     let known = !link.ingest.journal().position().slot.is_empty();
     let mut backoff = Backoff::new();
     let mut watch = None;
+    note_full(status, &link.ingest, known);
     loop {
         let connected = tokio::select! {
             connected = link.connect() => connected,
@@ -108,6 +110,16 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
             () = tokio::time::sleep(backoff.next()) => {}
             () = stop.stopped() => return Ok(()),
         }
+    }
+}
+
+/// A journal that is full at the start lets capture begin only when there is room: what it holds is served meanwhile.
+fn note_full(status: &Status, ingest: &Ingest, known: bool) {
+    if let (State::Full(detail), true) = (&*ingest.journal().state().borrow(), known) {
+        status.source(|shown| {
+            shown.state = "paused";
+            shown.reason = Some(detail.clone());
+        });
     }
 }
 

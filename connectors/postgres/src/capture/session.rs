@@ -5,9 +5,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use metrics::Counter;
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
-use rowcast_engine::journal::State;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result};
 use tokio::time::{Instant, sleep, timeout};
@@ -212,6 +212,7 @@ impl Session {
         let parts = self.assembly.builder.take();
         let position = self.assembly.finished.max(self.submitted);
         room.append(self.ingest.journal(), parts, position);
+        abort::point(Point::SourceSubmitted);
         self.note_submitted(position);
     }
 
@@ -322,14 +323,10 @@ impl Session {
     fn show(&mut self) {
         self.shown = Instant::now();
         self.stale = false;
-        let full = match &*self.ingest.journal().state().borrow() {
-            State::Full(detail) => Some(detail.clone()),
-            State::Open | State::Failed(_) => None,
-        };
         let feedback = &self.feedback;
         self.status.source(|source| {
-            source.state = if full.is_some() { "paused" } else { "streaming" };
-            source.reason = full;
+            source.state = "streaming";
+            source.reason = None;
             source.server_lsn = source.server_lsn.max(feedback.received);
             source.received_lsn = feedback.received;
             source.confirmed_lsn = feedback.confirmed;

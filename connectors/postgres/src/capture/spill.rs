@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use rowcast_engine::ingest::spill_parts;
+use rowcast_engine::ingest::{finish_spill, spill_parts};
 use rowcast_engine::journal::{Journal, Spill};
 use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Result};
@@ -81,6 +81,6 @@ impl Large {
         let Self::Ready(spill) = std::mem::take(self) else {
             return Err(Error::failed("A large transaction has lost its file"));
         };
-        spill_parts(*spill, parts).await
+        finish_spill(*spill, parts).await
     }
 }

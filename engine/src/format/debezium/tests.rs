@@ -197,7 +197,7 @@ fn truncates_messages_and_gaps_have_no_records() {
     let schema = customers();
     let truncate = Body::Truncate { schema: &schema, cascade: false, restart_identity: false };
     let message = Body::Message { channel: "c", payload: "{}" };
-    let gap = Body::Gap { channel: "", reason: "source_lost", detail: "" };
+    let gap = Body::Gap { channel: "", from: 1, reason: "source_lost", detail: "" };
     let debezium = Debezium::new(DebeziumOptions::new("ref"));
     for (op, body) in [(Op::Truncate, truncate), (Op::Message, message), (Op::Gap, gap)] {
         assert!(records_of(&debezium, &other(op, body)).is_empty());

@@ -147,11 +147,16 @@ fn a_custom_event() {
 
 #[test]
 fn a_gap() {
-    let body = Body::Gap { channel: "", reason: "source_lost", detail: "The slot \"rowcast\" is gone" };
+    let detail = "The slot \"rowcast\" is gone";
+    let from = 1_795_233_906_000_000;
+    let body = Body::Gap { channel: "", from, reason: "source_lost", detail };
     let mut event = other(Op::Gap, body);
     event.tx = None;
     assert_eq!(
         line(&event),
         r#"{"id":1795233906000000,"channel":null,"op":"gap","reason":"source_lost","detail":"The slot \"rowcast\" is gone","ts":"2026-11-21T04:05:06.123456Z","tx":null}"#
     );
+    event.body = Body::Gap { channel: "", from: from - 9, reason: "journal_damaged", detail: "" };
+    let numbers = r#""detail":"","from":1795233905999991,"to":1795233906000000,"ts""#;
+    assert!(line(&event).contains(numbers), "{}", line(&event));
 }

@@ -1,0 +1,123 @@
+//! A copy of the journal that opens, made while rowcast runs.
+//!
+//! The files are copied from the newest to the oldest. The newest one grows meanwhile: what is copied of it is its
+//! beginning. The others do not change any more; retention may take the oldest ones during the copy, and what it takes
+//! first is copied last, so nothing is missing in between. A file that began after the directory was listed is not in
+//! the copy, and neither is a huge transaction that commits meanwhile. The installation's number comes last: a backup
+//! that was broken off does not open.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::journal::check::{self, CheckReport};
+use crate::journal::disk::{DiskFile, RealDisk, make_dir};
+use crate::journal::installation;
+use crate::journal::opening::{never_begun, segment_paths};
+use crate::journal::segment::SEGMENT_HEADER;
+
+/// What was copied.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackupReport {
+    /// Where the copy is.
+    pub dir: PathBuf,
+    /// What is in it; every checksum was compared.
+    #[serde(flatten)]
+    pub copied: CheckReport,
+}
+
+/// Copies the journal in `dir` into `dest`, which must be empty or not there. Neither needs the lock nor holds up the
+/// process that writes the journal.
+///
+/// # Errors
+///
+/// `Kind::Usage`: `dest` is not empty. `Kind::Journal`: a file cannot be read or written, or what was copied is damaged.
+pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
+    let uuid = installation::stored(dir, &RealDisk)?.ok_or_else(|| {
+        Error::journal(format!("There is no journal in {}", dir.display()))
+            .hint("Name the data directory of rowcast (--data DIR).")
+    })?;
+    let mut paths = list(dir)?;
+    empty_dir(dest)?;
+    let mut newest = true;
+    while let Some(path) = paths.pop() {
+        let to = dest.join(path.file_name().unwrap_or_default());
+        if copy(&path, &to, newest).map_err(|error| cannot_copy(&path, &to, error))? {
+            newest = false;
+        }
+    }
+    let copied =
+        if newest { CheckReport::default() } else { check::check(dest, &RealDisk).map_err(damaged)? };
+    installation::store(dest, &RealDisk, uuid)?;
+    sync_parents(dest).map_err(|error| cannot_copy(dir, dest, error))?;
+    Ok(BackupReport { dir: dest.to_owned(), copied })
+}
+
+/// The segments up to one that was there when this began. A large directory is not listed in one moment: a file that
+/// begins meanwhile may be seen where one that began before it is not, which a second look finds.
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let newest = segment_paths(dir, &RealDisk)?.pop();
+    let mut paths = segment_paths(dir, &RealDisk)?;
+    paths.retain(|path| Some(path) <= newest.as_ref());
+    Ok(paths)
+}
+
+/// Makes a directory for a backup, or takes an empty one.
+pub fn empty_dir(dest: &Path) -> Result<()> {
+    let failed = |error| {
+        Error::journal(format!("Cannot use {} for a backup", dest.display()))
+            .because(error)
+            .hint("Name a new directory, in one that you may write to.")
+    };
+    make_dir(dest).map_err(failed)?;
+    if fs::read_dir(dest).map_err(failed)?.next().is_some() {
+        return Err(Error::usage(format!("{} is not empty", dest.display()))
+            .hint("A backup goes into a directory of its own: name a new one."));
+    }
+    Ok(())
+}
+
+/// Copies one file, if it is still there and holds anything. The newest one may end within a batch, as after a crash:
+/// opening cuts it.
+fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
+    let mut source = match File::open(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    let mut copy = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut source, &mut copy)?;
+    if newest {
+        let mut header = [0; SEGMENT_HEADER];
+        let read = DiskFile::read_at(&copy, &mut header, 0)?;
+        if never_begun(&header, read) {
+            fs::remove_file(to)?;
+            return Ok(false);
+        }
+    }
+    copy.sync_all()?;
+    Ok(true)
+}
+
+/// The names of the directory and of the one around it, which may be new as well.
+fn sync_parents(dir: &Path) -> io::Result<()> {
+    let parents = dir.ancestors().skip(1).take(2);
+    parents
+        .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+        .try_for_each(|dir| File::open(dir)?.sync_all())
+}
+
+fn cannot_copy(from: &Path, to: &Path, error: io::Error) -> Error {
+    Error::journal(format!("Cannot copy {} to {}", from.display(), to.display()))
+        .because(error)
+        .hint("Remove what was copied, see to room and rights there, then run it again.")
+}
+
+fn damaged(error: Error) -> Error {
+    Error::journal("The journal cannot be backed up as it is")
+        .because(error)
+        .hint("`rowcast journal check --data DIR` shows whether the original is damaged; `rowcast journal repair` mends it.")
+}

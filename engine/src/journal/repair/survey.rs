@@ -1,0 +1,345 @@
+//! Looks at the whole journal and says what has to be done. Writes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::event::Micros;
+use crate::journal::StreamPosition;
+use crate::journal::compressed::{FOOTER_BYTES, blanked_view};
+use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::installation;
+use crate::journal::opening::{never_begun, segment_paths};
+use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit};
+use crate::journal::repair::mend::{Bridge, Mend};
+use crate::journal::repair::{Cut, LostNumbers};
+use crate::journal::scan::{ScanError, Scanner};
+use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
+use crate::journal::writer::now;
+use crate::lsn::Lsn;
+use crate::record::{Header, asides};
+
+/// Numbers stay below 2^53, so that JavaScript keeps them; what claims to be above is damage.
+const NUMBERS_END: u64 = 1 << 53;
+
+/// What a survey found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) mends: Vec<Mend>,
+    pub(super) restore_installation: Option<Uuid>,
+}
+
+/// What is sound up to a place.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    /// Number of the last event; `None` before the first segment.
+    last: Option<u64>,
+    time_max: Micros,
+    lsn_max: Lsn,
+    position: Option<StreamPosition>,
+}
+
+/// A break whose other end has not been found yet.
+#[derive(Debug)]
+struct Wound {
+    cuts: Vec<Cut>,
+    what: String,
+    /// Nothing below this number is given again: read from file names and from batches behind the break.
+    reserved: u64,
+    /// The number before the first one of the broken file, by its name.
+    before: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Survey<'a> {
+    disk: &'a dyn Disk,
+    paths: Vec<PathBuf>,
+    installation: Option<Uuid>,
+    kept: Kept,
+    wound: Option<Wound>,
+    mends: Vec<Mend>,
+}
+
+pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
+    let stored = installation::stored(dir, disk)?;
+    let paths = segment_paths(dir, disk)?;
+    let mut survey = Survey {
+        disk,
+        paths: paths.clone(),
+        installation: stored,
+        kept: Kept::default(),
+        wound: None,
+        mends: Vec::new(),
+    };
+    for (at, path) in paths.iter().enumerate() {
+        survey.look(path, at + 1 == paths.len())?;
+    }
+    survey.end(dir, seen);
+    if !paths.is_empty() && survey.installation.is_none() {
+        return Err(Error::journal(format!(
+            "No segment in {} can be read, nor whose they are",
+            dir.display()
+        ))
+        .hint("Restore the file installation from a copy."));
+    }
+    let restore_installation = survey.installation.filter(|_| stored.is_none());
+    Ok(Found { mends: survey.mends, restore_installation })
+}
+
+impl Survey<'_> {
+    fn look(&mut self, path: &Path, newest: bool) -> Result<()> {
+        let unreadable = |error| cannot_read(path, error);
+        let file = self.disk.open(path).map_err(unreadable)?;
+        let length = file.length().map_err(unreadable)?;
+        let mut bytes = [0; SEGMENT_HEADER];
+        let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
+        match SegmentHeader::decode(&bytes) {
+            Ok(header) => {
+                self.whose(path, header.installation)?;
+                self.join(path, &header)?;
+                let packed = is_compressed(&bytes);
+                match blanked_view(Arc::clone(&file), &bytes) {
+                    Ok(view) => self.walk(path, &header, &view, packed, newest),
+                    Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                        // Without its table nothing of it can be found.
+                        let damaged_at = length.saturating_sub(FOOTER_BYTES as u64);
+                        let reason = "the table of the compressed segment";
+                        let broken = Damage { reason, damaged_at, cut_at: 0, base: header.base, packed };
+                        self.cut(path, &file, length, &broken)
+                    }
+                    Err(error) => Err(unreadable(error)),
+                }
+            }
+            // Opening removes it; only behind a bridge it would be in the way.
+            Err(_) if newest && never_begun(&bytes, read) && self.wound.is_none() => Ok(()),
+            Err(reason) if reason == OTHER_VERSION => Err(broken_segment(path, reason)),
+            Err(reason) => {
+                let base = number_of(path);
+                let base_or_zero = base.unwrap_or(0);
+                let broken = Damage { reason, damaged_at: 0, cut_at: 0, base: base_or_zero, packed: false };
+                self.cut(path, &file, length, &broken)?;
+                if let (Some(wound), Some(base)) = (&mut self.wound, base) {
+                    wound.before.get_or_insert(base.saturating_sub(1));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn whose(&mut self, path: &Path, theirs: Uuid) -> Result<()> {
+        let ours = *self.installation.get_or_insert(theirs);
+        if ours == theirs { Ok(()) } else { Err(foreign(path, theirs, ours)) }
+    }
+
+    /// Fits a sound header to what came before it: ends the open wound, or finds that a segment is missing.
+    fn join(&mut self, path: &Path, header: &SegmentHeader) -> Result<()> {
+        let previous = header.previous_last;
+        if let Some(last) = self.kept.last.filter(|last| previous < *last) {
+            let what = format!("{}; numbers stand twice", misfit(previous, last));
+            return Err(broken_segment(path, &what)
+                .hint("Move one of the two files out of the directory, then run this again."));
+        }
+        let missing = |last: u64| Wound {
+            cuts: Vec::new(),
+            what: format!("{}: {}", name_of(path), misfit(previous, last)),
+            reserved: 0,
+            before: None,
+        };
+        let wound = match (self.wound.take(), self.kept.last) {
+            (None, Some(last)) if last < previous => Some(missing(last)),
+            (wound, _) => wound,
+        };
+        if let Some(wound) = wound {
+            self.close(path.parent(), wound, previous, false, header.created);
+        }
+        self.kept.last = Some(previous);
+        Ok(())
+    }
+
+    /// Notes how a wound is mended; `to` is the last lost number.
+    fn close(&mut self, dir: Option<&Path>, wound: Wound, to: u64, open_end: bool, at: Micros) {
+        let Kept { last, time_max, lsn_max, position } = self.kept.clone();
+        // Without anything before it: as if retention had taken the rest.
+        let last = last.or(wound.before).unwrap_or(to).min(to);
+        let bridge = (last < to).then(|| {
+            let (from, file) = (last + 1, Segment::path_in(dir.unwrap_or(Path::new("")), to));
+            let detail = format!("The journal was damaged and has been mended. {}", wound.what);
+            // Not later than what follows: places are sought by time.
+            let at = if time_max > 0 { time_max } else { at };
+            let position = position.map(|stored| StreamPosition { lsn: stored.lsn.max(lsn_max), ..stored });
+            let lost = LostNumbers { from, to, open_end, bridge: file, detail };
+            Bridge { lost, at, position, installation: self.installation.unwrap_or_default() }
+        });
+        self.mends.push(Mend { cuts: wound.cuts, bridge });
+        self.kept.last = Some(to);
+    }
+
+    /// The end of the journal ends a wound in the newest segment: how many numbers it took is not known, but they all
+    /// lie below the clock and below what was seen elsewhere.
+    fn end(&mut self, dir: &Path, seen: u64) {
+        let Some(wound) = self.wound.take() else { return };
+        let at = now();
+        let clock = u64::try_from(at).unwrap_or(0);
+        let mut to = clock.max(seen).max(wound.reserved).max(self.kept.last.map_or(0, |last| last + 1));
+        while self.paths.contains(&Segment::path_in(dir, to)) {
+            to += 1;
+        }
+        self.close(Some(dir), wound, to, true, at);
+    }
+
+    /// Reads the batches of a segment, up to the first damage.
+    fn walk(
+        &mut self,
+        path: &Path,
+        header: &SegmentHeader,
+        file: &Arc<dyn DiskFile>,
+        packed: bool,
+        newest: bool,
+    ) -> Result<()> {
+        let length = file.length().map_err(|error| cannot_read(path, error))?;
+        let mut walk = Walk {
+            scanner: Scanner::new(Arc::clone(file), SEGMENT_HEADER as u64, length),
+            header: *header,
+            good_end: SEGMENT_HEADER as u64,
+            events: 0,
+            sound: self.kept.clone(),
+            pending: Vec::new(),
+        };
+        let broken = walk.run().map_err(|error| cannot_read(path, error))?;
+        let unfinished = || (walk.good_end, "its last transaction is not whole");
+        let broken = broken.or_else(|| (walk.good_end < length).then(unfinished));
+        let Some((damaged_at, reason)) = broken else {
+            self.kept = walk.sound;
+            return Ok(());
+        };
+        // A compressed one was whole when it got its name.
+        let may_be_torn = newest && !packed && header.spilled.is_none();
+        if may_be_torn && !follows(&mut walk.scanner, path)? {
+            self.kept = walk.sound;
+            return Ok(());
+        }
+        // A file without events is of no use; its position goes into the bridge.
+        let cut_at = if walk.events == 0 { 0 } else { walk.good_end };
+        self.kept = walk.sound;
+        self.cut(path, file, length, &Damage { reason, damaged_at, cut_at, base: header.base, packed })
+    }
+
+    /// Notes what of a file has to go.
+    fn cut(&mut self, path: &Path, file: &Arc<dyn DiskFile>, length: u64, broken: &Damage) -> Result<()> {
+        let &Damage { reason, damaged_at, cut_at, base, packed } = broken;
+        let kept_from = if packed { 0 } else { cut_at };
+        let (sound_events, highest) =
+            behind(file, damaged_at, length, base).map_err(|error| cannot_read(path, error))?;
+        let cut = Cut {
+            file: path.to_owned(),
+            reason: reason.to_owned(),
+            damaged_at,
+            cut_at,
+            bytes: length - cut_at,
+            sound_events,
+            saved: PathBuf::from(format!("{}.cut-{kept_from}", path.display())),
+        };
+        let what = format!("{} is damaged at offset {damaged_at}: {reason}", name_of(path));
+        let wound =
+            self.wound.get_or_insert_with(|| Wound { cuts: Vec::new(), what, reserved: 0, before: None });
+        wound.reserved = wound.reserved.max(highest).max(base);
+        wound.cuts.push(cut);
+        Ok(())
+    }
+}
+
+struct Damage {
+    reason: &'static str,
+    damaged_at: u64,
+    cut_at: u64,
+    base: u64,
+    /// The segment is compressed; offsets are those of its plain form.
+    packed: bool,
+}
+
+/// One segment on the way through its batches.
+struct Walk {
+    scanner: Scanner,
+    header: SegmentHeader,
+    good_end: u64,
+    events: u64,
+    /// As of `good_end`.
+    sound: Kept,
+    pending: Vec<(Header, Option<StreamPosition>)>,
+}
+
+impl Walk {
+    /// Goes on to the end or to the first damage: its offset and what it is.
+    fn run(&mut self) -> std::io::Result<Option<(u64, &'static str)>> {
+        loop {
+            let (offset, header, bytes) = match self.scanner.next() {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok(None),
+                Err(ScanError::Io(error)) => return Err(error),
+                Err(ScanError::Broken(broken)) => return Ok(Some((broken.offset, broken.reason))),
+            };
+            let position = asides(&bytes, &header).filter(|(is_position, _)| *is_position).last();
+            let position = position.and_then(|(_, json)| serde_json::from_slice(json).ok());
+            self.take(offset, header, position);
+        }
+    }
+
+    fn take(&mut self, offset: u64, header: Header, position: Option<StreamPosition>) {
+        self.pending.push((header, position));
+        // As opening counts: a batch without events ends no transaction.
+        if header.more || (header.events == 0 && self.pending.len() > 1) {
+            return;
+        }
+        self.good_end = offset + u64::from(header.length);
+        for (header, position) in self.pending.drain(..) {
+            self.events = header.first + u64::from(header.events);
+            self.sound.time_max = self.sound.time_max.max(header.time_max);
+            self.sound.lsn_max = self.sound.lsn_max.max(header.lsn_max);
+            self.sound.position = position.or(self.sound.position.take());
+        }
+        if self.events > 0 {
+            self.sound.last = Some(self.header.base + self.events - 1);
+            let end = self.header.spilled.map_or(Lsn::ZERO, |tx| tx.end_lsn);
+            self.sound.lsn_max = self.sound.lsn_max.max(end);
+        }
+    }
+}
+
+fn follows(scanner: &mut Scanner, path: &Path) -> Result<bool> {
+    scanner.sound_batch_follows().map_err(|error| cannot_read(path, io_of(error)))
+}
+
+/// Events in sound batches from a place on, and the highest number among them.
+fn behind(file: &Arc<dyn DiskFile>, from: u64, length: u64, base: u64) -> std::io::Result<(u64, u64)> {
+    let mut scanner = Scanner::new(Arc::clone(file), from, length);
+    let (mut events, mut highest) = (0, 0);
+    loop {
+        while let Ok(Some((_, header, _))) = scanner.next() {
+            let last = (base + u64::from(header.events)).saturating_add(header.first).saturating_sub(1);
+            events += u64::from(header.events);
+            highest = highest.max(if last < NUMBERS_END { last } else { 0 });
+        }
+        if !scanner.seek_sound(|_| true).map_err(io_of)? {
+            break;
+        }
+    }
+    Ok((events, highest))
+}
+
+fn io_of(error: ScanError) -> std::io::Error {
+    match error {
+        ScanError::Io(error) => error,
+        ScanError::Broken(broken) => std::io::Error::other(broken.reason),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The number in a segment's name: of its first event.
+fn number_of(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok().filter(|number| *number < NUMBERS_END)
+}

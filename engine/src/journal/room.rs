@@ -1,0 +1,133 @@
+//! A full disk: who waits for room, and who is turned away.
+//!
+//! Capture waits, be it on the writer's thread or in a huge transaction's own file: what it holds comes again from
+//! nowhere else. Who publishes is turned away, so that a program can do something else meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::journal::writer::now;
+use crate::journal::{Shared, State, retention};
+
+/// How long to wait before trying again on a full disk.
+pub(super) const FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// The right to decide on an append: the writer takes it before it writes, the one who asked before he goes away.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Whether it was still there to take.
+    pub(crate) fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Set when the one who asked for a write has gone: nobody waits for room on his behalf.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Abandoned(Arc<AtomicBool>);
+
+impl Abandoned {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Sets it when dropped.
+    pub(crate) fn on_drop(&self) -> AbandonOnDrop {
+        AbandonOnDrop(self.clone())
+    }
+}
+
+/// See [`Abandoned::on_drop`].
+#[derive(Debug)]
+pub(crate) struct AbandonOnDrop(Abandoned);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Release);
+    }
+}
+
+/// A huge transaction that waits for room beside the writer; the state is `Full` for as long as it is there.
+#[derive(Debug)]
+pub(crate) struct SpillWaits<'a>(&'a Shared);
+
+impl<'a> SpillWaits<'a> {
+    pub(crate) fn new(shared: &'a Shared) -> Self {
+        shared.spills_waiting.fetch_add(1, Ordering::AcqRel);
+        Self(shared)
+    }
+}
+
+impl Drop for SpillWaits<'_> {
+    fn drop(&mut self) {
+        // The writer's next tick says that there is room again, if it finds some.
+        self.0.spills_waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Shared {
+    /// Says that capture pauses, unless that is said already or everything has ended.
+    pub(crate) fn say_full(&self, what: &str) {
+        let dir = self.options.dir.display();
+        self.state
+            .send_if_modified(|state| {
+                let news = *state == State::Open;
+                if news {
+                    *state = State::Full(format!("{what} ({dir})"));
+                }
+                news
+            })
+            .then(
+                || tracing::error!(%dir, "Capture pauses: {what}; make room, readers are served meanwhile"),
+            );
+    }
+
+    /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
+    pub(crate) fn say_failed(&self, error: &Error) {
+        tracing::error!(%error, "The journal takes no more events until rowcast is started again");
+        self.state.send_replace(State::Failed(error.to_string()));
+    }
+
+    /// Says that there is no room, makes some if it may, and waits a little. For the writer alone: it has a thread of
+    /// its own and nothing else to do.
+    pub(crate) fn wait_for_room(&self, what: &str) -> Result<()> {
+        self.say_full(what);
+        retention::apply(self, now());
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::journal("Stopped while waiting for room on the disk"));
+        }
+        self.disk.pause(FULL_RETRY);
+        Ok(())
+    }
+
+    /// Says that capture goes on, unless a huge transaction still waits.
+    pub(crate) fn say_roomy(&self) {
+        if !matches!(*self.state.borrow(), State::Full(_)) || self.spills_waiting.load(Ordering::Acquire) > 0
+        {
+            return;
+        }
+        tracing::info!("There is room again: capture goes on");
+        self.state.send_replace(State::Open);
+    }
+
+    /// Turns away who can come again, when nothing can be taken.
+    pub(crate) fn refuse_unless_open(&self) -> Result<()> {
+        match &*self.state.borrow() {
+            State::Open => Ok(()),
+            State::Full(detail) => Err(no_room(detail)),
+            State::Failed(detail) => Err(takes_none(detail).hint("Restart rowcast, and look at its log")),
+        }
+    }
+}
+
+/// Told to those who publish.
+pub(crate) fn no_room(detail: &str) -> Error {
+    takes_none(detail).hint("Nothing was stored: try again when there is room on the file system")
+}
+
+fn takes_none(detail: &str) -> Error {
+    Error::new(Kind::Transient, format!("The journal takes no events now: {detail}"))
+}

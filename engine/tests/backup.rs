@@ -1,0 +1,244 @@
+//! Copies of a journal that is being written: by `backup`, and as cp, tar and rsync make them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rowcast_engine::Kind;
+use rowcast_engine::feed::{Feed, From};
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{self, Journal, Options, Read, backup, repair};
+use rowcast_engine::stop;
+
+use crate::damage::{Told, number, small, spilled, told};
+use crate::support::{Fixture, Seen, read_all};
+
+/// One made copy, and the newest event that was visible when it began.
+struct Copied {
+    dir: tempfile::TempDir,
+    visible: u64,
+    how: &'static str,
+}
+
+/// Lists the directory, then copies file after file, as all the usual tools do.
+fn plain_copy(journal: &Journal, to: &Path, order: impl Fn(&mut Vec<PathBuf>)) {
+    let dir = journal.dir();
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    order(&mut names);
+    for (at, path) in names.into_iter().enumerate() {
+        // Gone meanwhile: the tools complain and go on.
+        if let Err(error) = fs::copy(&path, to.join(path.file_name().unwrap())) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+        }
+        // Something happens between two files, for a while.
+        let newest = journal.newest();
+        while at % 2 == 0 && at < 40 && journal.newest() == newest {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn copy(how: usize, journal: &Journal, dir: &Path) -> Copied {
+    let (to, visible) = (tempfile::tempdir().unwrap(), journal.newest());
+    let how = match how % 4 {
+        0 => {
+            plain_copy(journal, to.path(), |names| names.sort());
+            "the oldest first"
+        }
+        1 => {
+            plain_copy(journal, to.path(), |names| names.sort_by(|a, b| b.cmp(a)));
+            "the newest first"
+        }
+        2 => {
+            plain_copy(journal, to.path(), |_| {});
+            "as the directory lists them"
+        }
+        _ => {
+            backup(dir, to.path()).unwrap();
+            "backup"
+        }
+    };
+    Copied { dir: to, visible, how }
+}
+
+/// Writes until told to stop: small transactions and a spilled one now and then. Reads everything as it comes.
+async fn write(mut fixture: Fixture, stop: Arc<AtomicBool>) -> (Fixture, BTreeMap<u64, Seen>) {
+    let mut all = BTreeMap::new();
+    let mut after = 0;
+    for round in 0.. {
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
+        for _ in 0..8 {
+            fixture.transaction(3, "written while it is copied").await;
+        }
+        if round % 4 == 3 {
+            spilled(&mut fixture, 11).await;
+        }
+        for seen in read_all(fixture.journal(), after) {
+            after = seen.0;
+            all.insert(seen.0, seen);
+        }
+    }
+    (fixture, all)
+}
+
+/// The copies, all that was ever written, and the oldest number that is still held.
+async fn copies_of(options: Options, count: usize) -> (Vec<Copied>, BTreeMap<u64, Seen>, u64) {
+    let dir = options.dir.clone();
+    let fixture = Fixture::open(options).await;
+    let journal = fixture.journal().clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write(fixture, Arc::clone(&stop)));
+    let copies = tokio::task::spawn_blocking(move || {
+        let start = journal.newest();
+        while journal.newest() < start + 300 {
+            std::thread::yield_now();
+        }
+        (0..count).map(|how| copy(how, &journal, &dir)).collect()
+    });
+    let copies = copies.await.unwrap();
+    stop.store(true, Ordering::Release);
+    let (fixture, all) = writer.await.unwrap();
+    let oldest = fixture.journal().oldest();
+    fixture.journal().close().await;
+    (copies, all, oldest)
+}
+
+/// All of the original in the range that the copy holds, at least up to what was visible when it began.
+async fn is_the_same(copied: &Copied, all: &BTreeMap<u64, Seen>) {
+    let (dir, how) = (copied.dir.path(), copied.how);
+    let report = journal::check(dir, &RealDisk).unwrap();
+    let journal =
+        journal::open(small(dir), Arc::new(RealDisk)).unwrap_or_else(|error| panic!("{how}: {error}"));
+    let held = read_all(&journal, 0);
+    let (first, last) = (held[0].0, held[held.len() - 1].0);
+    assert!(held.iter().eq(all.range(first..=last).map(|(_, seen)| seen)), "{how}: the same events");
+    assert!(last >= copied.visible, "{how}: all that was visible");
+    assert_eq!(report.events, held.len() as u64);
+    assert_eq!(journal.position().slot, "rowcast");
+    assert_eq!(
+        journal.position().lsn.0,
+        held[held.len() - 1].3,
+        "{how}: the position is that of the last event"
+    );
+    journal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_copy_of_a_journal_that_is_written_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (copies, all, oldest) = copies_of(small(dir.path()), 16).await;
+    assert_eq!(all.keys().next(), Some(&oldest));
+    for copied in &copies {
+        is_the_same(copied, &all).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_meanwhile_hurts_no_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = small(dir.path());
+    options.max_size = Some(5 << 20);
+    let (copies, all, oldest) = copies_of(options, 24).await;
+    let mut mended = 0;
+    for copied in &copies {
+        let opened = journal::check(copied.dir.path(), &RealDisk);
+        if let Err(error) = opened {
+            // A copy that takes the oldest first can miss what comes after them.
+            assert!(!matches!(copied.how, "backup" | "the newest first"), "{}: {error}", copied.how);
+            assert!(error.to_string().contains("a segment is missing or cut"), "{error}");
+            missing_at_the_old_end(copied, &all).await;
+            mended += 1;
+        } else {
+            is_the_same(copied, &all).await;
+        }
+    }
+    let held_first = copies.iter().filter(|copied| copied.visible < oldest).count();
+    assert!(held_first > 4, "retention has overtaken several of the copies: {held_first}");
+    println!("{mended} of {} copies had to be mended", copies.len());
+}
+
+/// Repair makes it a journal with a gap.
+async fn missing_at_the_old_end(copied: &Copied, all: &BTreeMap<u64, Seen>) {
+    let dir = copied.dir.path();
+    let report = repair(dir, &RealDisk, 0, false).unwrap();
+    assert!(report.cuts.is_empty() && !report.gaps.is_empty());
+    let journal = journal::open(small(dir), Arc::new(RealDisk)).unwrap();
+    let (_stopper, stop) = stop();
+    let mut told: VecDeque<_> = told(&Feed::new(journal.clone(), stop), From::Earliest).await.into();
+    let first = number(&told[0]);
+    for id in all.range(first..).map(|(id, _)| *id) {
+        match told.front() {
+            Some(Told::Gap { from, to, .. }) if (*from..=*to).contains(&id) => {
+                if *to == id {
+                    told.pop_front();
+                }
+            }
+            Some(Told::Event(found, _)) if *found == id => _ = told.pop_front(),
+            Some(other) => panic!("{id}: {other:?}"),
+            None => assert!(id > copied.visible),
+        }
+    }
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn a_restored_backup_goes_on_and_gives_no_number_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(small(dir.path())).await;
+    for _ in 0..30 {
+        fixture.transaction(2, "in the backup").await;
+    }
+    let copy = tempfile::tempdir().unwrap();
+    let dest = copy.path().join("new/backup");
+    let report = backup(dir.path(), &dest).unwrap();
+    assert_eq!((report.copied.events, report.copied.newest), (60, fixture.journal().newest()));
+    let (last, lsn) = (fixture.journal().newest(), fixture.lsn);
+    fixture.transaction(5, "after it").await;
+    let newest = fixture.journal().newest();
+    fixture.journal().close().await;
+
+    let again = backup(dir.path(), &dest).unwrap_err();
+    assert!(again.kind() == Kind::Usage && again.to_string().contains("is not empty"), "{again}");
+    let mut restored = Fixture::open(small(&dest)).await;
+    assert_eq!(restored.lsn, lsn, "it goes on where the backup ends");
+    restored.transaction(1, "restored").await;
+    assert!(restored.journal().newest() > newest);
+    let feed = Feed::new(restored.journal().clone(), stop().1);
+    let told = told(&feed, From::After(newest)).await;
+    let Told::Gap { from, reason, .. } = &told[0] else { panic!("{told:?}") };
+    assert_eq!((*from, reason.as_str()), (last + 1, "source_lost"), "who saw more is told");
+    assert!(matches!(restored.journal().read(last), Ok(Read::Batches(_))));
+    restored.journal().close().await;
+}
+
+#[tokio::test]
+async fn a_backup_that_is_broken_off_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(small(dir.path())).await;
+    for _ in 0..30 {
+        fixture.transaction(2, "x").await;
+    }
+    fixture.journal().close().await;
+    let to = tempfile::tempdir().unwrap();
+    backup(dir.path(), to.path()).unwrap();
+    fs::remove_file(to.path().join("installation")).unwrap();
+    let error = journal::open(small(to.path()), Arc::new(RealDisk)).unwrap_err();
+    assert!(error.to_string().contains("installation is missing"), "{error}");
+
+    // Damage is not passed on in silence.
+    let first = crate::damage::segments(dir.path())[0].clone();
+    let mut bytes = fs::read(&first).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(&first, bytes).unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let error = backup(dir.path(), to.path()).unwrap_err();
+    assert!(error.kind() == Kind::Journal && error.to_string().contains("damaged at offset"), "{error}");
+    assert!(!to.path().join("installation").exists());
+    let nothing = tempfile::tempdir().unwrap();
+    let error = backup(nothing.path(), &to.path().join("x")).unwrap_err();
+    assert!(error.to_string().contains("There is no journal"), "{error}");
+}

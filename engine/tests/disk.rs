@@ -1,0 +1,424 @@
+//! A disk in memory that forgets at a power cut whatever a real one may forget, and whose N-th call can fail.
+//!
+//! What a cut may leave (assumptions about the medium): synced bytes stay. Of unsynced writes every sector of 512
+//! bytes is there or not for itself, in its state after any of the writes to it; a sector can be torn. A file is as
+//! long as what is there, or longer, with zeros. Names are durable after `sync_dir`, maybe before. After a failed
+//! sync the unsynced bytes can be read but no later sync makes them durable, as Linux has it.
+
+mod cut;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use rowcast_engine::journal::disk::{Disk, DiskFile};
+
+/// What the journal can ask of a disk, as bits.
+pub(crate) const CREATE: u32 = 1;
+pub(crate) const OPEN: u32 = 2;
+pub(crate) const WRITE: u32 = 4;
+pub(crate) const READ: u32 = 8;
+pub(crate) const SYNC: u32 = 16;
+pub(crate) const TRUNCATE: u32 = 32;
+pub(crate) const RENAME: u32 = 64;
+pub(crate) const REMOVE: u32 = 128;
+pub(crate) const LIST: u32 = 256;
+pub(crate) const SYNC_DIR: u32 = 512;
+pub(crate) const CHANGING: u32 = CREATE | WRITE | SYNC | TRUNCATE | RENAME | REMOVE | SYNC_DIR;
+pub(crate) const ANY: u32 = CHANGING | OPEN | READ | LIST;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ill {
+    /// EIO.
+    Broken,
+    /// ENOSPC.
+    Full,
+    /// The power goes: nothing works any more, and the disk is as it was.
+    Power,
+}
+
+/// A call that is going to fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// Which calls count.
+    pub(crate) calls: u32,
+    /// So many of them go well before.
+    pub(crate) after: u32,
+    pub(crate) ill: Ill,
+    /// So many of them fail.
+    pub(crate) times: u32,
+    /// It is over when somebody has waited so often for room.
+    pub(crate) waits: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Truncate(usize),
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    change: Change,
+    /// A sync of it failed: the kernel takes it for written.
+    forgotten: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Pending>,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Link(PathBuf, u64),
+    Unlink(PathBuf),
+    Move(PathBuf, PathBuf, u64),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inodes: HashMap<u64, Inode>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    pending_names: Vec<NameChange>,
+    inodes_made: u64,
+    fault: Option<Fault>,
+    dead: bool,
+    failed: u64,
+    largest_read: usize,
+    free: Option<u64>,
+    /// The journal's thread has to wait before its next call.
+    held: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeDisk(Arc<(Mutex<State>, Condvar)>);
+
+#[derive(Debug)]
+struct FakeFile(FakeDisk, u64);
+
+impl FakeDisk {
+    /// Makes every write fail for want of room, or no longer.
+    pub(crate) fn fill(&self, full: bool) {
+        let calls = CREATE | WRITE;
+        let fault = Fault { calls, after: 0, ill: Ill::Full, times: u32::MAX, waits: u32::MAX };
+        self.plan(full.then_some(fault));
+    }
+
+    /// Makes every sync fail from now on.
+    pub(crate) fn fail_syncs(&self) {
+        self.plan(Some(Fault { calls: SYNC, after: 0, ill: Ill::Broken, times: u32::MAX, waits: 0 }));
+    }
+
+    pub(crate) fn plan(&self, fault: Option<Fault>) {
+        self.state(|state| state.fault = fault);
+    }
+
+    /// Next to nothing is free until somebody has waited for room.
+    pub(crate) fn run_short(&self) {
+        self.state(|state| state.free = Some(0));
+    }
+
+    /// Whether nothing is planned.
+    pub(crate) fn is_well(&self) -> bool {
+        self.state(|state| state.fault.is_none())
+    }
+
+    /// Whether the power has gone.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state(|state| state.dead)
+    }
+
+    /// Calls that have failed as planned.
+    pub(crate) fn failed(&self) -> u64 {
+        self.state(|state| state.failed)
+    }
+
+    /// The largest buffer that was asked to be filled.
+    pub(crate) fn largest_read(&self) -> usize {
+        self.state(|state| state.largest_read)
+    }
+
+    /// Lets the journal's thread wait before its next call, so that what comes meanwhile is one group.
+    pub(crate) fn hold(&self, held: bool) {
+        self.state(|state| state.held = held);
+        self.0.1.notify_all();
+    }
+
+    /// All files, as those see them who read now.
+    pub(crate) fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        self.state(|state| {
+            let live = |ino: &u64| state.inodes[ino].live.clone();
+            state.names.iter().map(|(path, ino)| (path.clone(), live(ino))).collect()
+        })
+    }
+
+    /// The names of its files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.state(|state| state.names.keys().map(|path| path.display().to_string()).collect())
+    }
+
+    /// Puts a file there, durable.
+    pub(crate) fn put(&self, path: PathBuf, bytes: Vec<u8>) {
+        self.state(|state| {
+            state.inodes_made += 1;
+            let ino = state.inodes_made;
+            state.inodes.insert(ino, Inode { live: bytes.clone(), durable: bytes, pending: Vec::new() });
+            state.names.insert(path.clone(), ino);
+            state.durable_names.insert(path, ino);
+        });
+    }
+
+    fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.0.0.lock().unwrap())
+    }
+
+    /// A call of the journal; `anyway` is what it does even when it fails.
+    fn call<T>(
+        &self,
+        kind: u32,
+        anyway: impl FnOnce(&mut State, bool),
+        work: impl FnOnce(&mut State) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut state = self.0.0.lock().unwrap();
+        while state.held && std::thread::current().name() == Some("journal") {
+            state = self.0.1.wait(state).unwrap();
+        }
+        match state.verdict(kind) {
+            Ok(()) => work(&mut state),
+            Err(error) => {
+                let power = state.dead && state.fault.take().is_some();
+                if power || !state.dead {
+                    anyway(&mut state, power);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl State {
+    fn verdict(&mut self, kind: u32) -> io::Result<()> {
+        if self.dead {
+            return Err(io::Error::other("the power is out"));
+        }
+        let Some(fault) = self.fault.as_mut().filter(|fault| fault.calls & kind != 0) else { return Ok(()) };
+        if fault.after > 0 {
+            fault.after -= 1;
+            return Ok(());
+        }
+        let ill = fault.ill;
+        fault.times = fault.times.saturating_sub(1);
+        self.failed += 1;
+        self.dead = ill == Ill::Power;
+        if fault.times == 0 && !self.dead {
+            self.fault = None;
+        }
+        Err(match ill {
+            Ill::Full => io::ErrorKind::StorageFull.into(),
+            Ill::Broken => io::Error::other("the disk is ill"),
+            Ill::Power => io::Error::other("the power goes"),
+        })
+    }
+
+    fn ino(&self, path: &Path) -> io::Result<u64> {
+        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn inode(&mut self, ino: u64) -> &mut Inode {
+        self.inodes.get_mut(&ino).expect("a file that is open is there")
+    }
+}
+
+impl Inode {
+    fn change(&mut self, change: Change) {
+        apply(&mut self.live, &change);
+        self.pending.push(Pending { change, forgotten: false });
+    }
+
+    fn sync(&mut self) {
+        let (forgotten, fresh): (Vec<_>, Vec<_>) = self.pending.drain(..).partition(|p| p.forgotten);
+        for pending in &fresh {
+            apply(&mut self.durable, &pending.change);
+        }
+        // What has been written again over it is not forgotten any more.
+        self.pending = forgotten.into_iter().filter(|old| !covered(&old.change, &fresh)).collect();
+    }
+}
+
+fn covered(old: &Change, by: &[Pending]) -> bool {
+    let Change::Write { offset, bytes } = old else { return true };
+    let end = offset + bytes.len();
+    by.iter().any(
+        |p| matches!(&p.change, Change::Write { offset: o, bytes: b } if o < &end && offset < &(o + b.len())),
+    )
+}
+
+fn apply(content: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Truncate(length) => content.truncate(*length),
+        Change::Write { offset, bytes } => write(content, *offset, bytes),
+    }
+}
+
+fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[offset..end].copy_from_slice(bytes);
+}
+
+impl Disk for FakeDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let ino = self.call(
+            CREATE,
+            |_, _| {},
+            |state| {
+                if let Ok(ino) = state.ino(path) {
+                    // As O_TRUNC has it: the file stays the same one.
+                    state.inode(ino).change(Change::Truncate(0));
+                    return Ok(ino);
+                }
+                state.inodes_made += 1;
+                let ino = state.inodes_made;
+                state.inodes.insert(ino, Inode::default());
+                state.names.insert(path.to_owned(), ino);
+                state.pending_names.push(NameChange::Link(path.to_owned(), ino));
+                Ok(ino)
+            },
+        )?;
+        Ok(Arc::new(FakeFile(self.clone(), ino)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let ino = self.call(OPEN, |_, _| {}, |state| state.ino(path))?;
+        Ok(Arc::new(FakeFile(self.clone(), ino)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.call(
+            RENAME,
+            |_, _| {},
+            |state| {
+                let ino = state.ino(from)?;
+                state.names.remove(from);
+                state.names.insert(to.to_owned(), ino);
+                state.pending_names.push(NameChange::Move(from.to_owned(), to.to_owned(), ino));
+                Ok(())
+            },
+        )
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.call(
+            REMOVE,
+            |_, _| {},
+            |state| {
+                state.ino(path)?;
+                state.names.remove(path);
+                state.pending_names.push(NameChange::Unlink(path.to_owned()));
+                Ok(())
+            },
+        )
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        let of_dir = |path: &&PathBuf| path.parent() == Some(dir);
+        self.call(LIST, |_, _| {}, |state| Ok(state.names.keys().filter(of_dir).cloned().collect()))
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        self.call(
+            SYNC_DIR,
+            |_, _| {},
+            |state| {
+                state.durable_names = state.names.clone();
+                state.pending_names.clear();
+                Ok(())
+            },
+        )
+    }
+
+    fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
+        Ok((self.state(|state| state.free).unwrap_or(1 << 40), 1 << 40))
+    }
+
+    fn pause(&self, _how_long: Duration) {
+        let over = self.state(|state| {
+            state.free = None;
+            let Some(fault) = &mut state.fault else { return true };
+            fault.waits = fault.waits.saturating_sub(1);
+            if fault.waits == 0 {
+                state.fault = None;
+            }
+            state.fault.is_none()
+        });
+        if !over {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+impl DiskFile for FakeFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let whole = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
+        // What fails may have written some of it; at a power cut, all of it may be on its way.
+        let part = |state: &mut State, power: bool| {
+            let bytes = if power { bytes } else { &bytes[..bytes.len() / 2] };
+            let change = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
+            state.inode(self.1).change(change);
+        };
+        self.0.call(WRITE, part, |state| {
+            state.inode(self.1).change(whole);
+            Ok(())
+        })
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.call(
+            READ,
+            |_, _| {},
+            |state| {
+                state.largest_read = state.largest_read.max(buffer.len());
+                let rest = state.inode(self.1).live.get(offset as usize..).unwrap_or_default();
+                let count = rest.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&rest[..count]);
+                Ok(count)
+            },
+        )
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let forget = |state: &mut State, power: bool| {
+            let pending = state.inode(self.1).pending.iter_mut().filter(|_| !power);
+            // Not a file's length, which is none of its pages.
+            let writes = pending.filter(|pending| matches!(pending.change, Change::Write { .. }));
+            writes.for_each(|pending| pending.forgotten = true);
+        };
+        self.0.call(SYNC, forget, |state| {
+            state.inode(self.1).sync();
+            Ok(())
+        })
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.0.call(
+            TRUNCATE,
+            |_, _| {},
+            |state| {
+                state.inode(self.1).change(Change::Truncate(length as usize));
+                Ok(())
+            },
+        )
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.0.call(READ, |_, _| {}, |state| Ok(state.inode(self.1).live.len() as u64))
+    }
+}

@@ -1,0 +1,219 @@
+//! What the model test has found, one by one: each is a way in which something was lost, doubled or refused.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowcast_engine::journal::{self, Journal, Options, Sync};
+use rowcast_engine::record::Builder;
+use rowcast_engine::{Lsn, Result, ingest};
+
+use crate::disk::{ANY, CREATE, FakeDisk, Fault, Ill, WRITE};
+use crate::random::Random;
+use crate::support::{Fixture, read_all, unlocked};
+
+fn open(options: Options, disk: &FakeDisk) -> Result<Journal> {
+    unlocked(&options.dir);
+    journal::open(options, Arc::new(disk.clone()))
+}
+
+fn lazy(dir: &Path) -> Options {
+    Options { sync: Sync::Interval(Duration::from_secs(3600)), ..Options::new(dir) }
+}
+
+fn batches(bytes: &[u8]) -> Vec<usize> {
+    let mut starts = vec![128];
+    while let Some(length) =
+        bytes.get(starts[starts.len() - 1] + 8..).and_then(|rest| rest.first_chunk::<4>())
+    {
+        starts.push(starts[starts.len() - 1] + u32::from_le_bytes(*length) as usize);
+    }
+    starts
+}
+
+/// Three transactions, each a group of its own when `apart`, else all in one.
+async fn three(dir: &Path, apart: bool) -> FakeDisk {
+    let disk = FakeDisk::default();
+    let mut fixture = Fixture::over(open(Options::new(dir), &disk).unwrap()).await;
+    let before = fixture.lsn;
+    disk.hold(!apart);
+    for _ in 0..3 {
+        let mut builder = Builder::new();
+        fixture.begin(&mut builder);
+        fixture.row(&mut builder, "in a group");
+        fixture.commit(&mut builder);
+        // A way in of its own each: one lets only two in at a time.
+        let room = ingest::Ingest::new(fixture.journal().clone()).room().await.unwrap();
+        room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
+        if apart {
+            fixture.durable().await;
+        }
+    }
+    disk.hold(false);
+    fixture.durable().await;
+    assert_eq!(fixture.lsn, before + 300);
+    disk
+}
+
+#[tokio::test]
+async fn a_hole_in_a_group_is_a_torn_end_and_one_before_it_is_damage() {
+    for (apart, whole) in [(false, true), (true, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = three(dir.path(), apart).await;
+        let (path, mut bytes) =
+            disk.files().into_iter().find(|(path, _)| path.extension().unwrap() == "seg").unwrap();
+        let starts = batches(&bytes);
+        // The second of the three transactions did not reach the disk, the third one did.
+        let hole = starts[starts.len() - 3]..starts[starts.len() - 2];
+        bytes[hole].fill(0);
+        disk.put(path, bytes);
+        let opened = open(Options::new(dir.path()), &disk);
+        match opened {
+            Ok(journal) => assert!(whole && read_all(&journal, 0).len() == 1),
+            Err(error) => assert!(!whole && error.to_string().contains("damaged at offset"), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_spilled_transaction_that_retention_takes_at_once_leaves_its_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let options = || Options { max_size: Some(1), ..Options::new(dir.path()) };
+    let mut fixture = Fixture::over(open(options(), &disk).unwrap()).await;
+    fixture.transaction(1, "before").await;
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    fixture.row(&mut builder, "spilled");
+    let end = Lsn(fixture.lsn);
+    let spill = fixture.journal().spill().unwrap();
+    let spill = ingest::spill_parts(spill, builder.take_tail(end)).await.unwrap();
+    fixture.ingest.room().await.unwrap().adopt(fixture.journal(), spill, end, 7);
+    fixture.durable().await;
+    // The writer is done with the segment after it when it answers this.
+    fixture.journal().publish(&[("custom.event", b"1")], 8).await.unwrap();
+    let oldest = fixture.journal().oldest();
+    assert_eq!(oldest, fixture.journal().newest(), "the spilled one is gone");
+    drop(fixture);
+    let journal = open(options(), &disk.after_kill()).unwrap();
+    assert_eq!(journal.position().lsn, end);
+}
+
+#[tokio::test]
+async fn who_publishes_is_answered_when_it_is_durable() {
+    for seed in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FakeDisk::default();
+        let journal = open(lazy(dir.path()), &disk).unwrap();
+        let id = journal.publish(&[("custom.event", b"1")], 8).await.unwrap();
+        let cut = disk.after_power_cut(&mut Random::new(seed));
+        drop(journal);
+        let journal = open(lazy(dir.path()), &cut).unwrap();
+        assert_eq!((journal.oldest(), journal.newest()), (id, id), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_left_in_memory_is_durable_after_the_next_start() {
+    for seed in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FakeDisk::default();
+        let mut fixture = Fixture::over(open(Options::new(dir.path()), &disk).unwrap()).await;
+        fixture.transaction(3, "good").await;
+        disk.fail_syncs();
+        fixture.journal().publish(&[("custom.event", b"1")], 8).await.unwrap_err();
+        drop(fixture);
+        let disk = disk.after_kill();
+        let journal = open(Options::new(dir.path()), &disk).unwrap();
+        let (oldest, newest) = (journal.oldest(), journal.newest());
+        let cut = disk.after_power_cut(&mut Random::new(seed));
+        drop(journal);
+        let journal = open(Options::new(dir.path()), &cut).unwrap();
+        assert_eq!((journal.oldest(), journal.newest()), (oldest, newest), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_with_the_clock_behind_keeps_the_only_position() {
+    for after in 0..25 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FakeDisk::default();
+        // Numbers far above the clock, as when it was set back.
+        let options = Options { seen: 4_000_000_000_000_000, ..Options::new(dir.path()) };
+        let fixture = Fixture::over(open(options, &disk).unwrap()).await;
+        let before = fixture.journal().position();
+        drop(fixture);
+        unlocked(dir.path());
+        let disk = disk.after_kill();
+        disk.plan(Some(Fault { calls: ANY, after, ill: Ill::Power, times: 1, waits: 0 }));
+        drop(open(Options::new(dir.path()), &disk));
+        unlocked(dir.path());
+        let cut = disk.after_power_cut(&mut Random::new(u64::from(after)));
+        let journal = open(Options::new(dir.path()), &cut).unwrap();
+        assert_eq!(journal.position(), before, "after {after} calls");
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_were_shown_and_lost_are_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let mut shown = 0;
+    let mut disk_now = disk;
+    for life in 0..6 {
+        let options = Options { seen: if life == 0 { 4_000_000_000_000_000 } else { 0 }, ..lazy(dir.path()) };
+        let mut fixture = Fixture::over(open(options, &disk_now).unwrap()).await;
+        let mut head = fixture.journal().head();
+        let before = fixture.journal().newest();
+        let mut builder = Builder::new();
+        fixture.begin(&mut builder);
+        fixture.row(&mut builder, "shown");
+        fixture.commit(&mut builder);
+        let room = fixture.ingest.room().await.unwrap();
+        room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
+        let newest = *head.wait_for(|head| *head > before).await.unwrap();
+        assert!(newest > shown, "life {life}");
+        shown = newest;
+        disk_now = disk_now.after_power_cut(&mut Random::new(life));
+        drop(fixture);
+    }
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_is_refused_and_works_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let mut fixture = Fixture::over(open(Options::new(dir.path()), &disk).unwrap()).await;
+    fixture.transaction(3, "there").await;
+    let all = read_all(fixture.journal(), 0);
+    drop(fixture);
+    let mut refused = 0;
+    for after in 0..8 {
+        unlocked(dir.path());
+        let disk = disk.after_kill();
+        let calls = CREATE | WRITE;
+        disk.plan(Some(Fault { calls, after, ill: Ill::Full, times: u32::MAX, waits: u32::MAX }));
+        if let Err(error) = open(Options::new(dir.path()), &disk) {
+            assert!(error.to_string().contains("no storage space"), "{error}");
+            refused += 1;
+        }
+        disk.plan(None);
+        let journal = open(Options::new(dir.path()), &disk).unwrap();
+        assert_eq!(read_all(&journal, 0), all);
+    }
+    assert!(refused >= 3, "{refused}");
+}
+
+#[tokio::test]
+async fn files_of_others_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    for name in ["report.tmp", "spill-3.tmp", "00000000000000000009.idx"] {
+        disk.put(dir.path().join(name), b"x".to_vec());
+    }
+    let _journal = open(Options::new(dir.path()), &disk).unwrap();
+    let left = disk.files();
+    assert!(left.contains_key(&dir.path().join("report.tmp")));
+    assert!(!left.contains_key(&dir.path().join("spill-3.tmp")));
+    assert!(!left.contains_key(&dir.path().join("00000000000000000009.idx")), "its segment is gone");
+}

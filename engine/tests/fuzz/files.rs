@@ -1,0 +1,215 @@
+//! Directories whose files have been changed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rowcast_engine::cursor::{self, Cursor};
+use rowcast_engine::format::debezium::{Debezium, DebeziumOptions, Records};
+use rowcast_engine::format::native::{self, NativeOptions};
+use rowcast_engine::journal::{self, Journal, Options, Read};
+use rowcast_engine::record::Builder;
+use rowcast_engine::{Lsn, ingest};
+
+use super::change::{change, change_digits, change_inside};
+use crate::campaign::{Outcome, guard};
+use crate::disk::FakeDisk;
+use crate::random::Random;
+use crate::support::{Fixture, table, unlocked};
+
+const DIRECTORIES: u64 = 40;
+
+/// Events: number and JSON.
+type Lines = Vec<(u64, Vec<u8>)>;
+
+/// A journal of some lives: several segments, two tables, custom events, a spilled transaction, one that is not
+/// whole, one that has not committed.
+async fn sample(dir: &Path) -> FakeDisk {
+    let disk = FakeDisk::default();
+    let options = || Options { segment_bytes: 3000, ..Options::new(dir) };
+    for life in 0..3 {
+        unlocked(dir);
+        let journal = journal::open(options(), Arc::new(disk.clone())).unwrap();
+        let mut fixture = Fixture::over(journal).await;
+        for _ in 0..6 {
+            fixture.transaction(3, "a row as Postgres sent it").await;
+        }
+        fixture.orders = fixture.journal().register(table(&format!("other{life}"))).unwrap();
+        fixture.transaction(2, "{\"a\": [1, 2]}").await;
+        fixture.journal().publish(&[("custom.one", b"{}"), ("custom.two", b"[1]")], 5).await.unwrap();
+        fixture.journal().record_gap("", "source_lost", "a sentence", 6).await.unwrap();
+        let mut builder = Builder::new();
+        fixture.begin(&mut builder);
+        fixture.row(&mut builder, "spilled");
+        let end = Lsn(fixture.lsn);
+        let spill = fixture.journal().spill().unwrap();
+        let spill = ingest::spill_parts(spill, builder.take_tail(end)).await.unwrap();
+        fixture.ingest.room().await.unwrap().adopt(fixture.journal(), spill, end, 7);
+        fixture.durable().await;
+        fixture.transaction(3, "after").await;
+        if life < 2 {
+            fixture.journal().close().await;
+        }
+    }
+    disk.put(dir.join("spill-9.tmp"), b"half of a transaction".to_vec());
+    disk
+}
+
+fn files() -> &'static BTreeMap<String, Vec<u8>> {
+    static FILES: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+            let disk = sample(dir.path()).await;
+            disk.files().into_iter().map(|(path, bytes)| (name(path), bytes)).collect()
+        })
+    })
+}
+
+/// Everything that can be read, rendered: a reader's errors are as good as an end.
+fn read(journal: &Journal, found: &mut Lines) {
+    let (debezium, mut records) = (Debezium::new(DebeziumOptions::new("p")), Records::default());
+    let mut after = 0;
+    while let Ok(read) = journal.read(after) {
+        match read {
+            Read::AtHead => break,
+            Read::Gone(gone) => {
+                assert!(gone.to > after, "a reader gets on");
+                after = gone.to;
+            }
+            Read::Batches(batches) => {
+                for batch in batches {
+                    for event in batch.events().filter(|event| event.id > after) {
+                        let mut line = Vec::new();
+                        native::write_event(&mut line, &event, &NativeOptions::default());
+                        debezium.records(&event, 1, &mut records);
+                        found.push((event.id, line));
+                    }
+                    batch.transactions().for_each(drop);
+                    assert!(batch.last() > after, "a reader gets on");
+                    after = batch.last();
+                }
+            }
+        }
+    }
+    let _ = (journal.seek_time(5), journal.seek_last(7), journal.transactions_above(Lsn(1), 100));
+    let _ =
+        (journal.never_given(after), journal.summary(), journal.schemas(), journal.holds_all_above(Lsn(1)));
+}
+
+fn open(dir: &Path, files: &BTreeMap<String, Vec<u8>>) -> (FakeDisk, Option<Lines>) {
+    let disk = FakeDisk::default();
+    for (name, bytes) in files {
+        disk.put(dir.join(name), bytes.clone());
+    }
+    // Whatever it says: it ends, and does not panic.
+    let _ = journal::check(dir, &disk);
+    unlocked(dir);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let inside = runtime.enter();
+    let opened = journal::open(Options::new(dir), Arc::new(disk.clone()));
+    drop(inside);
+    let found = opened.ok().map(|journal| {
+        let mut found = Vec::new();
+        read(&journal, &mut found);
+        found
+    });
+    (disk, found)
+}
+
+/// Changes a file or two; true when checksums have been made right again.
+fn spoil(files: &mut BTreeMap<String, Vec<u8>>, random: &mut Random) -> (String, bool) {
+    let names: Vec<_> = files.keys().cloned().collect();
+    let name = names[random.index(names.len())].clone();
+    let other = names[random.index(names.len())].clone();
+    let bytes = files.get_mut(&name).expect("it is there");
+    let (what, sealed) = match random.below(12) {
+        0 => (files.remove(&name).map_or("?", |_| "removed"), false),
+        1 => {
+            let bytes = files[&other].clone();
+            files.insert(name.clone(), bytes);
+            ("replaced by another", false)
+        }
+        2 => {
+            let bytes = files[&name].clone();
+            files.insert(format!("0000000000000000000{}.seg", random.below(10)), bytes);
+            ("there twice", false)
+        }
+        3..=5 if name.ends_with(".seg") => {
+            change_inside(bytes, random);
+            ("changed inside", true)
+        }
+        3..=5 if name.ends_with(".idx") => {
+            change_digits(bytes, random);
+            ("changed digits", true)
+        }
+        _ => {
+            change(bytes, random);
+            ("changed", false)
+        }
+    };
+    (format!("{name} {what}"), sealed)
+}
+
+pub(super) fn run(seed: u64) -> Outcome {
+    let mut random = Random::new(seed);
+    let log = std::cell::RefCell::new(Vec::new());
+    let work = || {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, whole) = open(dir.path(), files());
+        let whole: HashSet<_> = whole.expect("the sample opens").into_iter().collect();
+        let longest = files().values().map(Vec::len).max().unwrap_or(0);
+        for _ in 0..DIRECTORIES {
+            let mut files = files().clone();
+            log.borrow_mut().clear();
+            let mut sealed = false;
+            for _ in 0..1 + random.below(2) {
+                let (what, again) = spoil(&mut files, &mut random);
+                log.borrow_mut().push(what);
+                sealed |= again;
+            }
+            let (disk, found) = open(dir.path(), &files);
+            let most = files.values().map(Vec::len).max().unwrap_or(0).max(longest).max(4096);
+            assert!(
+                disk.largest_read() <= most,
+                "{} read at once of files up to {most}",
+                disk.largest_read()
+            );
+            let found = found.unwrap_or_default();
+            assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0), "numbers rise");
+            let invented = found.iter().find(|event| !sealed && !whole.contains(*event));
+            assert!(invented.is_none(), "{invented:?} was never written");
+        }
+        DIRECTORIES
+    };
+    guard(seed, work, || log.borrow().join("\n"))
+}
+
+/// A sink's position: read, or refused; never another one.
+pub(super) fn cursors(seed: u64) -> Outcome {
+    let mut random = Random::new(seed);
+    let work = || {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = files()["installation"].clone();
+        let installation = String::from_utf8(installation).unwrap().trim().parse().unwrap();
+        let cursor = Cursor::new(dir.path(), "kafka", installation);
+        cursor.save(1_800_000_000_000_007).unwrap();
+        let path = dir.path().join("kafka.json");
+        let whole = std::fs::read(&path).unwrap();
+        for _ in 0..DIRECTORIES {
+            let mut bytes = whole.clone();
+            change(&mut bytes, &mut random);
+            std::fs::write(&path, &bytes).unwrap();
+            let loaded = cursor.load();
+            assert_eq!(
+                cursor::highest(dir.path()),
+                cursor::positions(dir.path()).get("kafka").copied().unwrap_or(0)
+            );
+            assert!(!matches!(loaded, Ok(None)), "a file that is there is not taken for none");
+        }
+        DIRECTORIES
+    };
+    guard(seed, work, String::new)
+}

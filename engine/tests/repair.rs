@@ -1,0 +1,413 @@
+//! `repair`: whatever is broken, what is sound stays with its numbers and what is lost is told.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rowcast_engine::Kind;
+use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::{self, RepairReport, repair};
+
+use crate::damage::{all, contents, copy, history, mended, segments, small};
+use crate::disk::FakeDisk;
+use crate::random::Random;
+
+/// One way to break a journal.
+type Break = (&'static str, fn(&Path));
+
+fn overwrite(path: &Path, at: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"garbage!", at).unwrap();
+}
+
+fn cut(path: &Path, length: impl Fn(u64) -> u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(length(file.metadata().unwrap().len())).unwrap();
+}
+
+/// Opening trusts the index of a closed segment; damage inside is found by whoever reads it.
+fn no_indexes(dir: &Path) {
+    for path in segments(dir) {
+        // The newest one may have none.
+        let _ = fs::remove_file(path.with_extension("idx"));
+    }
+}
+
+/// Where the second batch of the file ends: before it is its position and its schema.
+fn batch_end(path: &Path, count: usize) -> u64 {
+    let bytes = fs::read(path).unwrap();
+    (0..count).fold(128, |end, _| end + u32::from_le_bytes(*bytes[end + 8..].first_chunk().unwrap()) as usize)
+        as u64
+}
+
+fn largest(dir: &Path) -> PathBuf {
+    segments(dir).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+}
+
+/// The segment that holds one event, followed by another one.
+fn single(dir: &Path) -> PathBuf {
+    let of = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+    let paths = segments(dir);
+    let pair = paths.windows(2).find(|pair| of(&pair[1]) == of(&pair[0]) + 1);
+    pair.expect("a segment of one event")[0].clone()
+}
+
+const BREAKS: &[Break] = &[
+    ("a batch in the middle", |dir| overwrite(&segments(dir)[1], 1500)),
+    ("the first batch", |dir| overwrite(&segments(dir)[2], 140)),
+    ("two segments", |dir| [1, 2].iter().for_each(|at| overwrite(&segments(dir)[*at], 1500))),
+    ("two segments apart", |dir| [1, 4].iter().for_each(|at| overwrite(&segments(dir)[*at], 1000))),
+    ("a header", |dir| overwrite(&segments(dir)[2], 3)),
+    ("the header's numbers", |dir| overwrite(&segments(dir)[2], 16)),
+    ("the oldest header", |dir| overwrite(&segments(dir)[0], 3)),
+    ("a batch, and the header after it", |dir| {
+        overwrite(&segments(dir)[1], 1500);
+        overwrite(&segments(dir)[2], 3);
+    }),
+    ("a segment is gone", |dir| fs::remove_file(&segments(dir)[3]).unwrap()),
+    ("two are gone", |dir| segments(dir)[2..4].iter().for_each(|path| fs::remove_file(path).unwrap())),
+    ("cut within a batch", |dir| cut(&segments(dir)[2], |length| length - 20)),
+    ("cut between two batches", |dir| {
+        let path = &segments(dir)[2];
+        let end = batch_end(path, 5);
+        cut(path, |_| end);
+    }),
+    ("cut to nothing", |dir| cut(&segments(dir)[2], |_| 0)),
+    ("cut to its header", |dir| cut(&segments(dir)[2], |_| 128)),
+    ("zeros at the end", |dir| {
+        let path = &segments(dir)[2];
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length - 300).unwrap();
+        file.set_len(length).unwrap();
+    }),
+    ("a spilled transaction", |dir| overwrite(&largest(dir), 1_500_000)),
+    ("a spilled transaction cut at a batch", |dir| {
+        let path = largest(dir);
+        let end = batch_end(&path, 2);
+        cut(&path, |_| end);
+    }),
+    ("a segment of one event", |dir| overwrite(&single(dir), 2000)),
+    ("a segment of one event and the one before", |dir| {
+        let path = single(dir);
+        let before = segments(dir).into_iter().rfind(|other| *other < path).unwrap();
+        overwrite(&before, 1500);
+        overwrite(&path, 2000);
+    }),
+    ("the middle of the newest", |dir| overwrite(&segments(dir).pop().unwrap(), 700)),
+    ("the newest, before one that was never begun", |dir| {
+        overwrite(&segments(dir).pop().unwrap(), 700);
+        fs::write(dir.join("08999999999999999999.seg"), [0; 128]).unwrap();
+    }),
+    ("a header before one that was never begun", |dir| {
+        let newest = segments(dir).pop().unwrap();
+        overwrite(&newest, 3);
+        let number: u64 = newest.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        fs::write(dir.join(format!("{:020}.seg", number + 100)), "").unwrap();
+    }),
+    ("a bridge", |dir| {
+        overwrite(&segments(dir)[2], 140);
+        repair(dir, &RealDisk, 0, false).unwrap();
+        let bridge = segments(dir).into_iter().min_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+        overwrite(&bridge, 140);
+    }),
+    ("the newest header", |dir| overwrite(&segments(dir).pop().unwrap(), 3)),
+    ("the first batch of the newest", |dir| overwrite(&segments(dir).pop().unwrap(), 140)),
+    ("the newest and the one before", |dir| {
+        let paths = segments(dir);
+        paths[paths.len() - 2..].iter().for_each(|path| overwrite(path, 700));
+    }),
+    ("all headers but one", |dir| {
+        let paths = segments(dir);
+        paths.iter().filter(|path| **path != paths[3]).for_each(|path| overwrite(path, 3));
+    }),
+    ("the installation file is gone", |dir| fs::remove_file(dir.join("installation")).unwrap()),
+];
+
+fn mend(dir: &Path, dry_run: bool) -> RepairReport {
+    repair(dir, &RealDisk, 0, dry_run).unwrap()
+}
+
+#[tokio::test]
+async fn a_healthy_journal_is_left_alone() {
+    let dir = history().await;
+    let before = contents(dir.path());
+    assert!(mend(dir.path(), false).is_sound());
+    assert!(contents(dir.path()) == before);
+    // The torn end of a crash is no damage.
+    cut(&segments(dir.path()).pop().unwrap(), |length| length - 7);
+    let before = contents(dir.path());
+    assert!(mend(dir.path(), false).is_sound());
+    assert!(contents(dir.path()) == before);
+    let journal = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap();
+    let error = repair(dir.path(), &RealDisk, 0, true).unwrap_err();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn whatever_is_broken_is_mended_once() {
+    let source = history().await;
+    let whole = all(copy(source.path()).path()).await;
+    for (name, damage) in BREAKS {
+        println!("{name}");
+        let dir = copy(source.path());
+        damage(dir.path());
+        no_indexes(dir.path());
+        let error = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap_err();
+        let hint = error.remedy().unwrap_or_default();
+        assert!(error.kind() == Kind::Journal && hint.contains("rowcast journal repair"), "{error}: {hint}");
+        let before = contents(dir.path());
+        let plan = mend(dir.path(), true);
+        assert!(contents(dir.path()) == before, "only told");
+        let done = mend(dir.path(), false);
+        assert!(!done.is_sound() && plan.dry_run && !done.dry_run);
+        assert_eq!(format!("{:?}", plan.cuts), format!("{:?}", done.cuts));
+        for cut in &done.cuts {
+            let (_, old) =
+                before.iter().find(|(path, _)| Some(path.as_os_str()) == cut.file.file_name()).unwrap();
+            assert_eq!(
+                fs::read(&cut.saved).unwrap(),
+                old[cut.cut_at as usize..],
+                "kept beside: {}",
+                cut.reason
+            );
+            assert_eq!(cut.bytes, old.len() as u64 - cut.cut_at);
+        }
+        assert!(mend(dir.path(), false).is_sound(), "once is enough");
+        let gaps = mended(dir.path(), &whole).await;
+        let told: Vec<_> = done.gaps.iter().map(|gap| (gap.from, gap.to)).collect();
+        assert!(gaps.ends_with(&told) && gaps.len() <= told.len() + 1, "{gaps:?} {told:?}");
+        assert!(mend(dir.path(), false).is_sound(), "also after it was opened");
+    }
+}
+
+/// Opening does not read what an index speaks for; repair does, and the index goes with what it told of.
+#[tokio::test]
+async fn damage_behind_an_index_is_mended() {
+    let dir = history().await;
+    let whole = all(copy(dir.path()).path()).await;
+    let path = segments(dir.path())[1].clone();
+    overwrite(&path, 1500);
+    assert!(path.with_extension("idx").exists());
+    let report = mend(dir.path(), false);
+    assert_eq!((report.cuts.len(), report.gaps.len()), (1, 1));
+    assert!(!path.with_extension("idx").exists());
+    mended(dir.path(), &whole).await;
+}
+
+#[tokio::test]
+async fn what_is_lost_is_told_with_its_numbers() {
+    let dir = history().await;
+    let whole = all(copy(dir.path()).path()).await;
+    let numbers: Vec<_> = whole.iter().map(crate::damage::number).collect();
+    let paths = segments(dir.path());
+    let base = |path: &Path| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+    overwrite(&paths[1], 1500);
+    let report = mend(dir.path(), false);
+    let (cut, gap) = (&report.cuts[0], &report.gaps[0]);
+    assert_eq!((report.cuts.len(), report.gaps.len(), gap.open_end), (1, 1, false));
+    assert_eq!(gap.to, base(&paths[2]) - 1, "up to what the next segment follows");
+    assert!(gap.from > base(&paths[1]) && gap.from < gap.to && numbers.contains(&gap.from));
+    assert!(gap.detail.contains("damaged at offset") && gap.detail.contains(".seg"), "{}", gap.detail);
+    assert!(cut.sound_events > 0 && cut.sound_events < gap.to - gap.from + 1, "{cut:?}");
+    assert!(cut.cut_at <= 1508 && cut.damaged_at >= cut.cut_at && cut.reason.contains("batch"), "{cut:?}");
+    assert_eq!(mended(dir.path(), &whole).await, [(gap.from, gap.to)]);
+}
+
+#[tokio::test]
+async fn only_a_person_can_judge_some_things() {
+    let source = history().await;
+    let refused = |damage: &dyn Fn(&Path), words: &str| {
+        let dir = copy(source.path());
+        damage(dir.path());
+        let before = contents(dir.path());
+        let error = repair(dir.path(), &RealDisk, 0, false).unwrap_err();
+        assert!(error.kind() == Kind::Journal && error.to_string().contains(words), "{error}");
+        assert!(error.remedy().is_some(), "{error}");
+        assert!(contents(dir.path()) == before);
+    };
+    refused(
+        &|dir| fs::write(dir.join("installation"), "6b9c2f5e-8c3c-4f6e-9d53-0c7a1a5b2f10\n").unwrap(),
+        "belongs to another installation",
+    );
+    refused(&|dir| fs::write(dir.join("installation"), "me").unwrap(), "holds no installation number");
+    refused(
+        &|dir| {
+            let paths = segments(dir);
+            fs::copy(&paths[2], dir.join("99999999999999999999.seg")).unwrap();
+        },
+        "numbers stand twice",
+    );
+    refused(
+        &|dir| {
+            let path = &segments(dir)[2];
+            let mut bytes = fs::read(path).unwrap();
+            bytes[8..10].copy_from_slice(&9u16.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes[..124]);
+            bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+            fs::write(path, bytes).unwrap();
+        },
+        "another version of rowcast",
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let error = repair(empty.path(), &RealDisk, 0, false).unwrap_err();
+    assert!(error.to_string().contains("There is no journal"), "{error}");
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+/// A disk that dies after so many calls that change something.
+#[derive(Clone, Debug)]
+struct Dying<D> {
+    disk: D,
+    left: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct DyingFile(Arc<dyn DiskFile>, Arc<AtomicU64>);
+
+fn live(left: &AtomicU64) -> io::Result<()> {
+    let before = left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+    before.map(drop).map_err(|_| io::Error::other("the power is gone"))
+}
+
+impl<D: Disk> Disk for Dying<D> {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        live(&self.left)?;
+        Ok(Arc::new(DyingFile(self.disk.create(path)?, Arc::clone(&self.left))))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(DyingFile(self.disk.open(path)?, Arc::clone(&self.left))))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        live(&self.left)?;
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        live(&self.left)?;
+        self.disk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.disk.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        live(&self.left)?;
+        self.disk.sync_dir(dir)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        self.disk.space(dir)
+    }
+}
+
+impl DiskFile for DyingFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        // A write that is broken off has come half way.
+        if live(&self.1).is_err() {
+            self.0.write_at(&bytes[..bytes.len() / 2], offset)?;
+            return Err(io::Error::other("the power is gone"));
+        }
+        self.0.write_at(bytes, offset)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        live(&self.1)?;
+        self.0.sync()
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        live(&self.1)?;
+        self.0.truncate(length)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+}
+
+/// The breaks that take different ways through the mending.
+fn some_breaks() -> impl Iterator<Item = &'static Break> {
+    const NAMES: [&str; 4] = [
+        "two segments",
+        "a segment is gone",
+        "a segment of one event and the one before",
+        "the newest and the one before",
+    ];
+    let found = BREAKS.iter().filter(|(name, _)| NAMES.contains(name));
+    assert_eq!(found.clone().count(), NAMES.len());
+    found
+}
+
+#[tokio::test]
+async fn a_repair_that_is_broken_off_is_done_again() {
+    let source = history().await;
+    let whole = all(copy(source.path()).path()).await;
+    for (name, damage) in some_breaks() {
+        let broken = copy(source.path());
+        damage(broken.path());
+        for calls in 0.. {
+            let dir = copy(broken.path());
+            let disk = Dying { disk: RealDisk, left: Arc::new(AtomicU64::new(calls)) };
+            let done = repair(dir.path(), &disk, 0, false);
+            println!("{name}, after {calls} calls: {:?}", done.as_ref().err());
+            // Either opening refuses what is half mended, or it is mended.
+            let half = copy(dir.path());
+            if let Ok(journal) = journal::open(small(half.path()), Arc::new(RealDisk)) {
+                journal.close().await;
+                drop(journal);
+                // Damage that no index shows is for readers to find; it is the same as before the repair.
+                if journal::check(half.path(), &RealDisk).is_ok() {
+                    mended(half.path(), &whole).await;
+                }
+            }
+            repair(dir.path(), &RealDisk, 0, false).unwrap();
+            mended(dir.path(), &whole).await;
+            if done.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_power_cut_in_the_middle_of_a_repair_is_mended() {
+    let source = history().await;
+    let whole = all(copy(source.path()).path()).await;
+    for (name, damage) in some_breaks() {
+        let broken = copy(source.path());
+        damage(broken.path());
+        for calls in 0_u64.. {
+            let disk = FakeDisk::default();
+            for (path, bytes) in contents(broken.path()) {
+                disk.put(broken.path().join(path), bytes);
+            }
+            let dying = Dying { disk: disk.clone(), left: Arc::new(AtomicU64::new(calls)) };
+            let done = repair(broken.path(), &dying, 0, false);
+            let after = disk.after_power_cut(&mut Random::new(calls));
+            repair(broken.path(), &after, 0, false).unwrap();
+            println!("{name}, after {calls} calls: {:?}", done.as_ref().err());
+            let dir = tempfile::tempdir().unwrap();
+            for path in after.list(broken.path()).unwrap() {
+                let file = after.open(&path).unwrap();
+                let mut bytes = vec![0; file.length().unwrap() as usize];
+                file.read_at(&mut bytes, 0).unwrap();
+                fs::write(dir.path().join(path.file_name().unwrap()), bytes).unwrap();
+            }
+            mended(dir.path(), &whole).await;
+            if done.is_ok() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! A transaction far larger than memory, while everybody else goes on as if it were not there.
+//!
+//! `ROWCAST_TEST_HUGE_ROWS=5000000 cargo test --release --test tests huge -- --nocapture` shows the figures.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::ndjson::Ndjson;
+use crate::support::rowcast::command;
+use crate::support::{Postgres, Rowcast, SOON, http, soon, wait_for};
+
+/// Enough to be written in several parts: some 35 MB, twice what may stay in memory.
+const ROWS: u64 = 300_000;
+
+/// However large the transaction is.
+const RESIDENT_MAX_KB: u64 = 150 << 10;
+
+/// Between two custom events.
+const PAUSE: Duration = Duration::from_millis(4);
+
+fn rows() -> u64 {
+    std::env::var("ROWCAST_TEST_HUGE_ROWS").map_or(ROWS, |rows| rows.parse().expect("a number"))
+}
+
+/// Custom events published one after the other: what each was answered with, and how long that took.
+type Published = Vec<(u64, Duration)>;
+
+async fn keep_publishing(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -> Published {
+    let mut published = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        let answer = soon("an answer", http::post(address, "/v1/channels/custom.event/events", "1")).await;
+        let answer = answer.expect("rowcast listens");
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        published.push((answer.json()["id"].as_u64().expect("a number"), start.elapsed()));
+        tokio::time::sleep(PAUSE).await;
+    }
+    published
+}
+
+/// The next event; what else a door says is passed over.
+async fn next_event(stream: &mut Ndjson) -> Value {
+    loop {
+        let line = stream.expect("an event").await;
+        if line["op"].is_string() {
+            return line;
+        }
+    }
+}
+
+/// The highest resident memory so far, in kB.
+fn resident_max(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// For people: p50, p99, the longest.
+fn show(what: &str, published: &[(u64, Duration)]) {
+    let mut times: Vec<_> = published.iter().map(|(_, time)| *time).collect();
+    times.sort();
+    let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
+    println!("{what}: {} times, p50 {:?}, p99 {:?}, max {:?}", times.len(), at(50), at(99), times.last());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
+    let database = Postgres::shared().await.create_database("huge").await;
+    database
+        .execute(
+            "create table big (id integer primary key, v text); create table small (id integer primary key)",
+        )
+        .await;
+    let mut rowcast = Rowcast::of(&database).start().await;
+    let path = "/v1/events?channel=public.small&channel=custom.event";
+    let mut live = Ndjson::open(rowcast.address(), path).await.unwrap();
+    live.expect("open").await;
+    let (one, two) = (database.client().await, database.client().await);
+    let rows = rows();
+    let insert = format!("insert into big select i, md5(i::text) from generate_series(1, {rows}) i");
+    one.batch_execute(&format!("begin; {insert}; insert into small values (0)")).await.unwrap();
+
+    // While it is open, each small one is seen before the next is made.
+    let mut waits = Vec::new();
+    for id in 1..=50 {
+        let start = Instant::now();
+        two.execute("insert into small values ($1)", &[&id]).await.unwrap();
+        assert_eq!(next_event(&mut live).await["after"]["id"], id);
+        waits.push((0, start.elapsed()));
+    }
+    show("While it is open, insert to client", &waits);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let address = rowcast.address();
+    let publisher = tokio::spawn(keep_publishing(address, Arc::clone(&stop)));
+    one.batch_execute("commit").await.unwrap();
+    let (committed, mut seen) = (Instant::now(), Vec::new());
+    let last = loop {
+        let event = next_event(&mut live).await;
+        if event["op"] != "message" {
+            break event;
+        }
+        seen.push(event["id"].as_u64().unwrap());
+    };
+    let took = committed.elapsed();
+    // What comes right after it is taken in is to be seen too.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stop.store(true, Ordering::Relaxed);
+    let published = publisher.await.unwrap();
+    let tx = &last["tx"];
+    assert_eq!((&last["after"]["id"], &tx["seq"], &tx["last"]), (&json!(0), &json!(rows), &json!(true)));
+
+    // They have their numbers and were seen while it was written, before all of it.
+    let first = last["id"].as_u64().unwrap() - rows;
+    let during: Vec<_> = published.iter().copied().take_while(|(id, _)| *id < first).collect();
+    let after: Vec<_> = published.iter().copied().skip(during.len()).collect();
+    assert!(during.len() > 20, "{} published while it was written", during.len());
+    assert!(seen.iter().eq(during.iter().map(|(id, _)| id)), "each was seen, in order");
+    assert!(after.iter().all(|(id, _)| *id > last["id"].as_u64().unwrap()), "none lies within it");
+    show("While it is written", &during);
+    show(
+        "Around its taking in",
+        &published[during.len().saturating_sub(3)..(during.len() + 3).min(published.len())],
+    );
+    show("Afterwards", &after);
+
+    let resident = resident_max(rowcast.pid().expect("it runs"));
+    println!("{rows} rows visible {took:?} after their commit; at most {} MB resident", resident >> 10);
+    assert!(resident < RESIDENT_MAX_KB, "{resident} kB resident");
+    wait_for("the spill to be counted", SOON, async || {
+        match rowcast.metric("rowcast_source_spilled_transactions_total").await {
+            Some(1.0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(rowcast.terminate().await, 0);
+    let data = rowcast.data().display().to_string();
+    let output = command(&["journal", "check", "--data", &data]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+}

@@ -1,0 +1,287 @@
+//! The journal's files under the whole program: damage, repair, backup, and a directory that cannot be used.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::support::ndjson::page;
+use crate::support::process::Directory;
+use crate::support::rowcast::{Output, command};
+use crate::support::sse::Sse;
+use crate::support::{Database, Postgres, Rowcast, SOON, wait_for};
+
+/// A database with a table `t`, captured into segments of a megabyte.
+async fn captured(name: &str) -> (Database, Rowcast) {
+    let database = Postgres::shared().await.create_database(name).await;
+    database.execute("create table t (id integer primary key, v text)").await;
+    let rowcast = Rowcast::of(&database).set("journal.segment_size=1MB").start().await;
+    (database, rowcast)
+}
+
+/// Commits rows of a kilobyte, 100 in each transaction.
+async fn fill(database: &Database, first: u32, last: u32) {
+    for start in (first..last).step_by(100) {
+        let rows = format!("generate_series({start}, {})", start + 99);
+        database.execute(&format!("insert into t select i, repeat('v', 1000) from {rows} i")).await;
+    }
+}
+
+/// Waits until so many events are held; gives them.
+async fn held(rowcast: &Rowcast, count: usize) -> Vec<Value> {
+    wait_for("the events", SOON, async || {
+        let (mut events, mut from) = (Vec::new(), "earliest".to_owned());
+        loop {
+            let page = page(rowcast.address(), &format!("/v1/events?from={from}&limit=10000")).await?;
+            let more = page["events"].as_array().ok_or("no events")?;
+            if more.is_empty() {
+                break;
+            }
+            events.extend(more.clone());
+            from = page["next"].to_string();
+        }
+        if events.len() == count { Ok(events) } else { Err(format!("{} of {count}", events.len())) }
+    })
+    .await
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir.join("journal")).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|found| found == "seg")).collect();
+    paths.sort();
+    paths
+}
+
+fn id(event: &Value) -> u64 {
+    event["id"].as_u64().unwrap_or_else(|| panic!("no number: {event}"))
+}
+
+async fn journal(action: &str, data: &Path, more: &[&str]) -> Output {
+    command(&[&["journal", action, "--data", data.to_str().unwrap()], more].concat()).await
+}
+
+/// Starts the program where it has to refuse: its exit code and its words.
+async fn refused(database: &Database, data: &Path) -> Output {
+    let slot = format!("source.slot={}", database.name());
+    let data = data.to_str().unwrap();
+    let arguments = ["--source", database.url(), "--set", &slot, "--data", data, "--listen", "127.0.0.1:0"];
+    command(&[&["run"], &arguments[..]].concat()).await
+}
+
+#[tokio::test]
+async fn a_damaged_journal_is_mended_and_readers_are_told_once() {
+    let (database, mut rowcast) = captured("mended").await;
+    fill(&database, 1, 4000).await;
+    let whole = held(&rowcast, 4000).await;
+    let data = rowcast.data();
+    let running = journal("repair", &data, &[]).await;
+    assert!(running.code == 4 && running.stderr.contains("in use by another process"), "{running:?}");
+    assert_eq!(rowcast.terminate().await, 0);
+    let sound = journal("repair", &data, &[]).await;
+    assert_eq!((sound.code, sound.stdout.as_str()), (0, "There is nothing to repair\n"), "{sound:?}");
+
+    let paths = segments(&data);
+    assert!(paths.len() > 3, "{paths:?}");
+    fs::File::options().write(true).open(&paths[1]).unwrap().write_all_at(b"garbage", 500_000).unwrap();
+    fs::remove_file(paths[1].with_extension("idx")).unwrap();
+    let start = refused(&database, &data).await;
+    assert!(start.code == 4 && start.stderr.contains("rowcast journal repair"), "{start:?}");
+    let check = journal("check", &data, &[]).await;
+    assert!(check.code == 4 && check.stderr.contains("rowcast journal repair"), "{check:?}");
+    let plan = journal("repair", &data, &["--dry-run", "--json"]).await;
+    let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert_eq!((plan["dry_run"].as_bool(), segments(&data)), (Some(true), paths));
+    let done = journal("repair", &data, &[]).await;
+    assert!(done.code == 0 && done.stdout.contains("readers are told a gap"), "{done:?}");
+    let saved = plan["cuts"][0]["saved"].as_str().unwrap();
+    assert_eq!(fs::metadata(saved).unwrap().len(), plan["cuts"][0]["bytes"].as_u64().unwrap());
+
+    let (from, to) = (plan["gaps"][0]["from"].as_u64().unwrap(), plan["gaps"][0]["to"].as_u64().unwrap());
+    let lost = whole.iter().filter(|event| (from..=to).contains(&id(event))).count();
+    assert!(lost > 300 && lost as u64 == to - from + 1, "{lost} are lost");
+    rowcast.resume().await;
+    rowcast.wait_streaming().await;
+    fill(&database, 4001, 4100).await;
+    let kept = held(&rowcast, 4100 - lost + 1).await;
+    let same = |event: &&Value| event["type"].is_null() && id(event) <= id(&whole[3999]);
+    let before: Vec<_> = kept.iter().filter(same).collect();
+    assert!(before.iter().all(|event| whole.contains(event)) && before.len() == 4000 - lost);
+
+    // From before it, within it, and at its end.
+    for (position, told) in [(from - 1, true), (from, true), (to - 1, true), (to, false)] {
+        let path = "/v1/events?channel=public.t&op=insert";
+        let mut stream = Sse::resume(rowcast.address(), path, Some(&position.to_string())).await.unwrap();
+        assert_eq!(stream.expect("open").await.event, "open");
+        if told {
+            let gap = stream.expect("the gap").await;
+            assert_eq!((gap.event.as_str(), gap.id.as_deref()), ("gap", Some(to.to_string().as_str())));
+            let gap = gap.json();
+            assert_eq!((&gap["from"], &gap["to"]), (&json!(from), &json!(to)));
+            assert_eq!((&gap["reason"], &gap["channel"]), (&json!("journal_damaged"), &Value::Null));
+        }
+        let next = stream.expect_event("message").await.json();
+        let expected = whole.iter().find(|event| id(event) > to).unwrap();
+        assert_eq!(&next, expected, "from {position}");
+    }
+}
+
+#[tokio::test]
+async fn damage_among_the_newest_events_is_mended_and_adopted() {
+    let (database, mut rowcast) = captured("newest").await;
+    fill(&database, 1, 500).await;
+    let whole = held(&rowcast, 500).await;
+    let (data, slot) = (rowcast.data(), format!("source.slot={}", database.name()));
+    assert_eq!(rowcast.terminate().await, 0);
+    let newest = segments(&data).pop().unwrap();
+    fs::File::options().write(true).open(&newest).unwrap().write_all_at(b"garbage", 300_000).unwrap();
+    assert_eq!(refused(&database, &data).await.code, 4);
+    let done = journal("repair", &data, &[]).await;
+    assert!(done.code == 0 && done.stdout.contains("rowcast adopt"), "{done:?}");
+    // Postgres has forgotten what is lost.
+    let start = refused(&database, &data).await;
+    assert!(start.code == 3 && start.stderr.contains("rowcast adopt"), "{start:?}");
+    let data = data.to_str().unwrap();
+    let adopted = command(&["adopt", "--source", database.url(), "--set", &slot, "--data", data]).await;
+    assert_eq!(adopted.code, 0, "{adopted:?}");
+    rowcast.resume().await;
+    rowcast.wait_streaming().await;
+    fill(&database, 501, 600).await;
+    let mut stream =
+        Sse::resume(rowcast.address(), "/v1/events", Some(&id(&whole[499]).to_string())).await.unwrap();
+    let mut told = Vec::new();
+    let next = loop {
+        let next = stream.expect("what comes next").await;
+        match next.event.as_str() {
+            "gap" => told.push(next.json()["reason"].as_str().unwrap().to_owned()),
+            "message" => break next.json(),
+            _ => {}
+        }
+    };
+    assert_eq!(told, ["journal_damaged", "source_lost"]);
+    assert!(next["after"]["id"] == 501 && id(&next) > id(&whole[499]), "{next}");
+}
+
+#[tokio::test]
+async fn a_backup_is_made_while_it_runs_and_goes_on_behind_a_gap() {
+    let (database, mut rowcast) = captured("backup").await;
+    fill(&database, 1, 3000).await;
+    let whole = held(&rowcast, 3000).await;
+    let around = Directory::new("backup");
+    let dest = around.path().join("copy");
+    let dest_text = dest.to_str().unwrap();
+    let data = rowcast.data();
+    let backup = async { journal("backup", &data, &[dest_text]).await };
+    let (done, ()) = tokio::join!(backup, fill(&database, 3001, 4000));
+    assert!(done.code == 0 && done.stdout.starts_with("Copied to "), "{done:?}");
+    let again = journal("backup", &rowcast.data(), &[dest_text]).await;
+    assert!(again.code == 2 && again.stderr.contains("is not empty"), "{again:?}");
+    let sound = journal("check", &dest, &[]).await;
+    assert!(sound.code == 0 && sound.stdout.contains("The journal is sound"), "{sound:?}");
+    let last = journal("show", &dest, &["--from", "last:1"]).await;
+    let last: Value = serde_json::from_str(&last.stdout).unwrap();
+    let all = held(&rowcast, 4000).await;
+    assert!(all.contains(&last) && id(&last) >= id(&whole[2999]));
+
+    // The original is lost; Postgres has forgotten what came after the backup.
+    let newest = id(&all[3999]);
+    assert_eq!(rowcast.terminate().await, 0);
+    let start = refused(&database, &dest).await;
+    assert!(start.code == 3 && start.stderr.contains("rowcast adopt"), "{start:?}");
+    let slot = format!("source.slot={}", database.name());
+    let adopted = command(&["adopt", "--source", database.url(), "--set", &slot, "--data", dest_text]).await;
+    assert_eq!(adopted.code, 0, "{adopted:?}");
+    fs::remove_dir_all(rowcast.data()).unwrap();
+    fs::rename(&dest, rowcast.data()).unwrap();
+    rowcast.resume().await;
+    rowcast.wait_streaming().await;
+    let mut stream = Sse::resume(rowcast.address(), "/v1/events", Some(&newest.to_string())).await.unwrap();
+    stream.expect("open").await;
+    let gap = stream.expect("the gap").await;
+    assert!(gap.event == "gap" && gap.json()["from"] == id(&last) + 1, "{gap:?}");
+    fill(&database, 4001, 4100).await;
+    let next = loop {
+        let next = stream.expect("what comes next").await;
+        if next.event == "message" {
+            break next.json();
+        }
+    };
+    assert!(next["after"]["id"] == 4001 && id(&next) > newest, "{next}");
+}
+
+#[tokio::test]
+async fn a_segment_that_vanishes_meanwhile_is_told_and_others_are_served() {
+    let (database, rowcast) = captured("vanishes").await;
+    fill(&database, 1, 4000).await;
+    let whole = held(&rowcast, 4000).await;
+    // Enough to push the oldest ones out of memory.
+    let database_rows = "insert into t select i, repeat('w', 10000) from generate_series(5001, 9000) i";
+    database.execute(database_rows).await;
+    wait_for("the rows", SOON, async || {
+        let page = page(rowcast.address(), "/v1/events?from=last:1&limit=1").await?;
+        if page["events"][0]["after"]["id"] == 9000 { Ok(()) } else { Err(page["newest"].to_string()) }
+    })
+    .await;
+    fs::remove_file(&segments(&rowcast.data())[1]).unwrap();
+    let mut stream = Sse::open(rowcast.address(), "/v1/events?from=earliest").await;
+    let mut given = 0;
+    let end = loop {
+        let next = stream.expect("an event or the end").await;
+        match next.event.as_str() {
+            "message" => given += 1,
+            "end" => break next,
+            _ => {}
+        }
+    };
+    assert!(given > 100 && given < whole.len(), "{given} before the break");
+    assert_eq!(end.json()["reason"], "error");
+    assert_eq!(end.id, Some(id(&whole[given - 1]).to_string()), "where to go on once it is mended");
+    let status = rowcast.status().await;
+    let reasons = status["reasons"].to_string();
+    assert!(status["healthy"] == false && reasons.contains("The journal is damaged"), "{reasons}");
+    assert!(rowcast.log().contains("rowcast journal repair"), "the log says what to do");
+    database.execute("insert into t values (10000, 'still taken')").await;
+    let mut live = Sse::open(rowcast.address(), "/v1/events?from=last:1").await;
+    live.expect("open").await;
+    assert!(live.expect_event("message").await.json()["op"] == "insert");
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_used_is_told_with_a_remedy() {
+    let database = Postgres::shared().await.create_database("nowhere").await;
+    let around = Directory::new("nowhere");
+    let file = around.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for data in [file.as_path(), Path::new("/proc/rowcast")] {
+        let start = refused(&database, data).await;
+        assert!(start.code == 4 && start.stderr.contains("hint:"), "{start:?}");
+        assert!(start.stderr.contains("Cannot open the journal in"), "{start:?}");
+        let repair = journal("repair", data, &[]).await;
+        assert!(repair.code == 4 && repair.stderr.contains("There is no journal"), "{repair:?}");
+    }
+}
+
+#[tokio::test]
+async fn events_on_disk_are_shown_from_any_place() {
+    let (database, rowcast) = captured("places").await;
+    fill(&database, 1, 300).await;
+    let whole = held(&rowcast, 300).await;
+    let data = rowcast.data();
+    let time = whole[200]["ts"].as_str().unwrap();
+    for (from, first) in [
+        ("earliest", 0),
+        ("last:3", 297),
+        ("last:1000", 0),
+        (id(&whole[150]).to_string().as_str(), 150),
+        (time, 200),
+        ("latest", 300),
+    ] {
+        let shown = journal("show", &data, &["--from", from]).await;
+        let events: Vec<Value> =
+            shown.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(shown.code == 0 && events == whole[first..], "{from}: {} events", events.len());
+    }
+    let wrong = journal("show", &data, &["--from", "yesterday"]).await;
+    assert!(wrong.code == 2 && wrong.stderr.contains("not a place to start from"), "{wrong:?}");
+}

@@ -42,7 +42,7 @@ async fn fill(fixture: &mut Fixture, transactions: usize) {
     }
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(tokio::time::Instant::now() < deadline, "{what}: not within 30 s");
@@ -50,7 +50,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-async fn until_compressed(journal: &Journal) {
+pub(crate) async fn until_compressed(journal: &Journal) {
     until("all closed segments are compressed", || {
         let summary = journal.summary();
         summary.compressed + 1 == summary.segments

@@ -3,6 +3,7 @@
 
 mod backup;
 mod campaign;
+mod compressed_damage;
 mod compression;
 mod cuts;
 mod damage;

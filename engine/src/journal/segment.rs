@@ -92,9 +92,10 @@ impl SegmentHeader {
     }
 }
 
-/// Whether these first bytes of a segment say that the rest is compressed.
+/// Whether these first bytes of a segment, if they are sound, say that the rest is compressed.
 pub(crate) fn is_compressed(header: &[u8]) -> bool {
-    get_u16(header, 10).is_some_and(|flags| flags & FLAG_COMPRESSED != 0)
+    SegmentHeader::decode(header).is_ok()
+        && get_u16(header, 10).is_some_and(|flags| flags & FLAG_COMPRESSED != 0)
 }
 
 /// Makes the first bytes of a segment those of its compressed form, or of its plain one.

@@ -12,8 +12,11 @@ use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Compression, Journal, Options, Read, State};
 use rowcast_engine::record::Builder;
 
+use crate::damage::contents;
+use crate::disk::{CHANGING, FakeDisk, Fault, Ill};
+use crate::random::Random;
 use crate::seam::WatchedDisk;
-use crate::support::{Fixture, Seen, read_all};
+use crate::support::{Fixture, Seen, read_all, unlocked};
 
 const SEGMENT: u64 = 600_000;
 
@@ -184,6 +187,41 @@ async fn a_kill_between_any_two_calls_leaves_one_form_whole() {
     assert_eq!(forms, (0..=segments).collect(), "cuts before, between and after all segments");
 }
 
+/// As above, and of what was not synced any part is there.
+#[tokio::test]
+async fn a_power_cut_at_any_call_leaves_one_form_whole() {
+    let (plain, all) = plain_journal(35).await;
+    let files = contents(plain.path());
+    let mut forms = std::collections::BTreeSet::new();
+    for after in 0.. {
+        let disk = FakeDisk::default();
+        files.iter().for_each(|(name, bytes)| disk.put(plain.path().join(name), bytes.clone()));
+        let fault = Fault { calls: CHANGING, after, ill: Ill::Power, times: u32::MAX, waits: u32::MAX };
+        disk.plan(Some(fault));
+        unlocked(plain.path());
+        if let Ok(journal) = journal::open(options(plain.path(), Compression::Zstd), Arc::new(disk.clone())) {
+            until("dead, or done", || {
+                let summary = journal.summary();
+                disk.is_dead() || summary.compressed + 1 == summary.segments
+            })
+            .await;
+            journal.close().await;
+        }
+        unlocked(plain.path());
+        let left = disk.after_power_cut(&mut Random::new(u64::from(after)));
+        let options = options(plain.path(), Compression::None);
+        let reopened = journal::open(options, Arc::new(left.clone())).unwrap();
+        assert_eq!(read_all(&reopened, 0), all, "cut after {after} calls");
+        forms.insert(reopened.summary().compressed);
+        reopened.close().await;
+        assert_eq!(journal::check(plain.path(), &left).unwrap().events, all.len() as u64);
+        if !disk.is_dead() {
+            break;
+        }
+    }
+    assert!(forms.len() > 2, "cuts before, between and after all segments: {forms:?}");
+}
+
 #[tokio::test]
 async fn damage_anywhere_in_the_compressed_form_is_noticed() {
     let (dir, all) = compressed_journal(35).await;
@@ -345,14 +383,19 @@ async fn retention_by_size_counts_what_is_on_the_disk() {
 #[tokio::test]
 async fn a_segment_removed_meanwhile_does_not_come_back() {
     let (dir, _) = plain_journal(60).await;
-    let oldest = files(dir.path(), "seg").remove(0);
+    let segments = files(dir.path(), "seg");
+    let oldest = segments[0].clone();
+    let number = |path: &Path| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
     let disk = WatchedDisk::default();
     let (release, wait) = std::sync::mpsc::sync_channel(1);
     *disk.0.before_rename.lock().unwrap() = Some(wait);
-    let mut small = options(dir.path(), Compression::Zstd);
-    small.max_size = Some(bytes_of(&files(dir.path(), "seg")) - 1);
-    let journal = journal::open(small, Arc::new(disk.clone())).unwrap();
+    let mut aged = options(dir.path(), Compression::Zstd);
+    aged.retention = Duration::ZERO;
+    aged.holds.insert("sink".to_owned(), 0);
+    let journal = journal::open(aged, Arc::new(disk.clone())).unwrap();
     let beside = oldest.with_extension("zst.tmp");
+    until("it is compressed, up to its name", || disk.0.before_rename.lock().unwrap().is_none()).await;
+    journal.hold_above("sink", number(&segments[1]) - 1);
     until("retention has removed it", || !oldest.exists()).await;
     assert!(beside.exists(), "it was being compressed");
     release.send(()).unwrap();

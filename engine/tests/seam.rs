@@ -121,10 +121,10 @@ impl DiskFile for WatchedFile {
         self.inner.sync()?;
         self.watch.unsynced.lock().unwrap().retain(|path| *path != self.path);
         // The last thing before a rename.
-        if self.path.extension().is_some_and(|extension| extension == "tmp")
-            && let Some(release) = self.watch.before_rename.lock().unwrap().take()
-        {
-            release.recv().unwrap();
+        if self.path.extension().is_some_and(|extension| extension == "tmp") {
+            // The test looks whether it has been taken: nothing is locked while it is waited for.
+            let release = self.watch.before_rename.lock().unwrap().take();
+            release.into_iter().for_each(|release| release.recv().unwrap());
         }
         Ok(())
     }

@@ -172,6 +172,7 @@ impl Status {
         gauge!("rowcast_journal_newest_id").set(report.journal.newest as f64);
         gauge!("rowcast_journal_oldest_id").set(report.journal.oldest as f64);
         gauge!("rowcast_journal_size_bytes").set(report.journal.bytes as f64);
+        gauge!("rowcast_journal_compressed_segments").set(report.journal.compressed as f64);
         for (name, door) in report.doors {
             gauge!("rowcast_door_running", "door" => name.clone()).set(flag(door.state == "running"));
             if let Some(position) = door.position {

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rowcast_engine::Kind;
 use rowcast_engine::feed::{Feed, From};
 use rowcast_engine::journal::disk::RealDisk;
-use rowcast_engine::journal::{self, Journal, Options, Read, backup, repair};
+use rowcast_engine::journal::{self, Compression, Journal, Options, Read, backup, repair};
 use rowcast_engine::stop;
 
-use crate::damage::{Told, number, small, spilled, told};
+use crate::damage::{Told, number, segments, small, spilled, told};
 use crate::support::{Fixture, Seen, read_all};
 
 /// One made copy, and the newest event that was visible when it began.
@@ -135,6 +135,37 @@ async fn every_copy_of_a_journal_that_is_written_opens() {
     for copied in &copies {
         is_the_same(copied, &all).await;
     }
+}
+
+/// The forms of a segment follow each other under one name; a copy has one or the other, whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressing_meanwhile_hurts_no_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = small(dir.path());
+    options.compression = Compression::Zstd;
+    let (copies, all, oldest) = copies_of(options, 16).await;
+    assert_eq!(all.keys().next(), Some(&oldest));
+    let compressed = |path: &PathBuf| fs::read(path).unwrap()[10] & 2 != 0;
+    let in_copies: usize = copies
+        .iter()
+        .map(|copied| segments(copied.dir.path()).iter().filter(|path| compressed(path)).count())
+        .sum();
+    assert!(in_copies > 0, "some were compressed when they were copied");
+    for copied in &copies {
+        is_the_same(copied, &all).await;
+    }
+    // An index speaks for both forms: it was written when its segment was plain.
+    let mixed = tempfile::tempdir().unwrap();
+    backup(dir.path(), mixed.path()).unwrap();
+    for path in segments(dir.path()) {
+        let index = path.with_extension("idx");
+        if index.exists() {
+            fs::copy(&index, mixed.path().join(index.file_name().unwrap())).unwrap();
+        }
+    }
+    let journal = journal::open(small(mixed.path()), Arc::new(RealDisk)).unwrap();
+    assert!(read_all(&journal, 0).iter().eq(all.values()));
+    journal.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

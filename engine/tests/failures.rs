@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rowcast_engine::feed::{Feed, From};
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::journal::{self, Options, Read, check};
+use rowcast_engine::journal::{self, Options, Read, check, repair};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
 
@@ -144,6 +144,20 @@ async fn files_of_somebody_else() {
     refused(&open(dir.path()), "of another version of rowcast", "newer one");
     let error = check(dir.path(), &RealDisk).unwrap_err();
     refused(&error, "of another version of rowcast", "newer one");
+
+    // A flag of the header that this version does not know.
+    let dir = copy(source.path());
+    let path = &segments(dir.path())[2];
+    let mut bytes = fs::read(path).unwrap();
+    bytes[11] |= 0x40;
+    let crc = crc32c::crc32c(&bytes[..124]);
+    bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+    fs::write(path, &bytes).unwrap();
+    refused(&open(dir.path()), "of another version of rowcast", "newer one");
+    refused(&check(dir.path(), &RealDisk).unwrap_err(), "of another version of rowcast", "newer one");
+    let error = repair(dir.path(), &RealDisk, 0, false).unwrap_err();
+    refused(&error, "of another version of rowcast", "newer one");
+    assert_eq!(fs::read(path).unwrap(), bytes, "what is not damaged is not mended");
 }
 
 fn segment_bytes(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {

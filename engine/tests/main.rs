@@ -3,6 +3,8 @@
 
 mod backup;
 mod campaign;
+mod compressed_damage;
+mod compression;
 mod cuts;
 mod damage;
 mod delivery;
@@ -15,8 +17,10 @@ mod history;
 mod journal;
 mod model;
 mod power;
+mod quick;
 mod random;
 mod repair;
 mod room;
+mod seam;
 mod support;
 mod yielding;

@@ -11,7 +11,7 @@ use rowcast_engine::Kind;
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
 use rowcast_engine::journal::{self, RepairReport, repair};
 
-use crate::damage::{all, contents, copy, history, mended, segments, small};
+use crate::damage::{Told, all, contents, copy, history, mended, segments, small};
 use crate::disk::FakeDisk;
 use crate::random::Random;
 
@@ -349,34 +349,66 @@ fn some_breaks() -> impl Iterator<Item = &'static Break> {
     found
 }
 
+/// Ends a repair of `broken` after every number of calls, and repairs again.
+pub(crate) async fn is_mended_after_any_end(broken: &Path, whole: &[Told]) {
+    for calls in 0.. {
+        let dir = copy(broken);
+        let disk = Dying { disk: RealDisk, left: Arc::new(AtomicU64::new(calls)) };
+        let done = repair(dir.path(), &disk, 0, false);
+        println!("after {calls} calls: {:?}", done.as_ref().err());
+        // Either opening refuses what is half mended, or it is mended.
+        let half = copy(dir.path());
+        if let Ok(journal) = journal::open(small(half.path()), Arc::new(RealDisk)) {
+            journal.close().await;
+            drop(journal);
+            // Damage that no index shows is for readers to find; it is the same as before the repair.
+            if journal::check(half.path(), &RealDisk).is_ok() {
+                mended(half.path(), whole).await;
+            }
+        }
+        repair(dir.path(), &RealDisk, 0, false).unwrap();
+        mended(dir.path(), whole).await;
+        if done.is_ok() {
+            break;
+        }
+    }
+}
+
+/// The same with the power cut at that moment.
+pub(crate) async fn is_mended_after_a_power_cut(broken: &Path, whole: &[Told]) {
+    for calls in 0_u64.. {
+        let disk = FakeDisk::default();
+        for (path, bytes) in contents(broken) {
+            disk.put(broken.join(path), bytes);
+        }
+        let dying = Dying { disk: disk.clone(), left: Arc::new(AtomicU64::new(calls)) };
+        let done = repair(broken, &dying, 0, false);
+        let after = disk.after_power_cut(&mut Random::new(calls));
+        repair(broken, &after, 0, false).unwrap();
+        println!("after {calls} calls: {:?}", done.as_ref().err());
+        let dir = tempfile::tempdir().unwrap();
+        for path in after.list(broken).unwrap() {
+            let file = after.open(&path).unwrap();
+            let mut bytes = vec![0; file.length().unwrap() as usize];
+            file.read_at(&mut bytes, 0).unwrap();
+            fs::write(dir.path().join(path.file_name().unwrap()), bytes).unwrap();
+        }
+        mended(dir.path(), whole).await;
+        if done.is_ok() {
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_repair_that_is_broken_off_is_done_again() {
     let source = history().await;
     let whole = all(copy(source.path()).path()).await;
     for (name, damage) in some_breaks() {
+        println!("{name}");
         let broken = copy(source.path());
         damage(broken.path());
-        for calls in 0.. {
-            let dir = copy(broken.path());
-            let disk = Dying { disk: RealDisk, left: Arc::new(AtomicU64::new(calls)) };
-            let done = repair(dir.path(), &disk, 0, false);
-            println!("{name}, after {calls} calls: {:?}", done.as_ref().err());
-            // Either opening refuses what is half mended, or it is mended.
-            let half = copy(dir.path());
-            if let Ok(journal) = journal::open(small(half.path()), Arc::new(RealDisk)) {
-                journal.close().await;
-                drop(journal);
-                // Damage that no index shows is for readers to find; it is the same as before the repair.
-                if journal::check(half.path(), &RealDisk).is_ok() {
-                    mended(half.path(), &whole).await;
-                }
-            }
-            repair(dir.path(), &RealDisk, 0, false).unwrap();
-            mended(dir.path(), &whole).await;
-            if done.is_ok() {
-                break;
-            }
-        }
+        is_mended_after_any_end(broken.path(), &whole).await;
     }
 }
 
@@ -385,29 +417,9 @@ async fn a_power_cut_in_the_middle_of_a_repair_is_mended() {
     let source = history().await;
     let whole = all(copy(source.path()).path()).await;
     for (name, damage) in some_breaks() {
+        println!("{name}");
         let broken = copy(source.path());
         damage(broken.path());
-        for calls in 0_u64.. {
-            let disk = FakeDisk::default();
-            for (path, bytes) in contents(broken.path()) {
-                disk.put(broken.path().join(path), bytes);
-            }
-            let dying = Dying { disk: disk.clone(), left: Arc::new(AtomicU64::new(calls)) };
-            let done = repair(broken.path(), &dying, 0, false);
-            let after = disk.after_power_cut(&mut Random::new(calls));
-            repair(broken.path(), &after, 0, false).unwrap();
-            println!("{name}, after {calls} calls: {:?}", done.as_ref().err());
-            let dir = tempfile::tempdir().unwrap();
-            for path in after.list(broken.path()).unwrap() {
-                let file = after.open(&path).unwrap();
-                let mut bytes = vec![0; file.length().unwrap() as usize];
-                file.read_at(&mut bytes, 0).unwrap();
-                fs::write(dir.path().join(path.file_name().unwrap()), bytes).unwrap();
-            }
-            mended(dir.path(), &whole).await;
-            if done.is_ok() {
-                break;
-            }
-        }
+        is_mended_after_a_power_cut(broken.path(), &whole).await;
     }
 }

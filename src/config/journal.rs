@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rowcast_engine::journal::{Options, Sync};
+use rowcast_engine::journal::{Compression, Options, Sync};
 use rowcast_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,17 @@ pub(crate) struct Journal {
     sync_interval: Time,
     /// A segment is closed at about this size.
     segment_size: Size,
+    /// What becomes of closed segments.
+    compression: Compress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Compress {
+    /// They stay as they were written.
+    None,
+    /// They are compressed in the background.
+    Zstd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -56,6 +67,10 @@ impl Default for Journal {
             sync: SyncWhen::Always,
             sync_interval: Time(Duration::from_millis(100)),
             segment_size: Size(options.segment_bytes),
+            compression: match options.compression {
+                Compression::None => Compress::None,
+                Compression::Zstd => Compress::Zstd,
+            },
         }
     }
 }
@@ -93,6 +108,10 @@ impl Journal {
                 SyncWhen::Interval => Sync::Interval(self.sync_interval.0),
             },
             segment_bytes: self.segment_size.0,
+            compression: match self.compression {
+                Compress::None => Compression::None,
+                Compress::Zstd => Compression::Zstd,
+            },
             seen,
             ..Options::new(self.dir(data))
         }
@@ -113,9 +132,11 @@ mod tests {
 
     #[test]
     fn what_is_said_is_taken() {
-        let said = r#"{"sync": "interval", "sync_interval": "2s", "max_size": "8GB", "dir": "/j"}"#;
+        let said = r#"{"sync": "interval", "sync_interval": "2s", "max_size": "8GB", "dir": "/j",
+            "compression": "zstd"}"#;
         let options = serde_json::from_str::<Journal>(said).unwrap().options(Path::new("data"), 0);
         assert_eq!(options.sync, Sync::Interval(Duration::from_secs(2)));
+        assert_eq!(options.compression, Compression::Zstd);
         assert_eq!((options.max_size, options.dir), (Some(8 << 30), PathBuf::from("/j")));
     }
 

@@ -68,7 +68,7 @@ fn describe() {
     describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
     describe_gauge!("rowcast_journal_newest_id", "Number of the newest event");
     describe_gauge!("rowcast_journal_oldest_id", "Number of the oldest event held");
-    describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments");
+    describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments, as they lie on the disk");
     describe_gauge!(
         "rowcast_journal_open",
         "1 while the journal takes events, 0 while it waits for room or has failed"
@@ -80,6 +80,17 @@ fn describe() {
     describe_counter!(
         "rowcast_journal_segments_removed_total",
         "Segments removed: for their age, for max_size, or for max_size although a stalled sink needed them"
+    );
+    describe_gauge!("rowcast_journal_compressed_segments", "Segments held that are compressed");
+    describe_counter!("rowcast_journal_compressed_segments_total", "Segments compressed since the start");
+    describe_counter!(
+        "rowcast_journal_compressed_saved_bytes_total",
+        Unit::Bytes,
+        "Bytes that compression gave back to the disk"
+    );
+    describe_counter!(
+        "rowcast_journal_compressed_failures_total",
+        "Segments that could not be compressed and stay as they are"
     );
     describe_counter!("rowcast_journal_bytes_total", Unit::Bytes, "Bytes written to the journal");
     describe_counter!("rowcast_events_total", "Events written to the journal");

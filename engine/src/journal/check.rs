@@ -6,12 +6,13 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::journal::compressed::open_segment;
 use crate::journal::disk::Disk;
 use crate::journal::opening::{never_begun, note_asides, segment_paths};
 use crate::journal::refusal::{MEND, broken_middle, broken_segment, cannot_read, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, ScanError, Scanner};
-use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
+use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader, is_compressed};
 use crate::journal::sidecar::Leftover;
 use crate::record::Batch;
 
@@ -133,7 +134,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
         let unreadable = |error| cannot_read(path, error);
-        let file = match disk.open(path) {
+        let file = match open_segment(disk, path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Opened::Removed),
             opened => opened.map_err(unreadable)?,
         };
@@ -149,6 +150,8 @@ impl<'a> Walk<'a> {
         let scanner = Scanner::new(file, good_end, length);
         let last = header.previous_last;
         let (pending, whole) = (Vec::new(), true);
+        // A compressed one was whole when it got its name.
+        let newest = newest && !is_compressed(&bytes);
         let walk = Self { path, newest, header, length, scanner, pending, whole, good_end, last };
         Ok(Opened::Segment(Box::new(walk)))
     }

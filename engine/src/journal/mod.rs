@@ -5,8 +5,9 @@
 //! DIR/00000001795226490105.seg    a segment, named by the number of its first event
 //! DIR/00000001795226490105.idx    its index; made again by a scan when it is missing or wrong
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
+//! DIR/00000001795226490105.zst.tmp  a closed segment on its way to its compressed form; removed at opening
 //!
-//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction,
+//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction, 2 = compressed,
 //!                                                        4 = a history of the source begins here,
 //!                                                        8 = a bridge over lost numbers (see `repair`)
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
@@ -16,8 +17,9 @@
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
 //! Magic, version, and the checksum over the first 124 bytes stay where they are in every version.
-//! A batch is drawn in `record/layout.rs`. All integers are little-endian; tuples are as Postgres sent them.
-//! Events are numbered relative to their segment, so that a transaction can be written before its numbers are known.
+//! A batch is drawn in `record/layout.rs`, the rest of a compressed segment in `compressed.rs`. All integers are
+//! little-endian; tuples are as Postgres sent them. Events are numbered relative to their segment, so that a
+//! transaction can be written before its numbers are known.
 //!
 //! Order of truth: written, synced, then visible, then confirmed to the source. A transaction is visible whole or
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
@@ -26,6 +28,8 @@
 mod backup;
 mod cache;
 mod check;
+mod compressed;
+mod compressor;
 pub mod disk;
 mod distance;
 mod history;
@@ -88,6 +92,15 @@ pub enum Sync {
     Interval(Duration),
 }
 
+/// What becomes of closed segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// They stay as they were written.
+    None,
+    /// A thread of low priority compresses them.
+    Zstd,
+}
+
 /// How the journal keeps its events.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -103,6 +116,8 @@ pub struct Options {
     pub sync: Sync,
     /// A segment is closed at about this size.
     pub segment_bytes: u64,
+    /// Whether closed segments are compressed. Ones that are can be read in any case.
+    pub compression: Compression,
     /// Memory for the newest batches.
     pub cache_bytes: usize,
     /// Numbers start above this: what sinks and clients are known to have seen.
@@ -124,6 +139,7 @@ impl Options {
             sync: Sync::Always,
             // Retention gives room back a segment at a time; opening scans one.
             segment_bytes: 64 << 20,
+            compression: Compression::None,
             cache_bytes: 32 << 20,
             seen: 0,
             holds: BTreeMap::new(),
@@ -154,7 +170,9 @@ pub struct Summary {
     pub newest: u64,
     /// Segment files.
     pub segments: usize,
-    /// Bytes of all segments.
+    /// How many of them are compressed.
+    pub compressed: usize,
+    /// Bytes of all segments on the disk.
     pub bytes: u64,
     /// Commit time of the newest transaction, microseconds since 1970; 0 when there is none.
     pub newest_commit: i64,
@@ -192,6 +210,8 @@ pub(crate) struct Shared {
     pub(crate) damage: Mutex<BTreeMap<u64, String>>,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
+    /// Held while a segment's name goes, or goes to its compressed form: else a removed one would come back.
+    pub(crate) names: Mutex<()>,
     /// Huge transactions that wait for room.
     pub(crate) spills_waiting: AtomicU64,
     /// Held until the writer has closed the journal.
@@ -293,7 +313,8 @@ impl Journal {
             oldest: self.oldest(),
             newest: self.newest(),
             segments: segments.len(),
-            bytes: segments.iter().map(|segment| segment.length()).sum(),
+            compressed: segments.iter().filter(|segment| segment.is_compressed()).count(),
+            bytes: segments.iter().map(|segment| segment.stored()).sum(),
             newest_commit: segments.last().map_or(0, |segment| segment.time_max()),
             state: self.shared.state.borrow().clone(),
             damage: self.damage(),

@@ -1,5 +1,7 @@
 //! Opening: cuts a torn tail and says so, refuses a broken middle with file and offset.
 
+mod segment;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,25 +14,24 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+pub(crate) use self::segment::note_asides;
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
-use crate::journal::disk::{Disk, DiskFile, make_dir};
+use crate::journal::compressed::plain_view;
+use crate::journal::compressor::Compressor;
+use crate::journal::disk::{Disk, make_dir};
 use crate::journal::history::ASIDE;
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
-use crate::journal::refusal::{
-    broken_middle, broken_segment, cannot_open, cannot_read, cannot_use, foreign, misfit,
-};
+use crate::journal::refusal::{broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
-use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
-use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
-use crate::journal::sidecar::{self, Leftover};
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
+use crate::journal::sidecar;
 use crate::journal::writer::{Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
 use crate::lsn::Lsn;
-use crate::record::asides;
 
 /// Appends waiting for the writer; each is bounded by whoever sends it (capture: two at a time, publishing: a
 /// message each).
@@ -72,6 +73,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         damage: Mutex::default(),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
+        names: Mutex::new(()),
         spills_waiting: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         options,
@@ -142,7 +144,8 @@ fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
         }
     };
     abort::point(Point::SegmentStarted);
-    let mut writer = Writer { shared: Arc::clone(shared), active, next, unchecked: 0, unsynced: None };
+    let mut writer =
+        Writer { shared: Arc::clone(shared), active, next, unchecked: 0, unsynced: None, compressor: None };
     writer.write_position()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
@@ -150,6 +153,7 @@ fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
     shared.cache.clear(*shared.head.borrow());
     drop_empty(shared);
     abort::point(Point::OpenDropped);
+    writer.compressor = Compressor::start(shared)?;
     shared.say_roomy();
     Ok(writer)
 }
@@ -273,12 +277,17 @@ impl Found {
         }
         // Positions before it are of another history.
         let lsn = if header.history.is_some() { Lsn::ZERO } else { lsn };
-        let segment = Segment::new(header, path.to_owned(), time, lsn);
-        let loaded = if newest { None } else { sidecar::load(disk, path, &segment, registry) };
-        let left = match loaded {
+        let stored = file.length().map_err(unreadable)?;
+        let file = plain_view(file, &bytes).map_err(unreadable)?;
+        let mut segment = Segment::new(header, path.to_owned(), time, lsn);
+        let left = match sidecar::load(disk, &segment, &file, newest, registry) {
             Some(left) => left,
-            None => scan(&segment, newest, disk, registry)?,
+            None => {
+                segment = Segment::new(header, path.to_owned(), time, lsn);
+                segment::scan(&segment, newest && !is_compressed(&bytes), disk, registry)?
+            }
         };
+        segment.set_stored(stored.min(segment.length()));
         if let Some(json) = &left.position {
             self.position =
                 serde_json::from_slice(json).map_err(|_| broken("its position record is unreadable"))?;
@@ -304,10 +313,14 @@ fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathB
     Ok(paths)
 }
 
-/// Removes what was not whole when the process ended: transactions that had not committed, a history not begun.
+/// Removes what was not whole when the process ended: transactions that had not committed, a history not begun,
+/// segments that were being compressed.
 fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
     let ours = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"spill-") || name == ASIDE)
+        path.file_name().is_some_and(|name| {
+            let bytes = name.as_encoded_bytes();
+            name == ASIDE || bytes.starts_with(b"spill-") || bytes.ends_with(b".zst.tmp")
+        })
     };
     for path in files_named(dir, disk, "tmp")?.into_iter().filter(ours) {
         tracing::info!(path = %path.display(), "Removed a file that was not whole");
@@ -327,110 +340,6 @@ fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
-fn scan(segment: &Segment, newest: bool, disk: &dyn Disk, registry: &Registry) -> Result<Leftover> {
-    let path = segment.path.display();
-    let unreadable = |error| cannot_read(&segment.path, error);
-    let file = disk.open(&segment.path).map_err(unreadable)?;
-    let length = file.length().map_err(unreadable)?;
-    let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
-    let mut left = Leftover::default();
-    // The batches of a transaction count only once its last one is there.
-    let mut pending = Vec::new();
-    let mut good_end = SEGMENT_HEADER as u64;
-    // From here on nothing says that it is synced.
-    let mut doubtful = 0;
-    let stopped = loop {
-        match scanner.next() {
-            Ok(Some((offset, header, bytes))) => {
-                if !header.early && offset > SEGMENT_HEADER as u64 {
-                    doubtful = offset;
-                }
-                note_asides(&bytes, &header, registry, &mut left);
-                pending.push(header);
-                // A batch without events ends no transaction.
-                let whole = !header.more && (header.events > 0 || pending.len() == 1);
-                if whole {
-                    good_end = offset + u64::from(header.length);
-                    for header in pending.drain(..) {
-                        let end = if header.events > 0 { header.lsn_max } else { Lsn::ZERO };
-                        left.last_tx_end = left.last_tx_end.max(end);
-                        segment.grow(&header);
-                    }
-                }
-            }
-            Ok(None) => break None,
-            Err(ScanError::Io(error)) => return Err(unreadable(error)),
-            Err(ScanError::Broken(broken)) => break Some(broken),
-        }
-    };
-    let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
-    let torn = stopped.or_else(|| (good_end < length).then(unfinished));
-    // A spilled transaction was whole and synced before its file had its name.
-    let may_be_torn = newest && segment.header.spilled.is_none();
-    if let Some(broken) = torn {
-        if !may_be_torn || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? {
-            return Err(broken_middle(&segment.path, &broken));
-        }
-        let reason = broken.reason;
-        tracing::warn!(%path, offset = good_end, bytes = length - good_end, reason, "Cut the torn end of the journal");
-        file.truncate(good_end).map_err(unreadable)?;
-    }
-    if newest {
-        // What a killed process had written may be in memory alone; it is shown and confirmed from now on.
-        write_again(&*file, doubtful, good_end)
-            .and_then(|()| file.sync())
-            .map_err(|error| cannot_use(&segment.path, error))?;
-    }
-    if let Some(tx) = segment.header.spilled {
-        left.last_tx_end = left.last_tx_end.max(tx.end_lsn);
-        let (time, lsn) = (segment.time_max(), segment.lsn_max().max(tx.end_lsn));
-        segment.restore(segment.index(), segment.length(), segment.events(), (time, lsn));
-    }
-    segment.close(now());
-    sidecar::store(disk, segment, registry, &left);
-    Ok(left)
-}
-
-/// Writes what is there once more. After a sync that failed the kernel takes it for written, though it may be in
-/// memory alone, and no later sync would reach it.
-fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
-    let mut at = from;
-    while at < to {
-        let mut buffer = vec![0; usize::try_from((to - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX)];
-        let read = file.read_at(&mut buffer, at)?;
-        buffer.truncate(read);
-        if buffer.is_empty() {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        file.write_at(&buffer, at)?;
-        at += read as u64;
-    }
-    Ok(())
-}
-
-pub(crate) fn note_asides(
-    bytes: &[u8],
-    header: &crate::record::Header,
-    registry: &Registry,
-    left: &mut Leftover,
-) {
-    for (is_position, json) in asides(bytes, header) {
-        if is_position {
-            left.position = Some(json.to_vec());
-        } else {
-            left.schemas.extend(registry.load(json));
-        }
-    }
-}
-
-fn io_of(error: ScanError, path: &Path) -> Error {
-    match error {
-        ScanError::Io(error) => cannot_read(path, error),
-        ScanError::Broken(broken) => broken_middle(path, &broken),
-    }
 }
 
 /// Whether the newest segment's header was never written whole: it held nothing yet.

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
+use crate::journal::compressed::open_segment;
 use crate::journal::history::{Stretch, lineage};
 use crate::journal::refusal::{MEND, broken_middle, cannot_read};
 use crate::journal::scan::{ScanError, Scanner};
@@ -120,8 +121,8 @@ impl Journal {
         let mut scanner = self.scan(segment, offset)?;
         let mut batches = Vec::new();
         let mut bytes = 0;
-        // Not a second large read for the one batch that the first has cut.
-        while bytes < ENOUGH && (batches.is_empty() || scanner.at_hand()) {
+        // What one read of the disk brought is enough too: the rest of another would be read again.
+        while bytes < ENOUGH && (batches.is_empty() || scanner.is_at_hand()) {
             let (offset, header, data) = match scanner.next() {
                 Ok(Some(found)) => found,
                 Ok(None) => break,
@@ -141,7 +142,7 @@ impl Journal {
     }
 
     fn scan(&self, segment: &Segment, offset: u64) -> std::result::Result<Scanner, Option<Error>> {
-        match self.shared.disk.open(&segment.path) {
+        match open_segment(&*self.shared.disk, &segment.path) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
             Err(_) if self.was_removed(segment) => Err(None),
             Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
@@ -151,7 +152,10 @@ impl Journal {
     /// Remembers damage, for status and log.
     fn unreadable(&self, error: ScanError, segment: &Segment) -> Error {
         let removed = matches!(&error, ScanError::Io(error) if error.kind() == io::ErrorKind::NotFound);
-        let damaged = removed || matches!(error, ScanError::Broken(_));
+        let damaged = match &error {
+            ScanError::Broken(_) => true,
+            ScanError::Io(error) => removed || error.kind() == io::ErrorKind::InvalidData,
+        };
         let error = match error {
             ScanError::Io(error) => {
                 let error = cannot_read(&segment.path, error);
@@ -276,7 +280,7 @@ impl Journal {
         matches: impl Fn(&Header) -> bool,
     ) -> Result<Option<Header>> {
         let mut scanner = match self.scan(segment, offset) {
-            Ok(scanner) => scanner,
+            Ok(scanner) => scanner.for_a_place(),
             Err(None) => return Ok(None),
             Err(Some(error)) => return Err(error),
         };

@@ -32,8 +32,12 @@ pub(crate) fn cannot_open(dir: &Path, error: io::Error) -> Error {
         .hint("Name a directory that the user who runs rowcast may write to (--data DIR).")
 }
 
-/// A segment that is not known to be damaged.
+/// A segment that is not known to be damaged, unless the error is what says so: of a compressed one, whose own
+/// checksums are wrong.
 pub(crate) fn cannot_read(path: &Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::InvalidData {
+        return Error::journal(format!("{} is damaged", path.display())).because(error).hint(MEND);
+    }
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => RIGHTS,
         _ => {

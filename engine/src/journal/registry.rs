@@ -16,22 +16,26 @@ pub(crate) struct Version {
 /// Versions by number. One is added for each change of a table, so it stays small; it is looked at when a batch
 /// is loaded, never per event.
 #[derive(Debug, Default)]
-pub(crate) struct Registry(RwLock<HashMap<SchemaId, Version>>);
+pub(crate) struct Registry {
+    versions: RwLock<HashMap<SchemaId, Version>>,
+    /// What came from disk already: every segment brings its versions again.
+    loaded: RwLock<HashMap<Box<[u8]>, SchemaId>>,
+}
 
 impl Registry {
     pub(crate) fn get(&self, id: SchemaId) -> Option<Arc<Schema>> {
-        let versions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
         versions.get(&id).map(|version| Arc::clone(&version.schema))
     }
 
     pub(crate) fn json(&self, id: SchemaId) -> Option<Arc<[u8]>> {
-        let versions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
         versions.get(&id).map(|version| Arc::clone(&version.json))
     }
 
     /// The number of a version: the one it has if it is known, else the next.
     pub(crate) fn register(&self, mut schema: Schema) -> Result<Arc<Schema>> {
-        let mut versions = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
         let known = versions.values().find(|version| {
             schema.id = version.schema.id;
             *version.schema == schema
@@ -49,15 +53,37 @@ impl Registry {
 
     /// Takes up a version from disk; `None` when it cannot be read.
     pub(crate) fn load(&self, json: &[u8]) -> Option<SchemaId> {
+        if let Some(id) = self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(json) {
+            return Some(*id);
+        }
         let schema: Schema = serde_json::from_slice(json).ok()?;
         let id = schema.id;
+        self.loaded.write().unwrap_or_else(PoisonError::into_inner).insert(json.into(), id);
         let version = Version { schema: Arc::new(schema), json: json.into() };
-        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(id).or_insert(version);
+        self.versions.write().unwrap_or_else(PoisonError::into_inner).entry(id).or_insert(version);
         Some(id)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Schema>> {
-        let versions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
         versions.values().map(|version| Arc::clone(&version.schema)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_comes_with_every_segment_is_read_once() {
+        let registry = Registry::default();
+        let json = br#"{"id":3,"relation":1,"database":"d","schema":"s","table":"t","channel":"s.t",
+            "identity":"default","inserts_only":false,"columns":[],"primary_key":[],"key":[],"unique_key":[]}"#;
+        assert_eq!(registry.load(json), Some(3));
+        let first = registry.get(3).unwrap();
+        assert_eq!(registry.load(json), Some(3));
+        assert!(Arc::ptr_eq(&first, &registry.get(3).unwrap()));
+        assert_eq!(registry.load(b"{}"), None);
+        assert_eq!(registry.load(b"{}"), None, "what cannot be read is not taken for known");
     }
 }

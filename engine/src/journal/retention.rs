@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use metrics::{counter, gauge};
 
@@ -21,7 +21,7 @@ use crate::journal::segment::Segment;
 /// above its `max_size`, if anything does.
 pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
     let segments = shared.segments.load_full();
-    let mut size: u64 = segments.iter().map(|segment| segment.length()).sum();
+    let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum();
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
     shared.holds.note_newest(*shared.head.borrow());
@@ -39,13 +39,14 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
             }
             Claim::Free | Claim::Stalled(_) | Claim::Moving(_) => break,
         };
+        let stored = segment.stored();
         if let Err(error) = remove(shared, segment, reason) {
             // It stays in the list, and those after it stay: the history must have no hole.
             tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
             break;
         }
         lose(shared, &losers, segment, &mut losses);
-        size -= segment.length();
+        size = size.saturating_sub(stored);
     }
     losses.iter().for_each(|(door, loss)| tell(door, loss));
     gauge!("rowcast_journal_size_bytes").set(size as f64);
@@ -94,7 +95,10 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::
     // First out of the list, then off the disk: a reader that finds no file knows why.
     shared.segments.rcu(|segments| segments.iter().skip(1).cloned().collect::<Vec<_>>());
     abort::point(Point::RetentionListed);
-    match shared.disk.remove(&segment.path) {
+    let names = shared.names.lock().unwrap_or_else(PoisonError::into_inner);
+    let removed = shared.disk.remove(&segment.path);
+    drop(names);
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             shared
                 .segments

@@ -43,6 +43,9 @@ impl Writer {
         self.sync_file()?;
         abort::point(Point::RollDone);
         retention::apply(&self.shared, now());
+        if let Some(compressor) = &self.compressor {
+            compressor.look();
+        }
         Ok(())
     }
 

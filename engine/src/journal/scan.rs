@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::journal::compressed::FRAME_BYTES;
 use crate::journal::disk::DiskFile;
-use crate::journal::segment::SEGMENT_HEADER;
+use crate::journal::segment::{INDEX_STRIDE, SEGMENT_HEADER};
 use crate::record::layout::BATCH_HEADER;
 use crate::record::{Header, intact};
 
@@ -35,6 +36,8 @@ pub(crate) struct Scanner {
     end: u64,
     window: Bytes,
     window_at: u64,
+    /// What is read at once, if no batch is larger.
+    chunk: u64,
     /// Number of the next event, relative to the segment, once it is known.
     next_event: Option<u64>,
 }
@@ -42,7 +45,13 @@ pub(crate) struct Scanner {
 impl Scanner {
     pub(crate) fn new(file: Arc<dyn DiskFile>, from: u64, end: u64) -> Self {
         let next_event = (from == SEGMENT_HEADER as u64).then_some(0);
-        Self { file, at: from, end, window: Bytes::new(), window_at: from, next_event }
+        let (window, chunk) = (Bytes::new(), CHUNK_BYTES);
+        Self { file, at: from, end, window, window_at: from, chunk, next_event }
+    }
+
+    /// For one that goes no further than from an entry of the index to the next: reads no more than that at once.
+    pub(crate) fn for_a_place(self) -> Self {
+        Self { chunk: INDEX_STRIDE, ..self }
     }
 
     /// The next batch; `None` at the end. After an error the scanner stands where the error is.
@@ -68,8 +77,16 @@ impl Scanner {
         Ok(Some((at, header, whole)))
     }
 
-    /// Whether the next batch has been read from the file already.
-    pub(crate) fn at_hand(&self) -> bool {
+    /// How much to read for a batch of `length` bytes: up to the end of a frame, where the segment is compressed, so
+    /// that none is unpacked twice.
+    fn chunk(&self, length: u64) -> u64 {
+        let beyond = (self.at + self.chunk).saturating_sub(SEGMENT_HEADER as u64) % u64::from(FRAME_BYTES);
+        let aligned = self.chunk - beyond;
+        if length <= aligned { aligned } else { length.max(self.chunk) }
+    }
+
+    /// Whether the next batch has been read already.
+    pub(crate) fn is_at_hand(&self) -> bool {
         let start = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);
         let rest = self.window.get(start..).unwrap_or_default();
         Header::parse(rest).is_some_and(|header| header.length as usize <= rest.len())
@@ -82,7 +99,7 @@ impl Scanner {
         }
         let start = self.at - self.window_at;
         if (self.window.len() as u64) < start + length {
-            let size = length.max(CHUNK_BYTES).min(self.end - self.at);
+            let size = self.chunk(length).min(self.end - self.at);
             let mut buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
             let read = self.file.read_at(&mut buffer, self.at).map_err(ScanError::Io)?;
             buffer.truncate(read);

@@ -17,12 +17,15 @@ const VERSION: u16 = 1;
 /// What is said of a sound header that this program cannot read; nobody may take it for damage.
 pub(crate) const OTHER_VERSION: &str = "its format is of another version of rowcast";
 const FLAG_SPILLED: u16 = 1;
+const FLAG_COMPRESSED: u16 = 2;
+/// A new history begins here.
 const FLAG_HISTORY: u16 = 4;
 const FLAG_BRIDGE: u16 = 8;
+const FLAGS: u16 = FLAG_SPILLED | FLAG_COMPRESSED | FLAG_HISTORY | FLAG_BRIDGE;
 
 /// One index entry for about this many bytes: a read that starts in the middle looks at no more than this to find
 /// its place, and 64 MB of log cost 10 KB of memory.
-const INDEX_STRIDE: u64 = 256 << 10;
+pub(crate) const INDEX_STRIDE: u64 = 256 << 10;
 
 /// The first bytes of a segment file; drawn in the header of `journal`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,7 @@ impl SegmentHeader {
         if get_u32(bytes, 124) != Some(crc32c::crc32c(body)) {
             return Err("its header's checksum is wrong");
         }
-        if version != VERSION {
+        if version != VERSION || get_u16(bytes, 10).is_none_or(|flags| flags & !FLAGS != 0) {
             return Err(OTHER_VERSION);
         }
         let header = Self::fields(bytes).ok_or("its header is cut")?;
@@ -94,6 +97,21 @@ impl SegmentHeader {
     }
 }
 
+/// Whether these first bytes of a segment, if they are sound, say that the rest is compressed.
+pub(crate) fn is_compressed(header: &[u8]) -> bool {
+    SegmentHeader::decode(header).is_ok()
+        && get_u16(header, 10).is_some_and(|flags| flags & FLAG_COMPRESSED != 0)
+}
+
+/// Makes the first bytes of a segment those of its compressed form, or of its plain one.
+pub(crate) fn mark_compressed(header: &mut [u8; SEGMENT_HEADER], compressed: bool) {
+    let others = get_u16(header, 10).unwrap_or(0) & !FLAG_COMPRESSED;
+    let flags = others | if compressed { FLAG_COMPRESSED } else { 0 };
+    put(header, 10, &flags.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..124]);
+    put(header, 124, &crc.to_le_bytes());
+}
+
 /// A place from which a segment can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
@@ -111,8 +129,10 @@ pub(crate) struct IndexEntry {
 pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) path: PathBuf,
-    /// Bytes that may be read.
+    /// Bytes that may be read, in its plain form.
     length: AtomicU64,
+    /// Bytes on the disk: less than the length once it is compressed.
+    stored: AtomicU64,
     /// Events in it.
     events: AtomicU64,
     /// Highest commit time and end LSN up to its end, older segments included.
@@ -129,6 +149,7 @@ impl Segment {
             header,
             path,
             length: AtomicU64::new(SEGMENT_HEADER as u64),
+            stored: AtomicU64::new(SEGMENT_HEADER as u64),
             events: AtomicU64::new(0),
             time_max: AtomicI64::new(time_before),
             lsn_max: AtomicU64::new(lsn_before.0),
@@ -150,6 +171,7 @@ impl Segment {
         let offset = self.length();
         self.note(header, offset);
         self.events.store(header.first + u64::from(header.events), Ordering::Release);
+        self.stored.store(offset + u64::from(header.length), Ordering::Release);
         self.length.store(offset + u64::from(header.length), Ordering::Release);
     }
 
@@ -166,6 +188,19 @@ impl Segment {
 
     pub(crate) fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)
+    }
+
+    /// What it takes on the disk.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_stored(&self, bytes: u64) {
+        self.stored.store(bytes, Ordering::Release);
+    }
+
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.stored() < self.length()
     }
 
     pub(crate) fn events(&self) -> u64 {
@@ -210,6 +245,7 @@ impl Segment {
 
     pub(crate) fn restore(&self, index: Vec<IndexEntry>, length: u64, events: u64, times: (Micros, Lsn)) {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+        self.stored.store(length, Ordering::Release);
         self.length.store(length, Ordering::Release);
         self.events.store(events, Ordering::Release);
         self.time_max.store(times.0, Ordering::Release);

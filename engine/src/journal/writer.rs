@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::abort::{self, Point};
 use crate::error::{Error, Kind, Result};
 use crate::event::Micros;
+use crate::journal::compressor::Compressor;
 use crate::journal::disk::DiskFile;
 use crate::journal::history::NewHistory;
 use crate::journal::rolling::is_full;
@@ -115,6 +116,8 @@ pub(crate) struct Writer {
     pub(crate) unchecked: u64,
     /// Shown but not synced yet (`Sync::Interval`).
     pub(crate) unsynced: Option<(Instant, Option<Lsn>)>,
+    /// Where closed segments are compressed.
+    pub(crate) compressor: Option<Compressor>,
 }
 
 impl Writer {
@@ -124,10 +127,16 @@ impl Writer {
             match self.round(first, &mut commands) {
                 Ok(None) => {}
                 Ok(Some(closed)) => {
-                    if let Err(error) = self.sync_now() {
-                        self.fail(&error);
+                    match self.sync_now() {
+                        // Only of what is durable: the next opening believes it.
+                        Ok(()) => {
+                            self.active.segment.close(now());
+                            self.store_sidecar();
+                        }
+                        Err(error) => self.fail(&error),
                     }
-                    self.store_sidecar();
+                    // It renames files: the directory is ours as long as it may.
+                    self.compressor = None;
                     *self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     // Nobody may be waiting any more.
                     let _ = closed.send(());

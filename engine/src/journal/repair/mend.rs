@@ -1,6 +1,7 @@
 //! Carries out what a survey found, in an order that a crash cannot hurt; see the module above.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::StreamPosition;
+use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::repair::{Cut, LostNumbers, REASON};
 use crate::journal::rolling::json_of;
-use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
+use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader, is_compressed, mark_compressed};
 use crate::journal::writer::now;
 use crate::record::{Builder, seal};
 
@@ -106,11 +108,12 @@ impl Cut {
     fn save(&mut self, dir: &Path, disk: &dyn Disk) -> io::Result<()> {
         let names = disk.list(dir)?;
         let file = disk.open(&self.file)?;
+        let from = if is_compressed(&header_of(&*file)?) { 0 } else { self.cut_at };
         let mut number = 0;
         let wanted = self.saved.clone();
         while names.contains(&self.saved) {
             // A repair that was broken off has saved them already.
-            if self.cut_at > 0 && self.equals(&*file, &*disk.open(&self.saved)?)? {
+            if self.cut_at > 0 && ends_alike(&*file, from, &*disk.open(&self.saved)?)? {
                 return Ok(());
             }
             number += 1;
@@ -121,7 +124,8 @@ impl Cut {
         }
         let beside = PathBuf::from(format!("{}.new", self.saved.display()));
         let copy = disk.create(&beside)?;
-        self.each_piece(&*file, |piece, at| copy.write_at(piece, at).map(|()| true))?;
+        let to = file.length()?;
+        each_piece(&*file, from..to, |piece, at| copy.write_at(piece, at - from).map(|()| true))?;
         copy.sync()?;
         disk.rename(&beside, &self.saved)
     }
@@ -132,40 +136,66 @@ impl Cut {
             return if renamed { Ok(()) } else { disk.rename(&self.file, &self.saved) };
         }
         let file: Arc<dyn DiskFile> = disk.open(&self.file)?;
+        let header = header_of(&*file)?;
+        if is_compressed(&header) {
+            return self.put_plain(header, disk);
+        }
         file.truncate(self.cut_at)?;
         file.sync()
     }
 
-    fn equals(&self, file: &dyn DiskFile, saved: &dyn DiskFile) -> io::Result<bool> {
-        let mut other = vec![0; COPY_BYTES];
-        Ok(saved.length()? == self.bytes
-            && self.each_piece(file, |piece, at| {
-                let read = saved.read_at(other.get_mut(..piece.len()).unwrap_or_default(), at)?;
-                Ok(other.get(..read) == Some(piece))
-            })?)
+    /// Puts the plain form of what is sound in the place of a compressed segment.
+    fn put_plain(&self, mut header: [u8; SEGMENT_HEADER], disk: &dyn Disk) -> io::Result<()> {
+        let packed = open_segment(disk, &self.file)?;
+        let beside = self.file.with_extension("seg.new");
+        let plain = disk.create(&beside)?;
+        mark_compressed(&mut header, false);
+        plain.write_at(&header, 0)?;
+        let batches = SEGMENT_HEADER as u64..self.cut_at;
+        each_piece(&*packed, batches, |piece, at| plain.write_at(piece, at).map(|()| true))?;
+        plain.sync()?;
+        disk.rename(&beside, &self.file)
     }
+}
 
-    /// Gives the bytes to be cut off, with their place from 0 on, until told to stop; whether it was not.
-    fn each_piece(
-        &self,
-        file: &dyn DiskFile,
-        mut see: impl FnMut(&[u8], u64) -> io::Result<bool>,
-    ) -> io::Result<bool> {
-        let mut piece = vec![0; COPY_BYTES];
-        let mut at = 0;
-        while at < self.bytes {
-            let read = file.read_at(&mut piece, self.cut_at + at)?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let read = piece.get(..read).unwrap_or_default();
-            if !see(read, at)? {
-                return Ok(false);
-            }
-            at += read.len() as u64;
+/// Whether all of `file` from a place on is what `saved` holds.
+fn ends_alike(file: &dyn DiskFile, from: u64, saved: &dyn DiskFile) -> io::Result<bool> {
+    let to = file.length()?;
+    let mut other = vec![0; COPY_BYTES];
+    Ok(saved.length()? == to - from
+        && each_piece(file, from..to, |piece, at| {
+            let read = saved.read_at(other.get_mut(..piece.len()).unwrap_or_default(), at - from)?;
+            Ok(other.get(..read) == Some(piece))
+        })?)
+}
+
+/// Gives the bytes of a range, with their offsets, until told to stop; whether it was not.
+fn each_piece(
+    file: &dyn DiskFile,
+    range: Range<u64>,
+    mut see: impl FnMut(&[u8], u64) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let mut piece = vec![0; COPY_BYTES];
+    let mut at = range.start;
+    while at < range.end {
+        let wanted = usize::try_from(range.end - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+        let read = file.read_at(piece.get_mut(..wanted).unwrap_or_default(), at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(true)
+        let read = piece.get(..read).unwrap_or_default();
+        if !see(read, at)? {
+            return Ok(false);
+        }
+        at += read.len() as u64;
     }
+    Ok(true)
+}
+
+fn header_of(file: &dyn DiskFile) -> io::Result<[u8; SEGMENT_HEADER]> {
+    let mut header = [0; SEGMENT_HEADER];
+    file.read_at(&mut header, 0)?;
+    Ok(header)
 }
 
 fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {

@@ -7,7 +7,8 @@
 //!                              150.seg.cut-4711    what was cut off
 //! ```
 //! The bridge has the last of the lost numbers, so nobody else's number changes: a client that stands below it is told
-//! the gap, one that stands at it goes on. Behind a break in the newest segment it has a number that was never given.
+//! the gap, one that stands at it goes on. A compressed segment is cut by a plain one with what is sound of it, which
+//! takes its name; the file itself is what is kept. Behind a break in the newest segment it has a number that was never given.
 //!
 //! The order of writing lets a crash at any moment leave a directory that repair mends again, and that opening refuses
 //! until then: copies of what is cut off, synced; the index of the broken segment goes, so that opening reads the
@@ -57,13 +58,13 @@ pub struct Cut {
     pub reason: String,
     /// Where the damage is, in bytes.
     pub damaged_at: u64,
-    /// From here on it was cut off; 0: the whole file is set aside.
+    /// From here on it was cut off; 0: the whole file is set aside. Of a compressed segment, as of its plain form.
     pub cut_at: u64,
-    /// Bytes cut off.
+    /// Bytes cut off; of a compressed segment, as of its plain form.
     pub bytes: u64,
     /// Events in batches behind the damage whose checksums are right: a person may get them back.
     pub sound_events: u64,
-    /// Where the bytes are kept.
+    /// Where the bytes are kept; of a compressed segment, the whole file.
     pub saved: PathBuf,
 }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::StreamPosition;
+use crate::journal::compressed::{FOOTER_BYTES, blanked_view};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::installation;
 use crate::journal::opening::{never_begun, segment_paths};
@@ -15,7 +16,7 @@ use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit};
 use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
 use crate::journal::scan::{ScanError, Scanner};
-use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::writer::now;
 use crate::lsn::Lsn;
 use crate::record::{Header, asides};
@@ -98,14 +99,26 @@ impl Survey<'_> {
             Ok(header) => {
                 self.whose(path, header.installation)?;
                 self.join(path, &header)?;
-                self.walk(path, &header, &file, length, newest)
+                let packed = is_compressed(&bytes);
+                match blanked_view(Arc::clone(&file), &bytes) {
+                    Ok(view) => self.walk(path, &header, &view, packed, newest),
+                    Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                        // Without its table nothing of it can be found.
+                        let damaged_at = length.saturating_sub(FOOTER_BYTES as u64);
+                        let reason = "the table of the compressed segment";
+                        let broken = Damage { reason, damaged_at, cut_at: 0, base: header.base, packed };
+                        self.cut(path, &file, length, &broken)
+                    }
+                    Err(error) => Err(unreadable(error)),
+                }
             }
             // Opening removes it; only behind a bridge it would be in the way.
             Err(_) if newest && never_begun(&bytes, read) && self.wound.is_none() => Ok(()),
             Err(reason) if reason == OTHER_VERSION => Err(broken_segment(path, reason)),
             Err(reason) => {
                 let base = number_of(path);
-                let broken = Damage { reason, damaged_at: 0, cut_at: 0, base: base.unwrap_or(0) };
+                let base_or_zero = base.unwrap_or(0);
+                let broken = Damage { reason, damaged_at: 0, cut_at: 0, base: base_or_zero, packed: false };
                 self.cut(path, &file, length, &broken)?;
                 if let (Some(wound), Some(base)) = (&mut self.wound, base) {
                     wound.before.get_or_insert(base.saturating_sub(1));
@@ -182,9 +195,10 @@ impl Survey<'_> {
         path: &Path,
         header: &SegmentHeader,
         file: &Arc<dyn DiskFile>,
-        length: u64,
+        packed: bool,
         newest: bool,
     ) -> Result<()> {
+        let length = file.length().map_err(|error| cannot_read(path, error))?;
         let mut walk = Walk {
             scanner: Scanner::new(Arc::clone(file), SEGMENT_HEADER as u64, length),
             header: *header,
@@ -200,7 +214,8 @@ impl Survey<'_> {
             self.kept = walk.sound;
             return Ok(());
         };
-        let may_be_torn = newest && header.spilled.is_none();
+        // A compressed one was whole when it got its name.
+        let may_be_torn = newest && !packed && header.spilled.is_none();
         if may_be_torn && !follows(&mut walk.scanner, path)? {
             self.kept = walk.sound;
             return Ok(());
@@ -208,12 +223,13 @@ impl Survey<'_> {
         // A file without events is of no use; its position goes into the bridge.
         let cut_at = if walk.events == 0 { 0 } else { walk.good_end };
         self.kept = walk.sound;
-        self.cut(path, file, length, &Damage { reason, damaged_at, cut_at, base: header.base })
+        self.cut(path, file, length, &Damage { reason, damaged_at, cut_at, base: header.base, packed })
     }
 
     /// Notes what of a file has to go.
     fn cut(&mut self, path: &Path, file: &Arc<dyn DiskFile>, length: u64, broken: &Damage) -> Result<()> {
-        let &Damage { reason, damaged_at, cut_at, base } = broken;
+        let &Damage { reason, damaged_at, cut_at, base, packed } = broken;
+        let kept_from = if packed { 0 } else { cut_at };
         let (sound_events, highest) =
             behind(file, damaged_at, length, base).map_err(|error| cannot_read(path, error))?;
         let cut = Cut {
@@ -223,7 +239,7 @@ impl Survey<'_> {
             cut_at,
             bytes: length - cut_at,
             sound_events,
-            saved: PathBuf::from(format!("{}.cut-{cut_at}", path.display())),
+            saved: PathBuf::from(format!("{}.cut-{kept_from}", path.display())),
         };
         let what = format!("{} is damaged at offset {damaged_at}: {reason}", name_of(path));
         let wound =
@@ -239,6 +255,8 @@ struct Damage {
     damaged_at: u64,
     cut_at: u64,
     base: u64,
+    /// The segment is compressed; offsets are those of its plain form.
+    packed: bool,
 }
 
 /// One segment on the way through its batches.

@@ -1,0 +1,125 @@
+//! Opening one segment that no index speaks for: every batch of it is read.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::journal::compressed::open_segment;
+use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::refusal::{broken_middle, cannot_read, cannot_use};
+use crate::journal::registry::Registry;
+use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
+use crate::journal::segment::{SEGMENT_HEADER, Segment};
+use crate::journal::sidecar::{self, Leftover};
+use crate::journal::writer::now;
+use crate::lsn::Lsn;
+use crate::record::asides;
+
+/// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
+pub(super) fn scan(
+    segment: &Segment,
+    newest: bool,
+    disk: &dyn Disk,
+    registry: &Registry,
+) -> Result<Leftover> {
+    let path = segment.path.display();
+    let unreadable = |error| cannot_read(&segment.path, error);
+    let file = open_segment(disk, &segment.path).map_err(unreadable)?;
+    let length = file.length().map_err(unreadable)?;
+    let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
+    let mut left = Leftover::default();
+    // The batches of a transaction count only once its last one is there.
+    let mut pending = Vec::new();
+    let mut good_end = SEGMENT_HEADER as u64;
+    // From here on nothing says that it is synced.
+    let mut doubtful = 0;
+    let stopped = loop {
+        match scanner.next() {
+            Ok(Some((offset, header, bytes))) => {
+                if !header.early && offset > SEGMENT_HEADER as u64 {
+                    doubtful = offset;
+                }
+                note_asides(&bytes, &header, registry, &mut left);
+                pending.push(header);
+                // A batch without events ends no transaction.
+                let whole = !header.more && (header.events > 0 || pending.len() == 1);
+                if whole {
+                    good_end = offset + u64::from(header.length);
+                    for header in pending.drain(..) {
+                        let end = if header.events > 0 { header.lsn_max } else { Lsn::ZERO };
+                        left.last_tx_end = left.last_tx_end.max(end);
+                        segment.grow(&header);
+                    }
+                }
+            }
+            Ok(None) => break None,
+            Err(ScanError::Io(error)) => return Err(unreadable(error)),
+            Err(ScanError::Broken(broken)) => break Some(broken),
+        }
+    };
+    let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
+    let torn = stopped.or_else(|| (good_end < length).then(unfinished));
+    // A spilled transaction was whole and synced before its file had its name.
+    let may_be_torn = newest && segment.header.spilled.is_none();
+    if let Some(broken) = torn {
+        if !may_be_torn || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? {
+            return Err(broken_middle(&segment.path, &broken));
+        }
+        let reason = broken.reason;
+        tracing::warn!(%path, offset = good_end, bytes = length - good_end, reason, "Cut the torn end of the journal");
+        file.truncate(good_end).map_err(unreadable)?;
+    }
+    if newest {
+        // What a killed process had written may be in memory alone; it is shown and confirmed from now on.
+        write_again(&*file, doubtful, good_end)
+            .and_then(|()| file.sync())
+            .map_err(|error| cannot_use(&segment.path, error))?;
+    }
+    if let Some(tx) = segment.header.spilled {
+        left.last_tx_end = left.last_tx_end.max(tx.end_lsn);
+        let (time, lsn) = (segment.time_max(), segment.lsn_max().max(tx.end_lsn));
+        segment.restore(segment.index(), segment.length(), segment.events(), (time, lsn));
+    }
+    segment.close(now());
+    sidecar::store(disk, segment, registry, &left);
+    Ok(left)
+}
+
+/// Writes what is there once more. After a sync that failed the kernel takes it for written, though it may be in
+/// memory alone, and no later sync would reach it.
+fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let mut buffer = vec![0; usize::try_from((to - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX)];
+        let read = file.read_at(&mut buffer, at)?;
+        buffer.truncate(read);
+        if buffer.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_at(&buffer, at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+pub(crate) fn note_asides(
+    bytes: &[u8],
+    header: &crate::record::Header,
+    registry: &Registry,
+    left: &mut Leftover,
+) {
+    for (is_position, json) in asides(bytes, header) {
+        if is_position {
+            left.position = Some(json.to_vec());
+        } else {
+            left.schemas.extend(registry.load(json));
+        }
+    }
+}
+
+fn io_of(error: ScanError, path: &Path) -> Error {
+    match error {
+        ScanError::Io(error) => cannot_read(path, error),
+        ScanError::Broken(broken) => broken_middle(path, &broken),
+    }
+}

@@ -1,0 +1,141 @@
+//! How much is read to open a journal and to find a place in it.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rowcast_engine::Lsn;
+use rowcast_engine::journal::{self, Compression, Options};
+
+use crate::seam::WatchedDisk;
+use crate::support::{Fixture, read_all};
+
+/// As far apart as the index's entries are.
+const STRIDE: u64 = 256 << 10;
+/// The last batch before an entry reaches beyond it, and so does the one looked for.
+const BATCH: u64 = 16 << 10;
+const HEADER: u64 = 128;
+
+fn options(dir: &Path) -> Options {
+    let mut options = Options::new(dir);
+    options.segment_bytes = 3 << 20;
+    options.cache_bytes = 1000;
+    options.compression = Compression::None;
+    options
+}
+
+async fn filled(dir: &Path) -> Fixture {
+    let mut fixture = Fixture::open(options(dir)).await;
+    for _ in 0..900 {
+        fixture.transaction(100, "a row of a table that has some text in it").await;
+    }
+    assert!(fixture.journal().summary().bytes > 6 << 20);
+    fixture
+}
+
+#[tokio::test]
+async fn a_clean_journal_opens_without_a_scan() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = filled(dir.path()).await;
+    let (all, lsn) = (read_all(fixture.journal(), 0), fixture.lsn);
+    fixture.journal().close().await;
+    drop(fixture);
+    let disk = WatchedDisk::default();
+    let journal = journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap();
+    let segments = journal.summary().segments as u64;
+    let read = disk.0.read.load(Ordering::SeqCst);
+    assert!(read <= segments * HEADER + STRIDE + BATCH, "{read} bytes read to open {segments} segments");
+    assert_eq!(read_all(&journal, 0), all);
+    assert_eq!((journal.position().lsn, journal.last_tx_end()), (Lsn(lsn), Lsn(lsn)));
+    // The second opening finds an empty segment at the end.
+    journal.close().await;
+    drop(journal);
+    let disk = WatchedDisk::default();
+    let journal = journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap();
+    let read = disk.0.read.load(Ordering::SeqCst);
+    assert!(read <= (segments + 1) * HEADER + 2 * STRIDE, "{read} bytes read");
+    assert_eq!(read_all(&journal, 0), all);
+}
+
+#[tokio::test]
+async fn no_more_than_a_stride_is_read_to_find_a_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = filled(dir.path()).await;
+    let all = read_all(fixture.journal(), 0);
+    fixture.journal().close().await;
+    drop(fixture);
+    let disk = WatchedDisk::default();
+    let journal = journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap();
+    let first = 1_800_000_000_000_000 + 1100;
+    for at in (0..900).step_by(13) {
+        let before = disk.0.read.load(Ordering::SeqCst);
+        let found = journal.seek_time(first + at * 100).unwrap();
+        let read = disk.0.read.load(Ordering::SeqCst) - before;
+        let expected = all[usize::try_from(at).unwrap() * 100].0 - 1;
+        assert_eq!(found, expected, "the place of transaction {at}");
+        assert!(read <= HEADER + 2 * STRIDE + BATCH, "{read} bytes read to find transaction {at}");
+    }
+    let before = disk.0.read.load(Ordering::SeqCst);
+    for count in [1, 1000, 50_000] {
+        assert_eq!(journal.seek_last(count), all[all.len() - usize::try_from(count).unwrap()].0 - 1);
+    }
+    assert_eq!(disk.0.read.load(Ordering::SeqCst), before, "counting back reads nothing");
+}
+
+#[tokio::test]
+async fn an_index_that_speaks_of_another_end_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = filled(dir.path()).await;
+    let all = read_all(fixture.journal(), 0);
+    fixture.journal().close().await;
+    drop(fixture);
+    let mut paths: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    paths.sort();
+    let newest = paths.pop().unwrap();
+    let mut bytes = fs::read(&newest).unwrap();
+    // A disk that said it had synced: the length is there, the last bytes are not.
+    let lost = bytes.len() - 5000;
+    bytes[lost..].fill(0);
+    fs::write(&newest, &bytes).unwrap();
+    let journal = journal::open(options(dir.path()), Arc::new(WatchedDisk::default())).unwrap();
+    let left = read_all(&journal, 0);
+    assert!(left.len() < all.len() && left.len() + 300 > all.len(), "{} of {}", left.len(), all.len());
+    assert_eq!(left, all[..left.len()]);
+    assert!(fs::metadata(&newest).unwrap().len() <= lost as u64, "the torn end is cut");
+    journal.close().await;
+    drop(journal);
+    // The index of an earlier file of this name and length.
+    let index = newest.with_extension("idx");
+    let earlier = fs::read(&index).unwrap();
+    let mut bytes = fs::read(&newest).unwrap();
+    bytes[32] ^= 1;
+    let crc = crc32c::crc32c(&bytes[..124]);
+    bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&newest, &bytes).unwrap();
+    let disk = WatchedDisk::default();
+    let journal = journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap();
+    assert!(disk.0.read.load(Ordering::SeqCst) >= bytes.len() as u64, "it was scanned");
+    assert_ne!(fs::read(&index).unwrap(), earlier, "and has an index of its own now");
+    assert_eq!(read_all(&journal, 0), left);
+}
+
+#[tokio::test]
+async fn a_segment_closed_at_the_end_of_a_run_grows_old_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(options(dir.path())).await;
+    fixture.transaction(10, "soon too old").await;
+    let oldest = fixture.journal().oldest();
+    fixture.journal().close().await;
+    drop(fixture);
+    let mut options = options(dir.path());
+    options.retention = Duration::from_millis(100);
+    let journal = journal::open(options, Arc::new(WatchedDisk::default())).unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while journal.oldest() == oldest {
+        assert!(tokio::time::Instant::now() < deadline, "its index does not say when it was closed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -322,3 +322,65 @@ async fn a_power_cut_at_any_moment_leaves_one_or_the_other() {
         }
     }
 }
+
+/// Two histories, of which the second has lower positions, and a kill.
+async fn two_histories(dir: &Path) {
+    let mut fixture = Fixture::open(options(dir)).await;
+    for _ in 0..20 {
+        fixture.transaction(1, &"x".repeat(300)).await;
+    }
+    assert_eq!(fixture.journal().position().lsn, Lsn(3000));
+    begin(&fixture.ingest, 1450).await;
+    fixture.lsn = 1450;
+    for _ in 0..10 {
+        fixture.transaction(1, &"y".repeat(300)).await;
+    }
+    assert_eq!(fixture.journal().position().lsn, Lsn(2450));
+    fixture.journal().close().await;
+    remove_sidecars(dir);
+}
+
+/// Damages the segment that `chosen` picks by place and count, has it mended, and opens it again.
+async fn mended(dir: &Path, at: u64, chosen: impl Fn(&[std::path::PathBuf]) -> usize) -> journal::Journal {
+    use std::os::unix::fs::FileExt;
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    segments.sort();
+    let broken = &segments[chosen(&segments)];
+    std::fs::File::options().write(true).open(broken).unwrap().write_all_at(b"garbage", at).unwrap();
+    assert!(journal::open(options(dir), Arc::new(RealDisk)).is_err(), "{}", broken.display());
+    let report = journal::repair(dir, &RealDisk, 0, false).unwrap();
+    assert_eq!(report.gaps.len(), 1, "{report:?}");
+    journal::open(options(dir), Arc::new(RealDisk)).unwrap()
+}
+
+#[tokio::test]
+async fn mending_the_newest_of_a_lower_history_keeps_its_position() {
+    let dir = tempfile::tempdir().unwrap();
+    two_histories(dir.path()).await;
+    // The last one that has events behind the damage.
+    let journal = mended(dir.path(), 200, |segments| {
+        let long = |path: &std::path::PathBuf| path.metadata().unwrap().len() > 1500;
+        segments.iter().rposition(long).unwrap()
+    })
+    .await;
+    let position = journal.position().lsn;
+    assert!((Lsn(1450)..=Lsn(2450)).contains(&position), "{position} is of the first history");
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn mending_where_a_history_begins_keeps_the_two_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    two_histories(dir.path()).await;
+    // Flag 4 of a header: a history begins here.
+    let begins = |path: &std::path::PathBuf| std::fs::read(path).unwrap()[10] & 4 != 0;
+    let journal = mended(dir.path(), 140, |segments| segments.iter().position(begins).unwrap()).await;
+    assert_eq!(journal.position().lsn, Lsn(2450));
+    assert_eq!(
+        above(&journal, 1200),
+        [1300, 1400].into_iter().chain(above(&journal, 1450)).collect::<Vec<_>>()
+    );
+    assert!(above(&journal, 1450).iter().all(|end| *end <= 2450), "none of the first history");
+    journal.close().await;
+}

@@ -105,18 +105,20 @@ impl Work {
         }
     }
 
-    /// The oldest closed segment that is not compressed; `None` when there is none or it is time to stop, and
-    /// while the file system has no room for both forms.
+    /// The oldest closed segment that is not compressed, and of which the file system has room for both forms; `None`
+    /// when there is none or it is time to stop.
     fn next(&self) -> Option<Arc<Segment>> {
         let segments = self.shared.segments.load();
         let (_, closed) = segments.split_last().filter(|_| !self.stop.load(Ordering::Acquire))?;
-        let segment = closed.iter().find(|segment| {
+        let fits = |segment: &Segment| retention::short_of_room(&self.shared, segment.length()).is_none();
+        let next = closed.iter().find(|segment| {
             segment.closed() > 0
                 && segment.length() >= SMALLEST
                 && !segment.is_compressed()
                 && !self.left_alone.contains(&segment.header.base)
+                && fits(segment)
         })?;
-        retention::short_of_room(&self.shared, segment.length()).is_none().then(|| Arc::clone(segment))
+        Some(Arc::clone(next))
     }
 
     fn tell(&mut self, segment: &Segment, error: &io::Error) {

@@ -41,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Numbers left out at an opening where the clock stands below the newest one, because it was set back: for those
 /// that a power cut may have taken after they were shown (`Sync::Interval`). A segment is synced when it is closed, so
 /// that this would be one of 16 GB. The 53 bits that numbers have last for 6 million such openings.
-const SHOWN_MAX: u64 = 1 << 30;
+pub(super) const SHOWN_MAX: u64 = 1 << 30;
 /// How often ages and free space are looked at.
 const TICK: Duration = Duration::from_secs(1);
 

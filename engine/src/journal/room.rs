@@ -105,10 +105,10 @@ impl Shared {
     /// its own and nothing else to do.
     pub(crate) fn wait_for_room(&self, what: &str) -> Result<()> {
         self.say_full(what);
-        retention::apply(self, now());
         if self.closing.load(Ordering::Acquire) {
             return Err(Error::journal("Stopped while waiting for room on the disk"));
         }
+        retention::apply(self, now());
         self.disk.pause(FULL_RETRY);
         Ok(())
     }

@@ -321,7 +321,7 @@ impl<'a> Events<'a> {
     /// Passes over an event that was not looked at.
     pub(super) fn pass_over(&mut self) {
         self.id += 1;
-        self.seq += 1;
+        self.seq = self.seq.wrapping_add(1);
     }
 
     pub(super) fn enter(&mut self, record: &Record<'a>) -> Option<()> {

@@ -16,6 +16,7 @@ use crate::journal::repair::{Cut, LostNumbers, REASON};
 use crate::journal::rolling::json_of;
 use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader, is_compressed, mark_compressed};
 use crate::journal::writer::now;
+use crate::lsn::Lsn;
 use crate::record::{Builder, seal};
 
 /// Copies are made in pieces of this size.
@@ -28,6 +29,8 @@ pub(super) struct Bridge {
     pub(super) at: Micros,
     pub(super) position: Option<StreamPosition>,
     pub(super) installation: Uuid,
+    /// It stands for the beginning of a history.
+    pub(super) history: Option<Lsn>,
 }
 
 /// One break: what is cut off, and what stands in its place.
@@ -77,7 +80,7 @@ impl Bridge {
             installation: self.installation,
             spilled: None,
             bridge: true,
-            history: None,
+            history: self.history,
         };
         let mut bytes = header.encode().to_vec();
         let mut builder = Builder::new();
@@ -87,7 +90,7 @@ impl Bridge {
         let mut parts = builder.take();
         builder.begin_local(self.at);
         builder.lost(*from, REASON, detail);
-        builder.commit(crate::lsn::Lsn::ZERO);
+        builder.commit(Lsn::ZERO);
         parts.extend(builder.take());
         for mut part in parts {
             seal(&mut part.bytes, 0);

@@ -11,7 +11,7 @@ use crate::journal::StreamPosition;
 use crate::journal::compressed::{FOOTER_BYTES, blanked_view};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::installation;
-use crate::journal::opening::{never_begun, segment_paths};
+use crate::journal::opening::{SHOWN_MAX, never_begun, segment_paths};
 use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit};
 use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
@@ -50,6 +50,8 @@ struct Wound {
     reserved: u64,
     /// The number before the first one of the broken file, by its name.
     before: Option<u64>,
+    /// A history begins within it, at this position.
+    history: Option<Lsn>,
 }
 
 #[derive(Debug)]
@@ -106,7 +108,14 @@ impl Survey<'_> {
                         // Without its table nothing of it can be found.
                         let damaged_at = length.saturating_sub(FOOTER_BYTES as u64);
                         let reason = "the table of the compressed segment";
-                        let broken = Damage { reason, damaged_at, cut_at: 0, base: header.base, packed };
+                        let broken = Damage {
+                            reason,
+                            damaged_at,
+                            cut_at: 0,
+                            base: header.base,
+                            packed,
+                            history: header.history,
+                        };
                         self.cut(path, &file, length, &broken)
                     }
                     Err(error) => Err(unreadable(error)),
@@ -118,7 +127,14 @@ impl Survey<'_> {
             Err(reason) => {
                 let base = number_of(path);
                 let base_or_zero = base.unwrap_or(0);
-                let broken = Damage { reason, damaged_at: 0, cut_at: 0, base: base_or_zero, packed: false };
+                let broken = Damage {
+                    reason,
+                    damaged_at: 0,
+                    cut_at: 0,
+                    base: base_or_zero,
+                    packed: false,
+                    history: None,
+                };
                 self.cut(path, &file, length, &broken)?;
                 if let (Some(wound), Some(base)) = (&mut self.wound, base) {
                     wound.before.get_or_insert(base.saturating_sub(1));
@@ -146,6 +162,7 @@ impl Survey<'_> {
             what: format!("{}: {}", name_of(path), misfit(previous, last)),
             reserved: 0,
             before: None,
+            history: None,
         };
         let wound = match (self.wound.take(), self.kept.last) {
             (None, Some(last)) if last < previous => Some(missing(last)),
@@ -160,7 +177,11 @@ impl Survey<'_> {
 
     /// Notes how a wound is mended; `to` is the last lost number.
     fn close(&mut self, dir: Option<&Path>, wound: Wound, to: u64, open_end: bool, at: Micros) {
+        if wound.history.is_some() {
+            self.kept.lsn_max = Lsn::ZERO;
+        }
         let Kept { last, time_max, lsn_max, position } = self.kept.clone();
+        let reached = |stored: Lsn| wound.history.unwrap_or(stored).max(lsn_max);
         // Without anything before it: as if retention had taken the rest.
         let last = last.or(wound.before).unwrap_or(to).min(to);
         let bridge = (last < to).then(|| {
@@ -168,9 +189,10 @@ impl Survey<'_> {
             let detail = format!("The journal was damaged and has been mended. {}", wound.what);
             // Not later than what follows: places are sought by time.
             let at = if time_max > 0 { time_max } else { at };
-            let position = position.map(|stored| StreamPosition { lsn: stored.lsn.max(lsn_max), ..stored });
+            let position = position.map(|stored| StreamPosition { lsn: reached(stored.lsn), ..stored });
             let lost = LostNumbers { from, to, open_end, bridge: file, detail };
-            Bridge { lost, at, position, installation: self.installation.unwrap_or_default() }
+            let installation = self.installation.unwrap_or_default();
+            Bridge { lost, at, position, installation, history: wound.history }
         });
         self.mends.push(Mend { cuts: wound.cuts, bridge });
         self.kept.last = Some(to);
@@ -182,7 +204,8 @@ impl Survey<'_> {
         let Some(wound) = self.wound.take() else { return };
         let at = now();
         let clock = u64::try_from(at).unwrap_or(0);
-        let mut to = clock.max(seen).max(wound.reserved).max(self.kept.last.map_or(0, |last| last + 1));
+        let floor = seen.max(wound.reserved).max(self.kept.last.map_or(0, |last| last + 1));
+        let mut to = if clock > floor { clock } else { floor + SHOWN_MAX };
         while self.paths.contains(&Segment::path_in(dir, to)) {
             to += 1;
         }
@@ -207,6 +230,10 @@ impl Survey<'_> {
             sound: self.kept.clone(),
             pending: Vec::new(),
         };
+        if header.history.is_some() {
+            // Positions before it are of another history.
+            walk.sound.lsn_max = Lsn::ZERO;
+        }
         let broken = walk.run().map_err(|error| cannot_read(path, error))?;
         let unfinished = || (walk.good_end, "its last transaction is not whole");
         let broken = broken.or_else(|| (walk.good_end < length).then(unfinished));
@@ -223,12 +250,19 @@ impl Survey<'_> {
         // A file without events is of no use; its position goes into the bridge.
         let cut_at = if walk.events == 0 { 0 } else { walk.good_end };
         self.kept = walk.sound;
-        self.cut(path, file, length, &Damage { reason, damaged_at, cut_at, base: header.base, packed })
+        // Where the file goes whole, the bridge says in its place that a history begins here.
+        let history = header.history.filter(|_| cut_at == 0);
+        self.cut(
+            path,
+            file,
+            length,
+            &Damage { reason, damaged_at, cut_at, base: header.base, packed, history },
+        )
     }
 
     /// Notes what of a file has to go.
     fn cut(&mut self, path: &Path, file: &Arc<dyn DiskFile>, length: u64, broken: &Damage) -> Result<()> {
-        let &Damage { reason, damaged_at, cut_at, base, packed } = broken;
+        let &Damage { reason, damaged_at, cut_at, base, packed, history } = broken;
         let kept_from = if packed { 0 } else { cut_at };
         let (sound_events, highest) =
             behind(file, damaged_at, length, base).map_err(|error| cannot_read(path, error))?;
@@ -242,8 +276,14 @@ impl Survey<'_> {
             saved: PathBuf::from(format!("{}.cut-{kept_from}", path.display())),
         };
         let what = format!("{} is damaged at offset {damaged_at}: {reason}", name_of(path));
-        let wound =
-            self.wound.get_or_insert_with(|| Wound { cuts: Vec::new(), what, reserved: 0, before: None });
+        let wound = self.wound.get_or_insert_with(|| Wound {
+            cuts: Vec::new(),
+            what,
+            reserved: 0,
+            before: None,
+            history: None,
+        });
+        wound.history = history.or(wound.history);
         wound.reserved = wound.reserved.max(highest).max(base);
         wound.cuts.push(cut);
         Ok(())
@@ -257,6 +297,8 @@ struct Damage {
     base: u64,
     /// The segment is compressed; offsets are those of its plain form.
     packed: bool,
+    /// A history begins with the file, which goes whole.
+    history: Option<Lsn>,
 }
 
 /// One segment on the way through its batches.

@@ -77,7 +77,7 @@ impl Fixture {
         let mut position = ingest.journal().position();
         if position.slot.is_empty() {
             position = StreamPosition { slot: "rowcast".into(), system: 7, timeline: 1, ..position };
-            ingest.identify(position.clone()).await.unwrap();
+            ingest.identify(position.clone(), &[]).await.unwrap();
         }
         Self { ingest, orders, lsn: position.lsn.0.max(1000), rows: 0 }
     }

@@ -92,7 +92,7 @@ impl Fixture {
         let journal = journal::open(options, Arc::new(RealDisk)).unwrap();
         let ingest = Ingest::new(journal.clone());
         let start = StreamPosition { slot: "rowcast".into(), system: 7, timeline: 1, ..journal.position() };
-        ingest.identify(start).await.unwrap();
+        ingest.identify(start, &[]).await.unwrap();
         Self { journal, ingest, lsn: 1000, directory }
     }
 

@@ -35,6 +35,7 @@ mod distance;
 mod history;
 mod holds;
 mod installation;
+mod notes;
 mod opening;
 mod position;
 mod reader;
@@ -75,6 +76,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::holds::Holds;
+use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
 use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
@@ -200,6 +202,8 @@ pub(crate) struct Shared {
     pub(crate) durable: watch::Sender<Lsn>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) position: Mutex<StreamPosition>,
+    /// What the source keeps beside its events, as far as it is durable.
+    pub(crate) notes: Mutex<Notes>,
     /// End LSN of the newest transaction stored.
     pub(crate) last_tx_end: AtomicU64,
     /// Position of the stream after what was handed over last, durable or not.

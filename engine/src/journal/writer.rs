@@ -20,7 +20,7 @@ use crate::journal::room::{Claim, FULL_RETRY, no_room};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, Tail, mark_early, seal_with};
+use crate::record::{Batch, Builder, Header, Note, Part, Tail, mark_early, seal_with};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -92,6 +92,7 @@ struct Round {
     lsn: Option<Lsn>,
     /// End of its last transaction.
     tx_end: Lsn,
+    notes: Vec<Note>,
     permits: Vec<OwnedSemaphorePermit>,
     arrived: Option<Instant>,
     /// What is being written now is given up when the disk is full.
@@ -104,6 +105,7 @@ struct Place {
     next: u64,
     batches: usize,
     bytes: usize,
+    notes: usize,
 }
 
 #[derive(Debug)]
@@ -236,6 +238,7 @@ impl Writer {
         round.turns_away = !may_wait;
         for part in parts {
             round.tx_end = round.tx_end.max(part.tx_end);
+            round.notes.extend(part.notes);
             self.write_batch(part.bytes, part.tail, round)?;
             abort::point(Point::AppendWritten);
         }
@@ -249,6 +252,7 @@ impl Writer {
             next: self.next,
             batches: round.batches.len(),
             bytes: round.bytes,
+            notes: round.notes.len(),
         }
     }
 
@@ -256,6 +260,7 @@ impl Writer {
     fn take_back(&mut self, place: &Place, round: &mut Round) -> Result<()> {
         round.batches.truncate(place.batches);
         round.bytes = place.bytes;
+        round.notes.truncate(place.notes);
         round.turns_away = false;
         self.next = place.next;
         self.active.written = place.written;
@@ -349,6 +354,7 @@ impl Writer {
             abort::point(Point::ShowBatch);
         }
         self.shared.note_tx_end(round.tx_end);
+        self.shared.note(round.notes);
         let newest = self.active.segment.last();
         self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         abort::point(Point::ShowHead);

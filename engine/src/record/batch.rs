@@ -8,8 +8,8 @@ use crate::event::{Body, Event, Micros, Old, Op, Tx};
 use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE,
-    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER, TRUNCATE_CASCADE,
-    TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
+    KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER,
+    TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
 use crate::schema::{Schema, SchemaId};
@@ -279,13 +279,33 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The JSON of the position and schema records in a batch.
-pub(crate) fn asides<'a>(bytes: &'a [u8], header: &Header) -> impl Iterator<Item = (bool, &'a [u8])> {
-    Records::new(bytes, header).filter_map(|record| match record.kind {
-        KIND_POSITION => Some((true, record.bytes.get(RECORD_HEADER..)?)),
-        KIND_SCHEMA => Some((false, record.bytes.get(RECORD_HEADER..)?)),
-        _ => None,
+/// A record that is no event and stands between transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside<'a> {
+    /// The JSON of a position.
+    Position(&'a [u8]),
+    /// The JSON of a schema version.
+    Schema(&'a [u8]),
+    /// Name and JSON of a note; empty JSON where it is gone.
+    Note(&'a str, &'a [u8]),
+}
+
+/// The records of a batch that are no events.
+pub(crate) fn asides<'a>(bytes: &'a [u8], header: &Header) -> impl Iterator<Item = Aside<'a>> {
+    Records::new(bytes, header).filter_map(|record| {
+        let body = record.bytes.get(RECORD_HEADER..)?;
+        match record.kind {
+            KIND_POSITION => Some(Aside::Position(body)),
+            KIND_SCHEMA => Some(Aside::Schema(body)),
+            KIND_NOTE => string(body).map(|(name, json)| Aside::Note(name, json)),
+            _ => None,
+        }
     })
+}
+
+/// Whether a record of this kind is no event and stands between transactions.
+pub(super) fn is_aside(kind: u8) -> bool {
+    matches!(kind, KIND_POSITION | KIND_SCHEMA | KIND_NOTE)
 }
 
 /// Iterates over the events of a batch.
@@ -310,7 +330,7 @@ impl<'a> Iterator for Events<'a> {
             let record = self.records.next()?;
             match record.kind {
                 KIND_TX => self.enter(&record)?,
-                KIND_POSITION | KIND_SCHEMA => {}
+                kind if is_aside(kind) => {}
                 _ => return self.event(&record),
             }
         }
@@ -377,11 +397,7 @@ impl<'a> Events<'a> {
     /// Whether no further event of this transaction follows.
     fn ends_here(&self) -> bool {
         get_u32(self.records.rest, 0).is_none()
-            || self
-                .records
-                .rest
-                .get(4)
-                .is_none_or(|kind| matches!(*kind, KIND_TX | KIND_POSITION | KIND_SCHEMA))
+            || self.records.rest.get(4).is_none_or(|kind| *kind == KIND_TX || is_aside(*kind))
     }
 
     fn row(&self, record: &Record<'a>) -> Option<(Op, Body<'a>)> {

@@ -23,6 +23,7 @@
 //!   5 gap      8 u16 length, channel, u16 length, reason, detail; flags 1: before them, u64 first number lost
 //!   6 position 8 a JSON object, see `StreamPosition`
 //!   7 schema   8 a JSON object, see `Schema`
+//!   8 note     8 u16 length, name, a JSON value (nothing: the note is gone); what a source keeps beside its events
 //! ```
 
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RCB1");
@@ -43,6 +44,7 @@ pub(crate) const KIND_MESSAGE: u8 = 4;
 pub(crate) const KIND_GAP: u8 = 5;
 pub(crate) const KIND_POSITION: u8 = 6;
 pub(crate) const KIND_SCHEMA: u8 = 7;
+pub(crate) const KIND_NOTE: u8 = 8;
 
 pub(crate) const TX_LAST: u8 = 1;
 pub(crate) const TX_LOCAL: u8 = 2;

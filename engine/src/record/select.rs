@@ -2,10 +2,8 @@
 
 use crate::event::{Event, Op};
 use crate::record::Batch;
-use crate::record::batch::{Events, Record};
-use crate::record::layout::{
-    KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX,
-};
+use crate::record::batch::{Events, Record, is_aside};
+use crate::record::layout::{KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_TRUNCATE, KIND_TX};
 
 impl Batch {
     /// The events whose channel and op are wanted, in order, numbered as in [`Batch::events`]. Tables are asked for
@@ -38,7 +36,7 @@ impl<'a, W: Fn(&str, Op) -> bool> Iterator for EventsWhere<'a, W> {
             let record = self.events.records.next()?;
             match record.kind {
                 KIND_TX => self.events.enter(&record)?,
-                KIND_POSITION | KIND_SCHEMA => {}
+                kind if is_aside(kind) => {}
                 _ if self.wants(&record)? => return self.events.event(&record),
                 _ => self.events.pass_over(),
             }

@@ -228,7 +228,7 @@ impl World {
         let unit = Unit { end: self.lsn, group: self.past.units.len(), ..Unit::default() };
         self.past.units.push(unit);
         let ingest = self.life().ingests[0].clone();
-        let done = self.wait(ingest.identify(position));
+        let done = self.wait(ingest.identify(position, &[]));
         if self.accept(done).is_some() {
             self.timeline = timeline;
         }

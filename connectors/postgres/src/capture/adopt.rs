@@ -54,7 +54,7 @@ impl Link {
         };
         let position = self.position(&situation.system, lsn, slot_birth);
         let position = StreamPosition { unclaimed: self.source.manage, ..position };
-        let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now()).await?;
+        let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now(), &[]).await?;
         metrics::counter!("rowcast_source_gaps_total", "reason" => broken.reason.clone()).increment(1);
         tracing::warn!(gap, reason = broken.reason, "Recorded a gap in the history: {detail}");
         let adopted = Adopted { gap, reason: broken.reason, detail };

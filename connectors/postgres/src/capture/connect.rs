@@ -180,7 +180,7 @@ impl Link {
         }
         let (reason, detail) = (broken.reason.clone(), broken.detail.clone());
         let broken = Some(Broken { reason, detail, at: stored.lsn });
-        self.ingest.identify(StreamPosition { broken, ..stored }).await
+        self.ingest.identify(StreamPosition { broken, ..stored }, &[]).await
     }
 
     /// Stores whose history goes on, and where, before anything is confirmed.
@@ -207,7 +207,7 @@ impl Link {
         let position = self.position(&situation.system, lsn, slot_birth);
         let broken = self.ingest.journal().position().broken.filter(|broken| broken.at == lsn);
         abort::point(Point::SourceRecorded);
-        self.ingest.identify(StreamPosition { broken, ..position }).await?;
+        self.ingest.identify(StreamPosition { broken, ..position }, &[]).await?;
         abort::point(Point::SourceIdentified);
         Ok(lsn)
     }

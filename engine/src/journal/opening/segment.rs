@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::notes::{self, Notes};
 use crate::journal::refusal::{broken_middle, cannot_read, cannot_use};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
@@ -13,21 +14,22 @@ use crate::journal::segment::{SEGMENT_HEADER, Segment};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::now;
 use crate::lsn::Lsn;
-use crate::record::asides;
+use crate::record::{Aside, asides};
 
-/// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
+/// Reads a whole segment, checking every batch; cuts the newest one where it is torn. `notes`: those before it.
 pub(super) fn scan(
     segment: &Segment,
     newest: bool,
     disk: &dyn Disk,
     registry: &Registry,
+    notes: Notes,
 ) -> Result<Leftover> {
     let path = segment.path.display();
     let unreadable = |error| cannot_read(&segment.path, error);
     let file = open_segment(disk, &segment.path).map_err(unreadable)?;
     let length = file.length().map_err(unreadable)?;
     let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
-    let mut left = Leftover::default();
+    let mut left = Leftover { notes, ..Leftover::default() };
     // The batches of a transaction count only once its last one is there.
     let mut pending = Vec::new();
     let mut good_end = SEGMENT_HEADER as u64;
@@ -108,11 +110,11 @@ pub(crate) fn note_asides(
     registry: &Registry,
     left: &mut Leftover,
 ) {
-    for (is_position, json) in asides(bytes, header) {
-        if is_position {
-            left.position = Some(json.to_vec());
-        } else {
-            left.schemas.extend(registry.load(json));
+    for aside in asides(bytes, header) {
+        match aside {
+            Aside::Position(json) => left.position = Some(json.to_vec()),
+            Aside::Schema(json) => left.schemas.extend(registry.load(json)),
+            Aside::Note(name, json) => notes::apply(&mut left.notes, (name.to_owned(), json.into())),
         }
     }
 }

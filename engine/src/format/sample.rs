@@ -176,6 +176,7 @@ pub(super) fn other(op: Op, body: Body<'_>) -> Event<'_> {
         tx: Some(tx),
         seq: 0,
         last: true,
+        snapshot: None,
         body,
     }
 }

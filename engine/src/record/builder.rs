@@ -1,5 +1,6 @@
 //! Builds batches: the one copy between the socket and the disk happens here.
 
+mod snapshot;
 mod summary;
 
 use std::sync::Arc;
@@ -279,6 +280,8 @@ impl Builder {
     /// Ends the open transaction. A transaction without events leaves nothing behind but its position.
     pub fn commit(&mut self, end_lsn: Lsn) {
         let Some(open) = self.open.take() else { return };
+        // What is of no transaction has no place in the stream, and must not be taken for one.
+        let end_lsn = if open.local { Lsn::ZERO } else { end_lsn };
         put(&mut self.bytes, open.record + TX_END_LSN, &end_lsn.0.to_le_bytes());
         if let Some(flags) = self.bytes.get_mut(open.record + 5) {
             *flags |= TX_LAST;

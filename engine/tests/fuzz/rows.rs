@@ -131,7 +131,7 @@ fn render(
 ) {
     let body = Body::Row { schema, old, new };
     let op = if new.is_none() { Op::Delete } else { Op::Update };
-    let event = Event { id: 7, op, at: 5, lsn: Lsn(9), tx: None, seq: 0, last: true, body };
+    let event = Event { id: 7, op, at: 5, lsn: Lsn(9), tx: None, seq: 0, last: true, snapshot: None, body };
     let mut line = Vec::new();
     native::write_event(&mut line, &event, &NativeOptions::default());
     assert!(!line.contains(&b'\n'), "an event is one line");

@@ -77,6 +77,7 @@ pub struct Status {
     source: Arc<Mutex<Source>>,
     doors: Arc<Mutex<BTreeMap<String, Door>>>,
     pub(crate) adoption: crate::adoption::Shared,
+    pub(crate) snapshots: crate::snapshots::Shared,
 }
 
 /// The whole board at one moment.
@@ -90,6 +91,8 @@ pub struct Report {
     pub version: &'static str,
     /// The door in.
     pub source: Source,
+    /// Tables that snapshots are reading, or are going to read.
+    pub snapshots: Vec<crate::snapshots::Shown>,
     /// The journal.
     pub journal: crate::journal::Summary,
     /// The doors out by name.
@@ -155,6 +158,7 @@ impl Status {
             reasons,
             version: env!("CARGO_PKG_VERSION"),
             source,
+            snapshots: self.unfinished_snapshots(),
             journal,
             doors,
         }

@@ -5,5 +5,6 @@ mod harness;
 mod restored;
 mod resume;
 mod setup;
+mod snapshot;
 mod stream;
 mod tls;

@@ -30,6 +30,7 @@ mod cache;
 mod check;
 mod compressed;
 mod compressor;
+mod crowded;
 pub mod disk;
 mod distance;
 mod history;
@@ -350,6 +351,15 @@ impl Journal {
         builder.gap(channel, reason, detail);
         builder.commit(Lsn::ZERO);
         self.append(builder, None).await
+    }
+
+    /// Stores notes of the source, JSON by name, and waits until they are durable. Empty JSON removes one.
+    pub async fn note(&self, notes: &[(&str, &[u8])]) -> Result<()> {
+        let mut builder = Builder::new();
+        for (name, json) in notes {
+            builder.note(name, json);
+        }
+        self.append(builder, None).await.map(drop)
     }
 
     pub(crate) async fn append(&self, mut builder: Builder, lsn: Option<Lsn>) -> Result<u64> {

@@ -26,7 +26,7 @@ impl Link {
     /// Whether a person, or the policy, lets this pass.
     pub(super) fn may_adopt(&self, broken: &Break, slot: Option<&Slot>) -> bool {
         let contested = broken.foreign && slot.is_some_and(|slot| slot.active);
-        self.source.adopt || (self.source.on_gap == OnGap::Continue && !contested)
+        self.source.adopt || (self.source.on_gap != OnGap::Stop && !contested)
     }
 
     /// Begins a new history in the journal with a gap. Gives where, and the slot's birth.
@@ -54,7 +54,9 @@ impl Link {
         };
         let position = self.position(&situation.system, lsn, slot_birth);
         let position = StreamPosition { unclaimed: self.source.manage, ..position };
-        let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now(), &[]).await?;
+        let notes = if self.source.reads_after_gap() { self.wanted()? } else { Vec::new() };
+        let notes: Vec<_> = notes.iter().map(|(name, json)| (*name, json.as_slice())).collect();
+        let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now(), &notes).await?;
         metrics::counter!("rowcast_source_gaps_total", "reason" => broken.reason.clone()).increment(1);
         tracing::warn!(gap, reason = broken.reason, "Recorded a gap in the history: {detail}");
         let adopted = Adopted { gap, reason: broken.reason, detail };

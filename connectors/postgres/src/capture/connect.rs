@@ -23,6 +23,8 @@ use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Slot};
 use crate::setup::{self, installation, publications};
+use crate::snapshot::Snapshots;
+use crate::snapshot::job::{self, ALL, Wanted};
 use crate::tables::{identifier, literal};
 use crate::wire::{Connection, CopyStream, Purpose, sql_client};
 
@@ -98,10 +100,13 @@ impl Link {
         let confirmed = self.confirmed(&client, position).await?;
         let replay = Replay::start(&journal, confirmed, position).await?;
         let (tables, status) = (&self.source.tables, &self.status);
-        let assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
+        let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
+        assembly.reads_new_tables = self.source.snapshot.is_on();
         let catalog = Catalog::new(&self.source.info, &self.source.publications());
         self.source.adopt = false;
         let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
+        let facts = (server.version, server.standby);
+        let snapshots = Snapshots::start(&self.source, &journal, &self.status, facts)?;
         let feedback = Feedback::new(journal.durable(), confirmed, server.sender_timeout);
         tracing::info!(
             slot = self.source.slot,
@@ -110,7 +115,7 @@ impl Link {
             "Streaming changes from {}",
             self.source.info
         );
-        Ok(Session::new(stream, assembly, feedback, catalog, parts, position))
+        Ok(Session::new(stream, assembly, feedback, catalog, parts, snapshots, position))
     }
 
     /// Makes the source ready.
@@ -192,6 +197,8 @@ impl Link {
         plan: Plan,
     ) -> Result<Lsn> {
         let stored = &situation.stored;
+        // A first start, and nothing of the history is there.
+        let begins = matches!(plan, Plan::As(Verdict::Begin(_) | Verdict::Create));
         let (lsn, slot_birth) = match plan {
             Plan::As(Verdict::Continue) if stored.unclaimed => {
                 (stored.lsn, self.claim(client, stored.slot_birth).await?)
@@ -207,9 +214,17 @@ impl Link {
         let position = self.position(&situation.system, lsn, slot_birth);
         let broken = self.ingest.journal().position().broken.filter(|broken| broken.at == lsn);
         abort::point(Point::SourceRecorded);
-        self.ingest.identify(StreamPosition { broken, ..position }, &[]).await?;
+        let notes = if begins && self.source.snapshot.is_on() { self.wanted()? } else { Vec::new() };
+        let notes: Vec<_> = notes.iter().map(|(name, json)| (*name, json.as_slice())).collect();
+        self.ingest.identify(StreamPosition { broken, ..position }, &notes).await?;
         abort::point(Point::SourceIdentified);
         Ok(lsn)
+    }
+
+    /// The note that wants the rows of all captured tables.
+    pub(super) fn wanted(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let snapshot = u64::try_from(now()).unwrap_or(0);
+        Ok(vec![(ALL, job::json(&Wanted { snapshot })?)])
     }
 
     pub(super) fn position(&self, system: &System, lsn: Lsn, slot_birth: Lsn) -> StreamPosition {
@@ -375,7 +390,7 @@ fn warn_missing(
 }
 
 /// Microseconds since 1970.
-pub(super) fn now() -> rowcast_engine::event::Micros {
+pub(crate) fn now() -> rowcast_engine::event::Micros {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_micros().try_into().unwrap_or(i64::MAX)
 }

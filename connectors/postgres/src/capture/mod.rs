@@ -10,6 +10,7 @@ mod broken;
 mod composite;
 mod connect;
 mod custom;
+mod emit;
 mod feedback;
 mod relations;
 mod replay;
@@ -19,6 +20,7 @@ mod spill;
 mod waiting;
 mod watch;
 
+pub(crate) use connect::now;
 pub(crate) use custom::NEW_TABLE;
 use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
@@ -94,7 +96,14 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                 watch.get_or_insert_with(|| Watch::start(link.source.clone(), status.clone()));
                 let started = Instant::now();
                 let ended = tokio::select! {
-                    ended = session.run() => ended,
+                    ended = session.run() => match ended {
+                        // All that was wanted has been read.
+                        Ok(()) => {
+                            session.finish().await;
+                            return Ok(());
+                        }
+                        error => error,
+                    },
                     () = stop.stopped() => {
                         session.finish().await;
                         return Ok(());

@@ -12,7 +12,7 @@ pub struct Marks(u8);
 impl Marks {
     /// A row of an initial snapshot, at neither end of its table.
     pub const NONE: Self = Self(0);
-    /// The first row of the whole snapshot.
+    /// The first row of the whole snapshot. As with Debezium, none where the table that it begins with is empty.
     pub const FIRST: Self = Self(1);
     /// The last row of the whole snapshot.
     pub const LAST: Self = Self(2);

@@ -9,8 +9,8 @@ use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, CHANGE_ROW, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP,
     KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER,
-    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64,
-    get_u16, get_u32, get_u64,
+    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_LAST, TX_LOCAL,
+    TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
 use crate::schema::{Schema, SchemaId};
@@ -308,6 +308,15 @@ pub(crate) fn asides<'a>(bytes: &'a [u8], header: &Header) -> impl Iterator<Item
 /// Whether a record of this kind is no event and stands between transactions.
 pub(super) fn is_aside(kind: u8) -> bool {
     matches!(kind, KIND_POSITION | KIND_SCHEMA | KIND_NOTE)
+}
+
+/// Where the last transaction ends that does so in a batch; zero when none of Postgres does, or when its file says it.
+pub(crate) fn last_end(bytes: &[u8], header: &Header) -> Lsn {
+    let ends = Records::new(bytes, header).filter_map(|record| {
+        let ended = record.kind == KIND_TX && record.flags & (TX_LOCAL | TX_LAST) == TX_LAST;
+        get_u64(record.bytes, TX_END_LSN).filter(|_| ended)
+    });
+    Lsn(ends.last().unwrap_or(0))
 }
 
 /// Iterates over the events of a batch.

@@ -20,11 +20,13 @@ pub(super) struct Emitter {
     waiting: VecDeque<(Box<Ready>, oneshot::Sender<Written>)>,
     /// The lowest position that one of them waits for.
     pub(super) due: Lsn,
+    /// Nothing is left to be done.
+    pub(super) done: bool,
 }
 
 impl Emitter {
     pub(super) fn new(orders: mpsc::Receiver<Order>) -> Self {
-        Self { orders, waiting: VecDeque::new(), due: NEVER }
+        Self { orders, waiting: VecDeque::new(), due: NEVER, done: false }
     }
 
     /// The next order. Cancel safe; never comes when nobody gives orders any more.
@@ -54,6 +56,7 @@ impl Emitter {
             }
             Order::End(relation) => tracker.end(relation),
             Order::Rest => tracker.rest(),
+            Order::Done => self.done = true,
         }
     }
 

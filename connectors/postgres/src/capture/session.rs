@@ -121,7 +121,8 @@ impl Session {
         self.feedback.durable() > self.started_at
     }
 
-    /// Runs until the connection, the journal or the stream's contents end it.
+    /// Runs until the connection, the journal or the stream's contents end it; or until all has been read, where nothing
+    /// else is wanted.
     pub(super) async fn run(&mut self) -> Result<()> {
         self.show();
         loop {
@@ -148,6 +149,9 @@ impl Session {
             self.hand_over()?;
             self.feedback.keep_up(&mut self.stream).await?;
             self.show_now_and_then();
+            if self.emitter.done {
+                return Ok(());
+            }
             self.wait().await?;
         }
     }

@@ -37,6 +37,8 @@ pub(crate) enum Order {
     End(u32),
     /// Nobody reads any more.
     Rest,
+    /// All that was wanted has been read, and nothing else is.
+    Done,
 }
 
 /// A chunk to be written.

@@ -21,7 +21,7 @@ use super::order::{ORDERS, Order, Orders, ask};
 use super::scan;
 use super::table::{Ended, Reading};
 use super::visible::Visible;
-use crate::config::Source;
+use crate::config::{SnapshotMode, Source};
 use crate::setup::publications;
 use crate::tables::Tables;
 use crate::wire::{sql_client, sql_error};
@@ -155,6 +155,7 @@ impl Desk {
         self.show(&jobs);
         // Who is paused, or not wanted any more, stops after its chunk.
         self.stops.retain(|note, _| jobs.tables.get(note).is_some_and(|job| !job.paused));
+        let jobs_left = !jobs.tables.is_empty();
         let free = self.around.source.snapshot_tables.saturating_sub(self.reading.len());
         let mut ready: Vec<(String, Job)> = jobs
             .tables
@@ -162,15 +163,29 @@ impl Desk {
             .filter(|(note, job)| !job.paused && !self.stops.contains_key(note))
             .collect();
         ready.sort_by_key(|(_, job)| (job.snapshot, job.place));
-        if ready.is_empty() && self.reading.is_empty() && self.watching {
-            self.watching = false;
-            let _ = self.around.orders.send(Order::Rest).await;
+        if ready.is_empty() && self.reading.is_empty() && self.stops.is_empty() {
+            self.rest(jobs_left).await;
         }
         for (note, job) in ready.into_iter().take(free) {
             self.watch().await?;
             self.begin(note, job);
         }
         Ok(())
+    }
+
+    /// Nobody reads; `left`: what is not done is paused.
+    async fn rest(&mut self, left: bool) {
+        if self.watching {
+            self.watching = false;
+            // The stream may be gone.
+            let _ = self.around.orders.send(Order::Rest).await;
+        }
+        if !left && self.around.source.snapshot == SnapshotMode::Only {
+            tracing::info!(
+                "All tables have been read, and nothing else is wanted (source.snapshot = \"only\")"
+            );
+            let _ = self.around.orders.send(Order::Done).await;
+        }
     }
 
     fn begin(&mut self, note: String, job: Job) {

@@ -13,8 +13,7 @@ use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::now;
-use crate::lsn::Lsn;
-use crate::record::{Aside, asides};
+use crate::record::{Aside, asides, last_end};
 
 /// Reads a whole segment, checking every batch; cuts the newest one where it is torn. `notes`: those before it.
 pub(super) fn scan(
@@ -42,13 +41,13 @@ pub(super) fn scan(
                     doubtful = offset;
                 }
                 note_asides(&bytes, &header, registry, &mut left);
-                pending.push(header);
+                pending.push((header, last_end(&bytes, &header)));
                 // A batch without events ends no transaction.
                 let whole = !header.more && (header.events > 0 || pending.len() == 1);
                 if whole {
                     good_end = offset + u64::from(header.length);
-                    for header in pending.drain(..) {
-                        let end = if header.events > 0 { header.lsn_max } else { Lsn::ZERO };
+                    // Not the header's: a position can stand beside what is of no transaction.
+                    for (header, end) in pending.drain(..) {
                         left.last_tx_end = left.last_tx_end.max(end);
                         segment.grow(&header);
                     }

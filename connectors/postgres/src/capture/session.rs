@@ -113,6 +113,8 @@ impl Session {
 
     /// Runs until the connection, the journal or the stream's contents end it.
     pub(super) async fn run(&mut self) -> Result<()> {
+        // What was said of the connection before.
+        self.status.source(|source| source.stuck = None);
         self.show();
         loop {
             match self.drain()? {
@@ -332,7 +334,7 @@ impl Session {
             source.received_lsn = feedback.received;
             source.confirmed_lsn = feedback.confirmed;
             source.heard = Some(feedback.last_heard().into_std());
-            source.silence_max = Some(feedback.silence);
+            source.silence_max = Some(feedback.unusual() + SHOW_EVERY);
         });
     }
 

@@ -31,6 +31,8 @@ struct Weather {
     down: bool,
     /// Connections up to this number are reset for the client, and the server does not hear of it.
     abandoned: u64,
+    /// Only replication connections are held up.
+    only_streams: bool,
     /// A connection on which the server says this is reset.
     poison: Option<&'static [u8]>,
 }
@@ -90,6 +92,11 @@ impl Proxy {
         self.ways(Way::Open, Way::Stalled);
     }
 
+    /// What is held back by the next words is only what goes over replication connections.
+    pub(crate) fn only_streams(&self) {
+        self.weather.send_modify(|weather| weather.only_streams = true);
+    }
+
     /// Tells the client that the server has nothing more to say, and the server nothing.
     pub(crate) fn half_close(&self) {
         self.ways(Way::Stalled, Way::Ended);
@@ -124,6 +131,9 @@ impl Drop for Proxy {
     }
 }
 
+/// What one direction of one connection has to know.
+type Look = fn(&Weather) -> (Way, Option<&'static [u8]>);
+
 async fn connection(
     client: TcpStream,
     target: SocketAddr,
@@ -134,13 +144,23 @@ async fn connection(
     let _ = client.set_zero_linger();
     let Ok(server) = TcpStream::connect(target).await else { return };
     let _ = server.set_zero_linger();
+    let is_stream = is_stream(&client).await;
     // Another handle on the same connection: it stays open after the halves are gone.
     let Ok(handle) = server.as_fd().try_clone_to_owned() else { return };
     // These halves say no farewell when they are dropped.
     let ((from_client, to_client), (from_server, to_server)) = (split(client), split(server));
-    let to_server = copy(from_client, to_server, weather.clone(), |weather| (weather.to_server, None));
-    let to_client =
-        copy(from_server, to_client, weather.clone(), |weather| (weather.to_client, weather.poison));
+    let of_client: Look = if is_stream {
+        |weather| (weather.to_server, None)
+    } else {
+        |weather| (if weather.only_streams { Way::Open } else { weather.to_server }, None)
+    };
+    let of_server: Look = if is_stream {
+        |weather| (weather.to_client, weather.poison)
+    } else {
+        |weather| (if weather.only_streams { Way::Open } else { weather.to_client }, weather.poison)
+    };
+    let to_server = copy(from_client, to_server, weather.clone(), of_client);
+    let to_client = copy(from_server, to_client, weather.clone(), of_server);
     let mut down = weather.clone();
     tokio::select! {
         _ = down.wait_for(|weather| weather.down) => return,
@@ -152,11 +172,19 @@ async fn connection(
     drop(handle);
 }
 
+/// Whether the client's first words ask for replication. Nothing is taken from what it says.
+async fn is_stream(client: &TcpStream) -> bool {
+    const WORD: &[u8] = b"replication\0database";
+    let mut start = [0; 1024];
+    let length = client.peek(&mut start).await.unwrap_or(0);
+    start[..length].windows(WORD.len()).any(|part| part == WORD)
+}
+
 async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut weather: watch::Receiver<Weather>,
-    of: fn(&Weather) -> (Way, Option<&'static [u8]>),
+    of: Look,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     let mut ends = weather.clone();

@@ -88,6 +88,7 @@ impl Link {
         }
         let mut connection = Connection::connect(&self.here, Purpose::Replication).await?;
         same_server(&client, &mut connection).await?;
+        self.status.source(|source| source.address = self.here.redacted());
         let situation = self.look(&client, &mut connection, &server).await?;
         let plan = self.plan(&situation)?;
         if let Plan::Behind(broken) = &plan {

@@ -69,6 +69,12 @@ fn tls_error(cause: &io::Error) -> Option<&rustls::Error> {
 pub(super) fn handshake(host: &Host, cause: io::Error) -> Error {
     let (what, hint) = match tls_error(&cause) {
         Some(rustls::Error::InvalidCertificate(error)) => certificate(host, error),
+        Some(rustls::Error::InvalidCertRevocationList(_)) => (
+            format!(
+                "The list of revoked certificates does not fit the TLS certificate of Postgres at {host}"
+            ),
+            "The file that sslcrl names needs a current list of each authority in the chain",
+        ),
         Some(rustls::Error::AlertReceived(_)) => (
             format!("Postgres at {host} refuses this client's TLS"),
             "If it asks for a client certificate, name one with sslcert=FILE and sslkey=FILE",

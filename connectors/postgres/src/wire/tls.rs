@@ -118,7 +118,9 @@ fn client_config(tls: &Tls) -> Result<ClientConfig> {
     let (chain, key) = read_identity(identity)?;
     builder.with_client_auth_cert(chain, key).map_err(|e| {
         let (cert, key) = (identity.cert.display(), identity.key.display());
-        Error::usage(format!("The client certificate {cert} and the key {key} do not go together")).because(e)
+        Error::usage(format!("The client certificate {cert} and the key {key} do not go together"))
+            .because(e)
+            .hint("Name the key that the certificate was made for with sslkey=FILE")
     })
 }
 

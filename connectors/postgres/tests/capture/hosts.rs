@@ -22,7 +22,8 @@ async fn the_stream_moves_to_the_server_that_was_promoted() {
         standby.port,
         primary.port
     );
-    let capture = Capture::start(Config { url, ..config }, directory.path()).await;
+    let tables = vec!["public.*".to_owned()];
+    let mut capture = Capture::start(Config { url, tables, ..config }, directory.path()).await;
     let address = |server: &Server| format!(":{}/postgres", server.port);
     assert!(capture.report().source.address.ends_with(&format!("{}?sslmode=prefer", address(&primary))));
     run(&sql(&primary).await, "insert into t values (2)").await;
@@ -40,6 +41,7 @@ async fn the_stream_moves_to_the_server_that_was_promoted() {
     .await;
     standby.promote();
     until("the promoted server", async || capture.report().source.address.contains(&address(&standby))).await;
+    capture.streams().await;
     // The new server's watch finds its new tables.
     run(&sql(&standby).await, "insert into t values (3); create table later (id int primary key)").await;
     until("the new table", async || capture.report().source.tables.contains_key("public.later")).await;

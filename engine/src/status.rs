@@ -35,6 +35,8 @@ pub struct Source {
     pub lag_bytes: u64,
     /// Connections lost since the start.
     pub reconnects: u64,
+    /// What stands still although it is streaming; with the remedy.
+    pub stuck: Option<String>,
     /// The captured tables: channel, and whether only inserts and truncates are captured.
     pub tables: BTreeMap<String, Captured>,
     /// When the server was last heard of.
@@ -170,6 +172,10 @@ impl Status {
         let flag = |yes: bool| if yes { 1.0 } else { 0.0 };
         gauge!("rowcast_healthy").set(flag(report.healthy));
         gauge!("rowcast_source_streaming").set(flag(report.source.state == "streaming"));
+        gauge!("rowcast_source_stuck").set(flag(report.source.stuck.is_some()));
+        if let Some(heard) = report.source.heard {
+            gauge!("rowcast_source_silence_seconds").set(heard.elapsed().as_secs_f64());
+        }
         gauge!("rowcast_source_lag_bytes").set(report.source.lag_bytes as f64);
         gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
         gauge!("rowcast_journal_open").set(flag(report.journal.state == State::Open));
@@ -198,7 +204,11 @@ fn source_reason(source: &Source) -> Option<String> {
         ));
     }
     let silence = source.heard?.elapsed();
-    (silence > source.silence_max?).then(|| {
-        format!("The source has been silent for {} s, longer than two keepalive intervals", silence.as_secs())
-    })
+    if silence > source.silence_max? {
+        return Some(format!(
+            "The source has been silent for {} s, longer than two keepalive intervals",
+            silence.as_secs()
+        ));
+    }
+    source.stuck.as_ref().map(|stuck| format!("The source is streaming, but {stuck}"))
 }

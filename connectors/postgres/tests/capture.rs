@@ -2,6 +2,10 @@
 
 mod breaks;
 mod harness;
+mod hostile;
+mod hosts;
+mod liveness;
+mod network;
 mod restored;
 mod resume;
 mod setup;

@@ -1,7 +1,11 @@
 //! A throw-away Postgres in a temporary directory: random port, loopback only, gone when dropped.
 
+#[path = "../../../tests/support/proxy.rs"]
+#[allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
+pub(crate) mod proxy;
+
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -57,7 +61,12 @@ impl Server {
         );
     }
 
-    /// Stops in order, so that its directory can be copied.
+    /// The address over TCP.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Stops in order, so that its directory can be copied; `pg_ctl stop -m fast`.
     pub(crate) fn stop_in_order(&mut self) {
         run(self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "fast"]));
         let _ = self.child.take().map(|mut child| child.wait());

@@ -205,6 +205,8 @@ pub(crate) struct Shared {
     pub(crate) position: Mutex<StreamPosition>,
     /// What the source keeps beside its events, as far as it is durable.
     pub(crate) notes: Mutex<Notes>,
+    /// Counts their changes.
+    pub(crate) noted: watch::Sender<u64>,
     /// End LSN of the newest transaction stored.
     pub(crate) last_tx_end: AtomicU64,
     /// Position of the stream after what was handed over last, durable or not.

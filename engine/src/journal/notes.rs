@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use crate::journal::{Journal, Shared};
+use crate::error::Result;
+use crate::journal::{Journal, Shared, gone};
 use crate::record::Note;
 
 /// All notes by name.
@@ -25,6 +26,18 @@ impl Journal {
     pub fn notes(&self) -> BTreeMap<String, Arc<[u8]>> {
         self.shared.notes()
     }
+
+    /// Waits until a note that is durable, or gone, is what is waited for. Cancel safe.
+    pub async fn noted(&self, name: &str, is: impl Fn(Option<&[u8]>) -> bool) -> Result<()> {
+        let mut changes = self.shared.noted.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if is(self.shared.notes().get(name).map(AsRef::as_ref)) {
+                return Ok(());
+            }
+            changes.changed().await.map_err(|_| gone())?;
+        }
+    }
 }
 
 impl Shared {
@@ -37,6 +50,8 @@ impl Shared {
         if !changed.is_empty() {
             let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
             changed.into_iter().for_each(|note| apply(&mut notes, note));
+            drop(notes);
+            self.noted.send_modify(|count| *count += 1);
         }
     }
 }

@@ -69,6 +69,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         state: watch::Sender::new(State::Open),
         position: Mutex::new(StreamPosition { installation, ..found.position }),
         notes: Mutex::new(found.notes),
+        noted: watch::Sender::new(0),
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
         holds: Holds::new(&options.holds, options.stalled_after),
         submitted: AtomicU64::new(lsn.0),

@@ -19,6 +19,7 @@ use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use crate::catalog::Catalog;
 use crate::config::Source;
+use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Slot};
@@ -26,7 +27,7 @@ use crate::setup::{self, installation, publications};
 use crate::snapshot::Snapshots;
 use crate::snapshot::job::{self, ALL, Wanted};
 use crate::tables::{identifier, literal};
-use crate::wire::{Connection, CopyStream, Purpose, sql_client};
+use crate::wire::{Connection, CopyStream, Purpose, sql_error, sql_session};
 
 /// After a crash of ours the server may hold the slot for us until it notices; at the first start somebody waits.
 pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub(super) const SLOT_RETRY: Duration = Duration::from_millis(500);
 /// What outlives a connection.
 pub(super) struct Link {
     pub(super) source: Source,
+    /// The one server, of those that the source names, that the newest connection leads to.
+    pub(super) here: Conninfo,
     pub(super) ingest: Ingest,
     pub(super) status: Status,
     /// The stream has run at least once.
@@ -68,7 +71,8 @@ enum Plan {
 impl Link {
     /// Nothing has happened yet.
     pub(super) fn new(source: Source, ingest: Ingest, status: Status) -> Self {
-        Self { source, ingest, status, established: false, asked: None, waits_for: None }
+        let here = source.info.clone();
+        Self { source, here, ingest, status, established: false, asked: None, waits_for: None }
     }
 
     /// A running stream.
@@ -78,12 +82,15 @@ impl Link {
     /// `Kind::Refused` for what will not pass by itself, with the remedy (a [`Break`] where the history does not go
     /// on: then nothing was changed in the source); `Kind::Transient` for the rest.
     pub(super) async fn connect(&mut self) -> Result<Session> {
-        let mut client = sql_client(&self.source.info).await?;
+        let (mut client, here) = sql_session(&self.source.info).await?;
+        self.here = here;
         let server = Server::read(&client).await?;
         if !self.established {
             server.fit(self.source.manage)?;
         }
-        let mut connection = Connection::connect(&self.source.info, Purpose::Replication).await?;
+        let mut connection = Connection::connect(&self.here, Purpose::Replication).await?;
+        same_server(&client, &mut connection).await?;
+        self.status.source(|source| source.address = self.here.redacted());
         let situation = self.look(&client, &mut connection, &server).await?;
         let plan = self.plan(&situation)?;
         if let Plan::Behind(broken) = &plan {
@@ -102,18 +109,19 @@ impl Link {
         let (tables, status) = (&self.source.tables, &self.status);
         let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
         assembly.reads_new_tables = self.source.snapshot.is_on();
-        let catalog = Catalog::new(&self.source.info, &self.source.publications());
+        let catalog = Catalog::new(&self.here, &self.source.publications());
         self.source.adopt = false;
         let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
         let facts = (server.version, server.standby);
-        let snapshots = Snapshots::start(&self.source, &journal, &self.status, facts)?;
+        let source = Source { info: self.here.clone(), ..self.source.clone() };
+        let snapshots = Snapshots::start(source, &journal, &self.status, facts)?;
         let feedback = Feedback::new(journal.durable(), confirmed, server.sender_timeout);
         tracing::info!(
             slot = self.source.slot,
             %position,
             server = server.version_text,
             "Streaming changes from {}",
-            self.source.info
+            self.here
         );
         Ok(Session::new(stream, assembly, feedback, catalog, parts, snapshots, position))
     }
@@ -302,7 +310,7 @@ impl Link {
         loop {
             let next = match connection.take() {
                 Some(connection) => connection,
-                None => Connection::connect(&self.source.info, Purpose::Replication).await?,
+                None => Connection::connect(&self.here, Purpose::Replication).await?,
             };
             match next.start_replication(&command).await {
                 Ok(stream) => return Ok(stream),
@@ -351,6 +359,23 @@ fn start_command(slot: &str, publications: &[String]) -> String {
         identifier(slot),
         literal(&names.join(","))
     )
+}
+
+/// Makes sure that SQL and stream come from one server: what one says of slot and positions is not true of another.
+/// One address may lead to several.
+async fn same_server(client: &Client, connection: &mut Connection) -> Result<()> {
+    const STARTED: &str = "select pg_postmaster_start_time()::text";
+    let failed = |error| sql_error("Cannot ask when the server was started", error);
+    let here: String = client.query_one(STARTED, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
+    let rows = connection.simple_query(STARTED).await?;
+    let there = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+    if there == Some(&here) {
+        return Ok(());
+    }
+    Err(Error::transient("The SQL session and the replication connection have ended at two servers").hint(
+        "Name each server in the source URL, postgres://USER@HOST1,HOST2/DATABASE, instead of an address that \
+         spreads connections",
+    ))
 }
 
 async fn identify_system(connection: &mut Connection) -> Result<System> {

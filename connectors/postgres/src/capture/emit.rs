@@ -125,9 +125,9 @@ fn write(ready: Ready, passed: Lsn, tracker: &mut Tracker, builder: &mut Builder
         tracker.end(ready.relation);
         return Ok(Written::Yes(None, job.progress.rows));
     }
-    builder.note(&name, &job.json()?);
-    let rows = job.progress.rows;
-    Ok(Written::Yes(Some(Box::new(job)), rows))
+    let (json, rows) = (job.json()?, job.progress.rows);
+    builder.note(&name, &json);
+    Ok(Written::Yes(Some((Box::new(job), json)), rows))
 }
 
 fn marks(ad_hoc: bool, (first, last): (bool, bool), (of_all, ends_all): (bool, bool)) -> Marks {

@@ -124,6 +124,8 @@ impl Session {
     /// Runs until the connection, the journal or the stream's contents end it; or until all has been read, where nothing
     /// else is wanted.
     pub(super) async fn run(&mut self) -> Result<()> {
+        // What was said of the connection before.
+        self.status.source(|source| source.stuck = None);
         self.show();
         loop {
             match self.drain()? {
@@ -364,7 +366,7 @@ impl Session {
             source.received_lsn = feedback.received;
             source.confirmed_lsn = feedback.confirmed;
             source.heard = Some(feedback.last_heard().into_std());
-            source.silence_max = Some(feedback.silence);
+            source.silence_max = Some(feedback.unusual() + SHOW_EVERY);
         });
     }
 

@@ -64,8 +64,8 @@ pub(crate) struct Ready {
 /// What became of a chunk.
 #[derive(Debug)]
 pub(crate) enum Written {
-    /// It is on its way to the disk. The job as it stands now; `None` when it is done.
-    Yes(Option<Box<Job>>, u64),
+    /// It is on its way to the disk: the job as it stands now, and as its note says it; `None` when it is done.
+    Yes(Option<(Box<Job>, Vec<u8>)>, u64),
     /// It has to be read again.
     Repeat(Why),
     /// The table has to be read from its beginning.

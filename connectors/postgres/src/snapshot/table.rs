@@ -1,5 +1,6 @@
 //! One table, read to its end.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -267,6 +268,11 @@ impl Reading {
             Written::Yes(job, rows) => {
                 self.unseen_since = None;
                 self.note(rows);
+                // Whoever looks at the notes, or changes them, finds them as they are.
+                let (job, json) = job.unzip();
+                if !self.is_noted(json.as_deref()).await? {
+                    return Ok(Round::Ended(Ended::Stopped));
+                }
                 let Some(job) = job else {
                     self.finish(rows);
                     return Ok(Round::Ended(Ended::Done));
@@ -297,6 +303,21 @@ impl Reading {
         self.around.journal.note(&[(&self.job.note(), &self.job.json()?)]).await?;
         self.order(Order::End(relation)).await?;
         self.order(Order::Begin(relation, BTreeSet::new())).await
+    }
+
+    /// Waits until the journal has it; false when another wish has taken its place.
+    async fn is_noted(&self, json: Option<&[u8]>) -> Result<bool> {
+        let another = |json: &[u8]| {
+            serde_json::from_slice::<Job>(json).is_ok_and(|job| job.snapshot != self.job.snapshot)
+        };
+        let note = self.job.note();
+        let found = Cell::new(false);
+        let is = |found_json: Option<&[u8]>| {
+            found.set(found_json == json);
+            found.get() || found_json.is_some_and(another)
+        };
+        self.around.journal.noted(&note, is).await?;
+        Ok(found.get())
     }
 
     async fn wait_for(&mut self, why: Why) {

@@ -58,7 +58,7 @@ impl Snapshots {
     ///
     /// When there can be no more threads.
     pub(crate) fn start(
-        source: &Source,
+        source: Source,
         journal: &Journal,
         status: &Status,
         (version, standby): (u32, bool),
@@ -66,7 +66,7 @@ impl Snapshots {
         let (orders, heard) = mpsc::channel(ORDERS);
         let (stopper, stopped) = stop();
         let around = Surroundings {
-            source: Arc::new(source.clone()),
+            source: Arc::new(source),
             history: journal.position().slot_birth,
             journal: journal.clone(),
             status: status.clone(),

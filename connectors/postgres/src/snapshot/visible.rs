@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn across_the_end_of_the_32_bits() {
-        let epoch = 5 << 32;
+        let epoch: u64 = 5 << 32;
         let seen: Visible = format!("{}:{}:{}", epoch - 3, epoch + 4, epoch - 2).parse().unwrap();
         assert!(seen.sees(u32::MAX - 3) && seen.sees(u32::MAX) && seen.sees(3));
         assert!(!seen.sees(u32::MAX - 1) && !seen.sees(4) && !seen.sees(5));

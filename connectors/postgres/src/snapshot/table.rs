@@ -1,6 +1,5 @@
 //! One table, read to its end.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -311,13 +310,9 @@ impl Reading {
             serde_json::from_slice::<Job>(json).is_ok_and(|job| job.snapshot != self.job.snapshot)
         };
         let note = self.job.note();
-        let found = Cell::new(false);
-        let is = |found_json: Option<&[u8]>| {
-            found.set(found_json == json);
-            found.get() || found_json.is_some_and(another)
-        };
+        let is = |found: Option<&[u8]>| found == json || found.is_some_and(another);
         self.around.journal.noted(&note, is).await?;
-        Ok(found.get())
+        Ok(self.around.journal.notes().get(&note).map(AsRef::as_ref) == json)
     }
 
     async fn wait_for(&mut self, why: Why) {

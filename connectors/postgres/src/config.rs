@@ -35,6 +35,8 @@ pub struct Config {
     pub manage: bool,
     /// Show a partition tree as one table, its root. When false each leaf is a table of its own.
     pub via_partition_root: bool,
+    /// Whose changes are captured: everybody's, or only those made on this server.
+    pub origin: Origin,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
@@ -51,6 +53,27 @@ pub enum OnGap {
     Stop,
     /// It goes on by itself, behind a recorded gap. A slot of another installation only when nobody reads it.
     Continue,
+}
+
+/// Which transactions the server sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// All.
+    Any,
+    /// Not those that came to it by replication, which have an origin. From version 16 on.
+    None,
+}
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        match String::deserialize(deserializer)?.as_str() {
+            "any" => Ok(Self::Any),
+            "none" => Ok(Self::None),
+            other => Err(D::Error::custom(format!("{other:?} is neither \"any\" nor \"none\""))),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for OnGap {
@@ -77,6 +100,7 @@ impl Default for Config {
             publication: String::new(),
             manage: true,
             via_partition_root: true,
+            origin: Origin::Any,
             on_gap: OnGap::Stop,
             adopt: false,
         }
@@ -126,6 +150,7 @@ pub(crate) struct Source {
     pub(crate) inserts: String,
     pub(crate) manage: bool,
     pub(crate) via_partition_root: bool,
+    pub(crate) origin: Origin,
     pub(crate) on_gap: OnGap,
     pub(crate) adopt: bool,
 }
@@ -156,6 +181,7 @@ impl Source {
             inserts,
             manage: config.manage,
             via_partition_root: config.via_partition_root,
+            origin: config.origin,
             on_gap: config.on_gap,
             adopt: config.adopt,
         })
@@ -196,6 +222,16 @@ mod tests {
         let error = read("resnapshot").unwrap_err().to_string();
         assert!(error.contains("snapshots") && error.contains("\"stop\" or \"continue\""), "{error}");
         assert!(read("x").is_err());
+    }
+
+    #[test]
+    fn whose_changes() {
+        let read = |text: &str| {
+            serde_json::from_str::<Config>(&format!(r#"{{"origin":"{text}"}}"#)).map(|config| config.origin)
+        };
+        assert_eq!((read("any").unwrap(), read("none").unwrap()), (Origin::Any, Origin::None));
+        assert!(read("local").unwrap_err().to_string().contains("neither \"any\" nor \"none\""));
+        assert!(serde_json::to_string(&Config::default()).unwrap().contains(r#""origin":"any""#));
     }
 
     #[test]

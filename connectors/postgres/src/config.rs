@@ -42,6 +42,8 @@ pub struct Config {
     pub snapshot: Option<SnapshotMode>,
     /// So many tables are read at a time.
     pub snapshot_tables: usize,
+    /// Whose changes are captured: everybody's, or only those made on this server.
+    pub origin: Origin,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
@@ -84,6 +86,27 @@ impl SnapshotMode {
     }
 }
 
+/// Which transactions the server sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// All.
+    Any,
+    /// Not those that came to it by replication, which have an origin. From version 16 on.
+    None,
+}
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        match String::deserialize(deserializer)?.as_str() {
+            "any" => Ok(Self::Any),
+            "none" => Ok(Self::None),
+            other => Err(D::Error::custom(format!("{other:?} is neither \"any\" nor \"none\""))),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for OnGap {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
@@ -111,6 +134,7 @@ impl Default for Config {
             snapshot: None,
             // One hides the waiting of the other; more would only load the source.
             snapshot_tables: 2,
+            origin: Origin::Any,
             on_gap: OnGap::Stop,
             adopt: false,
         }
@@ -162,6 +186,7 @@ pub(crate) struct Source {
     pub(crate) via_partition_root: bool,
     pub(crate) snapshot: SnapshotMode,
     pub(crate) snapshot_tables: usize,
+    pub(crate) origin: Origin,
     pub(crate) on_gap: OnGap,
     pub(crate) adopt: bool,
 }
@@ -198,6 +223,7 @@ impl Source {
             via_partition_root: config.via_partition_root,
             snapshot: config.snapshot.unwrap_or_default(),
             snapshot_tables: config.snapshot_tables,
+            origin: config.origin,
             on_gap: config.on_gap,
             adopt: config.adopt,
         })
@@ -243,6 +269,16 @@ mod tests {
         assert_eq!(read("resnapshot").unwrap(), OnGap::Resnapshot);
         let error = read("x").unwrap_err().to_string();
         assert!(error.contains("resnapshot"), "{error}");
+    }
+
+    #[test]
+    fn whose_changes() {
+        let read = |text: &str| {
+            serde_json::from_str::<Config>(&format!(r#"{{"origin":"{text}"}}"#)).map(|config| config.origin)
+        };
+        assert_eq!((read("any").unwrap(), read("none").unwrap()), (Origin::Any, Origin::None));
+        assert!(read("local").unwrap_err().to_string().contains("neither \"any\" nor \"none\""));
+        assert!(serde_json::to_string(&Config::default()).unwrap().contains(r#""origin":"any""#));
     }
 
     #[test]

@@ -32,4 +32,4 @@ pub mod wire;
 
 pub use capture::Postgres;
 pub use check::{Requirement, check};
-pub use config::{Config, OnGap, SnapshotMode};
+pub use config::{Config, OnGap, Origin, SnapshotMode};

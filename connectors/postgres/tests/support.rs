@@ -141,6 +141,23 @@ impl Server {
         run(self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "immediate"]));
     }
 
+    /// Whether [`Self::set_next_xid`] can be used: not every package of a server has the program for it.
+    pub(crate) fn can_set_xids(&self) -> bool {
+        self.program("pg_resetwal").arg("--version").output().is_ok_and(|output| output.status.success())
+    }
+
+    /// The id of the first transaction after the next start of a stopped server.
+    pub(crate) fn set_next_xid(&self, xid: u32) {
+        run(self.program("pg_resetwal").arg(format!("--next-transaction-id={xid}")).arg("."));
+    }
+
+    /// Makes a file of the server's own.
+    pub(crate) fn write_zeros(&self, name: &str, bytes: usize) {
+        let path = self.dir.join(name);
+        fs::write(&path, vec![0; bytes]).unwrap();
+        own(&path);
+    }
+
     /// One of the server's programs on this data directory; it ends with the thread that starts it, so that a
     /// test that is killed leaves no server behind. As root it runs as `postgres`, since it refuses otherwise.
     fn program(&self, name: &str) -> Command {

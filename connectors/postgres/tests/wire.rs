@@ -406,7 +406,12 @@ async fn a_stopped_server_ends_the_stream() {
     let error = timeout(DEADLINE, async {
         loop {
             while let Some(frame) = stream.next()? {
-                assert!(matches!(frame, CopyFrame::Keepalive { .. }));
+                // Up to version 14 a transaction that changed nothing for us is told, too: its two ends.
+                let nothing = match &frame {
+                    CopyFrame::Keepalive { .. } => true,
+                    CopyFrame::Data { body, .. } => matches!(body.first(), Some(b'B' | b'C')),
+                };
+                assert!(nothing, "{frame:?}");
             }
             stream.fill().await?;
         }

@@ -139,7 +139,7 @@ impl Writer {
                     }
                     // It renames files: the directory is ours as long as it may.
                     self.compressor = None;
-                    *self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.unlock();
                     // Nobody may be waiting any more.
                     let _ = closed.send(());
                     return;
@@ -195,6 +195,15 @@ impl Writer {
         }
         self.publish(round)?;
         Ok(closing)
+    }
+
+    /// Gives the directory free. Said, not left to the closing of the file: a process that is being forked has the
+    /// file open as well until it executes something, and would keep the lock for so long.
+    fn unlock(&self) {
+        let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lock) = lock {
+            let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock);
+        }
     }
 
     fn write(&mut self, append: Append, round: &mut Round) -> Result<()> {

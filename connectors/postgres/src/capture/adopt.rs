@@ -112,6 +112,12 @@ async fn fork(
         .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
     let names: Vec<String> =
         publications::existing(client, source).await?.iter().map(|name| identifier(name)).collect();
+    // As the stream itself: the values of a database without encoding must not be checked on their way.
+    let unchecked = "
+        select set_config('client_encoding', 'SQL_ASCII', false)
+        where current_setting('server_encoding') = 'SQL_ASCII'";
+    let failed = |error| sql_error("Cannot compare the slot's changes with the journal", error);
+    client.query(unchecked, &[]).await.map_err(failed)?;
     // Begin and Commit alone.
     let sql = "
         select data from pg_logical_slot_peek_binary_changes($1::text::name, $2::text::pg_lsn, null,
@@ -120,7 +126,8 @@ async fn fork(
     let rows = client
         .query(sql, &[&source.slot, &stored.lsn.to_string(), &names.join(",")])
         .await
-        .map_err(|error| sql_error("Cannot compare the slot's changes with the journal", error))?;
+        .map_err(failed)?;
+    client.batch_execute("reset client_encoding").await.map_err(failed)?;
     let (mut shared, mut begun) = (confirmed, None);
     for row in &rows {
         match decode(row.get(0)) {

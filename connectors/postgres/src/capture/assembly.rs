@@ -151,7 +151,7 @@ impl Assembly {
     /// For messages that cannot be understood, and for a history that is not the journal's. For good.
     pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
         self.sent = sent.saturating_add(POSTGRES_EPOCH);
-        match decode(body).map_err(broken)? {
+        match decode(body).map_err(|malformed| broken(malformed, lsn, body))? {
             Message::Change(change) => self.change(lsn, &change),
             Message::Begin { final_lsn, committed, xid } => {
                 self.begin(final_lsn, committed, xid)?;
@@ -345,7 +345,8 @@ impl Assembly {
     fn note_wanted(&mut self, table: u32) -> Result<()> {
         let Some(open) = self.open.as_mut().filter(|open| !open.wanted) else { return Ok(()) };
         let message = self.relations.message(table).ok_or_else(|| undescribed(table))?;
-        if let Message::Relation(relation) = decode(&message).map_err(broken)? {
+        let decoded = decode(&message).map_err(|malformed| broken(malformed, Lsn::ZERO, &message))?;
+        if let Message::Relation(relation) = decoded {
             open.wanted = self.tables.matches(relation.schema, relation.table);
         }
         Ok(())
@@ -354,8 +355,17 @@ impl Assembly {
 
 const REPORT: &str = "This is a bug of rowcast or of something between it and the server: please report it";
 
-fn broken(malformed: Malformed) -> Error {
-    Error::failed("The replication stream cannot be understood").because(malformed).hint(REPORT)
+/// So much of a message is named: its tag, ids and flags. Values come later, and must not be shown.
+const HEAD: usize = 8;
+
+fn broken(malformed: Malformed, lsn: Lsn, body: &[u8]) -> Error {
+    let head: Vec<String> = body.iter().take(HEAD).map(|byte| format!("{byte:02X}")).collect();
+    let what = format!(
+        "The replication stream cannot be understood: at {lsn}, {} bytes that begin with {}",
+        body.len(),
+        head.join(" ")
+    );
+    Error::failed(what).because(malformed).hint(REPORT)
 }
 
 fn outside() -> Error {

@@ -18,7 +18,7 @@ use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use crate::catalog::Catalog;
-use crate::config::Source;
+use crate::config::{Origin, Source};
 use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
@@ -37,6 +37,11 @@ const PATIENCE_SLACK: Duration = Duration::from_secs(10);
 
 /// Between two tries to take the slot.
 pub(super) const SLOT_RETRY: Duration = Duration::from_millis(500);
+
+/// A database without encoding holds any bytes. The server does not recode them, and checks them all the same: one
+/// value that is not UTF-8 would end the stream, at every start anew.
+const UNENCODED: &str = "SQL_ASCII";
+const UNCHECKED: &str = "SET client_encoding = 'SQL_ASCII'";
 
 /// What outlives a connection.
 pub(super) struct Link {
@@ -60,6 +65,15 @@ pub(super) struct Situation {
     switched: Option<Lsn>,
     pub(super) slot: Option<Slot>,
     pub(super) owner: Option<Owner>,
+}
+
+impl Situation {
+    /// Where the stream is asked to start: where the slot stands, unless the server would repeat what it was asked
+    /// for in another way.
+    fn start(&self, asked_since: Lsn) -> Lsn {
+        let confirmed = self.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn).unwrap_or_default();
+        if asked_since > confirmed { asked_since } else { Lsn::ZERO }
+    }
 }
 
 /// How the history goes on.
@@ -86,7 +100,7 @@ impl Link {
         self.here = here;
         let server = Server::read(&client).await?;
         if !self.established {
-            server.fit(self.source.manage)?;
+            server.fit(&self.source)?;
         }
         let mut connection = Connection::connect(&self.here, Purpose::Replication).await?;
         same_server(&client, &mut connection).await?;
@@ -103,8 +117,10 @@ impl Link {
         let position = Box::pin(self.settle(&client, &mut connection, &situation, plan)).await?;
         let journal = self.ingest.journal().clone();
         let names = publications::existing(&client, &self.source).await?;
-        let stream = Box::pin(self.start(&client, connection, &server, &names)).await?;
-        let confirmed = self.confirmed(&client, position).await?;
+        let from = situation.start(journal.position().asked_since);
+        let command = start_command(&self.source, from, &names);
+        let stream = Box::pin(self.start(&client, connection, &server, &command)).await?;
+        let confirmed = self.confirmed(&client, position).await?.max(from);
         let replay = Replay::start(&journal, confirmed, position).await?;
         let (tables, status) = (&self.source.tables, &self.status);
         let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
@@ -236,8 +252,13 @@ impl Link {
     }
 
     pub(super) fn position(&self, system: &System, lsn: Lsn, slot_birth: Lsn) -> StreamPosition {
+        let stored = self.ingest.journal().position();
+        let local_only = self.source.origin == Origin::None;
+        let asked_since = if stored.local_only == local_only { stored.asked_since.min(lsn) } else { lsn };
         StreamPosition {
             lsn,
+            local_only,
+            asked_since,
             system: system.id,
             timeline: system.timeline,
             slot: self.source.slot.clone(),
@@ -301,18 +322,20 @@ impl Link {
         client: &Client,
         connection: Connection,
         server: &Server,
-        publications: &[String],
+        command: &str,
     ) -> Result<CopyStream> {
-        let command = start_command(&self.source.slot, publications);
         let patience = if self.established { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
         let deadline = Instant::now() + patience;
         let mut connection = Some(connection);
         loop {
-            let next = match connection.take() {
+            let mut next = match connection.take() {
                 Some(connection) => connection,
                 None => Connection::connect(&self.here, Purpose::Replication).await?,
             };
-            match next.start_replication(&command).await {
+            if server.encoding == UNENCODED {
+                next.simple_query(UNCHECKED).await?;
+            }
+            match next.start_replication(command).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if slot::sqlstate(&error) == Some("55006") => {
                     if Instant::now() >= deadline {
@@ -351,12 +374,14 @@ pub(super) fn explain(error: Error) -> Error {
     }
 }
 
-fn start_command(slot: &str, publications: &[String]) -> String {
+/// Older servers refuse options that they do not know: `origin` is sent only where it was asked for.
+fn start_command(source: &Source, from: Lsn, publications: &[String]) -> String {
     // An identifier within a string within a command: each layer quotes.
     let names: Vec<String> = publications.iter().map(|name| identifier(name)).collect();
+    let origin = if source.origin == Origin::None { ", origin 'none'" } else { "" };
     format!(
-        "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')",
-        identifier(slot),
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, messages 'true'{origin})",
+        identifier(&source.slot),
         literal(&names.join(","))
     )
 }
@@ -423,14 +448,20 @@ pub(crate) fn now() -> rowcast_engine::event::Micros {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn names_are_quoted_at_each_layer() {
         let names = ["rowcast".to_owned(), "My \"Pub's\"".to_owned()];
+        let config = Config { url: "host=/tmp user=u dbname=d".to_owned(), ..Config::default() };
+        let source = Source::new(&config).unwrap();
         assert_eq!(
-            start_command("rowcast", &names),
+            start_command(&source, Lsn::ZERO, &names),
             "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '1', \
              publication_names '\"rowcast\",\"My \"\"Pub''s\"\"\"', messages 'true')"
         );
+        let local = Source { origin: Origin::None, ..source };
+        assert!(start_command(&local, Lsn(0x1A), &[]).contains(" LOGICAL 0/1A ("));
+        assert!(start_command(&local, Lsn::ZERO, &[]).ends_with(", messages 'true', origin 'none')"));
     }
 }

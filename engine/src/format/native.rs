@@ -2,10 +2,11 @@
 //!
 //! ```json
 //! {"id":1795233906000000,"channel":"public.orders","op":"update","key":{"id":7},"before":null,
-//!  "after":{"id":7,"total":"9.50"},"changed":null,"unchanged":["note"],"ts":"2026-11-21T04:05:06.123456Z",
-//!  "tx":{"id":741,"lsn":"0/16B3748","seq":0,"last":true}}
+//!  "after":{"id":7,"total":"9.50"},"changed":null,"unchanged":["note"],"schema":7,
+//!  "ts":"2026-11-21T04:05:06.123456Z","tx":{"id":741,"lsn":"0/16B3748","seq":0,"last":true}}
 //! ```
-//! A truncate has `"truncate":{"cascade":…,"restart_identity":…}` before `ts`, a custom event `"payload":…`. A gap
+//! `schema` is the version of the table that the row was written under ([`super::Described`]); null for a custom event.
+//! A truncate has `"truncate":{"cascade":…,"restart_identity":…}` before it, a custom event `"payload":…`. A gap
 //! has only `id`, `channel` (null for all), `op`, `reason`, `detail`, `ts` and `tx`. A value that could not be
 //! written is absent from its object and named in `"errors":[{"column":…,"reason":…}]`, the last member, which is
 //! there only then.
@@ -14,6 +15,7 @@ use crate::event::{Body, Event, Old, Op, Tx};
 use crate::format::json::{self, write_bool, write_int, write_member, write_name, write_string};
 use crate::format::json_text::write_json;
 use crate::format::time::write_rfc3339;
+use crate::format::unrendered;
 use crate::format::value::{Numbers, ValueError, write_value};
 use crate::record::{Tuple, Value};
 use crate::schema::{Column, Schema};
@@ -57,6 +59,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
             }
         }
     }
+    write_schema(out, &event.body);
     write_member(out, "ts");
     write_rfc3339(out, event.at);
     write_member(out, "tx");
@@ -70,6 +73,19 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
 
 fn write_null(out: &mut Vec<u8>) {
     out.extend_from_slice(b"null");
+}
+
+fn write_schema(out: &mut Vec<u8>, body: &Body<'_>) {
+    let id = match body {
+        Body::Row { schema, .. } | Body::Truncate { schema, .. } => Some(schema.id),
+        Body::Message { .. } => None,
+        Body::Gap { .. } => return,
+    };
+    write_member(out, "schema");
+    match id {
+        Some(id) => write_int(out, id),
+        None => write_null(out),
+    }
 }
 
 fn write_tx(out: &mut Vec<u8>, event: &Event<'_>, tx: &Tx<'_>) {
@@ -247,6 +263,7 @@ impl<'a> RowWriter<'a, '_> {
                 write_name(out, &column.name);
                 if let Err(error) = write_value(out, &column.ty, text, self.numbers) {
                     out.truncate(start);
+                    unrendered::note(self.schema, &column.name, "native", error);
                     if !self.errors.iter().any(|(name, _)| *name == column.name) {
                         self.errors.push((&column.name, error));
                     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Confirm, Error, Result};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::conninfo::Conninfo;
@@ -37,6 +37,9 @@ pub struct Config {
     pub via_partition_root: bool,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
+    /// When a change counts as done, so that the server may forget it: when the journal has synced it, or when every
+    /// push door has it, too.
+    pub confirm: Confirm,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
     /// slot's position. For one start; not part of a configuration file.
     #[serde(skip)]
@@ -78,6 +81,7 @@ impl Default for Config {
             manage: true,
             via_partition_root: true,
             on_gap: OnGap::Stop,
+            confirm: Confirm::Journal,
             adopt: false,
         }
     }
@@ -196,6 +200,16 @@ mod tests {
         let error = read("resnapshot").unwrap_err().to_string();
         assert!(error.contains("snapshots") && error.contains("\"stop\" or \"continue\""), "{error}");
         assert!(read("x").is_err());
+    }
+
+    #[test]
+    fn when_a_change_is_done() {
+        let read = |text: &str| {
+            serde_json::from_str::<Config>(&format!(r#"{{"confirm":"{text}"}}"#)).map(|config| config.confirm)
+        };
+        assert_eq!((read("journal").unwrap(), read("sinks").unwrap()), (Confirm::Journal, Confirm::Sinks));
+        assert_eq!(Config::default().confirm, Confirm::Journal);
+        assert!(read("sink").is_err());
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Journal {
         builder.begin_local(at);
         builder.gap("", reason, detail);
         builder.commit(Lsn::ZERO);
-        builder.position(position.lsn, &json_of(&position)?);
+        builder.position(position.lsn, &json_of(&position, self.shared.registry.highest())?);
         let bytes = builder.take().pop().map(|part| part.bytes);
         let bytes = bytes.ok_or_else(|| Error::failed("Built a history without a beginning"))?;
         let (reply, answer) = oneshot::channel();
@@ -99,6 +99,8 @@ impl Shared {
         *held = position;
         self.submitted.store(lsn.0, Ordering::Release);
         self.last_tx_end.store(0, Ordering::Release);
+        // Whoever has all before the gap lacks nothing that the new history begins with.
+        self.marks.begin(*self.head.borrow(), lsn);
         self.durable.send_replace(lsn);
     }
 }

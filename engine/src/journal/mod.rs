@@ -35,6 +35,7 @@ mod distance;
 mod history;
 mod holds;
 mod installation;
+mod marks;
 mod opening;
 mod position;
 mod reader;
@@ -75,6 +76,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::holds::Holds;
+use crate::journal::marks::Marks;
 use crate::journal::registry::Registry;
 use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
@@ -206,6 +208,8 @@ pub(crate) struct Shared {
     pub(crate) submitted: AtomicU64,
     /// What each push door still needs.
     pub(crate) holds: Holds,
+    /// Which position belongs to which number.
+    pub(crate) marks: Marks,
     /// Damage that readers have met, by the base of the segment; no more entries than segments.
     pub(crate) damage: Mutex<BTreeMap<u64, String>>,
     pub(crate) closing: AtomicBool,

@@ -102,7 +102,8 @@ impl Link {
         let catalog = Catalog::new(&self.source.info, &self.source.publications());
         self.source.adopt = false;
         let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
-        let feedback = Feedback::new(journal.durable(), confirmed, server.sender_timeout);
+        let told = self.ingest.confirmable(confirmed);
+        let feedback = Feedback::new(told, confirmed, position, server.sender_timeout);
         tracing::info!(
             slot = self.source.slot,
             %position,

@@ -5,6 +5,7 @@ mod abort;
 mod adopt;
 mod chaos;
 mod commands;
+mod confirm;
 mod custom;
 mod debezium;
 mod demo;

@@ -182,6 +182,7 @@ async fn a_server_stops_although_a_sink_holds_its_slot() {
     let started = Instant::now();
     postgres.stop(Stop::Fast).await;
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(rowcast.log().contains("waits for what sinks do not have yet"), "{}", rowcast.log());
     postgres.resume().await;
     rowcast.wait_streaming().await;
     sink(&rowcast, "resume").await;

@@ -24,5 +24,6 @@ mod setup;
 mod sinks;
 mod support;
 mod tables;
+mod type_changes;
 mod types;
 mod workload;

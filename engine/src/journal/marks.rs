@@ -52,7 +52,7 @@ impl Marks {
             marks.retain(|_| {
                 at += 1;
                 // From behind: the newest one stays, since no other may follow.
-                (MARKS_MAX - at) % 2 == 0
+                (MARKS_MAX - at).is_multiple_of(2)
             });
         }
         marks.push_back(Mark { number, lsn });

@@ -3,8 +3,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint test-compose bench-capture bench-latency bench-journal bench-instructions \
+.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-latency bench-journal bench-instructions \
 	install-deps
+
+# Of PostgreSQL, for test-matrix.
+VERSIONS ?= 14 15 16 17 18
 
 # Where rustup puts cargo, for shells that have not read its settings.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -21,8 +24,18 @@ demo: ## A throw-away Postgres under load, with every door open; Ctrl-C ends it
 test: install-deps ## All tests, against real Postgres, Kafka and Chromium
 	cargo test --workspace --locked
 
-fuzz: ## Model test and fuzzers of the journal, ROWCAST_FUZZ_SECONDS each (600); a seed that fails is printed
+test-matrix: ## What the server's version can change, on PostgreSQL 14 to 18 (VERSIONS="14 18" for fewer)
 	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	@scripts/install-kafka.sh
+	@scripts/apt-install.sh curl openssl python3
+	@$(if $(filter-out 15,$(VERSIONS)),scripts/install-postgres-matrix.sh $(filter-out 15,$(VERSIONS)))
+	@scripts/test-matrix.sh $(VERSIONS)
+
+fuzz: ## Model test and fuzzers of journal and stream, ROWCAST_FUZZ_SECONDS each (600); a seed that fails is printed
+	@scripts/install-build.sh
+	ROWCAST_FUZZ_SECONDS=$${ROWCAST_FUZZ_SECONDS:-600} cargo test -p rowcast-postgres --locked --test tests -- \
+		--nocapture fuzz::
 	ROWCAST_FUZZ_SECONDS=$${ROWCAST_FUZZ_SECONDS:-600} cargo test -p rowcast-engine --locked --test tests -- \
 		--nocapture --test-threads=1 model:: fuzz::
 

@@ -23,6 +23,7 @@ use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Journal, Options};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Result, cursor};
+use rowcast_postgres::SnapshotMode;
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -103,7 +104,11 @@ pub(crate) struct House {
 
 impl House {
     /// Opens journal and doors, so that whatever stands in the way is told before the source is touched.
-    pub(crate) async fn open(config: Config) -> Result<Self> {
+    pub(crate) async fn open(mut config: Config) -> Result<Self> {
+        // A target that is filled needs the rows; clients ask for them.
+        let pushes = config.sinks.iter().next().is_some();
+        let unsaid = if pushes { SnapshotMode::Initial } else { SnapshotMode::Never };
+        config.source.snapshot.get_or_insert(unsaid);
         raise_open_files();
         let metrics = metrics::install()?;
         make_data(&config.data)?;
@@ -129,6 +134,7 @@ impl House {
     pub(crate) async fn run(self, mut signals: Signals) -> Result<ExitCode, Failure> {
         let Self { config, journal, status, doors } = self;
         let sinks = sinks(&config);
+        let ends_by_itself = config.source.snapshot == Some(SnapshotMode::Only);
         let capture = Capture::start(config.source, &journal, &status, sinks);
         let mut capture = match capture {
             Ok(capture) => capture,
@@ -140,7 +146,7 @@ impl House {
         let watch = watch::spawn(journal.clone());
         let ended = tokio::select! {
             () = signals.first() => Ok(ExitCode::SUCCESS),
-            error = capture.refused() => Err(Failure::source(error)),
+            ended = capture.refused(ends_by_itself) => ended.map_or(Ok(ExitCode::SUCCESS), |error| Err(Failure::source(error))),
         };
         tracing::info!("Stopping");
         let ended = tokio::select! {

@@ -1,5 +1,9 @@
 //! What every door sees: one stored event, looked at in place in its batch.
 
+mod snapshot;
+
+pub use snapshot::{Marks, Snapshot};
+
 use crate::lsn::Lsn;
 use crate::record::Tuple;
 use crate::schema::Schema;
@@ -82,6 +86,8 @@ pub struct Event<'a> {
     pub seq: u32,
     /// The last event of its transaction.
     pub last: bool,
+    /// The snapshot that read the row; only where `op` is [`Op::Read`], and then `tx` is none.
+    pub snapshot: Option<Snapshot>,
     /// What it happened to.
     pub body: Body<'a>,
 }

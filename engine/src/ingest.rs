@@ -88,12 +88,15 @@ impl Ingest {
     }
 
     /// Stores whose stream this is and where it stands, durably, before anything is confirmed to the source. The
-    /// position must not lie below the stored one.
-    pub async fn identify(&self, position: StreamPosition) -> Result<()> {
+    /// position must not lie below the stored one. The notes become durable with it.
+    pub async fn identify(&self, position: StreamPosition, notes: &[(&str, &[u8])]) -> Result<()> {
         self.settled().await?;
         let mut builder = Builder::new();
         let highest = self.journal.shared.registry.highest();
         builder.position(position.lsn, &encode_position(&position, highest)?);
+        for (name, json) in notes {
+            builder.note(name, json);
+        }
         let lsn = position.lsn;
         self.journal.shared.identify(position);
         self.journal.shared.note_submitted(lsn);
@@ -102,16 +105,18 @@ impl Ingest {
     }
 
     /// Ends the history that the journal has followed, and begins another one at `position`, which may lie below the
-    /// stored one: with a gap of all channels, for this reason (for programs, and for people). Gives the gap's number.
+    /// stored one: with a gap of all channels, for this reason (for programs, and for people), and with these notes.
+    /// Gives the gap's number.
     /// It is durable, or after a crash the old history is there as it was.
     pub async fn begin_history(
         &self,
         position: StreamPosition,
         (reason, detail): (&str, &str),
         at: Micros,
+        notes: &[(&str, &[u8])],
     ) -> Result<u64> {
         self.settled().await?;
-        self.journal.begin_history(position, (reason, detail), at).await
+        self.journal.begin_history(position, (reason, detail), at, notes).await
     }
 
     /// Stores that nothing was to be captured up to `lsn`.

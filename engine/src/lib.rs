@@ -17,6 +17,7 @@ pub mod record;
 pub mod schema;
 pub mod sink;
 pub mod sinks;
+pub mod snapshots;
 mod source;
 pub mod status;
 mod stop;

@@ -43,6 +43,8 @@ pub struct Source {
     pub lag_bytes: u64,
     /// Connections lost since the start.
     pub reconnects: u64,
+    /// What stands still although it is streaming; with the remedy.
+    pub stuck: Option<String>,
     /// The captured tables: channel, and whether only inserts and truncates are captured.
     pub tables: BTreeMap<String, Captured>,
     /// When the server was last heard of.
@@ -85,6 +87,7 @@ pub struct Status {
     source: Arc<Mutex<Source>>,
     doors: Arc<Mutex<BTreeMap<String, Door>>>,
     pub(crate) adoption: crate::adoption::Shared,
+    pub(crate) snapshots: crate::snapshots::Shared,
 }
 
 /// The whole board at one moment.
@@ -98,6 +101,8 @@ pub struct Report {
     pub version: &'static str,
     /// The door in.
     pub source: Source,
+    /// Tables that snapshots are reading, or are going to read.
+    pub snapshots: Vec<crate::snapshots::Shown>,
     /// The journal.
     pub journal: crate::journal::Summary,
     /// The doors out by name.
@@ -166,6 +171,7 @@ impl Status {
             reasons,
             version: env!("CARGO_PKG_VERSION"),
             source,
+            snapshots: self.unfinished_snapshots(),
             journal,
             doors,
         }
@@ -177,6 +183,10 @@ impl Status {
         let flag = |yes: bool| if yes { 1.0 } else { 0.0 };
         gauge!("rowcast_healthy").set(flag(report.healthy));
         gauge!("rowcast_source_streaming").set(flag(report.source.state == "streaming"));
+        gauge!("rowcast_source_stuck").set(flag(report.source.stuck.is_some()));
+        if let Some(heard) = report.source.heard {
+            gauge!("rowcast_source_silence_seconds").set(heard.elapsed().as_secs_f64());
+        }
         gauge!("rowcast_source_lag_bytes").set(report.source.lag_bytes as f64);
         gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
         let held = if report.source.held_by.is_empty() { 0 } else { held_bytes(journal, &report.source) };
@@ -220,7 +230,11 @@ fn source_reason(source: &Source) -> Option<String> {
         ));
     }
     let silence = source.heard?.elapsed();
-    (silence > source.silence_max?).then(|| {
-        format!("The source has been silent for {} s, longer than two keepalive intervals", silence.as_secs())
-    })
+    if silence > source.silence_max? {
+        return Some(format!(
+            "The source has been silent for {} s, longer than two keepalive intervals",
+            silence.as_secs()
+        ));
+    }
+    source.stuck.as_ref().map(|stuck| format!("The source is streaming, but {stuck}"))
 }

@@ -103,7 +103,7 @@ async fn a_new_history_has_marks_of_its_own() {
     journal.hold_above("b", done[2].0);
     // It lies below the old one: what was reached in that says nothing of this one.
     let position = StreamPosition { lsn: Lsn(500), ..journal.position() };
-    let gap = fixture.ingest.begin_history(position, ("source_lost", "x"), 5).await.unwrap();
+    let gap = fixture.ingest.begin_history(position, ("source_lost", "x"), 5, &[]).await.unwrap();
     let mut told = confirmable(&journal);
     reaches(&mut told, 500).await;
     fixture.lsn = 500;

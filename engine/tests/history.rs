@@ -49,7 +49,7 @@ fn above(journal: &Journal, lsn: u64) -> Vec<u64> {
 
 async fn begin(ingest: &Ingest, lsn: u64) -> u64 {
     let position = StreamPosition { lsn: Lsn(lsn), slot_birth: Lsn(lsn), ..ingest.journal().position() };
-    ingest.begin_history(position, ("source_restored", "It was restored"), 1).await.unwrap()
+    ingest.begin_history(position, ("source_restored", "It was restored"), 1, &[]).await.unwrap()
 }
 
 fn options(dir: &Path) -> Options {
@@ -263,7 +263,7 @@ async fn begin_and_die<D: Disk>(disk: D, dir: &Path, calls: i64) -> bool {
     fixture.transaction(1, "before").await;
     left.store(calls, Ordering::Release);
     let position = StreamPosition { lsn: Lsn(500), ..fixture.journal().position() };
-    fixture.ingest.begin_history(position, ("timeline", ""), 1).await.is_ok()
+    fixture.ingest.begin_history(position, ("timeline", ""), 1, &[]).await.is_ok()
 }
 
 /// Either the old history or the new one, and never a position of one with the events of the other.

@@ -17,6 +17,7 @@ mod fuzz;
 mod history;
 mod journal;
 mod model;
+mod notes;
 mod power;
 mod quick;
 mod random;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::Lsn;
-use rowcast_engine::event::Op;
+use rowcast_engine::event::{Marks, Op};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Journal, Options, Read, StreamPosition};
@@ -77,7 +77,7 @@ impl Fixture {
         let mut position = ingest.journal().position();
         if position.slot.is_empty() {
             position = StreamPosition { slot: "rowcast".into(), system: 7, timeline: 1, ..position };
-            ingest.identify(position.clone()).await.unwrap();
+            ingest.identify(position.clone(), &[]).await.unwrap();
         }
         Self { ingest, orders, lsn: position.lsn.0.max(1000), rows: 0 }
     }
@@ -114,6 +114,22 @@ impl Fixture {
         for _ in 0..rows {
             self.row(&mut builder, text);
         }
+        self.commit(&mut builder);
+        self.submit(&mut builder).await;
+    }
+
+    /// Rows that a snapshot read, one with each of the marks, durable when this returns.
+    pub(crate) async fn chunk(&mut self, marks: &[Marks]) {
+        let mut builder = Builder::new();
+        builder.begin_snapshot(1_800_000_000_000_000, Lsn(self.lsn - 20), 7);
+        for marks in marks {
+            self.rows += 1;
+            builder.read(self.orders.id, Lsn(self.lsn - 20), *marks, &insert(self.rows, "read")[1..]);
+        }
+        builder.commit(Lsn::ZERO);
+        // What follows makes it durable: it has no position of its own.
+        self.begin(&mut builder);
+        self.row(&mut builder, "beside it");
         self.commit(&mut builder);
         self.submit(&mut builder).await;
     }

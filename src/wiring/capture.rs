@@ -47,8 +47,10 @@ impl Capture {
 
     /// Waits for an end before the first success, which is the program's. After the first success it never
     /// returns: a source that has ended then is told by the log and the board, and the doors go on serving.
-    pub(crate) async fn refused(&mut self) -> Error {
+    /// Where it may end by itself, that is no error.
+    pub(crate) async fn refused(&mut self, may_end: bool) -> Option<Error> {
         let error = match self.end().await {
+            Ok(()) if may_end => return None,
             Ok(()) => Error::failed("The source has ended by itself"),
             Err(error) => error,
         };
@@ -56,7 +58,7 @@ impl Capture {
             tracing::error!(hint = error.remedy(), "Capture has ended, the doors go on serving: {error}");
             std::future::pending::<()>().await;
         }
-        error
+        Some(error)
     }
 
     /// Waits for the first success, or for an end before it.

@@ -131,6 +131,22 @@ impl Kafka {
         self.end(Signal::KILL).await;
     }
 
+    /// Stops it where it stands: connections stay open, nothing is answered, until [`Kafka::thaw`].
+    pub(crate) fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&mut self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if let Some((Some(process), _)) = &mut self.local {
+            process.signal(signal);
+        }
+    }
+
     async fn end(&mut self, signal: Signal) {
         if let Some((Some(process), _)) = &mut self.local {
             process.signal(signal);

@@ -1,28 +1,47 @@
 //! A network between two programs that can break.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What the network does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weather {
+/// What becomes of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Way {
     /// Passes everything on.
-    Fair,
-    /// Holds everything back, connections stay open.
+    #[default]
+    Open,
+    /// Holds everything back, ends as well; connections stay open.
     Stalled,
+    /// Has ended, as if its sender had nothing more to say; the other direction goes on.
+    Ended,
+}
+
+/// What the network does.
+#[derive(Clone, Debug, Default)]
+struct Weather {
+    to_server: Way,
+    to_client: Way,
     /// Resets every connection, old and new.
-    Down,
+    down: bool,
+    /// Connections up to this number are reset for the client, and the server does not hear of it.
+    abandoned: u64,
+    /// Only replication connections are held up.
+    only_streams: bool,
+    /// A connection on which the server says this is reset.
+    poison: Option<&'static [u8]>,
 }
 
 /// A TCP proxy to one target. Dropping it resets its connections.
 pub(crate) struct Proxy {
     address: SocketAddr,
     weather: Arc<watch::Sender<Weather>>,
+    connections: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -31,14 +50,16 @@ impl Proxy {
     pub(crate) async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let weather = Arc::new(watch::Sender::new(Weather::Fair));
-        let sender = Arc::clone(&weather);
+        let weather = Arc::new(watch::Sender::new(Weather::default()));
+        let (sender, connections) = (Arc::clone(&weather), Arc::new(AtomicU64::new(0)));
+        let counted = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connection(client, target, sender.subscribe()));
+                let number = counted.fetch_add(1, Ordering::Relaxed) + 1;
+                tokio::spawn(connection(client, target, number, sender.subscribe()));
             }
         });
-        Self { address, weather, task }
+        Self { address, weather, connections, task }
     }
 
     /// Where to connect.
@@ -46,19 +67,60 @@ impl Proxy {
         self.address
     }
 
+    /// How many connections have come so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Resets what is connected and whoever comes, until [`Proxy::mend`].
     pub(crate) fn cut(&self) {
-        self.weather.send_replace(Weather::Down);
+        self.weather.send_modify(|weather| weather.down = true);
     }
 
     /// Holds all bytes back, until [`Proxy::mend`].
     pub(crate) fn stall(&self) {
-        self.weather.send_replace(Weather::Stalled);
+        self.ways(Way::Stalled, Way::Stalled);
     }
 
-    /// All is well again; what was held back goes on.
+    /// Holds back what the client says.
+    pub(crate) fn stall_to_server(&self) {
+        self.ways(Way::Stalled, Way::Open);
+    }
+
+    /// Holds back what the server says.
+    pub(crate) fn stall_to_client(&self) {
+        self.ways(Way::Open, Way::Stalled);
+    }
+
+    /// What is held back by the next words is only what goes over replication connections.
+    pub(crate) fn only_streams(&self) {
+        self.weather.send_modify(|weather| weather.only_streams = true);
+    }
+
+    /// Tells the client that the server has nothing more to say, and the server nothing.
+    pub(crate) fn half_close(&self) {
+        self.ways(Way::Stalled, Way::Ended);
+    }
+
+    /// Resets what is connected, and the server does not hear of it; whoever comes then is served.
+    pub(crate) fn abandon(&self) {
+        let connections = self.connections();
+        self.weather.send_modify(|weather| weather.abandoned = connections);
+    }
+
+    /// Resets each connection on which the server says this, until [`Proxy::mend`].
+    pub(crate) fn poison(&self, words: &'static [u8]) {
+        self.weather.send_modify(|weather| weather.poison = Some(words));
+    }
+
+    /// All is well again; what was held back goes on. What was abandoned stays so.
     pub(crate) fn mend(&self) {
-        self.weather.send_replace(Weather::Fair);
+        self.weather
+            .send_modify(|weather| *weather = Weather { abandoned: weather.abandoned, ..Weather::default() });
+    }
+
+    fn ways(&self, to_server: Way, to_client: Way) {
+        self.weather.send_modify(|weather| (weather.to_server, weather.to_client) = (to_server, to_client));
     }
 }
 
@@ -69,35 +131,77 @@ impl Drop for Proxy {
     }
 }
 
-async fn connection(client: TcpStream, target: SocketAddr, weather: watch::Receiver<Weather>) {
+/// What one direction of one connection has to know.
+type Look = fn(&Weather) -> (Way, Option<&'static [u8]>);
+
+async fn connection(
+    client: TcpStream,
+    target: SocketAddr,
+    number: u64,
+    mut weather: watch::Receiver<Weather>,
+) {
     // A reset, which a program sees at once, where an end of the stream could be mistaken for a farewell.
     let _ = client.set_zero_linger();
-    let mut down = weather.clone();
-    let pass = async {
-        let server = TcpStream::connect(target).await?;
-        server.set_zero_linger()?;
-        let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-        tokio::try_join!(copy(from_client, to_server, weather.clone()), copy(from_server, to_client, weather))
-            .map(|_| ())
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    let _ = server.set_zero_linger();
+    let is_stream = is_stream(&client).await;
+    // Another handle on the same connection: it stays open after the halves are gone.
+    let Ok(handle) = server.as_fd().try_clone_to_owned() else { return };
+    // These halves say no farewell when they are dropped.
+    let ((from_client, to_client), (from_server, to_server)) = (split(client), split(server));
+    let of_client: Look = if is_stream {
+        |weather| (weather.to_server, None)
+    } else {
+        |weather| (if weather.only_streams { Way::Open } else { weather.to_server }, None)
     };
+    let of_server: Look = if is_stream {
+        |weather| (weather.to_client, weather.poison)
+    } else {
+        |weather| (if weather.only_streams { Way::Open } else { weather.to_client }, weather.poison)
+    };
+    let to_server = copy(from_client, to_server, weather.clone(), of_client);
+    let to_client = copy(from_server, to_client, weather.clone(), of_server);
+    let mut down = weather.clone();
     tokio::select! {
-        _ = down.wait_for(|weather| *weather == Weather::Down) => {}
-        // An end or an error of either side ends both.
-        _ = pass => {}
+        _ = down.wait_for(|weather| weather.down) => return,
+        // An error of either side ends both.
+        _ = async { tokio::try_join!(to_server, to_client) } => return,
+        _ = weather.wait_for(|weather| weather.abandoned >= number) => {}
     }
+    let _ = down.wait_for(|weather| weather.down).await;
+    drop(handle);
+}
+
+/// Whether the client's first words ask for replication. Nothing is taken from what it says.
+async fn is_stream(client: &TcpStream) -> bool {
+    const WORD: &[u8] = b"replication\0database";
+    let mut start = [0; 1024];
+    let length = client.peek(&mut start).await.unwrap_or(0);
+    start[..length].windows(WORD.len()).any(|part| part == WORD)
 }
 
 async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut weather: watch::Receiver<Weather>,
+    of: Look,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
+    let mut ends = weather.clone();
     loop {
-        let count = from.read(&mut buffer).await?;
-        if weather.wait_for(|weather| *weather == Weather::Fair).await.is_err() || count == 0 {
+        let count = tokio::select! {
+            count = from.read(&mut buffer) => count?,
+            _ = ends.wait_for(|weather| of(weather).0 == Way::Ended) => 0,
+        };
+        let now = weather.wait_for(|weather| of(weather).0 != Way::Stalled).await.map(|weather| of(&weather));
+        let Ok((Way::Open, poison)) = now else { return to.shutdown().await };
+        if count == 0 {
             return to.shutdown().await;
         }
-        to.write_all(&buffer[..count]).await?;
+        let said = &buffer[..count];
+        if poison.is_some_and(|words| said.windows(words.len()).any(|part| part == words)) {
+            return Err(std::io::ErrorKind::ConnectionReset.into());
+        }
+        to.write_all(said).await?;
     }
 }

@@ -3,6 +3,7 @@
 //! | event | topic | key | value |
 //! |---|---|---|---|
 //! | row of `schema.table` | `{prefix}.{schema}.{table}` | primary key | Debezium's envelope; null for a tombstone |
+//! | row that a snapshot read | as rows | as rows | Debezium's envelope, op `r`; never a tombstone |
 //! | custom event on `channel` | `{prefix}.{channel}` | null | the payload |
 //! | truncate, with `skipped.operations` = `none` | as rows | null | Debezium's envelope, op `t` |
 //! | gap | `{prefix}.rowcast` | null | the gap in rowcast's own JSON |

@@ -2,10 +2,10 @@
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rowcast_engine::event::Op;
+use rowcast_engine::event::{Marks, Op};
 use serde_json::json;
 
-use crate::support::{Fixture, Kafka, KafkaReader, SOON, config, identity, read, table, tuple};
+use crate::support::{Fixture, Kafka, KafkaReader, Record, SOON, config, identity, read, table, tuple};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_become_records_as_debezium_writes_them() {
@@ -55,6 +55,44 @@ async fn rows_become_records_as_debezium_writes_them() {
     let source = &records[0].value.as_ref().unwrap()["source"];
     assert_eq!((&source["name"], &source["table"]), (&json!(prefix), &json!("orders")));
     assert_eq!(door.door().delivered, 4);
+    door.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_snapshot_read_are_records_without_tombstones() {
+    let kafka = Kafka::shared().await;
+    let prefix = kafka.prefix("snapshot");
+    let mut fixture = Fixture::new().await;
+    for (name, keyed) in [("keyed", true), ("keyless", false)] {
+        let table = fixture.register(table(name, keyed));
+        let row = |id| tuple(b'N', [Some(id), Some("x")]);
+        let rows = [(Marks::FIRST, row("1")), (Marks::NONE, row("2")), (Marks::AD_HOC, row("3"))];
+        fixture.snapshot(&table, &rows).await;
+    }
+    let door = fixture.deliver(config(kafka, &prefix));
+    let mut reader = KafkaReader::start(kafka, &prefix);
+    let mut records = read(&mut reader, 8).await;
+    door.wait_delivered().await;
+    records.sort_by_key(identity);
+    let told = |records: &[Record]| -> Vec<_> {
+        let told = records.iter().map(|record| {
+            let value = record.value.as_ref().expect("no tombstone");
+            let names: Vec<_> = record.headers.keys().cloned().collect();
+            assert_eq!(names, ["rowcast.id", "rowcast.part"]);
+            json!([value["op"], record.key, value["source"]["snapshot"], value["source"]["txId"]])
+        });
+        told.collect()
+    };
+    let key = |id| json!({"id": id});
+    let keyed = [
+        json!(["r", key(1), "first", 741]),
+        json!(["r", key(2), "true", 741]),
+        json!(["r", key(3), "incremental", 741]),
+    ];
+    assert_eq!(told(&records[..3]), keyed);
+    let keyless = ["first", "true", "incremental"].map(|word| json!(["r", null, word, 741]));
+    assert_eq!(told(&records[4..7]), keyless);
+    assert!(records[..4].iter().all(|record| record.topic == format!("{prefix}.public.keyed")));
     door.stop().await.unwrap();
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod wait;
 
 use std::sync::Arc;
 
-use rowcast_engine::event::Op;
+use rowcast_engine::event::{Marks, Op};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Journal, Options, StreamPosition};
@@ -92,7 +92,7 @@ impl Fixture {
         let journal = journal::open(options, Arc::new(RealDisk)).unwrap();
         let ingest = Ingest::new(journal.clone());
         let start = StreamPosition { slot: "rowcast".into(), system: 7, timeline: 1, ..journal.position() };
-        ingest.identify(start).await.unwrap();
+        ingest.identify(start, &[]).await.unwrap();
         Self { journal, ingest, lsn: 1000, directory }
     }
 
@@ -108,6 +108,19 @@ impl Fixture {
             }
         })
         .await;
+    }
+
+    /// Rows that a snapshot read, durable when this returns: `values` are TupleData behind a tag.
+    pub(crate) async fn snapshot(&mut self, schema: &Schema, rows: &[(Marks, Vec<u8>)]) {
+        let mut builder = Builder::new();
+        builder.begin_snapshot(1_800_000_000_000_000, Lsn(self.lsn), 741);
+        for (marks, raw) in rows {
+            builder.read(schema.id, Lsn(self.lsn), *marks, &raw[1..]);
+        }
+        builder.commit(Lsn(self.lsn));
+        self.ingest.room().await.unwrap().append(&self.journal, builder.take(), Lsn(self.lsn));
+        // They have no position to wait for; what is handed over behind them has.
+        self.commit(|builder, lsn| builder.change(schema.id, Op::Insert, lsn, &rows[0].1)).await;
     }
 
     /// One transaction that empties a table.

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
-use crate::setup::server::{OLDEST, Server, Usage};
+use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
 use crate::setup::{installation, publications, slot};
 use crate::wire::sql_client;
 
@@ -93,6 +93,9 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
         ),
         free("replication senders", server.senders, "Raise max_wal_senders (restart needed)".to_owned()),
     ];
+    if !server.sends(source.origin) {
+        found.push(requirement("origin", false, server.origins_found(), ORIGINS_REMEDY.to_owned()));
+    }
     if source.manage {
         found.push(requirement(
             "create right",

@@ -11,6 +11,9 @@ use crate::tables::Tables;
 /// Names are cut by Postgres beyond this, in bytes.
 const MAX_NAME: usize = 63;
 
+/// Each is a connection.
+const MAX_SNAPSHOT_TABLES: usize = 16;
+
 /// The publication beside the main one, for tables without usable replica identity.
 const INSERTS: &str = "_inserts";
 
@@ -35,6 +38,12 @@ pub struct Config {
     pub manage: bool,
     /// Show a partition tree as one table, its root. When false each leaf is a table of its own.
     pub via_partition_root: bool,
+    /// Whether the rows that are there are read, and when; decided by whoever runs the source when it is not said.
+    pub snapshot: Option<SnapshotMode>,
+    /// So many tables are read at a time.
+    pub snapshot_tables: usize,
+    /// Whose changes are captured: everybody's, or only those made on this server.
+    pub origin: Origin,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
     /// When a change counts as done, so that the server may forget it: when the journal has synced it, or when every
@@ -54,6 +63,51 @@ pub enum OnGap {
     Stop,
     /// It goes on by itself, behind a recorded gap. A slot of another installation only when nobody reads it.
     Continue,
+    /// It goes on likewise, and all tables are read anew behind the gap.
+    Resnapshot,
+}
+
+/// When the rows that are in the tables are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotMode {
+    /// When capture begins, and of tables that come later.
+    Initial,
+    /// Only when somebody asks for it.
+    #[default]
+    Never,
+    /// When capture begins; then it ends.
+    Only,
+    /// As `Initial`, and again behind every gap.
+    WhenNeeded,
+}
+
+impl SnapshotMode {
+    /// Whether rows are read without being asked for.
+    pub(crate) fn is_on(self) -> bool {
+        self != Self::Never
+    }
+}
+
+/// Which transactions the server sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// All.
+    Any,
+    /// Not those that came to it by replication, which have an origin. From version 16 on.
+    None,
+}
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        match String::deserialize(deserializer)?.as_str() {
+            "any" => Ok(Self::Any),
+            "none" => Ok(Self::None),
+            other => Err(D::Error::custom(format!("{other:?} is neither \"any\" nor \"none\""))),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for OnGap {
@@ -62,10 +116,10 @@ impl<'de> Deserialize<'de> for OnGap {
         match String::deserialize(deserializer)?.as_str() {
             "stop" => Ok(Self::Stop),
             "continue" => Ok(Self::Continue),
-            "resnapshot" => Err(D::Error::custom(
-                "\"resnapshot\" needs snapshots, which this version does not make; use \"stop\" or \"continue\"",
-            )),
-            other => Err(D::Error::custom(format!("{other:?} is neither \"stop\" nor \"continue\""))),
+            "resnapshot" => Ok(Self::Resnapshot),
+            other => Err(D::Error::custom(format!(
+                "{other:?} is none of \"stop\", \"continue\" and \"resnapshot\""
+            ))),
         }
     }
 }
@@ -80,6 +134,10 @@ impl Default for Config {
             publication: String::new(),
             manage: true,
             via_partition_root: true,
+            snapshot: None,
+            // One hides the waiting of the other; more would only load the source.
+            snapshot_tables: 2,
+            origin: Origin::Any,
             on_gap: OnGap::Stop,
             confirm: Confirm::Journal,
             adopt: false,
@@ -130,6 +188,9 @@ pub(crate) struct Source {
     pub(crate) inserts: String,
     pub(crate) manage: bool,
     pub(crate) via_partition_root: bool,
+    pub(crate) snapshot: SnapshotMode,
+    pub(crate) snapshot_tables: usize,
+    pub(crate) origin: Origin,
     pub(crate) on_gap: OnGap,
     pub(crate) adopt: bool,
 }
@@ -152,6 +213,10 @@ impl Source {
             return Err(Error::usage(format!("{publication:?} cannot be the name of a publication"))
                 .hint("Set source.publication to a name of up to 55 bytes"));
         }
+        if !(1..=MAX_SNAPSHOT_TABLES).contains(&config.snapshot_tables) {
+            return Err(Error::usage(format!("source.snapshot_tables is {}", config.snapshot_tables))
+                .hint("So many tables are read at a time: 1 to 16, each with a connection of its own"));
+        }
         Ok(Self {
             info,
             tables,
@@ -160,9 +225,17 @@ impl Source {
             inserts,
             manage: config.manage,
             via_partition_root: config.via_partition_root,
+            snapshot: config.snapshot.unwrap_or_default(),
+            snapshot_tables: config.snapshot_tables,
+            origin: config.origin,
             on_gap: config.on_gap,
             adopt: config.adopt,
         })
+    }
+
+    /// Whether all tables are read again behind a gap.
+    pub(crate) fn reads_after_gap(&self) -> bool {
+        self.on_gap == OnGap::Resnapshot || self.snapshot == SnapshotMode::WhenNeeded
     }
 
     pub(crate) fn publications(&self) -> [&str; 2] {
@@ -197,9 +270,19 @@ mod tests {
         };
         assert_eq!((read("stop").unwrap(), read("continue").unwrap()), (OnGap::Stop, OnGap::Continue));
         assert_eq!(Config::default().on_gap, OnGap::Stop);
-        let error = read("resnapshot").unwrap_err().to_string();
-        assert!(error.contains("snapshots") && error.contains("\"stop\" or \"continue\""), "{error}");
-        assert!(read("x").is_err());
+        assert_eq!(read("resnapshot").unwrap(), OnGap::Resnapshot);
+        let error = read("x").unwrap_err().to_string();
+        assert!(error.contains("resnapshot"), "{error}");
+    }
+
+    #[test]
+    fn whose_changes() {
+        let read = |text: &str| {
+            serde_json::from_str::<Config>(&format!(r#"{{"origin":"{text}"}}"#)).map(|config| config.origin)
+        };
+        assert_eq!((read("any").unwrap(), read("none").unwrap()), (Origin::Any, Origin::None));
+        assert!(read("local").unwrap_err().to_string().contains("neither \"any\" nor \"none\""));
+        assert!(serde_json::to_string(&Config::default()).unwrap().contains(r#""origin":"any""#));
     }
 
     #[test]

@@ -26,9 +26,10 @@ mod config;
 pub mod conninfo;
 pub mod pgoutput;
 mod setup;
+mod snapshot;
 mod tables;
 pub mod wire;
 
 pub use capture::Postgres;
 pub use check::{Requirement, check};
-pub use config::{Config, OnGap};
+pub use config::{Config, OnGap, Origin, SnapshotMode};

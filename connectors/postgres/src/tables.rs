@@ -71,7 +71,7 @@ impl Pattern {
 }
 
 /// The parts between dots, quotes taken off; `None` when a quote has no end.
-fn split(text: &str) -> Option<Vec<String>> {
+pub(crate) fn split(text: &str) -> Option<Vec<String>> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     let mut inside = false;

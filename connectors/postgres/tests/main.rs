@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../../engine/tests/campaign.rs"]
+mod campaign;
 mod capture;
+mod fuzz;
+#[path = "../../../engine/tests/random.rs"]
+mod random;
 mod support;
 mod wire;

@@ -1,7 +1,11 @@
 //! A throw-away Postgres in a temporary directory: random port, loopback only, gone when dropped.
 
+#[path = "../../../tests/support/proxy.rs"]
+#[allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
+pub(crate) mod proxy;
+
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -57,7 +61,12 @@ impl Server {
         );
     }
 
-    /// Stops in order, so that its directory can be copied.
+    /// The address over TCP.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Stops in order, so that its directory can be copied; `pg_ctl stop -m fast`.
     pub(crate) fn stop_in_order(&mut self) {
         run(self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "fast"]));
         let _ = self.child.take().map(|mut child| child.wait());
@@ -130,6 +139,23 @@ impl Server {
     /// Stops the server at once, keeping its data.
     pub(crate) fn stop(&self) {
         run(self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "immediate"]));
+    }
+
+    /// Whether [`Self::set_next_xid`] can be used: not every package of a server has the program for it.
+    pub(crate) fn can_set_xids(&self) -> bool {
+        self.program("pg_resetwal").arg("--version").output().is_ok_and(|output| output.status.success())
+    }
+
+    /// The id of the first transaction after the next start of a stopped server.
+    pub(crate) fn set_next_xid(&self, xid: u32) {
+        run(self.program("pg_resetwal").arg(format!("--next-transaction-id={xid}")).arg("."));
+    }
+
+    /// Makes a file of the server's own.
+    pub(crate) fn write_zeros(&self, name: &str, bytes: usize) {
+        let path = self.dir.join(name);
+        fs::write(&path, vec![0; bytes]).unwrap();
+        own(&path);
     }
 
     /// One of the server's programs on this data directory; it ends with the thread that starts it, so that a

@@ -1,5 +1,10 @@
 //! Logins in all their forms, and the replication stream.
 
+mod credentials;
+mod direct;
+pub(crate) mod hostile;
+pub(crate) mod hosts;
+
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -97,8 +102,12 @@ async fn passwords() {
     )
     .await;
     refusal(&at("plain", ""), Kind::Refused, "denies user \"plain\"").await;
-    refusal(&at("scram_user", "?channel_binding=require"), Kind::Refused, "does not bind the login").await;
-    refusal(&at("trusted", "?channel_binding=require"), Kind::Refused, "does not bind the login").await;
+    // Without TLS there is nothing to bind to, and no password is sent.
+    let unbound = refusal(&at("scram_user", "?channel_binding=require"), Kind::Refused, "needs TLS").await;
+    assert!(unbound.remedy().unwrap().contains("ssl = on"), "{:?}", unbound.remedy());
+    let socket = format!("host={dir} port={port} user=clear_user dbname=postgres channel_binding=require");
+    let unbound = refusal(&socket, Kind::Refused, "needs TLS").await;
+    assert!(unbound.remedy().unwrap().contains("Unix socket"), "{:?}", unbound.remedy());
     refusal(&at("scram_user", "?sslmode=require"), Kind::Refused, "does not offer TLS").await;
 }
 
@@ -179,6 +188,7 @@ async fn tls() {
     // Bound to the channel, and a certificate in place of a password.
     login(&at("localhost", "sslmode=require channel_binding=require")).await;
     login(&at("localhost", "sslmode=require channel_binding=disable")).await;
+    refusal(&at("127.0.0.1", "sslmode=disable channel_binding=require"), Kind::Refused, "needs TLS").await;
     // The older protocol, which proves the certificate's key in another way.
     admin.simple_query("ALTER SYSTEM SET ssl_max_protocol_version = 'TLSv1.2'").await.unwrap();
     admin.simple_query("SELECT pg_reload_conf()").await.unwrap();
@@ -189,6 +199,9 @@ async fn tls() {
     login(&cert.replace("dbname=postgres", "dbname=template1")).await;
     let without = at("localhost", "sslmode=require").replace("dbname=postgres", "dbname=template1");
     refusal(&without, Kind::Refused, "asks for a client certificate").await;
+    // A certificate in place of SCRAM binds nothing.
+    let unbound = cert.replace("dbname=postgres", "dbname=template1 channel_binding=require");
+    refusal(&unbound, Kind::Refused, "does not bind the login").await;
 }
 
 /// What `openssl req -x509` makes and the manual of Postgres shows: self-signed, may sign others, no alternative
@@ -393,7 +406,12 @@ async fn a_stopped_server_ends_the_stream() {
     let error = timeout(DEADLINE, async {
         loop {
             while let Some(frame) = stream.next()? {
-                assert!(matches!(frame, CopyFrame::Keepalive { .. }));
+                // Up to version 14 a transaction that changed nothing for us is told, too: its two ends.
+                let nothing = match &frame {
+                    CopyFrame::Keepalive { .. } => true,
+                    CopyFrame::Data { body, .. } => matches!(body.first(), Some(b'B' | b'C')),
+                };
+                assert!(nothing, "{frame:?}");
             }
             stream.fill().await?;
         }

@@ -97,7 +97,7 @@ impl Stream {
             lsn: Lsn(1000),
             ..ingest.journal().position()
         };
-        ingest.identify(position).await.unwrap();
+        ingest.identify(position, &[]).await.unwrap();
         Self { ingest, lsn: 1000, tables, rows: 0, raw: row() }
     }
 

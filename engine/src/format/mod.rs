@@ -22,7 +22,7 @@ pub mod native;
 mod number;
 mod oid;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod schema;
 mod time;
 mod unrendered;

@@ -6,12 +6,15 @@
 //!  "ts":"2026-11-21T04:05:06.123456Z","tx":{"id":741,"lsn":"0/16B3748","seq":0,"last":true}}
 //! ```
 //! `schema` is the version of the table that the row was written under ([`super::Described`]); null for a custom event.
-//! A truncate has `"truncate":{"cascade":…,"restart_identity":…}` before it, a custom event `"payload":…`. A gap
+//! A truncate has `"truncate":{"cascade":…,"restart_identity":…}` before it, a custom event `"payload":…`. A row that a
+//! snapshot read has `"snapshot":{"kind":"initial","marks":["first","first_in_table"],"lsn":"0/16B3748"}` there: `kind`
+//! is `initial` or `ad_hoc`, `marks` says where in the snapshot the row stands (`first`, `first_in_table`,
+//! `last_in_table`, `last`), `lsn` is the position whose changes are in it; `tx` is null. A gap
 //! has only `id`, `channel` (null for all), `op`, `reason`, `detail`, `ts` and `tx`. A value that could not be
 //! written is absent from its object and named in `"errors":[{"column":…,"reason":…}]`, the last member, which is
 //! there only then.
 
-use crate::event::{Body, Event, Old, Op, Tx};
+use crate::event::{Body, Event, Old, Op, Snapshot, Tx};
 use crate::format::json::{self, write_bool, write_int, write_member, write_name, write_string};
 use crate::format::json_text::write_json;
 use crate::format::time::write_rfc3339;
@@ -59,6 +62,9 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
             }
         }
     }
+    if let Some(snapshot) = event.snapshot {
+        write_snapshot(out, event, snapshot);
+    }
     write_schema(out, &event.body);
     write_member(out, "ts");
     write_rfc3339(out, event.at);
@@ -97,6 +103,22 @@ fn write_tx(out: &mut Vec<u8>, event: &Event<'_>, tx: &Tx<'_>) {
     write_int(out, event.seq);
     write_member(out, "last");
     write_bool(out, event.last);
+    out.push(b'}');
+}
+
+fn write_snapshot(out: &mut Vec<u8>, event: &Event<'_>, snapshot: Snapshot) {
+    write_member(out, "snapshot");
+    out.extend_from_slice(b"{\"kind\":");
+    write_string(out, snapshot.marks.kind());
+    write_member(out, "marks");
+    out.push(b'[');
+    for place in snapshot.marks.places() {
+        json::separate(out);
+        write_string(out, place);
+    }
+    out.push(b']');
+    write_member(out, "lsn");
+    json::write_lsn(out, event.lsn);
     out.push(b'}');
 }
 

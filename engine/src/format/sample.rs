@@ -6,7 +6,7 @@ use crate::record::Tuple;
 use crate::schema::{Column, Field, Identity, Schema, Type, TypeKind};
 
 /// A built-in type, or one of an extension, by name.
-pub(super) fn base(name: &str) -> Type {
+pub(crate) fn base(name: &str) -> Type {
     let oid = match name {
         "bool" => 16,
         "bytea" => 17,
@@ -74,7 +74,7 @@ pub(super) fn composite(fields: &[(&str, Type)]) -> Type {
 }
 
 /// Table `public.orders`; the columns named in `key` are its primary key and identity.
-pub(super) fn schema(columns: &[(&str, Type, i32)], key: &[&str]) -> Schema {
+pub(crate) fn schema(columns: &[(&str, Type, i32)], key: &[&str]) -> Schema {
     let column = |(name, ty, typmod): &(&str, Type, i32)| Column {
         name: (*name).to_owned(),
         ty: ty.clone(),
@@ -112,7 +112,7 @@ pub(super) fn full(mut schema: Schema) -> Schema {
 
 /// A value of a test row.
 #[derive(Clone, Copy)]
-pub(super) enum Cell<'a> {
+pub(crate) enum Cell<'a> {
     Null,
     Unchanged,
     Text(&'a str),
@@ -120,7 +120,7 @@ pub(super) enum Cell<'a> {
 }
 
 /// TupleData as pgoutput sends it.
-pub(super) fn tuple_data(cells: &[Cell<'_>]) -> Vec<u8> {
+pub(crate) fn tuple_data(cells: &[Cell<'_>]) -> Vec<u8> {
     let mut bytes = u16::try_from(cells.len()).unwrap().to_be_bytes().to_vec();
     for cell in cells {
         let text = match cell {
@@ -176,6 +176,7 @@ pub(super) fn other(op: Op, body: Body<'_>) -> Event<'_> {
         tx: Some(tx),
         seq: 0,
         last: true,
+        snapshot: None,
         body,
     }
 }

@@ -23,7 +23,7 @@ use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::writer::{Active, Writer, now};
 use crate::journal::{Command, Journal, Shared, gone};
 use crate::lsn::Lsn;
-use crate::record::{Builder, Header, seal};
+use crate::record::{Builder, Header, Note, Part, seal};
 
 /// Removed at opening when it is found.
 pub(super) const ASIDE: &str = "history.tmp";
@@ -32,8 +32,9 @@ pub(super) const ASIDE: &str = "history.tmp";
 #[derive(Debug)]
 pub(crate) struct NewHistory {
     position: StreamPosition,
-    /// A batch of the gap and the position.
+    /// A batch of the gap, the position and the notes.
     bytes: Vec<u8>,
+    notes: Vec<Note>,
     /// Told the number of the gap once it is durable.
     reply: oneshot::Sender<Result<u64>>,
 }
@@ -46,16 +47,25 @@ impl Journal {
         position: StreamPosition,
         (reason, detail): (&str, &str),
         at: Micros,
+        notes: &[(&str, &[u8])],
     ) -> Result<u64> {
         let mut builder = Builder::new();
         builder.begin_local(at);
         builder.gap("", reason, detail);
         builder.commit(Lsn::ZERO);
         builder.position(position.lsn, &json_of(&position, self.shared.registry.highest())?);
-        let bytes = builder.take().pop().map(|part| part.bytes);
-        let bytes = bytes.ok_or_else(|| Error::failed("Built a history without a beginning"))?;
+        // The file may take the place of the only one that has them.
+        for (name, json) in self.shared.notes() {
+            builder.note(&name, &json);
+        }
+        for (name, json) in notes {
+            builder.note(name, json);
+        }
+        let part = builder.take().pop();
+        let Part { bytes, notes, .. } =
+            part.ok_or_else(|| Error::failed("Built a history without a beginning"))?;
         let (reply, answer) = oneshot::channel();
-        let new = NewHistory { position, bytes, reply };
+        let new = NewHistory { position, bytes, notes, reply };
         self.commands.send(Command::History(Box::new(new))).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
@@ -63,7 +73,7 @@ impl Journal {
 
 impl Writer {
     pub(super) fn begin_history(&mut self, new: NewHistory) -> Result<()> {
-        let NewHistory { position, mut bytes, reply } = new;
+        let NewHistory { position, mut bytes, notes, reply } = new;
         self.sync_now()?;
         self.active.segment.close(now());
         self.store_sidecar();
@@ -81,6 +91,7 @@ impl Writer {
         let first = self.next;
         self.next += u64::from(batch.events);
         self.shared.turn_to(position);
+        self.shared.note(notes);
         counter!("rowcast_journal_bytes_total").increment(bytes.len() as u64);
         counter!("rowcast_events_total").increment(u64::from(batch.events));
         self.show(Bytes::from(bytes), &batch)?;

@@ -142,6 +142,13 @@ impl Holds {
         Claim::Moving(names(holders.into_iter().filter(|(_, hold)| !still(hold)).collect()))
     }
 
+    /// The doors that somebody works on, with what they have everything up to.
+    pub(super) fn moving(&self) -> Vec<(String, u64)> {
+        let doors = self.locked();
+        let moving = doors.iter().filter(|(_, hold)| !hold.idle);
+        moving.map(|(door, hold)| (door.clone(), hold.holds_above())).collect()
+    }
+
     /// A segment goes although this door needs it; `None` when the door has come by it meanwhile.
     pub(crate) fn lose(&self, door: &str, segment: &Segment) -> Option<Loss> {
         let (first, last) = (segment.header.base, segment.last());

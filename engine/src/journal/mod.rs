@@ -30,12 +30,14 @@ mod cache;
 mod check;
 mod compressed;
 mod compressor;
+mod crowded;
 pub mod disk;
 mod distance;
 mod history;
 mod holds;
 mod installation;
 mod marks;
+mod notes;
 mod opening;
 mod position;
 mod reader;
@@ -77,6 +79,7 @@ use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::holds::Holds;
 use crate::journal::marks::Marks;
+use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
 use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
@@ -202,6 +205,10 @@ pub(crate) struct Shared {
     pub(crate) durable: watch::Sender<Lsn>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) position: Mutex<StreamPosition>,
+    /// What the source keeps beside its events, as far as it is durable.
+    pub(crate) notes: Mutex<Notes>,
+    /// Counts their changes.
+    pub(crate) noted: watch::Sender<u64>,
     /// End LSN of the newest transaction stored.
     pub(crate) last_tx_end: AtomicU64,
     /// Position of the stream after what was handed over last, durable or not.
@@ -350,6 +357,15 @@ impl Journal {
         builder.gap(channel, reason, detail);
         builder.commit(Lsn::ZERO);
         self.append(builder, None).await
+    }
+
+    /// Stores notes of the source, JSON by name, and waits until they are durable. Empty JSON removes one.
+    pub async fn note(&self, notes: &[(&str, &[u8])]) -> Result<()> {
+        let mut builder = Builder::new();
+        for (name, json) in notes {
+            builder.note(name, json);
+        }
+        self.append(builder, None).await.map(drop)
     }
 
     pub(crate) async fn append(&self, mut builder: Builder, lsn: Option<Lsn>) -> Result<u64> {

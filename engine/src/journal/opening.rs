@@ -25,6 +25,7 @@ use crate::journal::history::ASIDE;
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
 use crate::journal::marks::Marks;
+use crate::journal::notes::Notes;
 use crate::journal::refusal::{broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
@@ -70,6 +71,8 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         durable: watch::Sender::new(lsn),
         state: watch::Sender::new(State::Open),
         position: Mutex::new(StreamPosition { installation, ..found.position }),
+        notes: Mutex::new(found.notes),
+        noted: watch::Sender::new(0),
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
         holds: Holds::new(&options.holds, options.stalled_after),
         marks,
@@ -150,7 +153,7 @@ fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
     abort::point(Point::SegmentStarted);
     let mut writer =
         Writer { shared: Arc::clone(shared), active, next, unchecked: 0, unsynced: None, compressor: None };
-    writer.write_position()?;
+    writer.write_carried()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
     abort::point(Point::OpenPosition);
@@ -234,6 +237,7 @@ pub(crate) struct Found {
     pub(crate) segments: Vec<Arc<Segment>>,
     position: StreamPosition,
     last_tx_end: Lsn,
+    notes: Notes,
 }
 
 impl Found {
@@ -288,7 +292,8 @@ impl Found {
             Some(left) => left,
             None => {
                 segment = Segment::new(header, path.to_owned(), time, lsn);
-                segment::scan(&segment, newest && !is_compressed(&bytes), disk, registry)?
+                let newest = newest && !is_compressed(&bytes);
+                segment::scan(&segment, newest, disk, registry, self.notes.clone())?
             }
         };
         segment.set_stored(stored.min(segment.length()));
@@ -299,6 +304,7 @@ impl Found {
         }
         let before = if header.history.is_some() { Lsn::ZERO } else { self.last_tx_end };
         self.last_tx_end = before.max(left.last_tx_end);
+        self.notes = left.notes;
         self.segments.push(Arc::new(segment));
         Ok(())
     }

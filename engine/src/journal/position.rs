@@ -23,6 +23,11 @@ pub struct StreamPosition {
     pub installation: Uuid,
     /// The slot is not marked as this installation's in the source yet.
     pub unclaimed: bool,
+    /// The server leaves out what came to it from elsewhere.
+    pub local_only: bool,
+    /// Up to here the server was asked for other transactions than it is now: what it would repeat of that is not
+    /// what the journal holds.
+    pub asked_since: Lsn,
     /// What was seen of the source says that its history is not this one.
     pub broken: Option<Broken>,
 }

@@ -197,6 +197,21 @@ impl Journal {
             .min(self.newest()))
     }
 
+    /// The position before the first batch that may have a transaction of the newest history that ends above `lsn`.
+    /// Blocks on the disk.
+    pub fn seek_lsn(&self, lsn: Lsn) -> Result<u64> {
+        let segments = self.shared.segments.load_full();
+        let newest = lineage(&segments, Lsn(u64::MAX)).pop().map_or(0..0, |stretch| stretch.segments);
+        let of_history = segments.get(newest).unwrap_or_default();
+        let at = of_history.partition_point(|segment| segment.lsn_max() <= lsn);
+        let Some(segment) = of_history.get(at) else { return Ok(self.newest()) };
+        let offset = segment.offset_where(|entry| entry.lsn_before <= lsn);
+        // A transaction may begin in a batch that says nothing of its end.
+        let found = self.find(segment, offset, |header| header.events > 0)?;
+        let before = found.map_or_else(|| segment.last(), |header| segment.header.base + header.first - 1);
+        Ok(before.min(self.newest()))
+    }
+
     /// The position before the newest `count` events of all channels.
     pub fn seek_last(&self, count: u64) -> u64 {
         let segments = self.shared.segments.load_full();

@@ -120,7 +120,7 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::
     Ok(())
 }
 
-fn max_size(shared: &Shared) -> u64 {
+pub(super) fn max_size(shared: &Shared) -> u64 {
     shared
         .options
         .max_size

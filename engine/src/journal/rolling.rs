@@ -38,7 +38,7 @@ impl Writer {
             }
         };
         abort::point(Point::SegmentStarted);
-        self.write_position()?;
+        self.write_carried()?;
         abort::point(Point::RollPosition);
         // Durable before retention may remove an older one.
         self.sync_file()?;
@@ -50,25 +50,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Every segment begins with the position at which it begins.
-    pub(crate) fn write_position(&mut self) -> Result<()> {
-        let position = stored_position(&self.shared);
-        if position.slot.is_empty() {
-            return Ok(());
-        }
-        let mut builder = Builder::new();
-        builder.position(position.lsn, &json_of(&position, self.shared.registry.highest())?);
+    /// Every segment begins with the position at which it begins, and with all notes.
+    pub(crate) fn write_carried(&mut self) -> Result<()> {
+        let mut builder = carried(&self.shared, &stored_position(&self.shared))?;
         builder.take().into_iter().try_for_each(|part| self.write_quiet(part.bytes))
     }
 
-    /// Writes the position after a spilled transaction at the end of its file.
-    fn put_position(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<()> {
+    /// Writes what a segment begins with at the end of a spilled transaction's file, which begins with that.
+    fn put_carried(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<()> {
         let position = StreamPosition { lsn, ..stored_position(&self.shared) };
-        if position.slot.is_empty() {
-            return Ok(());
-        }
-        let mut builder = Builder::new();
-        builder.position(lsn, &json_of(&position, self.shared.registry.highest())?);
+        let mut builder = carried(&self.shared, &position)?;
         for part in builder.take() {
             let mut bytes = part.bytes;
             seal(&mut bytes, segment.events());
@@ -97,6 +88,7 @@ impl Writer {
             position: (!position.slot.is_empty()).then(|| json_of(&position, highest).ok()).flatten(),
             last_tx_end: Lsn(self.shared.last_tx_end.load(Ordering::Acquire)),
             schemas: self.active.schemas.clone(),
+            notes: self.shared.notes(),
         };
         sidecar::store(&*self.shared.disk, &self.active.segment, &self.shared.registry, &left);
     }
@@ -125,7 +117,7 @@ impl Writer {
         let segment = adopted(header, target.clone(), &written, &previous, end);
         let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
         // Its name may be that of a segment that holds the only position.
-        self.put_position(&*file, &segment, end.end_lsn)?;
+        self.put_carried(&*file, &segment, end.end_lsn)?;
         abort::point(Point::AdoptPosition);
         self.put_in(&*file, &path, &header.encode(), 0)?;
         abort::point(Point::AdoptHeader);
@@ -182,6 +174,18 @@ pub(crate) fn stored_position(shared: &Shared) -> StreamPosition {
     let mut position = shared.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
     position.lsn = *shared.durable.borrow();
     position
+}
+
+/// What the source has told of itself, to be said again in a segment of its own.
+pub(super) fn carried(shared: &Shared, position: &StreamPosition) -> Result<Builder> {
+    let mut builder = Builder::new();
+    if !position.slot.is_empty() {
+        builder.position(position.lsn, &json_of(position, shared.registry.highest())?);
+    }
+    for (name, json) in shared.notes() {
+        builder.note(&name, &json);
+    }
+    Ok(builder)
 }
 
 /// The position as it is stored, with the highest number that a schema version has so far.

@@ -7,6 +7,7 @@
 //! have lost that first. A bit that flips before it is not found at opening, in no segment; every read compares
 //! the checksums of what it gives out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::abort::{self, Point};
 use crate::event::Micros;
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
 use crate::journal::scan::Scanner;
 use crate::journal::segment::{IndexEntry, Segment};
@@ -36,6 +38,9 @@ struct Sidecar {
     position: Option<Box<RawValue>>,
     last_tx_end: u64,
     schemas: Vec<Box<RawValue>>,
+    /// All that there were at its end.
+    #[serde(default)]
+    notes: BTreeMap<String, Box<RawValue>>,
     /// first, offset, time before, LSN before.
     index: Vec<(u64, u64, Micros, u64)>,
 }
@@ -46,6 +51,7 @@ pub(crate) struct Leftover {
     pub(crate) position: Option<Vec<u8>>,
     pub(crate) last_tx_end: Lsn,
     pub(crate) schemas: Vec<u32>,
+    pub(crate) notes: Notes,
 }
 
 /// Writes the sidecar; a failure costs only time at the next opening.
@@ -61,6 +67,7 @@ pub(crate) fn store(disk: &dyn Disk, segment: &Segment, registry: &Registry, lef
         position: left.position.as_deref().and_then(raw),
         last_tx_end: left.last_tx_end.0,
         schemas: left.schemas.iter().filter_map(|id| raw(&registry.json(*id)?)).collect(),
+        notes: left.notes.iter().filter_map(|(name, json)| Some((name.clone(), raw(json)?))).collect(),
         index: segment
             .index()
             .iter()
@@ -115,7 +122,8 @@ pub(crate) fn load(
     (!newest || ends_as_said(segment, data)).then_some(())?;
     segment.close(sidecar.closed);
     let position = sidecar.position.map(|json| json.get().as_bytes().to_vec());
-    Some(Leftover { position, last_tx_end: Lsn(sidecar.last_tx_end), schemas })
+    let notes = sidecar.notes.into_iter().map(|(name, json)| (name, json.get().as_bytes().into())).collect();
+    Some(Leftover { position, last_tx_end: Lsn(sidecar.last_tx_end), schemas, notes })
 }
 
 /// Whether sound batches lead from the last entry of the index to the end of the segment, and to its last event.

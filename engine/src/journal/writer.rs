@@ -20,7 +20,7 @@ use crate::journal::room::{Claim, FULL_RETRY, no_room};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Part, Tail, mark_early, seal_with};
+use crate::record::{Batch, Builder, Header, Note, Part, Tail, mark_early, seal_with};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -92,6 +92,7 @@ struct Round {
     lsn: Option<Lsn>,
     /// End of its last transaction.
     tx_end: Lsn,
+    notes: Vec<Note>,
     permits: Vec<OwnedSemaphorePermit>,
     arrived: Option<Instant>,
     /// What is being written now is given up when the disk is full.
@@ -104,6 +105,7 @@ struct Place {
     next: u64,
     batches: usize,
     bytes: usize,
+    notes: usize,
 }
 
 #[derive(Debug)]
@@ -137,7 +139,7 @@ impl Writer {
                     }
                     // It renames files: the directory is ours as long as it may.
                     self.compressor = None;
-                    *self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.unlock();
                     // Nobody may be waiting any more.
                     let _ = closed.send(());
                     return;
@@ -195,6 +197,15 @@ impl Writer {
         Ok(closing)
     }
 
+    /// Gives the directory free. Said, not left to the closing of the file: a process that is being forked has the
+    /// file open as well until it executes something, and would keep the lock for so long.
+    fn unlock(&self) {
+        let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lock) = lock {
+            let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock);
+        }
+    }
+
     fn write(&mut self, append: Append, round: &mut Round) -> Result<()> {
         round.arrived.get_or_insert_with(Instant::now);
         if self.active.written >= self.shared.options.segment_bytes {
@@ -236,6 +247,7 @@ impl Writer {
         round.turns_away = !may_wait;
         for part in parts {
             round.tx_end = round.tx_end.max(part.tx_end);
+            round.notes.extend(part.notes);
             self.write_batch(part.bytes, part.tail, round)?;
             abort::point(Point::AppendWritten);
         }
@@ -249,6 +261,7 @@ impl Writer {
             next: self.next,
             batches: round.batches.len(),
             bytes: round.bytes,
+            notes: round.notes.len(),
         }
     }
 
@@ -256,6 +269,7 @@ impl Writer {
     fn take_back(&mut self, place: &Place, round: &mut Round) -> Result<()> {
         round.batches.truncate(place.batches);
         round.bytes = place.bytes;
+        round.notes.truncate(place.notes);
         round.turns_away = false;
         self.next = place.next;
         self.active.written = place.written;
@@ -349,6 +363,7 @@ impl Writer {
             abort::point(Point::ShowBatch);
         }
         self.shared.note_tx_end(round.tx_end);
+        self.shared.note(round.notes);
         let newest = self.active.segment.last();
         self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         abort::point(Point::ShowHead);

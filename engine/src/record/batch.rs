@@ -4,12 +4,13 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 
-use crate::event::{Body, Event, Micros, Old, Op, Tx};
+use crate::event::{Body, Event, Marks, Micros, Old, Op, Snapshot, Tx};
 use crate::lsn::Lsn;
 use crate::record::layout::{
-    BATCH_HEADER, BATCH_MAGIC, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE,
-    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER, TRUNCATE_CASCADE,
-    TRUNCATE_RESTART, TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
+    BATCH_HEADER, BATCH_MAGIC, CHANGE_ROW, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP,
+    KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER,
+    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_LAST, TX_LOCAL,
+    TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
 use crate::schema::{Schema, SchemaId};
@@ -208,6 +209,7 @@ impl Batch {
             records: Records::new(&self.bytes, &self.header),
             id: self.first(),
             tx: None,
+            xid: 0,
             at: 0,
             local: true,
             seq: 0,
@@ -279,13 +281,42 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The JSON of the position and schema records in a batch.
-pub(crate) fn asides<'a>(bytes: &'a [u8], header: &Header) -> impl Iterator<Item = (bool, &'a [u8])> {
-    Records::new(bytes, header).filter_map(|record| match record.kind {
-        KIND_POSITION => Some((true, record.bytes.get(RECORD_HEADER..)?)),
-        KIND_SCHEMA => Some((false, record.bytes.get(RECORD_HEADER..)?)),
-        _ => None,
+/// A record that is no event and stands between transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside<'a> {
+    /// The JSON of a position.
+    Position(&'a [u8]),
+    /// The JSON of a schema version.
+    Schema(&'a [u8]),
+    /// Name and JSON of a note; empty JSON where it is gone.
+    Note(&'a str, &'a [u8]),
+}
+
+/// The records of a batch that are no events.
+pub(crate) fn asides<'a>(bytes: &'a [u8], header: &Header) -> impl Iterator<Item = Aside<'a>> {
+    Records::new(bytes, header).filter_map(|record| {
+        let body = record.bytes.get(RECORD_HEADER..)?;
+        match record.kind {
+            KIND_POSITION => Some(Aside::Position(body)),
+            KIND_SCHEMA => Some(Aside::Schema(body)),
+            KIND_NOTE => string(body).map(|(name, json)| Aside::Note(name, json)),
+            _ => None,
+        }
     })
+}
+
+/// Whether a record of this kind is no event and stands between transactions.
+pub(super) fn is_aside(kind: u8) -> bool {
+    matches!(kind, KIND_POSITION | KIND_SCHEMA | KIND_NOTE)
+}
+
+/// Where the last transaction ends that does so in a batch; zero when none of Postgres does, or when its file says it.
+pub(crate) fn last_end(bytes: &[u8], header: &Header) -> Lsn {
+    let ends = Records::new(bytes, header).filter_map(|record| {
+        let ended = record.kind == KIND_TX && record.flags & (TX_LOCAL | TX_LAST) == TX_LAST;
+        get_u64(record.bytes, TX_END_LSN).filter(|_| ended)
+    });
+    Lsn(ends.last().unwrap_or(0))
 }
 
 /// Iterates over the events of a batch.
@@ -295,6 +326,7 @@ pub struct Events<'a> {
     pub(super) records: Records<'a>,
     id: u64,
     tx: Option<Tx<'a>>,
+    xid: u32,
     at: Micros,
     local: bool,
     seq: u32,
@@ -310,7 +342,7 @@ impl<'a> Iterator for Events<'a> {
             let record = self.records.next()?;
             match record.kind {
                 KIND_TX => self.enter(&record)?,
-                KIND_POSITION | KIND_SCHEMA => {}
+                kind if is_aside(kind) => {}
                 _ => return self.event(&record),
             }
         }
@@ -327,6 +359,7 @@ impl<'a> Events<'a> {
     pub(super) fn enter(&mut self, record: &Record<'a>) -> Option<()> {
         let bytes = record.bytes;
         self.at = get_i64(bytes, 40)?;
+        self.xid = get_u32(bytes, 8)?;
         self.seq = get_u32(bytes, 12)?;
         self.local = record.flags & TX_LOCAL != 0;
         self.ending = record.flags & TX_LAST != 0;
@@ -334,7 +367,7 @@ impl<'a> Events<'a> {
         let end_lsn =
             if stored == Lsn::ZERO { self.batch.spilled.unwrap_or_default().end_lsn } else { stored };
         self.tx = (!self.local).then_some(Tx {
-            xid: get_u32(bytes, 8)?,
+            xid: self.xid,
             final_lsn: Lsn(get_u64(bytes, 16)?),
             end_lsn,
             previous_end_lsn: Lsn(get_u64(bytes, 32)?),
@@ -346,9 +379,11 @@ impl<'a> Events<'a> {
 
     pub(super) fn event(&mut self, record: &Record<'a>) -> Option<Event<'a>> {
         let bytes = record.bytes;
+        let mut snapshot = None;
         let (op, lsn, body) = match record.kind {
             KIND_CHANGE => {
-                let (op, body) = self.row(record)?;
+                snapshot = self.snapshot(record);
+                let (op, body) = self.row(record, snapshot.map_or(0, |_| SNAPSHOT_HEAD))?;
                 (op, Lsn(get_u64(bytes, 8)?), body)
             }
             KIND_TRUNCATE => (Op::Truncate, Lsn(get_u64(bytes, 8)?), self.truncate(record)?),
@@ -371,23 +406,27 @@ impl<'a> Events<'a> {
         // Where it begins is a field of the file.
         self.seq = self.seq.wrapping_add(1);
         let last = self.ending && self.ends_here();
-        Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, body })
+        Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, snapshot, body })
     }
 
     /// Whether no further event of this transaction follows.
     fn ends_here(&self) -> bool {
         get_u32(self.records.rest, 0).is_none()
-            || self
-                .records
-                .rest
-                .get(4)
-                .is_none_or(|kind| matches!(*kind, KIND_TX | KIND_POSITION | KIND_SCHEMA))
+            || self.records.rest.get(4).is_none_or(|kind| *kind == KIND_TX || is_aside(*kind))
     }
 
-    fn row(&self, record: &Record<'a>) -> Option<(Op, Body<'a>)> {
+    /// The snapshot that read the row; it stands before the tuple.
+    fn snapshot(&self, record: &Record<'_>) -> Option<Snapshot> {
+        let head = record.bytes.get(CHANGE_ROW..CHANGE_ROW + SNAPSHOT_HEAD)?;
+        let [SNAPSHOT_TAG, marks] = *head else { return None };
+        (record.flags == Op::Read as u8).then(|| Snapshot { marks: Marks::of_bits(marks), xid: self.xid })
+    }
+
+    /// A row change whose tuples begin so many bytes after the place where they usually do.
+    fn row(&self, record: &Record<'a>, head: usize) -> Option<(Op, Body<'a>)> {
         let schema = self.batch.schema(record.schema)?;
         let op = Op::of_row(record.flags)?;
-        let mut rest = record.bytes.get(16..)?;
+        let mut rest = record.bytes.get(CHANGE_ROW + head..)?;
         let mut old = None;
         let mut new = None;
         while let Some((tag, after)) = rest.split_first() {

@@ -1,13 +1,16 @@
 //! Builds batches: the one copy between the socket and the disk happens here.
 
+mod snapshot;
 mod summary;
+
+use std::sync::Arc;
 
 use crate::event::{Micros, Op};
 use crate::lsn::Lsn;
 use crate::record::layout::{
-    BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION,
-    KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_BODY,
-    TX_END_LSN, TX_LAST, TX_LOCAL, put,
+    BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_NOTE,
+    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART,
+    TX_BODY, TX_END_LSN, TX_LAST, TX_LOCAL, put,
 };
 use crate::record::{SEALED, Tail};
 use crate::schema::SchemaId;
@@ -43,7 +46,12 @@ pub struct Part {
     pub schemas: Vec<SchemaId>,
     /// End LSN of the last transaction that ends in it; zero when none of Postgres does.
     pub tx_end: Lsn,
+    /// What it says of the source's notes.
+    pub(crate) notes: Vec<Note>,
 }
+
+/// Name and JSON of a note; empty JSON where the note is gone.
+pub(crate) type Note = (String, Arc<[u8]>);
 
 #[derive(Debug, Default)]
 struct Summary {
@@ -83,6 +91,7 @@ pub struct Builder {
     tx_end: Lsn,
     times: (Micros, Micros),
     summary: Summary,
+    notes: Vec<Note>,
     done: Vec<Part>,
     open: Option<Open>,
     /// What the next buffer is likely to need.
@@ -108,6 +117,7 @@ impl Builder {
             tx_end: Lsn::ZERO,
             times: NO_TIMES,
             summary: Summary::default(),
+            notes: Vec::new(),
             done: Vec::new(),
             open: None,
             hint: 4096,
@@ -249,6 +259,17 @@ impl Builder {
         self.aside(KIND_SCHEMA, json);
     }
 
+    /// Adds what the source keeps beside its events, which is no event: it replaces the note of that name, and empty
+    /// `json` removes it. What was added before it, since the last batch of a megabyte, becomes durable with it.
+    pub fn note(&mut self, name: &str, json: &[u8]) {
+        debug_assert!(self.open.is_none(), "stands between transactions");
+        let at = self.record(KIND_NOTE, 0, 0);
+        self.string(name);
+        self.bytes.extend_from_slice(json);
+        self.close_record(at);
+        self.notes.push((name.to_owned(), json.into()));
+    }
+
     fn aside(&mut self, kind: u8, json: &[u8]) {
         debug_assert!(self.open.is_none(), "stands between transactions");
         let at = self.record(kind, 0, 0);
@@ -259,6 +280,8 @@ impl Builder {
     /// Ends the open transaction. A transaction without events leaves nothing behind but its position.
     pub fn commit(&mut self, end_lsn: Lsn) {
         let Some(open) = self.open.take() else { return };
+        // What is of no transaction has no place in the stream, and must not be taken for one.
+        let end_lsn = if open.local { Lsn::ZERO } else { end_lsn };
         put(&mut self.bytes, open.record + TX_END_LSN, &end_lsn.0.to_le_bytes());
         if let Some(flags) = self.bytes.get_mut(open.record + 5) {
             *flags |= TX_LAST;
@@ -418,9 +441,10 @@ impl Builder {
         self.hint = self.bytes.len().clamp(4096, PART_BYTES + (PART_BYTES >> 3));
         let schemas = self.summary.schemas.iter().map(|(id, _)| *id).collect();
         let bytes = std::mem::take(&mut self.bytes);
+        let notes = std::mem::take(&mut self.notes);
         // A part of an open transaction is changed once more, when its end is known.
         let tail = if flags & FLAG_MORE == 0 { tail_of(&bytes) } else { None };
-        self.done.push(Part { bytes, tail, events: self.events, schemas, tx_end: self.tx_end });
+        self.done.push(Part { bytes, tail, events: self.events, schemas, tx_end: self.tx_end, notes });
         self.reset();
     }
 

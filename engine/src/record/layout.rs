@@ -17,12 +17,16 @@
 //! record   0 u32 length, this included  4 u8 kind  5 u8 flags  6 u16 schema (index in the summary)
 //!   1 tx       8 u32 xid 12 u32 index of the first event 16 u64 final LSN 24 u64 end LSN (0: the segment's)
 //!             32 u64 end LSN of the transaction before 40 i64 commit time 48 origin; flags 1 last, 2 not Postgres
+//!             (rows that a snapshot read are not of a transaction: flag 2, the snapshot's xmin as xid, its LSN as final)
 //!   2 change   8 u64 own LSN 16 pgoutput's bytes after the relation id; flags: the op
+//!             (read by a snapshot: 16 'S' 17 u8 marks 18 'N', TupleData; bit 0 first, 1 last, 2 first in its table,
+//!             3 last in its table, 4 ad hoc)
 //!   3 truncate 8 u64 own LSN; flags 1 cascade, 2 restart identity
 //!   4 message  8 u64 own LSN 16 u16 length, channel, payload
 //!   5 gap      8 u16 length, channel, u16 length, reason, detail; flags 1: before them, u64 first number lost
 //!   6 position 8 a JSON object, see `StreamPosition`
 //!   7 schema   8 a JSON object, see `Schema`
+//!   8 note     8 u16 length, name, a JSON value (nothing: the note is gone); what a source keeps beside its events
 //! ```
 
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RCB1");
@@ -43,6 +47,12 @@ pub(crate) const KIND_MESSAGE: u8 = 4;
 pub(crate) const KIND_GAP: u8 = 5;
 pub(crate) const KIND_POSITION: u8 = 6;
 pub(crate) const KIND_SCHEMA: u8 = 7;
+pub(crate) const KIND_NOTE: u8 = 8;
+
+pub(crate) const CHANGE_ROW: usize = 16;
+pub(crate) const SNAPSHOT_TAG: u8 = b'S';
+/// The tag and the marks.
+pub(crate) const SNAPSHOT_HEAD: usize = 2;
 
 pub(crate) const TX_LAST: u8 = 1;
 pub(crate) const TX_LOCAL: u8 = 2;

@@ -7,8 +7,9 @@ pub(crate) mod layout;
 mod select;
 mod tuple;
 
+pub(crate) use batch::{Aside, SEALED, asides, intact, last_end, mark_early, seal, seal_with};
 pub use batch::{Batch, Events, Header, Share, SpilledTx};
-pub(crate) use batch::{SEALED, asides, intact, mark_early, seal, seal_with};
+pub(crate) use builder::Note;
 pub use builder::{Builder, PART_BYTES, Part, TxStart};
 pub(crate) use checksum::Tail;
 pub use select::EventsWhere;

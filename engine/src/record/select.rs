@@ -2,10 +2,8 @@
 
 use crate::event::{Event, Op};
 use crate::record::Batch;
-use crate::record::batch::{Events, Record};
-use crate::record::layout::{
-    KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX,
-};
+use crate::record::batch::{Events, Record, is_aside};
+use crate::record::layout::{KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_TRUNCATE, KIND_TX};
 
 impl Batch {
     /// The events whose channel and op are wanted, in order, numbered as in [`Batch::events`]. Tables are asked for
@@ -38,7 +36,7 @@ impl<'a, W: Fn(&str, Op) -> bool> Iterator for EventsWhere<'a, W> {
             let record = self.events.records.next()?;
             match record.kind {
                 KIND_TX => self.events.enter(&record)?,
-                KIND_POSITION | KIND_SCHEMA => {}
+                kind if is_aside(kind) => {}
                 _ if self.wants(&record)? => return self.events.event(&record),
                 _ => self.events.pass_over(),
             }
@@ -71,7 +69,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::Lsn;
-    use crate::event::{Event, Op};
+    use crate::event::{Event, Marks, Op};
     use crate::record::layout::{BATCH_HEADER, KIND_CHANGE, RECORD_HEADER, get_u16, get_u32};
     use crate::record::{Batch, Builder, Header, TxStart};
     use crate::schema::{Column, Identity, Schema, Type};
@@ -100,15 +98,24 @@ mod tests {
         })
     }
 
+    /// A row that a snapshot read.
+    const READ: u8 = 6;
+
     fn batch(bytes: Vec<u8>) -> Batch {
         Batch::new(bytes.into(), 1000, None, |id| Some(table(id))).expect("a batch")
     }
 
-    /// Transactions of (table or channel, what) each.
+    /// Transactions of (table or channel, what) each; where the first is a row that a snapshot read, all are.
     fn build(transactions: &[Vec<(u32, u8)>]) -> Vec<u8> {
         let mut builder = Builder::new();
         for (at, events) in transactions.iter().enumerate() {
             let lsn = Lsn(100 * (at as u64 + 1));
+            if matches!(events.first(), Some((_, READ))) {
+                builder.begin_snapshot(6, lsn, 9);
+                events.iter().for_each(|(of, _)| builder.read(*of, lsn, Marks::FIRST, b"\0\x01t\0\0\0\x01a"));
+                builder.commit(lsn);
+                continue;
+            }
             builder.begin(TxStart { xid: 7, final_lsn: lsn, committed: 5, ..TxStart::default() });
             for (of, what) in events {
                 match what {
@@ -133,7 +140,7 @@ mod tests {
     proptest! {
         #[test]
         fn gives_what_filtering_all_events_gives(
-            transactions in prop::collection::vec(prop::collection::vec((0..6u32, 0..6u8), 1..9), 1..9),
+            transactions in prop::collection::vec(prop::collection::vec((0..6u32, 0..=READ), 1..9), 1..9),
             channels in prop::collection::vec(0..6u32, 0..4),
             ops in 0..=u8::MAX,
         ) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rowcast_engine::cursor::{self, Cursor};
+use rowcast_engine::event::Marks;
 use rowcast_engine::format::debezium::{Debezium, DebeziumOptions, Records};
 use rowcast_engine::format::native::{self, NativeOptions};
 use rowcast_engine::journal::{self, Journal, Options, Read};
@@ -22,7 +23,7 @@ const DIRECTORIES: u64 = 40;
 /// Events: number and JSON.
 type Lines = Vec<(u64, Vec<u8>)>;
 
-/// A journal of some lives: several segments, two tables, custom events, a spilled transaction, one that is not
+/// A journal of some lives: several segments, two tables, custom events, rows of a snapshot, a spilled transaction, one that is not
 /// whole, one that has not committed.
 async fn sample(dir: &Path) -> FakeDisk {
     let disk = FakeDisk::default();
@@ -37,6 +38,7 @@ async fn sample(dir: &Path) -> FakeDisk {
         fixture.orders = fixture.journal().register(table(&format!("other{life}"))).unwrap();
         fixture.transaction(2, "{\"a\": [1, 2]}").await;
         fixture.journal().publish(&[("custom.one", b"{}"), ("custom.two", b"[1]")], 5).await.unwrap();
+        fixture.chunk(&[Marks::FIRST, Marks::NONE, Marks::AD_HOC | Marks::LAST]).await;
         fixture.journal().record_gap("", "source_lost", "a sentence", 6).await.unwrap();
         let mut builder = Builder::new();
         fixture.begin(&mut builder);

@@ -1,7 +1,7 @@
 //! Rows whose values are nothing that Postgres would print.
 
 use rowcast_engine::Lsn;
-use rowcast_engine::event::{Body, Event, Old, Op};
+use rowcast_engine::event::{Body, Event, Marks, Old, Op, Snapshot};
 use rowcast_engine::format::debezium::{Debezium, DebeziumOptions, Records};
 use rowcast_engine::format::native::{self, NativeOptions};
 use rowcast_engine::record::Tuple;
@@ -130,8 +130,13 @@ fn render(
     records: &mut Records,
 ) {
     let body = Body::Row { schema, old, new };
-    let op = if new.is_none() { Op::Delete } else { Op::Update };
-    let event = Event { id: 7, op, at: 5, lsn: Lsn(9), tx: None, seq: 0, last: true, body };
+    let op = match (old, new) {
+        (_, None) => Op::Delete,
+        (None, _) => Op::Read,
+        _ => Op::Update,
+    };
+    let snapshot = (op == Op::Read).then_some(Snapshot { marks: Marks::FIRST | Marks::AD_HOC, xid: 5 });
+    let event = Event { id: 7, op, at: 5, lsn: Lsn(9), tx: None, seq: 0, last: true, snapshot, body };
     let mut line = Vec::new();
     native::write_event(&mut line, &event, &NativeOptions::default());
     assert!(!line.contains(&b'\n'), "an event is one line");
@@ -159,6 +164,7 @@ pub(super) fn run(seed: u64) -> Outcome {
             let (old, new) = (split(&old), split(&new));
             render(&schema, old.map(Old::Full), new, &debezium, &mut records);
             render(&schema, old.map(Old::Key), None, &debezium, &mut records);
+            render(&schema, None, new, &debezium, &mut records);
         }
         ROWS
     };

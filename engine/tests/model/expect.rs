@@ -1,6 +1,6 @@
 //! What the journal has to hold: a plain list of what was handed over, in order.
 
-use rowcast_engine::event::{Body, Event};
+use rowcast_engine::event::{Body, Event, Snapshot};
 use rowcast_engine::record::Batch;
 
 /// An event without its number.
@@ -14,6 +14,7 @@ pub(super) struct Expected {
     pub(super) op: u8,
     pub(super) channel: u32,
     pub(super) content: u32,
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 pub(super) fn digest(text: &[u8]) -> u32 {
@@ -43,6 +44,7 @@ fn seen(event: &Event<'_>) -> Expected {
         op: event.op as u8,
         channel: digest(event.channel().as_bytes()),
         content,
+        snapshot: event.snapshot,
     }
 }
 
@@ -54,7 +56,7 @@ pub(super) fn seen_in(batch: &Batch, after: u64) -> Vec<(u64, Expected)> {
     all.into_iter().filter(|(id, _)| *id > after).collect()
 }
 
-/// What is there whole or not at all: a transaction, a publish, a gap, or a position alone.
+/// What is there whole or not at all: a transaction, a publish, a snapshot's chunk, a gap, or a position alone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unit {
     pub(super) events: Vec<Expected>,

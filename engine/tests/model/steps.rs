@@ -137,6 +137,9 @@ impl World {
             let end = self.commit(&mut unit);
             builder.commit(end);
             units.push(unit);
+            if self.random.chance(40) {
+                units.extend(self.chunk(&mut builder, large));
+            }
             if self.random.chance(20) {
                 // Aborted: nothing of it may be seen.
                 let mut unit = self.begin(&mut builder);
@@ -175,6 +178,7 @@ impl World {
             op: op as u8,
             channel: digest(channel.as_bytes()),
             content: digest(text.as_bytes()),
+            snapshot: None,
         };
         let events = texts.iter().enumerate().map(event).collect();
         self.past.units.push(Unit { events, ..Unit::default() });

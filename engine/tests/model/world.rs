@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowcast_engine::event::Op;
+use rowcast_engine::event::{Marks, Op, Snapshot};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::{self, Journal, Options, Read, Spill, State, StreamPosition, Sync};
 use rowcast_engine::record::{Builder, TxStart};
@@ -228,7 +228,7 @@ impl World {
         let unit = Unit { end: self.lsn, group: self.past.units.len(), ..Unit::default() };
         self.past.units.push(unit);
         let ingest = self.life().ingests[0].clone();
-        let done = self.wait(ingest.identify(position));
+        let done = self.wait(ingest.identify(position, &[]));
         if self.accept(done).is_some() {
             self.timeline = timeline;
         }
@@ -380,8 +380,17 @@ impl World {
             committed: at,
             origin: self.random.one_of(&["", "elsewhere"]),
         });
-        let event =
-            Expected { seq: 0, last: false, end: 0, xid: self.tag as u32, at, op: 0, channel: 0, content: 0 };
+        let event = Expected {
+            seq: 0,
+            last: false,
+            end: 0,
+            xid: self.tag as u32,
+            at,
+            op: 0,
+            channel: 0,
+            content: 0,
+            snapshot: None,
+        };
         Unit { events: vec![event], ..Unit::default() }
     }
 
@@ -409,6 +418,37 @@ impl World {
             }
         };
         unit.events.push(Expected { seq, op: op as u8, channel, content, ..common });
+    }
+
+    /// Rows that a snapshot read, and now and then how far the stream has come, beside them.
+    pub(super) fn chunk(&mut self, builder: &mut Builder, large: bool) -> Vec<Unit> {
+        self.tag += 1;
+        let (at, xid) = (1_700_000_000_000_000 + self.tag as i64 * 100, self.tag as u32);
+        // Where the stream has been, or has yet to come to: it is nothing to the stream.
+        let lsn = Lsn(self.lsn / 2 + self.random.below(self.lsn));
+        builder.begin_snapshot(at, lsn, xid);
+        let mut events = Vec::new();
+        let rows = if large { 4 } else { 1 + self.random.below(5) as u32 };
+        for seq in 0..rows {
+            let table = self.table();
+            let text = format!("{}-{seq}-{}", self.tag, "x".repeat(if large { 400_000 } else { 20 }));
+            let marks =
+                self.random.one_of(&[Marks::NONE, Marks::FIRST | Marks::FIRST_IN_TABLE, Marks::AD_HOC]);
+            builder.read(table.id, lsn, marks, &insert(u64::from(seq), &text)[1..]);
+            let (op, channel) = (Op::Read as u8, digest(table.channel.as_bytes()));
+            let (content, snapshot) = (digest(text.as_bytes()), Some(Snapshot { marks, xid }));
+            let last = seq + 1 == rows;
+            events.push(Expected { seq, last, end: 0, xid: 0, at, op, channel, content, snapshot });
+        }
+        builder.commit(lsn);
+        let mut units = vec![Unit { events, ..Unit::default() }];
+        if self.random.chance(80) {
+            self.lsn += 1 + self.random.below(50);
+            let position = StreamPosition { lsn: Lsn(self.lsn), ..self.life().journal.position() };
+            builder.position(position.lsn, &serde_json::to_vec(&position).unwrap());
+            units.push(Unit { end: self.lsn, ..Unit::default() });
+        }
+        units
     }
 
     /// Ends the list of a transaction's events.

@@ -26,7 +26,7 @@ impl Link {
     /// Whether a person, or the policy, lets this pass.
     pub(super) fn may_adopt(&self, broken: &Break, slot: Option<&Slot>) -> bool {
         let contested = broken.foreign && slot.is_some_and(|slot| slot.active);
-        self.source.adopt || (self.source.on_gap == OnGap::Continue && !contested)
+        self.source.adopt || (self.source.on_gap != OnGap::Stop && !contested)
     }
 
     /// Begins a new history in the journal with a gap. Gives where, and the slot's birth.
@@ -54,7 +54,9 @@ impl Link {
         };
         let position = self.position(&situation.system, lsn, slot_birth);
         let position = StreamPosition { unclaimed: self.source.manage, ..position };
-        let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now()).await?;
+        let notes = if self.source.reads_after_gap() { self.wanted()? } else { Vec::new() };
+        let notes: Vec<_> = notes.iter().map(|(name, json)| (*name, json.as_slice())).collect();
+        let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now(), &notes).await?;
         metrics::counter!("rowcast_source_gaps_total", "reason" => broken.reason.clone()).increment(1);
         tracing::warn!(gap, reason = broken.reason, "Recorded a gap in the history: {detail}");
         let adopted = Adopted { gap, reason: broken.reason, detail };
@@ -110,6 +112,12 @@ async fn fork(
         .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
     let names: Vec<String> =
         publications::existing(client, source).await?.iter().map(|name| identifier(name)).collect();
+    // As the stream itself: the values of a database without encoding must not be checked on their way.
+    let unchecked = "
+        select set_config('client_encoding', 'SQL_ASCII', false)
+        where current_setting('server_encoding') = 'SQL_ASCII'";
+    let failed = |error| sql_error("Cannot compare the slot's changes with the journal", error);
+    client.query(unchecked, &[]).await.map_err(failed)?;
     // Begin and Commit alone.
     let sql = "
         select data from pg_logical_slot_peek_binary_changes($1::text::name, $2::text::pg_lsn, null,
@@ -118,7 +126,8 @@ async fn fork(
     let rows = client
         .query(sql, &[&source.slot, &stored.lsn.to_string(), &names.join(",")])
         .await
-        .map_err(|error| sql_error("Cannot compare the slot's changes with the journal", error))?;
+        .map_err(failed)?;
+    client.batch_execute("reset client_encoding").await.map_err(failed)?;
     let (mut shared, mut begun) = (confirmed, None);
     for row in &rows {
         match decode(row.get(0)) {

@@ -12,6 +12,8 @@ use super::custom;
 use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
 use crate::pgoutput::{Change, Malformed, Message, RelationIds, decode};
+use crate::snapshot::job::Job;
+use crate::snapshot::tracker::Tracker;
 use crate::tables::Tables;
 
 /// Microseconds from 1970 to 2000, where the clock of the stream's frames starts.
@@ -76,6 +78,12 @@ pub(super) struct Assembly {
     sent: Micros,
     committed: Micros,
     transactions: Counter,
+    /// What snapshots have to know of the stream.
+    pub(super) snapshots: Tracker,
+    /// A table that comes later is read, in place of a gap.
+    pub(super) reads_new_tables: bool,
+    /// Tables that the open transaction wants to be read.
+    wanted: Vec<Job>,
 }
 
 impl Assembly {
@@ -102,12 +110,20 @@ impl Assembly {
             sent: 0,
             committed: 0,
             transactions: metrics::counter!("rowcast_source_transactions_total"),
+            snapshots: Tracker::default(),
+            reads_new_tables: false,
+            wanted: Vec::new(),
         }
     }
 
     /// Whether the stream is between transactions and everything has been taken from the builder.
     pub(super) fn is_idle(&self) -> bool {
         self.open.is_none() && self.builder.ready_bytes() == 0
+    }
+
+    /// Whether the stream is between transactions, and all that the journal held has been repeated.
+    pub(super) fn is_between(&self) -> bool {
+        self.open.is_none() && self.replay.is_done()
     }
 
     /// Whether what arrives has waited on the server: there is a backlog.
@@ -135,7 +151,7 @@ impl Assembly {
     /// For messages that cannot be understood, and for a history that is not the journal's. For good.
     pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
         self.sent = sent.saturating_add(POSTGRES_EPOCH);
-        match decode(body).map_err(broken)? {
+        match decode(body).map_err(|malformed| broken(malformed, lsn, body))? {
             Message::Change(change) => self.change(lsn, &change),
             Message::Begin { final_lsn, committed, xid } => {
                 self.begin(final_lsn, committed, xid)?;
@@ -170,6 +186,7 @@ impl Assembly {
             self.replay.finish()?;
         }
         self.committed = committed;
+        self.wanted.clear();
         self.open = Some(Open { xid, committed, repeated, wanted: false });
         if !repeated {
             let previous_end_lsn = self.previous_end;
@@ -199,6 +216,9 @@ impl Assembly {
                     return Ok(Step::Describe(change.relation));
                 }
                 self.builder.change(known.schema, change.op, lsn, change.raw);
+                if self.snapshots.is_watching() {
+                    self.snapshots.change(change.relation, open.xid, change.op, change.raw);
+                }
                 Ok(Step::Next)
             }
             Lookup::Unwanted => Ok(Step::Next),
@@ -225,6 +245,7 @@ impl Assembly {
         for table in tables.iter() {
             if let Lookup::Known(known) = self.relations.find(table) {
                 self.builder.truncate(known.schema, lsn, cascade, restart);
+                self.snapshots.truncate(table, open.xid);
             }
         }
         Ok(Step::Next)
@@ -271,24 +292,36 @@ impl Assembly {
     fn gap(&mut self, channel: &str) -> Result<()> {
         let open = self.open.as_mut().ok_or_else(outside)?;
         open.wanted = true;
-        if !open.repeated {
-            self.builder.gap(channel, NEW_TABLE, PARTLY);
+        if open.repeated {
+            return Ok(());
+        }
+        match custom::names(channel).filter(|_| self.reads_new_tables) {
+            Some((schema, table)) => self.wanted.push(Job { schema, table, ..Job::default() }),
+            None => self.builder.gap(channel, NEW_TABLE, PARTLY),
         }
         Ok(())
     }
 
     fn commit(&mut self, end: Lsn) -> Result<Step> {
         let open = self.open.as_ref().ok_or_else(outside)?;
-        let (xid, committed) = (open.xid, open.committed);
-        if open.repeated {
+        let (xid, committed, repeated) = (open.xid, open.committed, open.repeated);
+        if repeated {
             if self.replay.compare(end, xid, committed, !open.wanted)? == Verdict::NextPage {
                 return Ok(Step::NextPage);
             }
-        } else if !self.spilling {
+        } else if self.spilling {
+            // Its end is written elsewhere, where there is no room for a note.
+            for job in self.wanted.drain(..) {
+                self.builder.gap(&job.channel(), NEW_TABLE, PARTLY);
+            }
+        } else {
             self.builder.commit(end);
             self.finished = end;
+            self.note_wanted_tables(committed)?;
         }
-        let repeated = open.repeated;
+        if !repeated {
+            self.snapshots.delivered(xid);
+        }
         self.open = None;
         self.previous_end = end;
         self.passed = self.passed.max(end);
@@ -299,11 +332,21 @@ impl Assembly {
         Ok(Step::Next)
     }
 
+    /// Stored with the transaction that wants it.
+    fn note_wanted_tables(&mut self, committed: Micros) -> Result<()> {
+        for job in self.wanted.drain(..) {
+            let job = Job { snapshot: u64::try_from(committed).unwrap_or(0), ..job };
+            self.builder.note(&job.note(), &job.json()?);
+        }
+        Ok(())
+    }
+
     /// A repeated change of a table that is captured means that the journal must hold its transaction.
     fn note_wanted(&mut self, table: u32) -> Result<()> {
         let Some(open) = self.open.as_mut().filter(|open| !open.wanted) else { return Ok(()) };
         let message = self.relations.message(table).ok_or_else(|| undescribed(table))?;
-        if let Message::Relation(relation) = decode(&message).map_err(broken)? {
+        let decoded = decode(&message).map_err(|malformed| broken(malformed, Lsn::ZERO, &message))?;
+        if let Message::Relation(relation) = decoded {
             open.wanted = self.tables.matches(relation.schema, relation.table);
         }
         Ok(())
@@ -312,8 +355,17 @@ impl Assembly {
 
 const REPORT: &str = "This is a bug of rowcast or of something between it and the server: please report it";
 
-fn broken(malformed: Malformed) -> Error {
-    Error::failed("The replication stream cannot be understood").because(malformed).hint(REPORT)
+/// So much of a message is named: its tag, ids and flags. Values come later, and must not be shown.
+const HEAD: usize = 8;
+
+fn broken(malformed: Malformed, lsn: Lsn, body: &[u8]) -> Error {
+    let head: Vec<String> = body.iter().take(HEAD).map(|byte| format!("{byte:02X}")).collect();
+    let what = format!(
+        "The replication stream cannot be understood: at {lsn}, {} bytes that begin with {}",
+        body.len(),
+        head.join(" ")
+    );
+    Error::failed(what).because(malformed).hint(REPORT)
 }
 
 fn outside() -> Error {

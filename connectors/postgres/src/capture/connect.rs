@@ -18,13 +18,16 @@ use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use crate::catalog::Catalog;
-use crate::config::Source;
+use crate::config::{Origin, Source};
+use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Slot};
 use crate::setup::{self, installation, publications};
+use crate::snapshot::Snapshots;
+use crate::snapshot::job::{self, ALL, Wanted};
 use crate::tables::{identifier, literal};
-use crate::wire::{Connection, CopyStream, Purpose, sql_client};
+use crate::wire::{Connection, CopyStream, Purpose, sql_error, sql_session};
 
 /// After a crash of ours the server may hold the slot for us until it notices; at the first start somebody waits.
 pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(10);
@@ -35,9 +38,16 @@ const PATIENCE_SLACK: Duration = Duration::from_secs(10);
 /// Between two tries to take the slot.
 pub(super) const SLOT_RETRY: Duration = Duration::from_millis(500);
 
+/// A database without encoding holds any bytes. The server does not recode them, and checks them all the same: one
+/// value that is not UTF-8 would end the stream, at every start anew.
+const UNENCODED: &str = "SQL_ASCII";
+const UNCHECKED: &str = "SET client_encoding = 'SQL_ASCII'";
+
 /// What outlives a connection.
 pub(super) struct Link {
     pub(super) source: Source,
+    /// The one server, of those that the source names, that the newest connection leads to.
+    pub(super) here: Conninfo,
     pub(super) ingest: Ingest,
     pub(super) status: Status,
     /// The stream has run at least once.
@@ -57,6 +67,15 @@ pub(super) struct Situation {
     pub(super) owner: Option<Owner>,
 }
 
+impl Situation {
+    /// Where the stream is asked to start: where the slot stands, unless the server would repeat what it was asked
+    /// for in another way.
+    fn start(&self, asked_since: Lsn) -> Lsn {
+        let confirmed = self.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn).unwrap_or_default();
+        if asked_since > confirmed { asked_since } else { Lsn::ZERO }
+    }
+}
+
 /// How the history goes on.
 enum Plan {
     As(Verdict),
@@ -66,7 +85,8 @@ enum Plan {
 impl Link {
     /// Nothing has happened yet.
     pub(super) fn new(source: Source, ingest: Ingest, status: Status) -> Self {
-        Self { source, ingest, status, established: false, asked: None, waits_for: None }
+        let here = source.info.clone();
+        Self { source, here, ingest, status, established: false, asked: None, waits_for: None }
     }
 
     /// A running stream.
@@ -76,12 +96,15 @@ impl Link {
     /// `Kind::Refused` for what will not pass by itself, with the remedy (a [`Break`] where the history does not go
     /// on: then nothing was changed in the source); `Kind::Transient` for the rest.
     pub(super) async fn connect(&mut self) -> Result<Session> {
-        let mut client = sql_client(&self.source.info).await?;
+        let (mut client, here) = sql_session(&self.source.info).await?;
+        self.here = here;
         let server = Server::read(&client).await?;
         if !self.established {
-            server.fit(self.source.manage)?;
+            server.fit(&self.source)?;
         }
-        let mut connection = Connection::connect(&self.source.info, Purpose::Replication).await?;
+        let mut connection = Connection::connect(&self.here, Purpose::Replication).await?;
+        same_server(&client, &mut connection).await?;
+        self.status.source(|source| source.address = self.here.redacted());
         let situation = self.look(&client, &mut connection, &server).await?;
         let plan = self.plan(&situation)?;
         if let Plan::Behind(broken) = &plan {
@@ -94,24 +117,32 @@ impl Link {
         let position = Box::pin(self.settle(&client, &mut connection, &situation, plan)).await?;
         let journal = self.ingest.journal().clone();
         let names = publications::existing(&client, &self.source).await?;
-        let stream = Box::pin(self.start(&client, connection, &server, &names)).await?;
-        let confirmed = self.confirmed(&client, position).await?;
+        let from = situation.start(journal.position().asked_since);
+        let command = start_command(&self.source, from, &names);
+        let stream = Box::pin(self.start(&client, connection, &server, &command)).await?;
+        let told = self.confirmed(&client, position).await?;
+        let confirmed = told.max(from);
         let replay = Replay::start(&journal, confirmed, position).await?;
         let (tables, status) = (&self.source.tables, &self.status);
-        let assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
-        let catalog = Catalog::new(&self.source.info, &self.source.publications());
+        let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
+        assembly.reads_new_tables = self.source.snapshot.is_on();
+        let catalog = Catalog::new(&self.here, &self.source.publications());
         self.source.adopt = false;
         let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
-        let told = self.ingest.confirmable(confirmed);
+        let facts = (server.version, server.standby);
+        let source = Source { info: self.here.clone(), ..self.source.clone() };
+        let snapshots = Snapshots::start(source, &journal, &self.status, facts)?;
+        // Where it is asked to start was not told for that.
+        let told = self.ingest.confirmable(told);
         let feedback = Feedback::new(told, confirmed, position, server.sender_timeout);
         tracing::info!(
             slot = self.source.slot,
             %position,
             server = server.version_text,
             "Streaming changes from {}",
-            self.source.info
+            self.here
         );
-        Ok(Session::new(stream, assembly, feedback, catalog, parts, position))
+        Ok(Session::new(stream, assembly, feedback, catalog, parts, snapshots, position))
     }
 
     /// Makes the source ready.
@@ -181,7 +212,7 @@ impl Link {
         }
         let (reason, detail) = (broken.reason.clone(), broken.detail.clone());
         let broken = Some(Broken { reason, detail, at: stored.lsn });
-        self.ingest.identify(StreamPosition { broken, ..stored }).await
+        self.ingest.identify(StreamPosition { broken, ..stored }, &[]).await
     }
 
     /// Stores whose history goes on, and where, before anything is confirmed.
@@ -193,6 +224,8 @@ impl Link {
         plan: Plan,
     ) -> Result<Lsn> {
         let stored = &situation.stored;
+        // A first start, and nothing of the history is there.
+        let begins = matches!(plan, Plan::As(Verdict::Begin(_) | Verdict::Create));
         let (lsn, slot_birth) = match plan {
             Plan::As(Verdict::Continue) if stored.unclaimed => {
                 (stored.lsn, self.claim(client, stored.slot_birth).await?)
@@ -208,14 +241,27 @@ impl Link {
         let position = self.position(&situation.system, lsn, slot_birth);
         let broken = self.ingest.journal().position().broken.filter(|broken| broken.at == lsn);
         abort::point(Point::SourceRecorded);
-        self.ingest.identify(StreamPosition { broken, ..position }).await?;
+        let notes = if begins && self.source.snapshot.is_on() { self.wanted()? } else { Vec::new() };
+        let notes: Vec<_> = notes.iter().map(|(name, json)| (*name, json.as_slice())).collect();
+        self.ingest.identify(StreamPosition { broken, ..position }, &notes).await?;
         abort::point(Point::SourceIdentified);
         Ok(lsn)
     }
 
+    /// The note that wants the rows of all captured tables.
+    pub(super) fn wanted(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let snapshot = u64::try_from(now()).unwrap_or(0);
+        Ok(vec![(ALL, job::json(&Wanted { snapshot })?)])
+    }
+
     pub(super) fn position(&self, system: &System, lsn: Lsn, slot_birth: Lsn) -> StreamPosition {
+        let stored = self.ingest.journal().position();
+        let local_only = self.source.origin == Origin::None;
+        let asked_since = if stored.local_only == local_only { stored.asked_since.min(lsn) } else { lsn };
         StreamPosition {
             lsn,
+            local_only,
+            asked_since,
             system: system.id,
             timeline: system.timeline,
             slot: self.source.slot.clone(),
@@ -279,18 +325,20 @@ impl Link {
         client: &Client,
         connection: Connection,
         server: &Server,
-        publications: &[String],
+        command: &str,
     ) -> Result<CopyStream> {
-        let command = start_command(&self.source.slot, publications);
         let patience = if self.established { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
         let deadline = Instant::now() + patience;
         let mut connection = Some(connection);
         loop {
-            let next = match connection.take() {
+            let mut next = match connection.take() {
                 Some(connection) => connection,
-                None => Connection::connect(&self.source.info, Purpose::Replication).await?,
+                None => Connection::connect(&self.here, Purpose::Replication).await?,
             };
-            match next.start_replication(&command).await {
+            if server.encoding == UNENCODED {
+                next.simple_query(UNCHECKED).await?;
+            }
+            match next.start_replication(command).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if slot::sqlstate(&error) == Some("55006") => {
                     if Instant::now() >= deadline {
@@ -329,14 +377,33 @@ pub(super) fn explain(error: Error) -> Error {
     }
 }
 
-fn start_command(slot: &str, publications: &[String]) -> String {
+/// Older servers refuse options that they do not know: `origin` is sent only where it was asked for.
+fn start_command(source: &Source, from: Lsn, publications: &[String]) -> String {
     // An identifier within a string within a command: each layer quotes.
     let names: Vec<String> = publications.iter().map(|name| identifier(name)).collect();
+    let origin = if source.origin == Origin::None { ", origin 'none'" } else { "" };
     format!(
-        "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')",
-        identifier(slot),
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, messages 'true'{origin})",
+        identifier(&source.slot),
         literal(&names.join(","))
     )
+}
+
+/// Makes sure that SQL and stream come from one server: what one says of slot and positions is not true of another.
+/// One address may lead to several.
+async fn same_server(client: &Client, connection: &mut Connection) -> Result<()> {
+    const STARTED: &str = "select pg_postmaster_start_time()::text";
+    let failed = |error| sql_error("Cannot ask when the server was started", error);
+    let here: String = client.query_one(STARTED, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
+    let rows = connection.simple_query(STARTED).await?;
+    let there = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+    if there == Some(&here) {
+        return Ok(());
+    }
+    Err(Error::transient("The SQL session and the replication connection have ended at two servers").hint(
+        "Name each server in the source URL, postgres://USER@HOST1,HOST2/DATABASE, instead of an address that \
+         spreads connections",
+    ))
 }
 
 async fn identify_system(connection: &mut Connection) -> Result<System> {
@@ -376,7 +443,7 @@ fn warn_missing(
 }
 
 /// Microseconds since 1970.
-pub(super) fn now() -> rowcast_engine::event::Micros {
+pub(crate) fn now() -> rowcast_engine::event::Micros {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_micros().try_into().unwrap_or(i64::MAX)
 }
@@ -384,14 +451,20 @@ pub(super) fn now() -> rowcast_engine::event::Micros {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn names_are_quoted_at_each_layer() {
         let names = ["rowcast".to_owned(), "My \"Pub's\"".to_owned()];
+        let config = Config { url: "host=/tmp user=u dbname=d".to_owned(), ..Config::default() };
+        let source = Source::new(&config).unwrap();
         assert_eq!(
-            start_command("rowcast", &names),
+            start_command(&source, Lsn::ZERO, &names),
             "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '1', \
              publication_names '\"rowcast\",\"My \"\"Pub''s\"\"\"', messages 'true')"
         );
+        let local = Source { origin: Origin::None, ..source };
+        assert!(start_command(&local, Lsn(0x1A), &[]).contains(" LOGICAL 0/1A ("));
+        assert!(start_command(&local, Lsn::ZERO, &[]).ends_with(", messages 'true', origin 'none')"));
     }
 }

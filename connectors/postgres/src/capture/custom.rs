@@ -42,6 +42,12 @@ pub(super) fn is_gap<'a>(transactional: bool, prefix: &str, content: &'a [u8]) -
     std::str::from_utf8(content).ok().filter(|_| ours)
 }
 
+/// Schema and name of a table by its channel.
+pub(super) fn names(channel: &str) -> Option<(String, String)> {
+    let parts = crate::tables::split(channel)?;
+    <[String; 2]>::try_from(parts).ok().map(|[schema, table]| (schema, table))
+}
+
 /// The event that a message stands for; `None` when it is none of ours.
 pub(super) fn read<'a>(prefix: &'a str, content: &'a [u8], status: &Status) -> Option<Custom<'a>> {
     let channel = prefix.strip_prefix(PREFIX)?;

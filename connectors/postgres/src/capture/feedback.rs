@@ -19,8 +19,11 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// The share of wal_sender_timeout after which a status is sent, in percent: the server reckons from the last one.
 const TIMEOUT_SHARE: u32 = 60;
 
-/// A server without wal_sender_timeout sends no keepalives of its own accord for longer than this only when it is
-/// gone: half-way it is asked for one.
+/// After so many times its wal_sender_timeout of silence a server is gone. Who is told in time sends no keepalives of
+/// its own accord, so it is asked for one after a quarter of that, and after a half somebody should know.
+const SILENT_TIMEOUTS: u32 = 2;
+
+/// The same for a server without wal_sender_timeout.
 const SILENCE_WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The clock of one connection.
@@ -72,7 +75,7 @@ impl Feedback {
             sent: now,
             heard: now,
             status_every: if forever { STATUS_EVERY } else { share.min(STATUS_EVERY) },
-            silence: if forever { SILENCE_WITHOUT_TIMEOUT } else { sender_timeout * 2 },
+            silence: if forever { SILENCE_WITHOUT_TIMEOUT } else { sender_timeout * SILENT_TIMEOUTS },
             // The first status follows the start at once.
             asked: true,
             awaited: None,
@@ -88,6 +91,16 @@ impl Feedback {
 
     pub(super) fn last_heard(&self) -> Instant {
         self.heard
+    }
+
+    /// Silence beyond this is not normal: the server was asked, and had as long again to answer.
+    pub(super) fn unusual(&self) -> Duration {
+        self.silence / 2
+    }
+
+    /// When a silent server is asked for a sign of life.
+    fn probe_after(&self) -> Duration {
+        self.silence / 4
     }
 
     /// A message that ends at `lsn` came; zero where a message is not the last of its group.
@@ -145,7 +158,7 @@ impl Feedback {
         if silent >= self.silence {
             return Err(Error::transient(format!("Nothing came from the server for {} s", silent.as_secs())));
         }
-        let probe = !self.probed && silent >= self.silence / 2;
+        let probe = !self.probed && silent >= self.probe_after();
         let told = self.told();
         let reached = self.awaited.is_some_and(|awaited| told >= awaited);
         if !(self.asked || probe || reached || now >= self.status_due(told)) {
@@ -173,7 +186,7 @@ impl Feedback {
     /// Waits until [`Self::keep_up`] or somebody else, at `until`, has something to do. Cancel safe.
     pub(super) async fn wake(&mut self, until: Option<Instant>) {
         let durable = self.durable();
-        let silence = if self.probed { self.silence } else { self.silence / 2 };
+        let silence = if self.probed { self.silence } else { self.probe_after() };
         let mut due = self.status_due(self.told()).min(self.heard + silence);
         if let Some(until) = until {
             due = due.min(until);
@@ -201,6 +214,8 @@ mod tests {
         assert_eq!(feedback(60).1.status_every, STATUS_EVERY);
         assert_eq!(feedback(5).1.status_every, Duration::from_secs(3));
         assert_eq!(feedback(5).1.silence, Duration::from_secs(10));
+        assert_eq!(feedback(5).1.probe_after(), Duration::from_millis(2_500));
+        assert_eq!(feedback(5).1.unusual(), Duration::from_secs(5));
         assert_eq!(feedback(0).1.silence, SILENCE_WITHOUT_TIMEOUT);
     }
 

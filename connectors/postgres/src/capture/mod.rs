@@ -10,7 +10,9 @@ mod broken;
 mod composite;
 mod connect;
 mod custom;
+mod emit;
 mod feedback;
+mod progress;
 mod relations;
 mod replay;
 mod resume;
@@ -19,6 +21,7 @@ mod spill;
 mod waiting;
 mod watch;
 
+pub(crate) use connect::now;
 pub(crate) use custom::NEW_TABLE;
 use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
@@ -28,6 +31,7 @@ use rowcast_engine::{Error, Result, Stop};
 use tokio::time::Instant;
 
 use crate::config::{Config, Source};
+use crate::conninfo::Conninfo;
 use backoff::Backoff;
 use connect::Link;
 use watch::Watch;
@@ -80,7 +84,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
     // A journal that has streamed before is worth serving while the source is away.
     let known = !link.ingest.journal().position().slot.is_empty();
     let mut backoff = Backoff::new();
-    let mut watch = None;
+    let mut watch: Option<(Conninfo, Watch)> = None;
     note_full(status, &link.ingest, known);
     loop {
         let connected = tokio::select! {
@@ -91,10 +95,21 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
             Ok(mut session) => {
                 link.established = true;
                 link.end_waiting();
-                watch.get_or_insert_with(|| Watch::start(link.source.clone(), status.clone()));
+                // It looks at the server that the stream comes from.
+                if watch.as_ref().is_none_or(|(at, _)| at.hosts != link.here.hosts) {
+                    let source = Source { info: link.here.clone(), ..link.source.clone() };
+                    watch = Some((link.here.clone(), Watch::start(source, status.clone())));
+                }
                 let started = Instant::now();
                 let ended = tokio::select! {
-                    ended = session.run() => ended,
+                    ended = session.run() => match ended {
+                        // All that was wanted has been read.
+                        Ok(()) => {
+                            session.finish().await;
+                            return Ok(());
+                        }
+                        error => error,
+                    },
                     () = stop.stopped() => {
                         session.finish().await;
                         return Ok(());

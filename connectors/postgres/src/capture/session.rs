@@ -10,14 +10,18 @@ use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::assembly::{Assembly, Step};
+use super::emit::Emitter;
 use super::feedback::Feedback;
 use super::spill::Large;
 use crate::catalog::{Catalog, Described};
 use crate::pgoutput::{Message, decode};
 use crate::setup::slot;
+use crate::snapshot::Snapshots;
+use crate::snapshot::order::Order;
 use crate::tables::Tables;
 use crate::wire::{CopyFrame, CopyStream};
 
@@ -63,6 +67,9 @@ pub(super) struct Session {
     pub(super) ingest: Ingest,
     pub(super) status: Status,
     large: Large,
+    emitter: Emitter,
+    /// They read as long as this is there.
+    _snapshots: Snapshots,
     /// A message that has to be taken again.
     held: Option<(Lsn, i64, Vec<u8>)>,
     /// The journal was given everything up to here.
@@ -88,6 +95,7 @@ impl Session {
         feedback: Feedback,
         catalog: Catalog,
         (tables, ingest, status): (Tables, Ingest, Status),
+        (snapshots, orders): (Snapshots, mpsc::Receiver<Order>),
         position: Lsn,
     ) -> Self {
         let now = Instant::now();
@@ -100,6 +108,8 @@ impl Session {
             ingest,
             status,
             large: Large::None,
+            emitter: Emitter::new(orders),
+            _snapshots: snapshots,
             held: None,
             submitted: position,
             advance_at: now + ADVANCE_EVERY,
@@ -117,8 +127,11 @@ impl Session {
         self.ingest.journal().position().lsn > self.started_at
     }
 
-    /// Runs until the connection, the journal or the stream's contents end it.
+    /// Runs until the connection, the journal or the stream's contents end it; or until all has been read, where nothing
+    /// else is wanted.
     pub(super) async fn run(&mut self) -> Result<()> {
+        // What was said of the connection before.
+        self.status.source(|source| source.stuck = None);
         self.show();
         loop {
             match self.drain()? {
@@ -139,11 +152,15 @@ impl Session {
                 }
                 Some(Step::Next) => continue,
             }
+            self.emit()?;
             self.feedback.release(self.assembly.replay.is_done());
             self.hand_over()?;
             self.feedback.keep_up(&mut self.stream).await?;
             self.make_way().await?;
             self.show_now_and_then();
+            if self.emitter.done {
+                return Ok(());
+            }
             self.wait().await?;
         }
     }
@@ -175,6 +192,9 @@ impl Session {
                     self.urgent |= self.feedback.keepalive(end, reply);
                 }
             }
+            if self.assembly.passed >= self.emitter.due {
+                self.emit()?;
+            }
         }
         Ok(None)
     }
@@ -200,6 +220,15 @@ impl Session {
             // Whatever else is wrong, others notice.
             _ => Ok(()),
         }
+    }
+
+    /// Writes the chunks of snapshots whose position the stream has passed, if it is between transactions.
+    fn emit(&mut self) -> Result<()> {
+        let Self { assembly, emitter, .. } = self;
+        if assembly.passed < emitter.due || !assembly.is_between() {
+            return Ok(());
+        }
+        emitter.emit(assembly.passed, &mut assembly.snapshots, &mut assembly.builder)
     }
 
     /// Gives to the journal what is finished, if it has room, or the idle position, if that is due.
@@ -264,10 +293,12 @@ impl Session {
             self.feedback.heard();
             self.stale = true;
         }
-        let Self { stream, feedback, ingest, large, .. } = self;
+        let Self { stream, feedback, ingest, large, emitter, assembly, .. } = self;
         tokio::select! {
             biased;
             written = large.written(), if large.is_writing() => written?,
+            // Before the socket, which may always have something.
+            order = emitter.order() => emitter.take(order, &mut assembly.snapshots),
             room = ingest.room(), if ready > 0 => self.append(room?),
             count = fill(stream, nap), if may_read => {
                 let count = count?;
@@ -332,6 +363,9 @@ impl Session {
     fn settle(&mut self, table: u32, described: Described) -> Result<()> {
         let wanted = described.names.iter().any(|(schema, name)| self.tables.matches(schema, name));
         let schema = if wanted { Some(self.ingest.journal().register(described.schema)?) } else { None };
+        if let Some(schema) = &schema {
+            self.assembly.snapshots.describe(schema);
+        }
         self.assembly.relations.settle(table, schema.as_deref());
         self.stale = true;
         Ok(())
@@ -362,7 +396,7 @@ impl Session {
             source.received_lsn = feedback.received;
             source.confirmed_lsn = feedback.confirmed;
             source.heard = Some(feedback.last_heard().into_std());
-            source.silence_max = Some(feedback.silence);
+            source.silence_max = Some(feedback.unusual() + SHOW_EVERY);
         });
     }
 

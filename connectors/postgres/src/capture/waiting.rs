@@ -56,7 +56,7 @@ impl Link {
     /// Whether the policy lets it pass: then the next connection records the gap.
     fn goes_on_by_itself(&self, broken: &Break) -> bool {
         // One of another installation that came to an error was not let pass.
-        self.source.on_gap == OnGap::Continue && !broken.foreign
+        self.source.on_gap != OnGap::Stop && !broken.foreign
     }
 
     /// Says why capture waits, and waits until somebody lets it go on or it is time to look again.

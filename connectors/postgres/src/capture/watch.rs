@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 
+use super::progress::Progress;
 use super::waiting::is_waiting;
 use crate::config::Source;
 use crate::setup::publications::{self, Reconciled, Slot};
@@ -39,13 +40,14 @@ impl Watch {
             // The first tick is at once, and the start has just looked.
             rounds.tick().await;
             let (mut client, mut before) = (None, Reconciled::default());
+            let mut progress = Progress::default();
             loop {
                 rounds.tick().await;
                 // The slot and its publications may be another one's by now.
                 if is_waiting(&status) {
                     continue;
                 }
-                let round = round(&mut client, &source, &status, &mut before);
+                let round = round(&mut client, &source, &status, (&mut progress, &mut before));
                 match timeout(ROUND_TIMEOUT, round).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(error)) => tracing::warn!("Cannot look for new tables: {error}"),
@@ -61,12 +63,13 @@ async fn round(
     client: &mut Option<Client>,
     source: &Source,
     status: &Status,
-    before: &mut Reconciled,
+    (progress, before): (&mut Progress, &mut Reconciled),
 ) -> Result<()> {
     if client.as_ref().is_none_or(Client::is_closed) {
         *client = Some(sql_client(&source.info).await?);
     }
     let Some(client) = client else { return Ok(()) };
+    progress.look(client, &source.slot, status).await?;
     if source.manage {
         let server = Server::read(client).await?;
         let reconciled = publications::reconcile(client, source, &server, Slot::Present).await?;

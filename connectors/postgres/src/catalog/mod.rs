@@ -1,6 +1,7 @@
 //! Reads at capture what the stream does not say of a table: keys, NOT NULL, and its types down to built-in ones.
 
 mod keys;
+mod relation;
 mod table;
 mod tree;
 mod types;
@@ -10,15 +11,18 @@ use std::time::Duration;
 use rowcast_engine::schema::{Column, Schema};
 use rowcast_engine::{Error, Result};
 use tokio::time::timeout;
-use tokio_postgres::{Client, IsolationLevel};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use crate::conninfo::Conninfo;
-use crate::pgoutput::Relation;
+use crate::pgoutput::{Message, Relation, decode};
 use crate::wire::{sql_client, sql_error};
+use relation::Published;
 use table::TableFacts;
 
 /// A catalog read takes milliseconds; one that takes longer waits for a lock or a lost connection.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+const CANNOT_READ: &str = "Cannot read the catalog";
 
 /// A client for catalog reads beside the stream, connected when it is first needed.
 #[derive(Debug)]
@@ -70,7 +74,7 @@ impl Catalog {
     }
 
     async fn read(&self, client: &mut Client, relation: &Relation<'_>) -> Result<Described> {
-        let failed = |error| sql_error("Cannot read the catalog", error);
+        let failed = |error| sql_error(CANNOT_READ, error);
         // One snapshot: keys and types of the same moment.
         let transaction = client
             .build_transaction()
@@ -79,16 +83,59 @@ impl Catalog {
             .start()
             .await
             .map_err(failed)?;
-        let facts = table::read(&transaction, relation.id, &self.publications).await.map_err(failed)?;
-        let oids = relation.columns().map(|column| column.type_oid).collect();
-        let types = types::read(&transaction, oids).await.map_err(failed)?;
+        let described = describe(&transaction, relation, &self.publications).await?;
         transaction.commit().await.map_err(failed)?;
-        if facts.names.is_empty() {
-            let table = Schema::channel_of(relation.schema, relation.table);
-            tracing::debug!(table, "The table is gone: its keys and types are what the stream says of them");
-        }
-        Ok(assemble(relation, facts, &types))
+        Ok(described)
     }
+}
+
+/// A table as its publication shows it, in the snapshot of a transaction.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) schema: Schema,
+    /// The publication's condition.
+    pub(crate) filter: Option<String>,
+    /// It has partitions.
+    pub(crate) partitioned: bool,
+    /// How many rows it is thought to have.
+    pub(crate) estimate: u64,
+}
+
+/// Describes a table as the stream would, by its OID; `None` when it is gone or not published.
+///
+/// # Errors
+///
+/// When the catalog cannot be read.
+pub(crate) async fn show(
+    transaction: &Transaction<'_>,
+    oid: u32,
+    publications: &[String],
+    version: u32,
+) -> Result<Option<Shown>> {
+    let failed = |error| sql_error(CANNOT_READ, error);
+    let published = relation::read(transaction, oid, publications, version).await.map_err(failed)?;
+    let Some(Published { message, filter, partitioned, estimate }) = published else { return Ok(None) };
+    let Ok(Message::Relation(relation)) = decode(&message) else {
+        return Err(Error::failed("A table's description in the catalog cannot be understood"));
+    };
+    let Described { schema, .. } = describe(transaction, &relation, publications).await?;
+    Ok(Some(Shown { schema, filter, partitioned, estimate }))
+}
+
+async fn describe(
+    transaction: &Transaction<'_>,
+    relation: &Relation<'_>,
+    publications: &[String],
+) -> Result<Described> {
+    let failed = |error| sql_error(CANNOT_READ, error);
+    let facts = table::read(transaction, relation.id, publications).await.map_err(failed)?;
+    let oids = relation.columns().map(|column| column.type_oid).collect();
+    let types = types::read(transaction, oids).await.map_err(failed)?;
+    if facts.names.is_empty() {
+        let table = Schema::channel_of(relation.schema, relation.table);
+        tracing::debug!(table, "The table is gone: its keys and types are what the stream says of them");
+    }
+    Ok(assemble(relation, facts, &types))
 }
 
 fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) -> Described {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rowcast_engine::{Error, Result};
 
 use super::{
-    ChannelBinding, Conninfo, Host, Identity, Parameters, Roots, SslMode, TargetServer, Tls, keywords,
+    ChannelBinding, Conninfo, Host, Identity, Keepalive, Parameters, Roots, SslMode, TargetServer, Tls,
+    keywords,
 };
 
 /// Where packaged servers (Debian, Red Hat) and self-built ones put their sockets.
@@ -25,7 +26,7 @@ const DEFAULT_PORT: u16 = 5432;
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 pub(super) fn assemble(mut parameters: Parameters, env: Env<'_>) -> Result<Conninfo> {
-    keywords::fill_from(env, &mut parameters);
+    keywords::fill_from(env, &mut parameters)?;
     parameters.retain(|_, value| !value.is_empty());
     let home = env("HOME").filter(|h| !h.is_empty()).map(PathBuf::from);
     let user = match parameters.remove("user").or_else(|| env("USER")).or_else(|| env("LOGNAME")) {
@@ -46,6 +47,7 @@ pub(super) fn assemble(mut parameters: Parameters, env: Env<'_>) -> Result<Conni
         tls: tls(&parameters, home.as_deref())?,
         channel_binding: choice(&parameters, "channel_binding", ChannelBinding::Prefer)?,
         connect_timeout: connect_timeout(&parameters)?,
+        keepalive: Keepalive::read(&parameters)?,
         target: choice(&parameters, "target_session_attrs", TargetServer::Any)?,
         dbname: parameters.remove("dbname").unwrap_or_else(|| user.clone()),
         password: parameters.remove("password"),
@@ -154,7 +156,21 @@ fn tls(parameters: &Parameters, home: Option<&Path>) -> Result<Tls> {
                 .hint("Name the certificate's file with sslcert=FILE"));
         }
     };
-    Ok(Tls { mode, roots, identity })
+    let revoked = path("sslcrl").or_else(|| default("root.crl"));
+    Ok(Tls { mode, roots, identity, revoked, direct: direct(parameters, mode)? })
+}
+
+/// `sslnegotiation`. As in libpq, without asking there is no going back to a connection without TLS.
+fn direct(parameters: &Parameters, mode: SslMode) -> Result<bool> {
+    match parameters.get("sslnegotiation").map(String::as_str) {
+        None | Some("postgres") => Ok(false),
+        Some("direct") if matches!(mode, SslMode::Disable | SslMode::Prefer) => {
+            Err(Error::usage(format!("sslnegotiation=direct does not go with sslmode={}", mode.as_str()))
+                .hint("Use sslmode=require, or better sslmode=verify-full"))
+        }
+        Some("direct") => Ok(true),
+        Some(_) => Err(no_such_value("sslnegotiation", "postgres, direct")),
+    }
 }
 
 /// Reads an enumerated parameter.
@@ -209,7 +225,11 @@ impl FromStr for TargetServer {
             "read-only" => Ok(Self::ReadOnly),
             "primary" => Ok(Self::Primary),
             "standby" => Ok(Self::Standby),
-            _ => Err(no_such_value("target_session_attrs", "any, read-write, read-only, primary, standby")),
+            "prefer-standby" => Ok(Self::PreferStandby),
+            _ => Err(no_such_value(
+                "target_session_attrs",
+                "any, read-write, read-only, primary, standby, prefer-standby",
+            )),
         }
     }
 }

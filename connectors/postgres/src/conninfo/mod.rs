@@ -1,14 +1,17 @@
 //! Where the source is and how to get in: connection strings as libpq reads them.
 //!
 //! Both forms are understood, `postgres://user@host/db?sslmode=verify-full` and `host=… user=…`. What the
-//! string leaves out comes from the `PG…` environment variables, then from defaults. Parameters that libpq has
-//! and this connector cannot honour are refused rather than ignored.
+//! string leaves out comes from the service that it or `PGSERVICE` names, then from the `PG…` environment variables
+//! (`keywords` lists them), then from defaults. Parameters that libpq has and this connector cannot honour are
+//! refused rather than ignored, wherever they stand.
 //! Source: <https://www.postgresql.org/docs/current/libpq-connect.html>.
 
 mod assemble;
+mod keepalive;
 mod keyvalue;
 mod keywords;
 mod passfile;
+mod service;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -19,6 +22,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rowcast_engine::{Error, Result};
+
+pub use keepalive::Keepalive;
 
 /// Everything needed to log in. `Display` and `Debug` never show the password.
 #[derive(Clone)]
@@ -37,8 +42,10 @@ pub struct Conninfo {
     pub tls: Tls,
     /// Whether SCRAM must be bound to the TLS channel.
     pub channel_binding: ChannelBinding,
-    /// For one host, from the name lookup to the end of the login. Never zero.
+    /// For the name lookup of a host, and for each of its addresses up to the end of the login. Never zero.
     pub connect_timeout: Duration,
+    /// How a TCP peer that has vanished is noticed.
+    pub keepalive: Keepalive,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
     /// Command-line options for the session, such as `-c work_mem=64MB`.
@@ -77,6 +84,10 @@ pub struct Tls {
     pub roots: Option<Roots>,
     /// Client certificate and its key.
     pub identity: Option<Identity>,
+    /// PEM file of revoked certificates (`sslcrl`): each authority of the chain needs its list there, as in libpq.
+    pub revoked: Option<PathBuf>,
+    /// TLS from the first byte (`sslnegotiation=direct`), which takes Postgres 17.
+    pub direct: bool,
 }
 
 /// `sslmode`. libpq's `allow` (plain first) is refused: it protects nothing and hides that.
@@ -147,6 +158,8 @@ pub enum TargetServer {
     Primary,
     /// One that is in recovery.
     Standby,
+    /// One that is in recovery; if there is none, any.
+    PreferStandby,
 }
 
 /// Parameters as read, before defaults: keyword to value.
@@ -165,13 +178,14 @@ impl Conninfo {
 
     fn parse_with(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let text = text.trim();
-        let parameters = match uri::strip_scheme(text) {
+        let mut parameters = match uri::strip_scheme(text) {
             Some(rest) => uri::parse(rest)?,
             None => {
                 refuse_foreign_form(text)?;
                 keyvalue::parse(text)?
             }
         };
+        service::fill_from(env, &mut parameters)?;
         assemble::assemble(parameters, env)
     }
 
@@ -179,6 +193,12 @@ impl Conninfo {
     #[must_use]
     pub fn with_dbname(&self, dbname: impl Into<String>) -> Self {
         Self { dbname: dbname.into(), ..self.clone() }
+    }
+
+    /// The same role and database, on this server alone.
+    #[must_use]
+    pub(crate) fn at(&self, host: &Host) -> Self {
+        Self { hosts: vec![host.clone()], ..self.clone() }
     }
 
     /// The same, under another name in `pg_stat_activity`.
@@ -196,6 +216,11 @@ impl Conninfo {
     pub(crate) fn password_for(&self, host: &Host) -> Option<String> {
         let from_file = || passfile::lookup(self.passfile.as_deref()?, host, &self.dbname, &self.user);
         self.password.clone().or_else(from_file)
+    }
+
+    /// The password file, if it is there and not used because others may read it.
+    pub(crate) fn open_passfile(&self) -> Option<&std::path::Path> {
+        self.passfile.as_deref().filter(|path| passfile::is_open(path))
     }
 }
 

@@ -11,11 +11,19 @@ use super::{Host, assemble};
 /// A password file is a few lines; what lies beyond this is not read.
 const MAX_FILE: u64 = 1024 * 1024;
 
+/// What nobody but the owner may do.
+const OTHERS: u32 = 0o077;
+
+/// Whether it is there and others may read it.
+pub(super) fn is_open(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.mode() & OTHERS != 0)
+}
+
 /// The first matching line's password. A file that others may read is ignored with a warning, as in libpq.
 pub(super) fn lookup(path: &Path, host: &Host, dbname: &str, user: &str) -> Option<String> {
     let file = File::open(path).ok()?;
     let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    if about.mode() & 0o077 != 0 {
+    if about.mode() & OTHERS != 0 {
         let path = path.display();
         tracing::warn!("Password file {path} is ignored: others may read it (chmod 0600 {path})");
         return None;

@@ -1,8 +1,9 @@
 //! How a [`Conninfo`] is shown: as a URL that could be pasted again, without secrets.
 
 use std::fmt;
+use std::net::SocketAddr;
 
-use super::{Conninfo, Host, SslMode};
+use super::{Conninfo, Host, SslMode, TargetServer};
 
 impl Host {
     /// The port, which a Unix socket has in its name.
@@ -16,6 +17,9 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Tcp { name, address: Some(address), port } if address.to_string() != *name => {
+                write!(f, "{name} ({})", SocketAddr::new(*address, *port))
+            }
             Self::Tcp { name, port, .. } if name.contains(':') => write!(f, "[{name}]:{port}"),
             Self::Tcp { name, port, .. } => write!(f, "{name}:{port}"),
             Self::Unix { dir, port } => write!(f, "{}/.s.PGSQL.{port}", dir.display()),
@@ -32,6 +36,20 @@ impl SslMode {
             Self::Require => "require",
             Self::VerifyCa => "verify-ca",
             Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
+impl TargetServer {
+    /// libpq's name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::ReadWrite => "read-write",
+            Self::ReadOnly => "read-only",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+            Self::PreferStandby => "prefer-standby",
         }
     }
 }

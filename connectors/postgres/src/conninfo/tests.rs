@@ -142,8 +142,25 @@ fn mistakes_are_named_with_a_remedy_and_without_secrets() {
         ("host=h password=hunter2 sslmode=allow", "sslmode=allow is not supported", "sslmode=prefer"),
         (
             "host=h password=hunter2 sslnegotiation=direct",
-            "parameter sslnegotiation is not supported",
-            "Leave it out",
+            "sslnegotiation=direct does not go with sslmode=prefer",
+            "sslmode=verify-full",
+        ),
+        (
+            "host=a,b password=hunter2 load_balance_hosts=random",
+            "parameter load_balance_hosts is not supported",
+            "in their order",
+        ),
+        ("host=h password=hunter2 sslcrldir=/d", "parameter sslcrldir is not supported", "sslcrl=FILE"),
+        (
+            "host=h password=hunter2 keepalives_idle=x",
+            "keepalives_idle is not a number",
+            "keepalives_idle=10",
+        ),
+        ("host=h password=hunter2 tcp_user_timeout=1s", "not a number of milliseconds", "leave it out"),
+        (
+            "host=a,b password=hunter2 target_session_attrs=master",
+            "value of connection parameter target_session_attrs",
+            "prefer-standby",
         ),
         (
             "host=h password=hunter2 sslmode=verify-ca",
@@ -231,4 +248,99 @@ proptest! {
         let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
         prop_assert_eq!(parse(&format!("host=h password='{quoted}'")).password, Some(value));
     }
+}
+
+/// A directory with service files, as libpq looks for them.
+struct Services(PathBuf);
+
+impl Services {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("rowcast-services-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("etc")).unwrap();
+        Self(dir)
+    }
+
+    fn write(&self, file: &str, text: &str) -> String {
+        let path = self.0.join(file);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn parse(&self, text: &str, env: &[(&str, &str)]) -> Result<Conninfo> {
+        let (home, etc) = (self.0.display().to_string(), self.0.join("etc").display().to_string());
+        let own = [("USER", "os"), ("HOME", home.as_str()), ("PGSYSCONFDIR", etc.as_str())];
+        parse_in(text, &[env, &own].concat())
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn services() {
+    let services = Services::new("found");
+    services.write("etc/pg_service.conf", "[all]\nhost=machine\n[shop]\nhost=not this one\n");
+    services.write(
+        ".pg_service.conf",
+        "# comment\n\n[other]\nhost=wrong\n  [shop]  \nhost=a,b\nhost=second\nport=6000\nuser=anna\n\
+         password=hunter2 = x\ndbname=shop\nhostaddr=10.0.0.1,10.0.0.2\n[later]\nhost=wrong\n",
+    );
+    let named =
+        |name: &str, ip: [u8; 4]| Host::Tcp { name: name.into(), address: Some(ip.into()), port: 6000 };
+    for (text, env) in
+        [("service=shop", [("PGHOST", "env")]), ("postgres:///?service=shop", [("PGUSER", "env")])]
+    {
+        let info = services.parse(text, &env).unwrap();
+        assert_eq!(info.hosts, [named("a", [10, 0, 0, 1]), named("b", [10, 0, 0, 2])]);
+        assert_eq!((info.user.as_str(), info.dbname.as_str()), ("anna", "shop"));
+        assert_eq!(info.password.as_deref(), Some("hunter2 = x"));
+    }
+    // The string wins over the service, the service over the environment.
+    let info = services.parse("postgres://own@h/d", &[("PGSERVICE", "shop"), ("PGPORT", "9")]).unwrap();
+    assert_eq!((info.hosts, info.user.as_str()), (vec![tcp("h", 6000)], "own"));
+    assert_eq!(services.parse("service=all", &[]).unwrap().hosts, [tcp("machine", 5432)]);
+    let path = services.write("named", "[shop]\nhost=named\n");
+    let from_env = services.parse("service=shop", &[("PGSERVICEFILE", path.as_str())]).unwrap();
+    let from_text = services.parse(&format!("service=shop servicefile={path}"), &[]).unwrap();
+    assert_eq!((&from_env.hosts, &from_text.hosts), (&vec![tcp("named", 5432)], &vec![tcp("named", 5432)]));
+}
+
+#[test]
+fn services_that_cannot_be_used() {
+    let services = Services::new("bad");
+    let path = services.write(
+        ".pg_service.conf",
+        "[word]\nhunter2\n[unknown]\npasswort=hunter2\n[nested]\nservice=x\n[ldap]\nldap://h/hunter2\n\
+         [unsupported]\nsslcrldir=/hunter2\n",
+    );
+    for (name, words, hint) in [
+        ("word", "Line 2 of the service file", ""),
+        ("unknown", "Line 4", "Did you mean password?"),
+        ("nested", "Line 6", ""),
+        ("ldap", "asks an LDAP server", "Write the parameters there"),
+        ("unsupported", "sslcrldir is not supported", "sslcrl=FILE"),
+        ("missing", "no service \"missing\"", "Write [missing]"),
+    ] {
+        let error = services.parse(&format!("service={name}"), &[]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains(words) && error.to_string().contains(&path), "{error}");
+        assert!(error.remedy().unwrap_or_default().contains(hint), "{:?}", error.remedy());
+        assert!(!format!("{error} {:?}", error.remedy()).contains("hunter2"), "{error}");
+    }
+    let error = services.parse("service=x servicefile=/nowhere", &[]).unwrap_err();
+    assert!(error.to_string().contains("Cannot read the service file /nowhere"), "{error}");
+}
+
+#[test]
+fn what_the_environment_asks_for_is_not_ignored() {
+    for (variable, value) in
+        [("PGREQUIREAUTH", "scram-sha-256"), ("PGGSSENCMODE", "require"), ("PGLOADBALANCEHOSTS", "random")]
+    {
+        let error = parse_in("host=h user=u", &[(variable, value)]).unwrap_err();
+        assert!(error.to_string().contains(variable) && error.remedy().is_some(), "{error}");
+    }
+    parse_in("host=h user=u", &[("PGGSSENCMODE", "prefer"), ("PGREQUIREAUTH", "")]).unwrap();
 }

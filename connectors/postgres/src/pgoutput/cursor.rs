@@ -20,6 +20,15 @@ pub enum Malformed {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// A flag or a kind that protocol version 1 does not have.
+    UnknownByte {
+        /// The message's tag.
+        tag: u8,
+        /// What it should be.
+        what: &'static str,
+        /// What it is.
+        byte: u8,
+    },
     /// There is not even a tag.
     Empty,
 }
@@ -31,6 +40,9 @@ impl fmt::Display for Malformed {
                 write!(f, "unknown message tag {:?} (byte 0x{tag:02X})", char::from(*tag))
             }
             Self::Body { tag, what } => write!(f, "message {:?}: {what}", char::from(*tag)),
+            Self::UnknownByte { tag, what, byte } => {
+                write!(f, "message {:?}: {what} (byte 0x{byte:02X})", char::from(*tag))
+            }
             Self::Empty => f.write_str("an empty message"),
         }
     }
@@ -52,6 +64,10 @@ impl<'a> Cursor<'a> {
 
     pub(super) fn bad(&self, what: &'static str) -> Malformed {
         Malformed::Body { tag: self.tag, what }
+    }
+
+    pub(super) fn unknown(&self, what: &'static str, byte: u8) -> Malformed {
+        Malformed::UnknownByte { tag: self.tag, what, byte }
     }
 
     fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {

@@ -30,7 +30,7 @@ pub fn decode(body: &[u8]) -> Result<Message<'_>, Malformed> {
         b'C' => {
             let flags = cursor.u8()?;
             if flags != 0 {
-                return Err(cursor.bad("its flags are unknown"));
+                return Err(cursor.unknown("its flags are unknown", flags));
             }
             let (commit_lsn, end_lsn, committed) = (cursor.lsn()?, cursor.lsn()?, cursor.time()?);
             cursor.done().map(|()| Message::Commit { commit_lsn, end_lsn, committed })
@@ -56,10 +56,30 @@ pub fn decode(body: &[u8]) -> Result<Message<'_>, Malformed> {
 /// Takes a tuple off; gives how many columns it has.
 fn tuple(cursor: &mut Cursor<'_>) -> Result<u16, Malformed> {
     let Some((tuple, rest)) = Tuple::split(cursor.rest) else {
-        return Err(cursor.bad("a row is cut or has a value of unknown kind"));
+        return Err(no_tuple(*cursor));
     };
     cursor.rest = rest;
     u16::try_from(tuple.len()).map_err(|_| cursor.bad("a row has too many columns"))
+}
+
+/// What keeps the bytes from being a tuple.
+#[cold]
+fn no_tuple(mut cursor: Cursor<'_>) -> Malformed {
+    let mut scan = || {
+        for _ in 0..cursor.u16()? {
+            match cursor.u8()? {
+                b'n' | b'u' => {}
+                b't' => {
+                    let length = cursor.u32()? as usize;
+                    cursor.bytes(length)?;
+                }
+                kind => return Err(cursor.unknown("a value is of unknown kind", kind)),
+            }
+        }
+        Ok(())
+    };
+    let found = scan();
+    found.err().unwrap_or_else(|| cursor.bad("a row is cut"))
 }
 
 fn insert(mut cursor: Cursor<'_>) -> Result<Change<'_>, Malformed> {
@@ -106,7 +126,7 @@ fn relation(mut cursor: Cursor<'_>) -> Result<Relation<'_>, Malformed> {
         b'n' => Identity::Nothing,
         b'f' => Identity::Full,
         b'i' => Identity::Index,
-        _ => return Err(cursor.bad("its replica identity is unknown")),
+        other => return Err(cursor.unknown("its replica identity is unknown", other)),
     };
     let columns = cursor.u16()?;
     let body = cursor.rest;
@@ -119,6 +139,9 @@ fn relation(mut cursor: Cursor<'_>) -> Result<Relation<'_>, Malformed> {
 
 fn column<'a>(cursor: &mut Cursor<'a>) -> Result<RelationColumn<'a>, Malformed> {
     let flags = cursor.u8()?;
+    if flags & !COLUMN_IDENTITY != 0 {
+        return Err(cursor.unknown("a column's flags are unknown", flags));
+    }
     let name = cursor.string()?;
     let (type_oid, typmod) = (cursor.u32()?, cursor.i32()?);
     Ok(RelationColumn { identity: flags & COLUMN_IDENTITY != 0, name, type_oid, typmod })
@@ -134,7 +157,7 @@ fn truncate(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
     let count = cursor.u32()? as usize;
     let flags = cursor.u8()?;
     if flags & !(TRUNCATE_CASCADE | TRUNCATE_RESTART_IDENTITY) != 0 {
-        return Err(cursor.bad("its options are unknown"));
+        return Err(cursor.unknown("its options are unknown", flags));
     }
     let length = count.checked_mul(4).ok_or_else(|| cursor.bad("it names too many tables"))?;
     let relations = RelationIds(cursor.bytes(length)?);
@@ -149,7 +172,7 @@ fn truncate(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
 fn logical(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
     let flags = cursor.u8()?;
     if flags > 1 {
-        return Err(cursor.bad("its flags are unknown"));
+        return Err(cursor.unknown("its flags are unknown", flags));
     }
     let lsn = cursor.lsn()?;
     let prefix = cursor.string()?;

@@ -274,6 +274,16 @@ async fn has_rows(transaction: &Transaction<'_>, table: &Table) -> Result<bool, 
     Ok(transaction.query_one(&sql, &[]).await?.get(0))
 }
 
+/// Schema and name of the tables that the publications show.
+pub(crate) async fn members(client: &Client, source: &Source) -> Result<Vec<(String, String)>> {
+    let sql = "select distinct schemaname::text, tablename::text from pg_publication_tables where pubname in ($1, $2)";
+    let rows = client
+        .query(sql, &[&source.publication, &source.inserts])
+        .await
+        .map_err(|error| sql_error("Cannot list the tables of the publications", error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// The tables that the publications show, by channel.
 pub(crate) async fn captured(client: &Client, source: &Source) -> Result<BTreeMap<String, Captured>> {
     let sql = "

@@ -5,11 +5,15 @@ use std::time::Duration;
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
 
+use crate::config::{Origin, Source};
 use crate::tables::shown;
 use crate::wire::sql_error;
 
 /// Older servers lack what the stream needs: messages, binary-safe options, subscript handlers.
 pub(crate) const OLDEST: u32 = 140_000;
+
+/// From here on the server can leave out what came to it from elsewhere.
+const ORIGINS: u32 = 160_000;
 
 /// From here on generated columns can be published.
 pub(crate) const GENERATED_COLUMNS: u32 = 180_000;
@@ -23,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) version_text: String,
     pub(crate) database: String,
     pub(crate) role: String,
+    /// Of the database.
+    pub(crate) encoding: String,
     pub(crate) wal_level: String,
     pub(crate) standby: bool,
     /// The role may replicate.
@@ -45,11 +51,13 @@ pub(crate) struct Usage {
     pub(crate) limit: i64,
 }
 
+pub(crate) const ORIGINS_REMEDY: &str = "Set source.origin = \"any\", or upgrade to Postgres 16 or newer";
+
 const QUERY: &str = "
 select current_setting('server_version_num')::int4 as version,
        split_part(current_setting('server_version'), ' ', 1) as version_text,
        current_database()::text as database, current_user::text as role,
-       current_setting('wal_level') as wal_level, pg_is_in_recovery() as standby,
+       current_setting('server_encoding') as encoding, current_setting('wal_level') as wal_level, pg_is_in_recovery() as standby,
        (select r.rolsuper or r.rolreplication from pg_roles r where r.rolname = current_user)
            or exists (select from pg_roles r where r.rolname = 'rds_replication'
                       and pg_has_role(r.oid, 'MEMBER')) as replication,
@@ -73,6 +81,7 @@ impl Server {
             version_text: get("version_text")?,
             database: get("database")?,
             role: get("role")?,
+            encoding: get("encoding")?,
             wal_level: get("wal_level")?,
             standby: flag("standby")?,
             replication: flag("replication")?,
@@ -86,7 +95,7 @@ impl Server {
     }
 
     /// Makes sure of what nobody but the server's administrator can change.
-    pub(crate) fn fit(&self, manage: bool) -> Result<()> {
+    pub(crate) fn fit(&self, source: &Source) -> Result<()> {
         if self.version < OLDEST {
             return Err(Error::refused(format!("Postgres {} is too old", self.version_text))
                 .hint("Upgrade to Postgres 14 or newer"));
@@ -100,13 +109,28 @@ impl Server {
             return Err(Error::refused(format!("User {:?} has no right to replicate", self.role))
                 .hint(self.replication_remedy()));
         }
-        if self.standby && manage {
+        if !self.sends(source.origin) {
+            return Err(Error::refused(self.origins_found()).hint(ORIGINS_REMEDY));
+        }
+        if self.standby && source.manage {
             return Err(Error::refused("The server is a standby, where nothing can be created").hint(
                 "Connect to the primary, or create publications and slot yourself (`rowcast check` prints the SQL) \
                  and set source.manage = false",
             ));
         }
         Ok(())
+    }
+
+    /// Whether it can choose transactions like that.
+    pub(crate) fn sends(&self, origin: Origin) -> bool {
+        origin == Origin::Any || self.version >= ORIGINS
+    }
+
+    pub(crate) fn origins_found(&self) -> String {
+        format!(
+            "source.origin is \"none\", and Postgres {} cannot leave out what came to it from elsewhere",
+            self.version_text
+        )
     }
 
     pub(crate) fn wal_level_remedy(&self) -> String {

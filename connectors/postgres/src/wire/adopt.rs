@@ -25,7 +25,17 @@ use crate::conninfo::Conninfo;
 ///
 /// As [`Connection::connect`].
 pub async fn sql_client(info: &Conninfo) -> Result<Client> {
+    sql_session(info).await.map(|(client, _)| client)
+}
+
+/// The same, and how to reach the very server that was found, whichever of the hosts it is.
+///
+/// # Errors
+///
+/// As [`Connection::connect`].
+pub async fn sql_session(info: &Conninfo) -> Result<(Client, Conninfo)> {
     let connection = Connection::connect(info, Purpose::Query).await?;
+    let here = info.at(connection.host());
     let stream = Adopted::new(connection);
     let mut config = tokio_postgres::Config::new();
     config.user(&info.user).dbname(&info.dbname);
@@ -42,7 +52,7 @@ pub async fn sql_client(info: &Conninfo) -> Result<Client> {
             }
         }
     });
-    Ok(client)
+    Ok((client, here))
 }
 
 /// A logged-in socket that looks as if it were about to be.

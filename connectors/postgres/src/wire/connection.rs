@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
-use rowcast_engine::{Error, Kind, Result};
-use tokio::time::timeout;
+use rowcast_engine::{Error, Result};
 
 use super::copy::CopyStream;
 use super::db_error::{DbError, server_error};
-use super::login::login;
+use super::hosts;
+use super::login::Sort;
 use super::messages::{Incoming, Messages};
 use super::remedy;
-use crate::conninfo::Conninfo;
+use crate::conninfo::{Conninfo, Host};
 
 /// A simple query is for catalogs and replication commands; a bigger result in bytes is a mistake.
 const MAX_RESULT: usize = 64 * 1024 * 1024;
@@ -33,45 +33,42 @@ pub enum Purpose {
 /// A logged-in session with pinned settings (see `session.rs`).
 pub struct Connection {
     messages: Messages,
+    host: Host,
     parameters: BTreeMap<String, String>,
     version: u32,
     key: (i32, i32),
+    /// What `target_session_attrs` looks at.
+    pub(super) sort: Sort,
     /// A command has been sent and its end not seen: the caller dropped the future, or the connection broke.
     unfinished: bool,
 }
 
 impl Connection {
-    /// Tries the hosts in their order, each for `connect_timeout` at most, until one lets us in.
+    /// Tries the hosts in their order, each address for `connect_timeout` at most, until one lets us in and is what
+    /// `target_session_attrs` asks for.
     ///
     /// # Errors
     ///
-    /// `Kind::Transient` when no host is reachable or ready, `Kind::Refused` when one refuses the login for
-    /// good (then no further one is tried), `Kind::Usage` for unusable certificate files. Each with a hint.
+    /// `Kind::Transient` when no host is reachable, ready and of that sort, `Kind::Refused` when one refuses the
+    /// login for good (then no further one is tried), `Kind::Usage` for unusable certificate files. Each with a hint,
+    /// and with what every server that was tried has said.
     pub async fn connect(info: &Conninfo, purpose: Purpose) -> Result<Self> {
-        let mut last = Error::usage("The source names no host");
-        for (index, host) in info.hosts.iter().enumerate() {
-            // On the heap: the login's state is large, and every caller's future would hold it.
-            let attempt = Box::pin(timeout(info.connect_timeout, login(info, host, purpose)));
-            last = match attempt.await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) if error.kind() == Kind::Transient => error,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => remedy::too_slow(host, info.connect_timeout),
-            };
-            if index + 1 < info.hosts.len() {
-                tracing::warn!("{last}; trying the next host");
-            }
-        }
-        Err(last)
+        hosts::connect(info, purpose).await
     }
 
     pub(super) fn new(
         messages: Messages,
+        host: Host,
         parameters: BTreeMap<String, String>,
         version: u32,
         key: (i32, i32),
     ) -> Self {
-        Self { messages, parameters, version, key, unfinished: false }
+        Self { messages, host, parameters, version, key, unfinished: false, sort: Sort::default() }
+    }
+
+    /// The server that let us in: a host of the source at one address.
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The server's version as a number, such as 150018 for 15.18.

@@ -81,6 +81,8 @@ impl DbError {
             "57P04" => Kind::Refused,
             // Data or index corrupted.
             "XX001" | "XX002" => Kind::Refused,
+            // An option of START_REPLICATION that the server does not know, which it takes for an error of its own.
+            "XX000" if self.routine.as_deref() == Some("parse_output_parameters") => Kind::Refused,
             code => match code.get(..2) {
                 // Connection, rollback to be retried, resources, shutdown, system, internal.
                 Some("08" | "40" | "53" | "57" | "58" | "XX") => Kind::Transient,

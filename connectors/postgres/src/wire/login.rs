@@ -17,7 +17,7 @@ use super::remedy;
 use super::session;
 use super::socket::Socket;
 use super::tls;
-use crate::conninfo::{Conninfo, Host, SslMode, TargetServer, Tls};
+use crate::conninfo::{ChannelBinding, Conninfo, Host, SslMode, TargetServer, Tls};
 
 /// A fixed receive buffer closes the TCP window when we are behind, so that the server's kernel gathers its
 /// many small messages into large segments: three times the rows per second while catching up. In bytes.
@@ -36,14 +36,62 @@ pub(super) async fn login(info: &Conninfo, host: &Host, purpose: Purpose) -> Res
     let mut under_tls = false;
     let mut result = attempt.open(&info.tls, &mut under_tls).await;
     // As in libpq, `prefer` means to do without TLS where it does not work or is not admitted.
-    if info.tls.mode == SslMode::Prefer && result.as_ref().err().is_some_and(|e| is_about_tls(e, under_tls)) {
+    // A login that must be bound to TLS has nothing to gain there.
+    let may_be_plain = info.tls.mode == SslMode::Prefer && info.channel_binding != ChannelBinding::Require;
+    if may_be_plain && result.as_ref().err().is_some_and(|e| is_about_tls(e, under_tls)) {
         tracing::debug!("Trying {host} without TLS, since sslmode is prefer");
         let plain = Tls { mode: SslMode::Disable, ..info.tls.clone() };
         result = attempt.open(&plain, &mut under_tls).await;
     }
     let mut connection = result?;
-    attempt.check_target(&mut connection).await?;
+    connection.sort = Sort::read(&mut connection, info.target).await?;
+    connection.simple_query(&session::after_login(connection.server_version())).await?;
     Ok(connection)
+}
+
+/// What a server is, as far as `target_session_attrs` asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sort {
+    standby: Option<bool>,
+    read_only: Option<bool>,
+}
+
+impl Sort {
+    /// Asked before anything is pinned: what sessions may do by default is the server's and the role's to say.
+    async fn read(connection: &mut Connection, target: TargetServer) -> Result<Self> {
+        let mut sort = Self::default();
+        let (sql, answer) = match target {
+            TargetServer::Any => return Ok(sort),
+            TargetServer::ReadWrite | TargetServer::ReadOnly => {
+                ("SELECT pg_catalog.current_setting('transaction_read_only') = 'on'", &mut sort.read_only)
+            }
+            TargetServer::Primary | TargetServer::Standby | TargetServer::PreferStandby => {
+                ("SELECT pg_catalog.pg_is_in_recovery()", &mut sort.standby)
+            }
+        };
+        let rows = connection.simple_query(sql).await?;
+        *answer = rows.first().and_then(|row| row.first()).and_then(Option::as_deref).map(|text| text == "t");
+        Ok(sort)
+    }
+}
+
+/// Holds a server against `target_session_attrs`.
+pub(super) fn is_wanted(connection: &Connection, target: TargetServer) -> bool {
+    let Sort { standby, read_only } = connection.sort;
+    match target {
+        TargetServer::Any => true,
+        TargetServer::ReadWrite => read_only == Some(false),
+        TargetServer::ReadOnly => read_only == Some(true),
+        TargetServer::Primary => standby == Some(false),
+        TargetServer::Standby | TargetServer::PreferStandby => standby == Some(true),
+    }
+}
+
+/// The error for a server that is not. It may become one.
+pub(super) fn other_server(host: &Host, target: TargetServer) -> Error {
+    let name = target.as_str();
+    Error::transient(format!("Postgres at {host} is not what target_session_attrs={name} asks for"))
+        .hint("Name all servers of the cluster in the source URL: postgres://USER@HOST1,HOST2/DATABASE")
 }
 
 /// Whether the login may succeed without TLS: the handshake failed, or pg_hba.conf has no line for it.
@@ -63,17 +111,16 @@ impl Attempt<'_> {
             Purpose::Replication => Some(REPLICATION_RECEIVE_BUFFER),
             Purpose::Query => None,
         };
-        let socket = tls::start(dial(self.host, receive_buffer).await?, self.host, tls).await?;
+        let socket = dial(self.host, &self.info.keepalive, receive_buffer).await?;
+        let socket = tls::start(socket, self.host, tls).await?;
         *under_tls = matches!(socket, Socket::Tls(_));
+        if self.info.channel_binding == ChannelBinding::Require && !*under_tls {
+            return Err(remedy::nothing_to_bind_to(self.host, tls.mode));
+        }
         let mut messages = Messages::new(socket);
         self.start(&mut messages).await?;
         auth::authenticate(&mut messages, self).await?;
-        let mut connection = self.until_ready(messages).await?;
-        let later = session::after_login(connection.server_version());
-        if !later.is_empty() {
-            connection.simple_query(&later).await?;
-        }
-        Ok(connection)
+        self.until_ready(messages).await
     }
 
     async fn start(&self, messages: &mut Messages) -> Result<()> {
@@ -110,29 +157,7 @@ impl Attempt<'_> {
         }
         let version = parameters.get("server_version").and_then(|v| session::version_number(v));
         let version = version.ok_or_else(|| remedy::protocol("the server does not tell its version"))?;
-        Ok(Connection::new(messages, parameters, version, key))
-    }
-
-    /// Holds the server against `target_session_attrs`.
-    async fn check_target(&self, connection: &mut Connection) -> Result<()> {
-        let (sql, wanted, name) = match self.info.target {
-            TargetServer::Any => return Ok(()),
-            TargetServer::ReadWrite => ("SHOW transaction_read_only", "off", "read-write"),
-            TargetServer::ReadOnly => ("SHOW transaction_read_only", "on", "read-only"),
-            TargetServer::Primary => ("SELECT pg_catalog.pg_is_in_recovery()", "f", "primary"),
-            TargetServer::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "t", "standby"),
-        };
-        let rows = connection.simple_query(sql).await?;
-        let found = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
-        if found == Some(wanted) {
-            return Ok(());
-        }
-        // It may become one.
-        Err(Error::transient(format!(
-            "Postgres at {} is not what target_session_attrs={name} asks for",
-            self.host
-        ))
-        .hint("Name all servers of the cluster in the source URL: postgres://USER@HOST1,HOST2/DATABASE"))
+        Ok(Connection::new(messages, self.host.clone(), parameters, version, key))
     }
 
     /// The error for the server's refusal.
@@ -144,10 +169,21 @@ impl Attempt<'_> {
     pub(super) fn password(&self) -> Result<String> {
         self.info.password_for(self.host).ok_or_else(|| {
             let (host, user) = (self.host, &self.info.user);
-            Error::refused(format!(
+            let error = Error::refused(format!(
                 "Postgres at {host} asks for the password of user {user:?}, and none is given"
-            ))
-            .hint("Set PGPASSWORD, or write HOST:PORT:DATABASE:USER:PASSWORD into ~/.pgpass (mode 0600)")
+            ));
+            error.hint(match self.info.open_passfile() {
+                Some(path) => {
+                    let path = path.display();
+                    format!(
+                        "The password file {path} is not used, since others may read it: chmod 0600 {path}"
+                    )
+                }
+                None => {
+                    "Set PGPASSWORD, or write HOST:PORT:DATABASE:USER:PASSWORD into ~/.pgpass (mode 0600)"
+                        .to_owned()
+                }
+            })
         })
     }
 }

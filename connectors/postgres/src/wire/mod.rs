@@ -1,6 +1,6 @@
 //! The wire: Postgres' frontend/backend protocol version 3, for ordinary sessions and for replication.
 //!
-//! [`Connection`] logs in (TCP or Unix socket, TLS, passwords, SCRAM with channel binding) and pins the
+//! [`Connection`] finds a server that will do among the source's hosts, logs in (TCP or Unix socket, TLS, passwords, SCRAM with channel binding) and pins the
 //! settings that value text depends on. It runs simple queries and replication commands, and becomes a
 //! [`CopyStream`] when replication starts. [`sql_client`] gives the same login to `tokio-postgres`, for
 //! ordinary SQL. Errors of the server are [`DbError`], with kind and remedy decided in one place.
@@ -16,6 +16,7 @@ mod copy_tests;
 mod db_error;
 mod der;
 mod dial;
+mod hosts;
 mod login;
 mod messages;
 mod remedy;
@@ -25,7 +26,7 @@ mod status;
 mod tls;
 mod verifier;
 
-pub use adopt::sql_client;
+pub use adopt::{sql_client, sql_session};
 pub use connection::{Connection, Purpose};
 pub use copy::{CopyFrame, CopyStream};
 pub use db_error::{DbError, server_error, sql_error};

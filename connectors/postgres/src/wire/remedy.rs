@@ -6,7 +6,7 @@ use rowcast_engine::{Error, Kind};
 use rustls::CertificateError;
 
 use super::db_error::DbError;
-use crate::conninfo::Host;
+use crate::conninfo::{Host, SslMode};
 
 /// Nothing answers at `host`.
 pub(super) fn unreachable(host: &Host, cause: io::Error) -> Error {
@@ -21,6 +21,23 @@ pub(super) fn unreachable(host: &Host, cause: io::Error) -> Error {
         }
     };
     Error::transient(format!("Postgres at {host} is unreachable")).because(cause).hint(hint)
+}
+
+/// `channel_binding=require` on a connection without a TLS channel.
+pub(super) fn nothing_to_bind_to(host: &Host, mode: SslMode) -> Error {
+    let hint = match (host, mode) {
+        (Host::Unix { .. }, _) => "A Unix socket has no TLS: connect over TCP, or use channel_binding=prefer",
+        (_, SslMode::Disable) => {
+            "sslmode=disable asks for none: use sslmode=verify-full, or channel_binding=prefer"
+        }
+        _ => {
+            "The server does not offer it: turn it on in postgresql.conf (ssl = on, ssl_cert_file, ssl_key_file), or \
+             use channel_binding=prefer"
+        }
+    };
+    let what =
+        format!("channel_binding=require needs TLS, and the connection to Postgres at {host} has none");
+    Error::refused(what).hint(hint)
 }
 
 /// `host` did not answer in time.
@@ -52,6 +69,12 @@ fn tls_error(cause: &io::Error) -> Option<&rustls::Error> {
 pub(super) fn handshake(host: &Host, cause: io::Error) -> Error {
     let (what, hint) = match tls_error(&cause) {
         Some(rustls::Error::InvalidCertificate(error)) => certificate(host, error),
+        Some(rustls::Error::InvalidCertRevocationList(_)) => (
+            format!(
+                "The list of revoked certificates does not fit the TLS certificate of Postgres at {host}"
+            ),
+            "The file that sslcrl names needs a current list of each authority in the chain",
+        ),
         Some(rustls::Error::AlertReceived(_)) => (
             format!("Postgres at {host} refuses this client's TLS"),
             "If it asks for a client certificate, name one with sslcert=FILE and sslkey=FILE",
@@ -77,6 +100,16 @@ fn certificate(host: &Host, error: &CertificateError) -> (String, &'static str) 
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
             format!("The TLS certificate of Postgres at {host} has expired"),
             "Renew it (ssl_cert_file in postgresql.conf, then select pg_reload_conf())",
+        ),
+        CertificateError::Revoked => (
+            format!("The TLS certificate of Postgres at {host} has been revoked"),
+            "Give the server a new one, and see the list that sslcrl names",
+        ),
+        CertificateError::UnknownRevocationStatus
+        | CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => (
+            format!("Nobody says whether the TLS certificate of Postgres at {host} was revoked"),
+            "The file that sslcrl names needs a current list of each authority in the chain",
         ),
         _ => (
             format!("The TLS certificate of Postgres at {host} is not trusted"),

@@ -12,10 +12,17 @@
 /// - `quote_all_identifiers`, `standard_conforming_strings`: how identifiers come out and literals go in.
 /// - `row_security` off: a query that row-level security would thin out fails instead, since a snapshot with
 ///   rows missing in silence would be wrong.
-/// - the timeouts: a stream and a snapshot take as long as they take.
-pub(super) const STARTUP: [(&str, &str); 13] = [
+/// - the timeouts: a stream and a snapshot take as long as they take. Who waits for a lock sets how long.
+/// - `default_transaction_isolation`, `exit_on_error`: an error is an error and not the end of the session, and a
+///   statement sees what was committed before it.
+/// - `synchronous_commit` local: what is stored of an installation survives a crash of the server, and waits for no
+///   standby.
+/// - `client_min_messages`: warnings come, and not a line for each step of a query.
+///
+/// `role` is left alone: what a role's sessions become is a matter of rights.
+pub(super) const STARTUP: [(&str, &str); 18] = [
     ("client_encoding", "UTF8"),
-    ("DateStyle", "ISO"),
+    ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "iso_8601"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
@@ -27,13 +34,22 @@ pub(super) const STARTUP: [(&str, &str); 13] = [
     ("row_security", "off"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("exit_on_error", "off"),
+    ("synchronous_commit", "local"),
+    ("client_min_messages", "notice"),
 ];
 
-/// Settings that came later, with the version from which they exist.
-const SINCE: [(u32, &str); 2] =
-    [(140_000, "SET idle_session_timeout = 0;"), (170_000, "SET transaction_timeout = 0;")];
+/// Settings that came later, with the version from which they exist, and one that `target_session_attrs` has to see
+/// first as it is.
+const SINCE: [(u32, &str); 3] = [
+    (0, "SET default_transaction_read_only = off;"),
+    (140_000, "SET idle_session_timeout = 0;"),
+    (170_000, "SET transaction_timeout = 0;"),
+];
 
-/// The statements to run after the login; empty where there are none.
+/// The statements to run after the login.
 pub(super) fn after_login(version: u32) -> String {
     SINCE.iter().filter(|(since, _)| version >= *since).map(|(_, sql)| *sql).collect()
 }
@@ -63,8 +79,8 @@ mod tests {
 
     #[test]
     fn later_settings_by_version() {
-        assert_eq!(after_login(130_000), "");
-        assert_eq!(after_login(150_018), "SET idle_session_timeout = 0;");
+        assert!(!after_login(130_000).contains("idle_session_timeout"));
+        assert!(after_login(150_018).ends_with("SET idle_session_timeout = 0;"));
         assert!(after_login(170_000).contains("transaction_timeout"));
     }
 }

@@ -29,6 +29,12 @@ impl Socket {
         !matches!(self, Self::Tcp(_))
     }
 
+    /// The protocol that both sides named in the TLS handshake.
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        let Self::Tls(stream) = self else { return None };
+        stream.get_ref().1.alpn_protocol()
+    }
+
     /// The server's certificate, DER.
     pub(super) fn server_certificate(&self) -> Option<&[u8]> {
         let Self::Tls(stream) = self else { return None };

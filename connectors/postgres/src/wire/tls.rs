@@ -7,7 +7,7 @@ use rowcast_engine::{Error, Result};
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -16,6 +16,9 @@ use super::remedy;
 use super::socket::Socket;
 use super::verifier::Verifier;
 use crate::conninfo::{Host, Identity, Roots, SslMode, Tls, Verify};
+
+/// The protocol's name in a handshake that nobody was asked about.
+const ALPN: &[u8] = b"postgresql";
 
 /// The request that asks for TLS before anything else: length 8 and a version number nobody has.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
@@ -32,7 +35,12 @@ pub(super) async fn start(socket: Socket, host: &Host, tls: &Tls) -> Result<Sock
         other => return Ok(other),
     };
     // Read first, so that an unreadable file is reported whatever the server says.
-    let config = client_config(tls)?;
+    let mut config = client_config(tls)?;
+    if tls.direct {
+        // Protects a server that speaks this protocol from clients of others, and the other way round.
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        return direct(handshake(stream, host, config, tls.verify()).await, host);
+    }
     if !offered(&mut stream).await.map_err(|e| remedy::broken(host, e))? {
         return match tls.mode {
             SslMode::Prefer | SslMode::Disable => Ok(Socket::Tcp(stream)),
@@ -44,6 +52,20 @@ pub(super) async fn start(socket: Socket, host: &Host, tls: &Tls) -> Result<Sock
         };
     }
     handshake(stream, host, config, tls.verify()).await
+}
+
+/// What came of a handshake that the server was not asked about.
+fn direct(shaken: Result<Socket>, host: &Host) -> Result<Socket> {
+    const HINT: &str =
+        "It takes Postgres 17 or newer, with nothing in between: leave sslnegotiation=direct out";
+    match shaken {
+        Ok(socket) if socket.protocol() == Some(ALPN) => Ok(socket),
+        Ok(_) => {
+            Err(Error::refused(format!("The server at {host} does not say that it is Postgres")).hint(HINT))
+        }
+        Err(error) if error.remedy().is_none() => Err(error.hint(HINT)),
+        error => error,
+    }
 }
 
 /// Only the one byte of the answer is read, and nothing is ever buffered before the handshake: whatever an
@@ -96,7 +118,9 @@ fn client_config(tls: &Tls) -> Result<ClientConfig> {
     let (chain, key) = read_identity(identity)?;
     builder.with_client_auth_cert(chain, key).map_err(|e| {
         let (cert, key) = (identity.cert.display(), identity.key.display());
-        Error::usage(format!("The client certificate {cert} and the key {key} do not go together")).because(e)
+        Error::usage(format!("The client certificate {cert} and the key {key} do not go together"))
+            .because(e)
+            .hint("Name the key that the certificate was made for with sslkey=FILE")
     })
 }
 
@@ -107,11 +131,26 @@ fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Verifier> {
         (Some(Roots::File(path)), _) => read_certificates(path, "sslrootcert")?,
         (Some(Roots::System) | None, _) => rustls_native_certs::load_native_certs().certs,
     };
-    Verifier::new(provider, verify, trusted).map_err(|e| {
+    // As in libpq, where the chain is not checked nobody asks what was revoked.
+    let revoked = tls.revoked.as_deref().filter(|_| verify != Verify::Nothing);
+    let revoked = revoked.map(read_revoked).transpose()?.unwrap_or_default();
+    Verifier::new(provider, verify, trusted, revoked).map_err(|e| {
         Error::usage("There is no trusted root certificate to check the server's with")
             .because(e)
             .hint("Install ca-certificates, or name the authority's file with sslrootcert=FILE")
     })
+}
+
+fn read_revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>> {
+    let unreadable = |e| unreadable(path, "sslcrl", e);
+    let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(path)
+        .map_err(unreadable)?
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)?;
+    if lists.is_empty() {
+        return Err(unreadable(rustls::pki_types::pem::Error::NoItemsFound));
+    }
+    Ok(lists)
 }
 
 fn read_certificates(path: &Path, parameter: &str) -> Result<Vec<CertificateDer<'static>>> {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::der::Certificate;
@@ -29,10 +31,12 @@ struct Chain {
     /// The trusted certificates as given, to recognise a server certificate among them.
     trusted: Vec<CertificateDer<'static>>,
     check_name: bool,
+    asks_what_was_revoked: bool,
 }
 
 impl Verifier {
-    /// `trusted` is what the chain must end in; unused when nothing is checked.
+    /// `trusted` is what the chain must end in; unused when nothing is checked. With `revoked`, each authority of the
+    /// chain must have its list there.
     ///
     /// # Errors
     ///
@@ -41,6 +45,7 @@ impl Verifier {
         provider: Arc<CryptoProvider>,
         verify: Verify,
         trusted: Vec<CertificateDer<'static>>,
+        revoked: Vec<CertificateRevocationListDer<'static>>,
     ) -> Result<Self, rustls::Error> {
         if verify == Verify::Nothing {
             return Ok(Self { provider, chain: None });
@@ -48,11 +53,15 @@ impl Verifier {
         let mut roots = RootCertStore::empty();
         // Trust stores hold a few certificates of odd forms; one that matters is missed in the handshake.
         roots.add_parsable_certificates(trusted.iter().cloned());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let asks_what_was_revoked = !revoked.is_empty();
+        let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        if asks_what_was_revoked {
+            // A list that has run out proves nothing.
+            builder = builder.with_crls(revoked).enforce_revocation_expiration();
+        }
+        let verifier = builder.build().map_err(|e| rustls::Error::General(e.to_string()))?;
         let check_name = verify == Verify::ChainAndName;
-        Ok(Self { provider, chain: Some(Chain { verifier, trusted, check_name }) })
+        Ok(Self { provider, chain: Some(Chain { verifier, trusted, check_name, asks_what_was_revoked }) })
     }
 }
 
@@ -65,7 +74,8 @@ impl Chain {
             }
             // webpki's order of checks puts the validity period before this one.
             CertificateError::Other(other) if is_ca_as_end_entity(other) => {
-                let pinned = self.trusted.iter().any(|t| t == cert);
+                // It is found before the lists are looked at.
+                let pinned = !self.asks_what_was_revoked && self.trusted.iter().any(|t| t == cert);
                 pinned && (!self.check_name || is_named(cert, name))
             }
             _ => false,

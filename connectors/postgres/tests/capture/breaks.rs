@@ -176,7 +176,7 @@ async fn a_wiped_directory() {
                 assert!(error.remedy().unwrap().contains("rowcast adopt"));
                 Capture::launch(Config { adopt: true, ..config.clone() }, wiped.path())
             }
-            OnGap::Continue => Capture::launch(config.clone(), wiped.path()),
+            OnGap::Continue | OnGap::Resnapshot => Capture::launch(config.clone(), wiped.path()),
         };
         capture.streams().await;
         let lost = config.clone();

@@ -281,6 +281,19 @@ pub(super) async fn value(client: &Client, query: &str) -> String {
     row.get::<_, Option<String>>(0).unwrap_or_else(|| "NULL".to_owned())
 }
 
+/// The server's version as a number: 150018.
+pub(super) async fn version(client: &Client) -> u32 {
+    value(client, "current_setting('server_version_num')").await.parse().unwrap()
+}
+
+/// What the slot has confirmed.
+pub(super) async fn confirmed(client: &Client) -> Lsn {
+    value(client, "select confirmed_flush_lsn from pg_replication_slots where slot_name = 'rowcast'")
+        .await
+        .parse()
+        .unwrap()
+}
+
 /// Waits for something that must happen.
 pub(super) async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;

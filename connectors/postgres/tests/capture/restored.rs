@@ -163,7 +163,7 @@ async fn a_wrong_address_that_is_mended_leaves_no_gap() {
 }
 
 /// A primary with one captured row and a standby of it, which has a copy of the slot.
-async fn pair(policy: OnGap) -> (Server, Server, Directory, Config) {
+pub(super) async fn pair(policy: OnGap) -> (Server, Server, Directory, Config) {
     let (mut primary, directory, config) = one_row("", policy).await;
     primary.stop_in_order();
     let mut standby = primary.copy();
@@ -175,7 +175,7 @@ async fn pair(policy: OnGap) -> (Server, Server, Directory, Config) {
     (primary, standby, directory, config)
 }
 
-async fn caught_up(primary: &Server, standby: &Server) {
+pub(super) async fn caught_up(primary: &Server, standby: &Server) {
     let target = end(primary).await;
     let client = sql(standby).await;
     until("the standby", async || {

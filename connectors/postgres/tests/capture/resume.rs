@@ -7,15 +7,8 @@ use rowcast_engine::Lsn;
 use rowcast_postgres::Config;
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::harness::{Capture, Directory, config, confirmed, run, sql, until, value};
 use crate::support::Server;
-
-async fn confirmed(client: &Client) -> Lsn {
-    value(client, "select confirmed_flush_lsn from pg_replication_slots where slot_name = 'rowcast'")
-        .await
-        .parse()
-        .unwrap()
-}
 
 #[tokio::test]
 async fn what_is_durable_is_confirmed_and_idle_databases_advance() {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::event::{Body, Event, Micros, Old, Op};
+use crate::event::{Body, Event, Marks, Micros, Old, Op};
 use crate::format::debezium::key::{key_columns, old_key_columns};
 use crate::format::debezium::placeholder::Placeholders;
 use crate::format::debezium::records::{Header, Records};
@@ -201,7 +201,7 @@ impl Debezium {
         out.extend_from_slice(&self.source_head);
         write_int(out, committed.div_euclid(1000));
         write_member(out, "snapshot");
-        write_string(out, if event.op == Op::Read { "true" } else { "false" });
+        write_string(out, snapshot(event));
         write_member(out, "db");
         write_string(out, &row.schema.database);
         write_sequence(out, event);
@@ -214,8 +214,8 @@ impl Debezium {
         write_member(out, "table");
         write_string(out, &row.schema.table);
         write_member(out, "txId");
-        match &event.tx {
-            Some(tx) => write_int(out, tx.xid),
+        match event.tx.map(|tx| tx.xid).or(event.snapshot.map(|snapshot| snapshot.xid)) {
+            Some(xid) => write_int(out, xid),
             None => out.extend_from_slice(b"null"),
         }
         write_member(out, "lsn");
@@ -228,6 +228,22 @@ impl Debezium {
         }
         out.extend_from_slice(b",\"origin_lsn\":null}");
     }
+}
+
+/// The word for the row's place in a snapshot. A row can stand at several; Debezium tells one of them.
+fn snapshot(event: &Event<'_>) -> &'static str {
+    let Some(snapshot) = event.snapshot else {
+        return if event.op == Op::Read { "true" } else { "false" };
+    };
+    let words = [
+        (Marks::AD_HOC, "incremental"),
+        (Marks::LAST, "last"),
+        (Marks::FIRST, "first"),
+        (Marks::LAST_IN_TABLE, "last_in_data_collection"),
+        (Marks::FIRST_IN_TABLE, "first_in_data_collection"),
+        (Marks::NONE, "true"),
+    ];
+    words.into_iter().find(|(mark, _)| snapshot.marks.has(*mark)).map_or("true", |(_, word)| word)
 }
 
 /// Appends `sequence`: a JSON array as a string, of the last commit before this transaction and the own position.

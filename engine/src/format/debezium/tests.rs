@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::event::{Body, Event, Old, Op};
+use crate::event::{Body, Event, Marks, Old, Op, Snapshot};
 use crate::format::debezium::shape::Shape;
 use crate::format::debezium::value::write_shaped;
 use crate::format::sample::Cell::{Bytes, Null, Text, Unchanged};
@@ -190,6 +190,35 @@ fn source_of_snapshot_rows_origins_and_first_transactions() {
         serde_json::from_slice(records.iter().next().unwrap().value.unwrap()).unwrap();
     assert_eq!(value["source"]["origin"], "east");
     assert_eq!(records.len(), 1);
+}
+
+#[test]
+fn a_row_that_a_snapshot_read_has_its_place_its_xmin_and_no_tombstone() {
+    let (schema, data) = (customers(), tuple_data(&[Text("1"), Null, Null]));
+    let debezium = Debezium::new(DebeziumOptions::new("ref"));
+    let edge = Marks::FIRST | Marks::FIRST_IN_TABLE;
+    let words = [
+        (Marks::NONE, "true"),
+        (Marks::FIRST_IN_TABLE, "first_in_data_collection"),
+        (Marks::LAST_IN_TABLE, "last_in_data_collection"),
+        (Marks::FIRST_IN_TABLE | Marks::LAST_IN_TABLE, "last_in_data_collection"),
+        (edge | Marks::LAST_IN_TABLE, "first"),
+        (edge | Marks::LAST_IN_TABLE | Marks::LAST, "last"),
+        (edge | Marks::AD_HOC, "incremental"),
+    ];
+    for (marks, word) in words {
+        let mut records = Records::default();
+        let mut read = event(Op::Read, &schema, None, Some(tuple(&data)));
+        (read.tx, read.snapshot) = (None, Some(Snapshot { marks, xid: 740 }));
+        debezium.records(&read, NOW, &mut records);
+        let told: Vec<_> = records.iter().collect();
+        assert_eq!((told.len(), told[0].key, told[0].header), (1, Some(br#"{"id":1}"#.as_slice()), None));
+        let value: serde_json::Value = serde_json::from_slice(told[0].value.unwrap()).unwrap();
+        assert_eq!((&value["op"], &value["before"]), (&"r".into(), &serde_json::Value::Null));
+        assert_eq!(value["after"], serde_json::json!({"id": 1, "name": null, "score": null}));
+        assert_eq!((&value["source"]["snapshot"], &value["source"]["txId"]), (&word.into(), &740.into()));
+        assert_eq!(value["source"]["sequence"], "[null,\"23803392\"]");
+    }
 }
 
 #[test]

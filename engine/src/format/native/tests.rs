@@ -1,4 +1,5 @@
 use super::*;
+use crate::event::Marks;
 use crate::format::sample::Cell::{Bytes, Null, Text, Unchanged};
 use crate::format::sample::{Cell, base, event, full, other, schema, tuple, tuple_data};
 
@@ -143,6 +144,23 @@ fn a_custom_event() {
     );
     let text = other(Op::Message, Body::Message { channel: "c", payload: "{not\njson" });
     assert!(line(&text).contains(r#""payload":"{not\njson","schema":null,"ts""#));
+}
+
+#[test]
+fn a_row_that_a_snapshot_read() {
+    let (schema, data) = (orders(), tuple_data(&[Text("7"), Text("9.50"), Null]));
+    let mut read = event(Op::Read, &schema, None, Some(tuple(&data)));
+    read.tx = None;
+    let mut told = |marks| {
+        read.snapshot = Some(Snapshot { marks, xid: 741 });
+        line(&read)
+    };
+    assert_eq!(
+        told(Marks::FIRST | Marks::FIRST_IN_TABLE | Marks::LAST_IN_TABLE),
+        r#"{"id":1795233906000000,"channel":"public.orders","op":"read","key":{"id":7},"before":null,"after":{"id":7,"total":"9.50","note":null},"changed":null,"unchanged":[],"snapshot":{"kind":"initial","marks":["first","first_in_table","last_in_table"],"lsn":"0/16B3600"},"schema":1,"ts":"2026-11-21T04:05:06.123456Z","tx":null}"#
+    );
+    assert!(told(Marks::AD_HOC).contains(r#""snapshot":{"kind":"ad_hoc","marks":[],"lsn""#));
+    assert!(told(Marks::LAST).contains(r#""marks":["last"]"#));
 }
 
 #[test]

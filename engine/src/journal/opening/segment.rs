@@ -6,28 +6,29 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::notes::{self, Notes};
 use crate::journal::refusal::{broken_middle, cannot_read, cannot_use};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::now;
-use crate::lsn::Lsn;
-use crate::record::asides;
+use crate::record::{Aside, asides, last_end};
 
-/// Reads a whole segment, checking every batch; cuts the newest one where it is torn.
+/// Reads a whole segment, checking every batch; cuts the newest one where it is torn. `notes`: those before it.
 pub(super) fn scan(
     segment: &Segment,
     newest: bool,
     disk: &dyn Disk,
     registry: &Registry,
+    notes: Notes,
 ) -> Result<Leftover> {
     let path = segment.path.display();
     let unreadable = |error| cannot_read(&segment.path, error);
     let file = open_segment(disk, &segment.path).map_err(unreadable)?;
     let length = file.length().map_err(unreadable)?;
     let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
-    let mut left = Leftover::default();
+    let mut left = Leftover { notes, ..Leftover::default() };
     // The batches of a transaction count only once its last one is there.
     let mut pending = Vec::new();
     let mut good_end = SEGMENT_HEADER as u64;
@@ -40,13 +41,13 @@ pub(super) fn scan(
                     doubtful = offset;
                 }
                 note_asides(&bytes, &header, registry, &mut left);
-                pending.push(header);
+                pending.push((header, last_end(&bytes, &header)));
                 // A batch without events ends no transaction.
                 let whole = !header.more && (header.events > 0 || pending.len() == 1);
                 if whole {
                     good_end = offset + u64::from(header.length);
-                    for header in pending.drain(..) {
-                        let end = if header.events > 0 { header.lsn_max } else { Lsn::ZERO };
+                    // Not the header's: a position can stand beside what is of no transaction.
+                    for (header, end) in pending.drain(..) {
                         left.last_tx_end = left.last_tx_end.max(end);
                         segment.grow(&header);
                     }
@@ -108,11 +109,11 @@ pub(crate) fn note_asides(
     registry: &Registry,
     left: &mut Leftover,
 ) {
-    for (is_position, json) in asides(bytes, header) {
-        if is_position {
-            left.position = Some(json.to_vec());
-        } else {
-            left.schemas.extend(registry.load(json));
+    for aside in asides(bytes, header) {
+        match aside {
+            Aside::Position(json) => left.position = Some(json.to_vec()),
+            Aside::Schema(json) => left.schemas.extend(registry.load(json)),
+            Aside::Note(name, json) => notes::apply(&mut left.notes, (name.to_owned(), json.into())),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::writer::now;
 use crate::lsn::Lsn;
-use crate::record::{Header, asides};
+use crate::record::{Aside, Header, asides};
 
 /// Numbers stay below 2^53, so that JavaScript keeps them; what claims to be above is damage.
 const NUMBERS_END: u64 = 1 << 53;
@@ -322,8 +322,11 @@ impl Walk {
                 Err(ScanError::Io(error)) => return Err(error),
                 Err(ScanError::Broken(broken)) => return Ok(Some((broken.offset, broken.reason))),
             };
-            let position = asides(&bytes, &header).filter(|(is_position, _)| *is_position).last();
-            let position = position.and_then(|(_, json)| serde_json::from_slice(json).ok());
+            let position = asides(&bytes, &header).filter_map(|aside| match aside {
+                Aside::Position(json) => Some(json),
+                _ => None,
+            });
+            let position = position.last().and_then(|json| serde_json::from_slice(json).ok());
             self.take(offset, header, position);
         }
     }

@@ -1,0 +1,88 @@
+//! What the stream would say of a table: its Relation message, made from the catalog, for tables that it has not
+//! described.
+
+use tokio_postgres::{Error, Transaction};
+
+/// From here on publications have column lists and row filters.
+const COLUMN_LISTS: u32 = 150_000;
+
+/// A table as its publication shows it.
+#[derive(Debug)]
+pub(super) struct Published {
+    /// The body of a Relation message.
+    pub(super) message: Vec<u8>,
+    /// The publication's condition.
+    pub(super) filter: Option<String>,
+    /// It has partitions.
+    pub(super) partitioned: bool,
+    /// `pg_class.reltuples`, or that of its partitions together.
+    pub(super) estimate: u64,
+}
+
+/// The columns that are published: of a table without a list all but generated ones. The identity's are those that
+/// the server would log of an old row.
+const COLUMNS: &str = "
+select a.attname::text as name, a.atttypid as type, a.atttypmod as typmod,
+       case c.relreplident
+           when 'f' then true
+           when 'n' then false
+           else exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid and i.indimmediate
+                        and case c.relreplident when 'd' then i.indisprimary else i.indisreplident end
+                        and a.attnum = any(i.indkey[0:i.indnkeyatts - 1]))
+       end as identity
+from pg_attribute a join pg_class c on c.oid = a.attrelid
+where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
+  and case when $2::text[] is null then a.attgenerated = ''
+           else a.attname::text = any($2) and a.attgenerated::text in ('', $3) end
+order by a.attnum";
+
+const TABLE: &str = "
+select n.nspname::text as schema, c.relname::text as name, c.relreplident::text as identity, c.relkind = 'p' as partitioned,
+       (select coalesce(sum(greatest(l.reltuples, 0)), 0)::int8
+        from pg_class l where l.oid = c.oid or (c.relkind = 'p' and l.oid in (
+            select relid from pg_partition_tree(c.oid) where isleaf))) as estimate
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.oid = $1";
+
+/// `None` when the table is gone or in none of the publications.
+pub(super) async fn read(
+    transaction: &Transaction<'_>,
+    relation: u32,
+    publications: &[String],
+    version: u32,
+) -> Result<Option<Published>, Error> {
+    let Some(table) = transaction.query_opt(TABLE, &[&relation]).await? else { return Ok(None) };
+    let (schema, name): (&str, &str) = (table.get("schema"), table.get("name"));
+    let lists =
+        if version >= COLUMN_LISTS { "attnames::text[], rowfilter" } else { "null::text[], null::text" };
+    let published = format!(
+        "select {lists} from pg_publication_tables where pubname::text = any($1) and schemaname = $2 and tablename = $3"
+    );
+    let members = transaction.query(&published, &[&publications, &schema, &name]).await?;
+    let Some(member) = members.first() else { return Ok(None) };
+    let columns: Option<Vec<String>> = member.get(0);
+    // Generated columns are in the list from 18 on, where they are published.
+    let generated = if version >= crate::setup::server::GENERATED_COLUMNS { "s" } else { "" };
+    let columns = transaction.query(COLUMNS, &[&relation, &columns, &generated]).await?;
+    let mut message = vec![b'R'];
+    message.extend_from_slice(&relation.to_be_bytes());
+    for text in [schema, name] {
+        message.extend_from_slice(text.as_bytes());
+        message.push(0);
+    }
+    message.extend_from_slice(table.get::<_, &str>("identity").as_bytes());
+    message.extend_from_slice(&u16::try_from(columns.len()).unwrap_or(u16::MAX).to_be_bytes());
+    for column in &columns {
+        message.push(u8::from(column.get::<_, bool>("identity")));
+        message.extend_from_slice(column.get::<_, &str>("name").as_bytes());
+        message.push(0);
+        message.extend_from_slice(&column.get::<_, u32>("type").to_be_bytes());
+        message.extend_from_slice(&column.get::<_, i32>("typmod").to_be_bytes());
+    }
+    Ok(Some(Published {
+        message,
+        filter: member.get(1),
+        partitioned: table.get("partitioned"),
+        estimate: u64::try_from(table.get::<_, i64>("estimate")).unwrap_or(0),
+    }))
+}

@@ -1,0 +1,94 @@
+//! What somebody wants of snapshots, as changes of the journal's notes.
+
+use rowcast_engine::snapshots::Command;
+use rowcast_engine::{Error, Result};
+use tokio_postgres::Client;
+
+use super::job::{Job, Jobs};
+use super::task::{Surroundings, tables};
+use crate::capture::now;
+use crate::tables::{Tables, qualified};
+use crate::wire::{sql_client, sql_error};
+
+/// The notes that carry it out, and the channels that it is about.
+pub(super) async fn carry_out(
+    around: &Surroundings,
+    jobs: Jobs,
+    command: Command,
+) -> Result<(Vec<(String, Vec<u8>)>, Vec<String>)> {
+    match command {
+        Command::Start { tables, condition } => start(around, &jobs, &tables, condition).await,
+        Command::Pause(tables) => change(jobs, &tables, |job| {
+            job.paused = true;
+            job.json()
+        }),
+        Command::Resume(tables) => change(jobs, &tables, |job| {
+            job.paused = false;
+            job.json()
+        }),
+        Command::Cancel(tables) => change(jobs, &tables, |_| Ok(Vec::new())),
+    }
+}
+
+type Changed = (Vec<(String, Vec<u8>)>, Vec<String>);
+
+async fn start(
+    around: &Surroundings,
+    jobs: &Jobs,
+    patterns: &[String],
+    condition: Option<String>,
+) -> Result<Changed> {
+    let wanted = Tables::parse(patterns, &[])?;
+    let client = sql_client(&around.source.info).await?;
+    let captured = tables(&client, &around.source).await?;
+    let chosen: Vec<_> =
+        captured.into_iter().filter(|(schema, table)| wanted.matches(schema, table)).collect();
+    if chosen.is_empty() {
+        return Err(Error::usage(format!("No captured table matches {}", patterns.join(", ")))
+            .hint("`rowcast status` lists the captured tables"));
+    }
+    if condition.is_some() && chosen.len() > 1 {
+        return Err(Error::usage("A condition is for one table, and several match"));
+    }
+    if let (Some(condition), Some((schema, table))) = (&condition, chosen.first()) {
+        try_out(&client, &qualified(schema, table), condition).await?;
+    }
+    let snapshot = u64::try_from(now()).unwrap_or(0);
+    let mut changed = Changed::default();
+    for (place, (schema, table)) in (0..).zip(chosen) {
+        let condition = condition.clone();
+        let job = Job { snapshot, ad_hoc: true, place, schema, table, condition, ..Job::default() };
+        if jobs.tables.contains_key(&job.note()) {
+            return Err(Error::refused(format!("A snapshot of {} is under way already", job.channel()))
+                .hint("`rowcast snapshot --status` shows it, `--cancel` ends it"));
+        }
+        changed.0.push((job.note(), job.json()?));
+        changed.1.push(job.channel());
+    }
+    Ok(changed)
+}
+
+/// A condition that cannot be is told to whoever gave it.
+async fn try_out(client: &Client, table: &str, condition: &str) -> Result<()> {
+    let sql = format!("select from {table} where ({condition}\n) limit 0");
+    let failed = |error| {
+        let error = sql_error("The condition cannot be used", error);
+        Error::usage(error.to_string())
+            .hint("It is an SQL condition over the table's columns, such as id > 1000")
+    };
+    client.query(&sql, &[]).await.map(drop).map_err(failed)
+}
+
+fn change(jobs: Jobs, patterns: &[String], to: impl Fn(&mut Job) -> Result<Vec<u8>>) -> Result<Changed> {
+    let wanted = Tables::parse(patterns, &[])?;
+    let mut changed = Changed::default();
+    for (note, mut job) in jobs.tables.into_iter().filter(|(_, job)| wanted.matches(&job.schema, &job.table))
+    {
+        changed.1.push(job.channel());
+        changed.0.push((note, to(&mut job)?));
+    }
+    if changed.0.is_empty() {
+        return Err(Error::usage(format!("No unfinished snapshot matches {}", patterns.join(", "))));
+    }
+    Ok(changed)
+}

@@ -1,0 +1,145 @@
+//! What is to be read of a table, and how far that has come. Kept as a note of the journal, in the same batch as the rows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rowcast_engine::{Error, Lsn, Result};
+use serde::{Deserialize, Serialize};
+
+/// Before the channel in the name of a note.
+const PREFIX: &str = "snapshot ";
+
+/// The note that wants all captured tables, before they have been listed.
+pub(crate) const ALL: &str = "snapshots";
+
+/// That all captured tables are wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    /// The snapshot's number: when it was wanted, microseconds since 1970.
+    pub(crate) snapshot: u64,
+}
+
+/// One table of a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Job {
+    /// The snapshot that it is a part of: when it was wanted, microseconds since 1970.
+    pub(crate) snapshot: u64,
+    /// It was asked for while the stream went on; else it is the initial one.
+    pub(crate) ad_hoc: bool,
+    /// Its place among the tables of the snapshot, from 0.
+    pub(crate) place: u32,
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// An SQL condition that the rows meet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) condition: Option<String>,
+    /// It waits until somebody lets it go on.
+    pub(crate) paused: bool,
+    /// Where it stands.
+    pub(crate) progress: Progress,
+}
+
+/// How far it has come. All of it is void when the table, its key or the history is another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Progress {
+    /// `pg_class.oid`.
+    pub(crate) relation: u32,
+    /// Names of the key's columns.
+    pub(crate) key: Vec<String>,
+    /// The slot's birth: another one begins another history.
+    pub(crate) history: Lsn,
+    /// Transactions that end above this were streamed after the newest chunk.
+    pub(crate) lsn: Lsn,
+    /// The key up to which everything has been read; none before the first chunk.
+    pub(crate) cursor: Option<Vec<String>>,
+    /// The cursor is at the end; only keys to be read again are left.
+    pub(crate) at_end: bool,
+    /// Keys to be read again: they have values that no event carried.
+    pub(crate) again: Vec<Vec<String>>,
+    /// Rows written so far.
+    pub(crate) rows: u64,
+    /// Rows that the table is thought to have.
+    pub(crate) estimate: u64,
+}
+
+impl Job {
+    /// The name of its note.
+    pub(crate) fn note(&self) -> String {
+        note_of(&self.channel())
+    }
+
+    pub(crate) fn channel(&self) -> String {
+        rowcast_engine::schema::Schema::channel_of(&self.schema, &self.table)
+    }
+
+    pub(crate) fn json(&self) -> Result<Vec<u8>> {
+        json(self)
+    }
+}
+
+pub(crate) fn note_of(channel: &str) -> String {
+    format!("{PREFIX}{channel}")
+}
+
+pub(crate) fn json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| Error::failed("Cannot write a snapshot's state").because(error))
+}
+
+/// What is wanted, by the name of its note.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    pub(crate) all: Option<Wanted>,
+    pub(crate) tables: BTreeMap<String, Job>,
+}
+
+impl Jobs {
+    /// From the journal's notes.
+    ///
+    /// # Errors
+    ///
+    /// When one is of another version.
+    pub(crate) fn read(notes: &BTreeMap<String, Arc<[u8]>>) -> Result<Self> {
+        let unread = |error| {
+            Error::journal(
+                "A snapshot's state in the journal cannot be read, it is of another version of rowcast",
+            )
+            .because(error)
+        };
+        let mut jobs = Self::default();
+        for (name, json) in notes {
+            if name == ALL {
+                jobs.all = Some(serde_json::from_slice(json).map_err(unread)?);
+            } else if name.starts_with(PREFIX) {
+                jobs.tables.insert(name.clone(), serde_json::from_slice(json).map_err(unread)?);
+            }
+        }
+        Ok(jobs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_back_as_it_was_noted() {
+        let job = Job {
+            snapshot: 7,
+            schema: "public".to_owned(),
+            table: "Order".to_owned(),
+            progress: Progress { cursor: Some(vec!["1".to_owned()]), rows: 5, ..Progress::default() },
+            ..Job::default()
+        };
+        let mut notes = BTreeMap::from([("other".to_owned(), Arc::from(&b"?"[..]))]);
+        assert!(Jobs::read(&notes).unwrap().tables.is_empty());
+        notes.insert(job.note(), job.json().unwrap().into());
+        notes.insert(ALL.to_owned(), json(&Wanted { snapshot: 9 }).unwrap().into());
+        let jobs = Jobs::read(&notes).unwrap();
+        assert_eq!(jobs.tables["snapshot public.\"Order\""], job);
+        assert_eq!(jobs.all, Some(Wanted { snapshot: 9 }));
+        notes.insert(note_of("public.x"), b"[".as_slice().into());
+        assert!(Jobs::read(&notes).is_err());
+    }
+}

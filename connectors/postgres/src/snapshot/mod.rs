@@ -1,0 +1,22 @@
+//! Snapshots: the rows as they are, read beside the stream, so that whoever follows both ends with the table.
+//!
+//! Nothing is written to the source, nothing waits: neither the stream for a snapshot, nor an application for either.
+//! A table is read in chunks in the order of its key, each in a short transaction of its own. A chunk is written where
+//! the stream has passed its position, without the rows that a newer event has replaced; rows whose newer event lacks
+//! values (TOASTed ones that did not change) are read again. How far it has come stands in the journal beside the rows,
+//! so that a crash at any moment repeats at most one chunk.
+//!
+//! `order` is what readers and stream say to each other, `tracker` the stream's side, `task` the readers'.
+
+mod command;
+pub(crate) mod job;
+pub(crate) mod order;
+mod read;
+pub(crate) mod rows;
+mod scan;
+mod table;
+mod task;
+pub(crate) mod tracker;
+pub(crate) mod visible;
+
+pub(crate) use task::Snapshots;

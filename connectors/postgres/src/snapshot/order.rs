@@ -1,0 +1,101 @@
+//! What the readers of tables and the stream say to each other.
+//!
+//! The readers have connections and a thread of their own; the stream writes what they have read where it belongs. All
+//! of it is void when the connection of the stream ends: the journal has what is needed to go on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rowcast_engine::Lsn;
+use rowcast_engine::event::Micros;
+use rowcast_engine::schema::Schema;
+use tokio::sync::{mpsc, oneshot};
+
+use super::job::Job;
+use super::rows::Rows;
+use super::visible::Visible;
+
+/// Orders that may wait: a chunk and a window for each of a few tables.
+pub(crate) const ORDERS: usize = 16;
+
+/// What a reader wants of the stream.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// To note what is streamed from here on.
+    Watch(oneshot::Sender<()>),
+    /// To reckon with transactions that were streamed before.
+    Seed(Vec<u32>),
+    /// To look after a table; with the keys that wait to be read again.
+    Begin(u32, BTreeSet<Box<[u8]>>),
+    /// To open a window; answered with its number.
+    Open(u32, oneshot::Sender<Option<u64>>),
+    /// To close one whose chunk there is none.
+    Close(u32, u64),
+    /// To write a chunk as soon as the stream has passed its position.
+    Write(Box<Ready>, oneshot::Sender<Written>),
+    /// To forget a table.
+    End(u32),
+    /// Nobody reads any more.
+    Rest,
+    /// All that was wanted has been read, and nothing else is.
+    Done,
+}
+
+/// A chunk to be written.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) relation: u32,
+    pub(crate) window: u64,
+    pub(crate) visible: Visible,
+    pub(crate) lsn: Lsn,
+    pub(crate) at: Micros,
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) rows: Rows,
+    /// The keys that were read again.
+    pub(crate) asked: Vec<Box<[u8]>>,
+    /// As it stands once the chunk is written, but for rows and keys.
+    pub(crate) job: Job,
+    /// Its first row is the first of the whole snapshot.
+    pub(crate) first: bool,
+    /// No other table of the snapshot is left.
+    pub(crate) last: bool,
+}
+
+/// What became of a chunk.
+#[derive(Debug)]
+pub(crate) enum Written {
+    /// It is on its way to the disk: the job as it stands now, and as its note says it; `None` when it is done.
+    Yes(Option<(Box<Job>, Vec<u8>)>, u64),
+    /// It has to be read again.
+    Repeat(Why),
+    /// The table has to be read from its beginning.
+    Void,
+}
+
+/// Why a chunk has to be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// A transaction that was streamed is not visible yet.
+    Unseen,
+    /// The table has changed.
+    Changed,
+    /// Too much has changed meanwhile.
+    TooMuch,
+}
+
+/// The way to the stream.
+pub(crate) type Orders = mpsc::Sender<Order>;
+
+/// What can be said of it: the stream is gone, and this reader is about to be.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// Asks the stream.
+pub(crate) async fn ask<T>(
+    orders: &Orders,
+    order: impl FnOnce(oneshot::Sender<T>) -> Order,
+) -> Result<T, Gone> {
+    let (sender, answer) = oneshot::channel();
+    orders.send(order(sender)).await.map_err(|_| Gone)?;
+    answer.await.map_err(|_| Gone)
+}

@@ -1,0 +1,226 @@
+//! Reads one chunk of a table: rows, what the snapshot saw, and a position that all it saw lies below.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, pin_mut};
+use rowcast_engine::record::Tuple;
+use rowcast_engine::schema::Schema;
+use rowcast_engine::{Error, Lsn, Result};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
+
+use super::job::Job;
+use super::rows::{Rows, key_texts, key_values};
+use super::visible::Visible;
+use crate::catalog::{self, Shown};
+use crate::tables::{identifier, literal, qualified};
+use crate::wire::sql_error;
+
+/// Whoever changes the table's definition is waited for no longer than this at a time: those who come behind would
+/// wait for us.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'";
+
+/// A chunk takes no more memory, whatever its rows are like. It is read again with fewer rows when it would.
+const CHUNK_MAX: usize = 32 << 20;
+
+/// A chunk that was read.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) schema: Schema,
+    pub(crate) rows: Rows,
+    pub(crate) visible: Visible,
+    /// All that the snapshot saw had committed below this.
+    pub(crate) lsn: Lsn,
+    /// More rows follow.
+    pub(crate) more: bool,
+    /// The key of its last row.
+    pub(crate) last: Option<Vec<String>>,
+    /// How many rows the table is thought to have.
+    pub(crate) estimate: u64,
+    /// What reading took.
+    pub(crate) took: Duration,
+}
+
+/// What is to be read.
+#[derive(Debug)]
+pub(crate) enum Range {
+    /// So many rows behind the cursor.
+    Next(u32),
+    /// Rows with these keys.
+    Keys(Vec<Vec<String>>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Read(Box<Chunk>),
+    /// The rows are too large: so many were too many.
+    TooLarge(usize),
+    /// The table is gone, or in no publication of ours.
+    Gone,
+    /// It has no key.
+    Keyless,
+    /// Its key is another one than the job's.
+    OtherKey(Vec<String>),
+}
+
+/// Where and what to read.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) client: &'a mut Client,
+    pub(crate) publications: &'a [String],
+    pub(crate) version: u32,
+}
+
+impl Reader<'_> {
+    /// Reads a chunk, in a transaction that writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the server says.
+    pub(crate) async fn read(&mut self, job: &Job, range: &Range) -> Result<Outcome> {
+        let started = Instant::now();
+        let failed = |error| sql_error(format!("Cannot read a part of {}", job.channel()), error);
+        let transaction = self
+            .client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await
+            .map_err(failed)?;
+        // Before the snapshot is taken: a definition that is changed behind it would show no rows at all.
+        let table = qualified(&job.schema, &job.table);
+        let lock = format!("{LOCK_TIMEOUT}; lock table {table} in access share mode");
+        transaction.batch_execute(&lock).await.map_err(failed)?;
+        let (visible, lsn) = snapshot(&transaction).await?;
+        let oid = job.progress.relation;
+        let shown = catalog::show(&transaction, oid, self.publications, self.version).await?;
+        let Some(shown) = shown else { return Ok(Outcome::Gone) };
+        let key: Vec<String> = names(&shown.schema, &shown.schema.key);
+        if key.is_empty()
+            || (shown.schema.schema.as_str(), shown.schema.table.as_str()) != (&job.schema, &job.table)
+        {
+            let gone = !key.is_empty();
+            return Ok(if gone { Outcome::Gone } else { Outcome::Keyless });
+        }
+        if key != job.progress.key {
+            return Ok(Outcome::OtherKey(key));
+        }
+        let (sql, limit) = statement(job, &shown, range);
+        let rows = copy(&transaction, &sql, shown.schema.columns.len()).await?;
+        let mut rows = match rows {
+            Ok(rows) => rows,
+            // What is still to come is not read: the connection ends with the chunk.
+            Err(rows) => return Ok(Outcome::TooLarge(rows)),
+        };
+        transaction.commit().await.map_err(failed)?;
+        let more = limit.is_some_and(|limit| rows.len() > limit);
+        if more {
+            rows.pop();
+        }
+        let last = last_key(&rows, &shown.schema)?;
+        let Shown { schema, estimate, .. } = shown;
+        let took = started.elapsed();
+        Ok(Outcome::Read(Box::new(Chunk { schema, rows, visible, lsn, more, last, estimate, took })))
+    }
+}
+
+/// The transaction's snapshot, and a position that was reached after it: what it sees had committed below that.
+async fn snapshot(transaction: &Transaction<'_>) -> Result<(Visible, Lsn)> {
+    let failed = |error| sql_error("Cannot take a snapshot", error);
+    let sql = "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text,
+                      current_setting('wal_block_size')::int8";
+    let row = transaction.query_one(sql, &[]).await.map_err(failed)?;
+    let (visible, lsn) = (row.get::<_, &str>(0).parse(), row.get::<_, &str>(1).parse::<Lsn>());
+    match (visible, lsn) {
+        (Ok(visible), Ok(lsn)) => {
+            let block = u64::try_from(row.get::<_, i64>(2)).unwrap_or(8192);
+            Ok((visible, end_of_record(lsn, block)))
+        }
+        _ => Err(Error::failed("The server's snapshot or position cannot be understood")),
+    }
+}
+
+/// The insert position stands behind a page's header where the last record ends with the page before; nothing that
+/// is streamed would reach it until somebody writes. Headers have 24 bytes, the first of a segment 40.
+fn end_of_record(lsn: Lsn, block: u64) -> Lsn {
+    match lsn.0 % block {
+        header @ (24 | 40) => Lsn(lsn.0 - header),
+        _ => lsn,
+    }
+}
+
+fn names(schema: &Schema, columns: &[u16]) -> Vec<String> {
+    columns.iter().filter_map(|at| schema.columns.get(usize::from(*at))).map(|c| c.name.clone()).collect()
+}
+
+/// The query of a chunk, and how many rows it wants, where that is limited. One more is asked for, to know whether
+/// there are more.
+fn statement(job: &Job, shown: &Shown, range: &Range) -> (String, Option<usize>) {
+    let columns: Vec<String> = shown.schema.columns.iter().map(|column| identifier(&column.name)).collect();
+    let key: Vec<String> = job.progress.key.iter().map(|name| identifier(name)).collect();
+    let key = key.join(", ");
+    let tuple = |values: &Vec<String>| {
+        let values: Vec<String> = values.iter().map(|value| literal(value)).collect();
+        format!("({})", values.join(", "))
+    };
+    let only = if shown.partitioned { "" } else { "only " };
+    let table = qualified(&job.schema, &job.table);
+    let filters = [shown.filter.as_ref(), job.condition.as_ref()];
+    let mut conditions: Vec<String> = filters.into_iter().flatten().map(|sql| format!("({sql}\n)")).collect();
+    let tail = match range {
+        Range::Next(count) => {
+            conditions
+                .extend(job.progress.cursor.as_ref().map(|cursor| format!("({key}) > {}", tuple(cursor))));
+            format!(" order by {key} limit {}", u64::from(*count) + 1)
+        }
+        Range::Keys(keys) => {
+            let keys: Vec<String> = keys.iter().map(tuple).collect();
+            conditions.push(format!("({key}) in ({})", keys.join(", ")));
+            String::new()
+        }
+    };
+    let filter =
+        if conditions.is_empty() { String::new() } else { format!(" where {}", conditions.join(" and ")) };
+    let sql = format!("copy (select {} from {only}{table}{filter}{tail}) to stdout", columns.join(", "));
+    let limit = match range {
+        Range::Next(count) => Some(*count as usize),
+        Range::Keys(_) => None,
+    };
+    (sql, limit)
+}
+
+/// The rows, or how many there were when they became too large.
+async fn copy(transaction: &Transaction<'_>, sql: &str, columns: usize) -> Result<Result<Rows, usize>> {
+    let failed = |error| sql_error("Cannot read rows", error);
+    let columns = u16::try_from(columns).unwrap_or(u16::MAX);
+    let lines = transaction.copy_out(sql).await.map_err(failed)?;
+    pin_mut!(lines);
+    let mut rows = Rows::default();
+    while let Some(line) = lines.next().await {
+        let line = line.map_err(failed)?;
+        rows.push(&line, columns).ok_or_else(|| {
+            Error::failed("COPY gave a row that has another number of columns than its table")
+        })?;
+        if rows.byte_len() > CHUNK_MAX && rows.len() > 1 {
+            return Ok(Err(rows.len()));
+        }
+    }
+    Ok(Ok(rows))
+}
+
+fn last_key(rows: &Rows, schema: &Schema) -> Result<Option<Vec<String>>> {
+    let Some((tuple, _)) = rows.iter().next_back().and_then(Tuple::split) else { return Ok(None) };
+    let texts = key_values(tuple, &schema.key).map(|value| String::from_utf8(value?.to_vec()).ok());
+    let texts: Option<Vec<String>> = texts.collect();
+    let unreadable = || {
+        Error::failed(format!("A key of {} is no UTF-8: its snapshot cannot go on behind it", schema.channel))
+            .hint("Convert the database from SQL_ASCII, or take its rows without a snapshot (source.snapshot = \"never\")")
+    };
+    texts.map(Some).ok_or_else(unreadable)
+}
+
+/// For keys as the stream has them.
+pub(crate) fn texts_of<'a>(keys: impl Iterator<Item = &'a [u8]>, count: usize) -> Vec<Vec<String>> {
+    keys.filter_map(key_texts).take(count).collect()
+}

@@ -1,0 +1,74 @@
+//! What the journal knows of transactions that were streamed before a snapshot began, or since its newest chunk.
+
+use std::collections::{BTreeSet, HashSet};
+
+use rowcast_engine::event::{Body, Old, Op};
+use rowcast_engine::journal::{Journal, Read};
+use rowcast_engine::record::Value;
+use rowcast_engine::{Error, Lsn, Result};
+
+use super::rows::key_bytes;
+
+/// How far back a transaction may have been streamed that is still invisible to others, in bytes of the server's log: its
+/// commit waits for a standby all the while.
+const BACK: u64 = 4 << 30;
+
+/// Transactions that are looked at for it.
+const LOOKED_AT: usize = 2_000_000;
+
+/// Those of the transactions in progress that have been streamed already. Reads the disk.
+pub(super) async fn streamed(journal: &Journal, running: Vec<u32>) -> Result<Vec<u32>> {
+    if running.is_empty() {
+        return Ok(running);
+    }
+    let journal = journal.clone();
+    let look = move || -> Result<Vec<u32>> {
+        let from = Lsn(journal.position().lsn.0.saturating_sub(BACK));
+        let stored = journal.transactions_above(from, LOOKED_AT)?;
+        let known: HashSet<u32> = stored.iter().map(|stored| stored.xid).collect();
+        // More than can be looked at: all of them may have been.
+        let unsure = stored.len() >= LOOKED_AT;
+        Ok(running.into_iter().filter(|xid| unsure || known.contains(xid)).collect())
+    };
+    on_its_own(look).await
+}
+
+/// The keys that rows of a table were moved to since `lsn` by events that lack values: they have to be read again.
+/// `None` when the journal does not hold all of that any more.
+pub(super) async fn moved(journal: &Journal, channel: &str, lsn: Lsn) -> Result<Option<BTreeSet<Box<[u8]>>>> {
+    let (journal, channel) = (journal.clone(), channel.to_owned());
+    on_its_own(move || {
+        if !journal.holds_all_above(lsn) {
+            return Ok(None);
+        }
+        let mut after = journal.seek_lsn(lsn)?;
+        let mut found = BTreeSet::new();
+        loop {
+            let batches = match journal.read(after)? {
+                Read::AtHead => return Ok(Some(found)),
+                Read::Gone(_) => return Ok(None),
+                Read::Batches(batches) => batches,
+            };
+            for batch in batches {
+                after = after.max(batch.last());
+                for event in batch.events_where(|of, op| of == channel && op == Op::Update) {
+                    let Body::Row { schema, old: Some(Old::Key(old)), new: Some(new) } = event.body else {
+                        continue;
+                    };
+                    let lacks = new.values().any(|value| value == Value::Unchanged);
+                    let key = key_bytes(new, &schema.key);
+                    if lacks && key != key_bytes(old, &schema.key) {
+                        found.extend(key);
+                    }
+                }
+            }
+        }
+    })
+    .await
+}
+
+async fn on_its_own<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::failed("Reading the journal was broken off").because(error))?
+}

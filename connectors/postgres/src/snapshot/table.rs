@@ -1,0 +1,480 @@
+//! One table, read to its end.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rowcast_engine::event::Micros;
+use rowcast_engine::{Error, Result, Stop};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::Client;
+
+use super::job::{Job, Jobs, Progress};
+use super::order::{Gone, Order, Ready, Why, Written, ask};
+use super::read::{Chunk, Outcome, Range, Reader, texts_of};
+use super::rows::key_of_texts;
+use super::scan;
+use super::task::Surroundings;
+use crate::conninfo::Conninfo;
+use crate::tables::qualified;
+use crate::wire::{sql_client, sql_error};
+
+/// A chunk is to take about so long, and no more bytes than this: longer ones hold more back in memory, and in the
+/// server its vacuum.
+const CHUNK_TIME: Duration = Duration::from_millis(250);
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// Rows of the first chunk, and of the largest.
+const FIRST_ROWS: u32 = 2_000;
+const MAX_ROWS: u32 = 200_000;
+
+/// Keys read again at once, and how many of them may wait before they go first.
+const KEYS_AT_ONCE: usize = 500;
+const KEYS_FIRST: usize = 2_000;
+
+/// Before a chunk is read again because a transaction was not visible yet; for how long that is not worth a word.
+const UNSEEN_PAUSE: Duration = Duration::from_millis(20);
+const UNSEEN_SILENT: Duration = Duration::from_secs(10);
+
+/// An idle server does not send what would show that the stream has passed a chunk's position: after this it is given
+/// something to send.
+const NUDGE_AFTER: Duration = Duration::from_millis(200);
+
+/// Between two looks whether sinks have come by.
+const CROWDED_PAUSE: Duration = Duration::from_millis(500);
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// All has been read.
+    Done,
+    /// Somebody has paused or cancelled it.
+    Stopped,
+    /// There is nothing to read.
+    Dropped,
+}
+
+/// A chunk on its way into the journal.
+struct Sent {
+    answer: oneshot::Receiver<Written>,
+    /// The job before it.
+    before: Job,
+}
+
+/// What becomes of a round.
+enum Round {
+    Next,
+    Ended(Ended),
+}
+
+/// The reader of one table.
+pub(crate) struct Reading {
+    around: Surroundings,
+    job: Job,
+    stopped: Stop,
+    publications: Vec<String>,
+    rows: u32,
+    /// The process of the server that reads for us.
+    backend: i32,
+    unseen_since: Option<Instant>,
+    /// When it began, and what had been read by then.
+    started: (Instant, u64),
+}
+
+impl Reading {
+    pub(crate) fn new(around: Surroundings, job: Job, stopped: Stop) -> Self {
+        let publications = around.source.publications().map(str::to_owned).to_vec();
+        let started = (Instant::now(), job.progress.rows);
+        Self { around, job, stopped, publications, rows: FIRST_ROWS, backend: 0, unseen_since: None, started }
+    }
+
+    /// Reads on from where the job stands.
+    ///
+    /// # Errors
+    ///
+    /// What the server says; it is tried again later from there.
+    pub(crate) async fn run(mut self) -> Result<Ended> {
+        if self.around.standby {
+            return Err(Error::refused("Snapshots are read from a primary, and the source is a standby")
+                .hint("Read the rows from the primary, or set source.snapshot = \"never\""));
+        }
+        let mut client = sql_client(&self.around.source.info).await?;
+        self.backend = backend(&client).await?;
+        let Some(relation) = oid(&client, &self.job).await? else {
+            return self.drop_it("does not exist").await;
+        };
+        let again = self.take_up(relation).await?;
+        self.job.progress.again = texts_of(again.iter().map(AsRef::as_ref), again.len());
+        self.order(Order::Begin(relation, again)).await?;
+        let ended = self.chunks(&mut client).await;
+        self.say(None);
+        if !matches!(ended, Ok(Ended::Done)) {
+            // The stream may be gone.
+            let _ = self.order(Order::End(relation)).await;
+        }
+        ended
+    }
+
+    /// Makes sure that the progress is that of this table and this history. Gives the keys to be read again.
+    async fn take_up(&mut self, relation: u32) -> Result<BTreeSet<Box<[u8]>>> {
+        let progress = &self.job.progress;
+        let same = progress.relation == relation && progress.history == self.around.history;
+        let moved = match (same, &progress.cursor) {
+            (false, _) => None,
+            (true, None) => Some(BTreeSet::new()),
+            (true, Some(_)) => scan::moved(&self.around.journal, &self.job.channel(), progress.lsn).await?,
+        };
+        let Some(mut again) = moved else {
+            if progress.rows > 0 {
+                tracing::warn!(
+                    table = self.job.channel(),
+                    "The snapshot of a table begins anew: what it was of has changed"
+                );
+            }
+            self.restart(relation);
+            return Ok(BTreeSet::new());
+        };
+        again.extend(progress.again.iter().map(|texts| key_of_texts(texts)));
+        Ok(again)
+    }
+
+    fn restart(&mut self, relation: u32) {
+        let key = self.job.progress.key.clone();
+        let estimate = self.job.progress.estimate;
+        self.job.progress =
+            Progress { relation, key, estimate, history: self.around.history, ..Progress::default() };
+    }
+
+    async fn chunks(&mut self, client: &mut Client) -> Result<Ended> {
+        let mut sent: Option<Sent> = None;
+        loop {
+            if self.stopped.is_stopped() {
+                if let Some(sent) = sent.take() {
+                    self.hear(client, sent).await?;
+                }
+                return Ok(Ended::Stopped);
+            }
+            self.make_room().await;
+            if self.settles_first()
+                && let Some(sent) = sent.take()
+                && let Round::Ended(ended) = self.hear(client, sent).await?
+            {
+                return Ok(ended);
+            }
+            match self.round(client, &mut sent).await? {
+                Round::Next => {}
+                Round::Ended(ended) => return Ok(ended),
+            }
+        }
+    }
+
+    /// Whether the chunk on its way must have arrived before the next one: what that is depends on it.
+    fn settles_first(&self) -> bool {
+        self.job.progress.at_end || self.job.progress.again.len() >= KEYS_FIRST
+    }
+
+    /// Reads a chunk while the one before is on its way.
+    async fn round(&mut self, client: &mut Client, sent: &mut Option<Sent>) -> Result<Round> {
+        let relation = self.job.progress.relation;
+        let window = ask(&self.around.orders, |answer| Order::Open(relation, answer)).await.map_err(gone)?;
+        let window = window.ok_or_else(|| gone(Gone))?;
+        let range = self.range();
+        let mut reader = Reader { client, publications: &self.publications, version: self.around.version };
+        let outcome = reader.read(&self.job, &range).await;
+        let chunk = match outcome {
+            Ok(Outcome::Read(chunk)) => chunk,
+            other => {
+                self.order(Order::Close(relation, window)).await?;
+                return self.otherwise(client, other?).await;
+            }
+        };
+        if let Some(before) = sent.take() {
+            let (expected, heard) = (self.job.clone(), self.hear(client, before).await?);
+            if let Round::Ended(ended) = heard {
+                return Ok(Round::Ended(ended));
+            }
+            // It has to be read again, and so has what comes behind it.
+            if expected.progress.cursor != self.job.progress.cursor {
+                self.order(Order::Close(relation, window)).await?;
+                return Ok(Round::Next);
+            }
+        }
+        *sent = Some(self.send(window, *chunk, &range).await?);
+        Ok(Round::Next)
+    }
+
+    fn range(&self) -> Range {
+        let progress = &self.job.progress;
+        let again = !progress.again.is_empty();
+        if again && (progress.at_end || progress.again.len() >= KEYS_FIRST) {
+            Range::Keys(progress.again.iter().take(KEYS_AT_ONCE).cloned().collect())
+        } else {
+            Range::Next(self.rows)
+        }
+    }
+
+    /// Gives a chunk to the stream; the job stands behind it from here on.
+    async fn send(&mut self, window: u64, chunk: Chunk, range: &Range) -> Result<Sent> {
+        let before = self.job.clone();
+        let progress = &mut self.job.progress;
+        progress.estimate = chunk.estimate;
+        let asked = match range {
+            Range::Keys(keys) => keys.iter().map(|texts| key_of_texts(texts)).collect(),
+            Range::Next(_) => {
+                progress.cursor = chunk.last.clone().or_else(|| progress.cursor.take()).or(Some(Vec::new()));
+                progress.at_end = !chunk.more;
+                self.rows = adapted(self.rows, &chunk);
+                Vec::new()
+            }
+        };
+        let first = self.job.place == 0 && before.progress.rows == 0;
+        let last = self.is_last()?;
+        let ready = Ready {
+            relation: before.progress.relation,
+            window,
+            visible: chunk.visible,
+            lsn: chunk.lsn,
+            at: now(),
+            schema: self.around.journal.register(chunk.schema)?,
+            rows: chunk.rows,
+            asked,
+            job: self.job.clone(),
+            first,
+            last,
+        };
+        let (sender, answer) = oneshot::channel();
+        self.order(Order::Write(Box::new(ready), sender)).await?;
+        Ok(Sent { answer, before })
+    }
+
+    /// Whether no other table of the snapshot is left.
+    fn is_last(&self) -> Result<bool> {
+        let jobs = Jobs::read(&self.around.journal.notes())?;
+        let mine = self.job.note();
+        Ok(!jobs.tables.iter().any(|(note, job)| job.snapshot == self.job.snapshot && *note != mine))
+    }
+
+    /// Waits until a chunk has been written, or not.
+    async fn hear(&mut self, client: &Client, sent: Sent) -> Result<Round> {
+        let Sent { mut answer, before } = sent;
+        let written = loop {
+            match timeout(NUDGE_AFTER, &mut answer).await {
+                Ok(written) => break written.map_err(|_| gone(Gone))?,
+                Err(_) => nudge(client).await?,
+            }
+        };
+        match written {
+            Written::Yes(job, rows) => {
+                self.unseen_since = None;
+                self.note(rows);
+                // Whoever looks at the notes, or changes them, finds them as they are.
+                let (job, json) = job.unzip();
+                if !self.is_noted(json.as_deref()).await? {
+                    return Ok(Round::Ended(Ended::Stopped));
+                }
+                let Some(job) = job else {
+                    self.finish(rows);
+                    return Ok(Round::Ended(Ended::Done));
+                };
+                // The cursor may be further by now; keys and rows are as of the chunk.
+                self.job.progress.again = job.progress.again;
+                self.job.progress.rows = rows;
+            }
+            Written::Repeat(why) => {
+                self.job = before;
+                self.wait_for(why).await;
+            }
+            Written::Void => {
+                tracing::warn!(
+                    table = self.job.channel(),
+                    "The snapshot of a table begins anew: too much of it has changed"
+                );
+                self.begin_anew().await?;
+            }
+        }
+        Ok(Round::Next)
+    }
+
+    /// From the table's first row, also after a crash from now on.
+    async fn begin_anew(&mut self) -> Result<()> {
+        let relation = self.job.progress.relation;
+        self.restart(relation);
+        self.around.journal.note(&[(&self.job.note(), &self.job.json()?)]).await?;
+        self.order(Order::End(relation)).await?;
+        self.order(Order::Begin(relation, BTreeSet::new())).await
+    }
+
+    /// Waits until the journal has it; false when another wish has taken its place.
+    async fn is_noted(&self, json: Option<&[u8]>) -> Result<bool> {
+        let another = |json: &[u8]| {
+            serde_json::from_slice::<Job>(json).is_ok_and(|job| job.snapshot != self.job.snapshot)
+        };
+        let note = self.job.note();
+        let is = |found: Option<&[u8]>| found == json || found.is_some_and(another);
+        self.around.journal.noted(&note, is).await?;
+        Ok(self.around.journal.notes().get(&note).map(AsRef::as_ref) == json)
+    }
+
+    async fn wait_for(&mut self, why: Why) {
+        metrics::counter!("rowcast_snapshot_chunks_repeated_total").increment(1);
+        match why {
+            Why::Unseen => {
+                let since = *self.unseen_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > UNSEEN_SILENT {
+                    self.say(Some("A commit that was streamed is not visible to others yet: does it wait for a synchronous standby?"));
+                }
+                sleep(UNSEEN_PAUSE).await;
+            }
+            Why::Changed => {}
+            Why::TooMuch => self.rows = (self.rows / 2).max(1),
+        }
+    }
+
+    async fn otherwise(&mut self, client: &mut Client, outcome: Outcome) -> Result<Round> {
+        match outcome {
+            Outcome::Read(_) => {}
+            Outcome::TooLarge(rows) => {
+                self.rows = u32::try_from(rows / 2).unwrap_or(1).max(1);
+                // What the server is still sending is not read.
+                *client = instead_of(self.backend, &self.around.source.info).await?;
+                self.backend = backend(client).await?;
+            }
+            Outcome::Gone => {
+                return self.drop_it("is gone, or not published any more").await.map(Round::Ended);
+            }
+            Outcome::Keyless => return self.keyless().await.map(Round::Ended),
+            Outcome::OtherKey(key) => {
+                self.job.progress.key = key;
+                self.begin_anew().await?;
+            }
+        }
+        Ok(Round::Next)
+    }
+
+    /// There is nothing to read: the wish is forgotten, and said so.
+    async fn drop_it(&self, why: &str) -> Result<Ended> {
+        tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
+        self.around.journal.note(&[(&self.job.note(), b"")]).await?;
+        Ok(Ended::Dropped)
+    }
+
+    /// Rows that nothing tells apart cannot be read beside a stream that changes them: readers are told so.
+    async fn keyless(&self) -> Result<Ended> {
+        let channel = self.job.channel();
+        tracing::warn!(
+            table = channel,
+            hint =
+                format!("ALTER TABLE {} ADD PRIMARY KEY (…)", qualified(&self.job.schema, &self.job.table)),
+            "There is no snapshot of a table without a key: its rows so far are told as a gap"
+        );
+        let detail = "The table has no key by which a snapshot could tell its rows apart: those of before are in no event";
+        self.around.journal.record_gap(&channel, "no_key", detail, now()).await?;
+        self.around.journal.note(&[(&self.job.note(), b"")]).await?;
+        Ok(Ended::Dropped)
+    }
+
+    fn finish(&self, rows: u64) {
+        let took = self.started.0.elapsed();
+        tracing::info!(
+            table = self.job.channel(),
+            rows,
+            seconds = took.as_secs_f64(),
+            "The snapshot of a table is done"
+        );
+        self.around.status.note_read(&self.job.channel(), rows);
+    }
+
+    /// Brings the board up to date.
+    fn note(&self, rows: u64) {
+        metrics::counter!("rowcast_snapshot_rows_total")
+            .increment(rows.saturating_sub(self.job.progress.rows));
+        let (since, before) = self.started;
+        let seconds = since.elapsed().as_secs_f64().max(0.001);
+        let rate = (rows.saturating_sub(before)) as f64 / seconds;
+        let estimate = self.job.progress.estimate;
+        self.around.status.snapshots(|board| {
+            let shown = board.entry(self.job.note()).or_default();
+            (shown.rows, shown.estimate, shown.reason) = (rows, estimate.max(rows), None);
+            shown.rows_per_second = rate as u64;
+        });
+    }
+
+    fn say(&self, reason: Option<&str>) {
+        self.around.status.snapshots(|board| {
+            if let Some(shown) = board.get_mut(&self.job.note()) {
+                shown.reason = reason.map(str::to_owned);
+            }
+        });
+    }
+
+    /// Waits for sinks that are far behind.
+    async fn make_room(&self) {
+        let mut told = false;
+        while let Some(reason) = self.around.journal.crowded() {
+            if self.stopped.is_stopped() {
+                return;
+            }
+            if !told {
+                tracing::info!(table = self.job.channel(), "The snapshot waits: {reason}");
+                told = true;
+            }
+            self.say(Some(&reason));
+            sleep(CROWDED_PAUSE).await;
+        }
+    }
+
+    async fn order(&self, order: Order) -> Result<()> {
+        self.around.orders.send(order).await.map_err(|_| gone(Gone))
+    }
+}
+
+fn gone(_: Gone) -> Error {
+    Error::transient("The stream that the snapshot stands beside has ended")
+}
+
+async fn oid(client: &Client, job: &Job) -> Result<Option<u32>> {
+    let sql = "select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+               where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')";
+    let failed = |error| sql_error(format!("Cannot find {}", job.channel()), error);
+    let row = client.query_opt(sql, &[&job.schema, &job.table]).await.map_err(failed)?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+async fn backend(client: &Client) -> Result<i32> {
+    let failed = |error| sql_error("Cannot ask for the session's number", error);
+    Ok(client.query_one("select pg_backend_pid()", &[]).await.map_err(failed)?.get(0))
+}
+
+/// Another session, in place of one that is to send no more.
+async fn instead_of(backend: i32, info: &Conninfo) -> Result<Client> {
+    let client = sql_client(info).await?;
+    let failed = |error| sql_error("Cannot end a read that is too large", error);
+    client.execute("select pg_cancel_backend($1)", &[&backend]).await.map_err(failed)?;
+    Ok(client)
+}
+
+/// Has the server write and send something; it changes nothing.
+async fn nudge(client: &Client) -> Result<()> {
+    let failed = |error| sql_error("Cannot have the server send its position", error);
+    client
+        .execute("select pg_logical_emit_message(true, 'rowcast.heartbeat', '')", &[])
+        .await
+        .map(drop)
+        .map_err(failed)
+}
+
+/// How many rows the next chunk is to have.
+fn adapted(rows: u32, chunk: &Chunk) -> u32 {
+    let read = chunk.rows.len();
+    if !chunk.more || read == 0 {
+        return rows;
+    }
+    let by_time = CHUNK_TIME.as_secs_f64() / chunk.took.as_secs_f64().max(0.001);
+    let wanted = f64::from(rows) * by_time.clamp(0.5, 2.0);
+    let by_bytes = CHUNK_BYTES / (chunk.rows.byte_len() / read).max(1);
+    (wanted as u32).min(u32::try_from(by_bytes).unwrap_or(MAX_ROWS)).clamp(1, MAX_ROWS)
+}
+
+fn now() -> Micros {
+    crate::capture::now()
+}

@@ -1,0 +1,211 @@
+//! What the stream does to the tables that are being read, so that no row of a snapshot undoes a newer event and no
+//! value is missing that no event carries.
+//!
+//! The rules, and what breaks without each, are those of `tests/snapshot_model.rs`. A *window* is open from before a
+//! chunk's snapshot is taken until its rows are written. The *ring* has the transactions that were streamed and may
+//! still be invisible to a snapshot: a commit is decoded before it is seen.
+
+mod window;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use rowcast_engine::event::Op;
+use rowcast_engine::record::{Tuple, Value};
+use rowcast_engine::schema::{Schema, SchemaId};
+
+use super::rows::key_bytes;
+use window::Table;
+pub(crate) use window::{Read, Verdict};
+
+/// Keys that wait to be read again, of one table. More means that most of what was read is out of date: it begins anew.
+const AGAIN_MAX: usize = 20_000;
+
+/// Memory for what open windows note, of all tables. Beyond it their chunks are read again, smaller.
+const NOTED_MAX: usize = 64 << 20;
+
+/// A table as this connection's stream describes it.
+#[derive(Clone, Debug)]
+struct Described {
+    schema: SchemaId,
+    key: Arc<[u16]>,
+}
+
+/// The stream's side of all snapshots. Costs a look at a flag for each change while there is none.
+#[derive(Debug, Default)]
+pub(crate) struct Tracker {
+    tables: HashMap<u32, Table>,
+    described: HashMap<u32, Described>,
+    /// `None`: nobody reads.
+    ring: Option<Vec<u32>>,
+    noted: usize,
+}
+
+impl Tracker {
+    /// Whether changes have to be told.
+    pub(crate) fn is_watching(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
+    /// From here on all that is streamed is noted, until [`Self::rest`].
+    pub(crate) fn watch(&mut self) {
+        self.ring.get_or_insert_with(Vec::new);
+    }
+
+    /// Transactions that were streamed before, and may still be invisible.
+    pub(crate) fn seed(&mut self, xids: &[u32]) {
+        self.watch();
+        if let Some(ring) = &mut self.ring {
+            ring.extend_from_slice(xids);
+        }
+    }
+
+    /// Nobody reads any more.
+    pub(crate) fn rest(&mut self) {
+        if self.tables.is_empty() {
+            self.ring = None;
+        }
+    }
+
+    /// A table is going to be read, or read on; `again` are the keys that wait for that.
+    pub(crate) fn begin(&mut self, relation: u32, again: BTreeSet<Box<[u8]>>) {
+        self.tables.insert(relation, Table::new(again));
+    }
+
+    /// It is read no more.
+    pub(crate) fn end(&mut self, relation: u32) {
+        if let Some(table) = self.tables.remove(&relation) {
+            self.noted -= table.bytes();
+        }
+    }
+
+    /// Opens a window; `None` for a table that is not being read.
+    pub(crate) fn open(&mut self, relation: u32) -> Option<u64> {
+        let ring = self.ring.clone().unwrap_or_default();
+        Some(self.tables.get_mut(&relation)?.open(ring))
+    }
+
+    /// Closes a window whose chunk is not written.
+    pub(crate) fn close(&mut self, relation: u32, window: u64) {
+        if let Some(table) = self.tables.get_mut(&relation) {
+            self.noted -= table.close(window);
+        }
+    }
+
+    /// The stream has described a table, again maybe.
+    pub(crate) fn describe(&mut self, schema: &Schema) {
+        let described = Described { schema: schema.id, key: schema.key.as_slice().into() };
+        let before = self.described.insert(schema.relation, described);
+        if before.is_none_or(|before| before.schema != schema.id)
+            && let Some(table) = self.tables.get_mut(&schema.relation)
+        {
+            table.become_version(schema.id);
+        }
+    }
+
+    /// A change has been taken in; `raw` is what follows the relation id in pgoutput's message.
+    pub(crate) fn change(&mut self, relation: u32, xid: u32, op: Op, raw: &[u8]) {
+        let Some(table) = self.tables.get_mut(&relation) else { return };
+        let key = self.described.get(&relation).map(|described| Arc::clone(&described.key));
+        let touched = key.filter(|key| !key.is_empty()).and_then(|key| Touched::by(op, raw, &key));
+        let Some(Touched { old, new, incomplete }) = touched else {
+            // Nobody can say which row it was.
+            table.lose();
+            return;
+        };
+        let moved = old.is_some() && new.is_some() && old != new;
+        if moved && incomplete {
+            table.again.extend(new.clone());
+            if table.again.len() > AGAIN_MAX {
+                table.lose();
+            }
+        }
+        if table.is_open() {
+            if let Some(new) = new {
+                self.noted += table.note(new, xid, incomplete);
+            }
+            if let Some(old) = old.filter(|_| moved || op == Op::Delete) {
+                self.noted += table.note(old, xid, false);
+            }
+            if self.noted > NOTED_MAX {
+                self.noted = 0;
+                self.tables.values_mut().for_each(Table::overflow);
+            }
+        }
+    }
+
+    /// A table was emptied.
+    pub(crate) fn truncate(&mut self, relation: u32, xid: u32) {
+        if let Some(table) = self.tables.get_mut(&relation) {
+            table.truncate(xid);
+        }
+    }
+
+    /// A transaction has been taken in whole.
+    pub(crate) fn delivered(&mut self, xid: u32) {
+        if let Some(ring) = &mut self.ring {
+            ring.push(xid);
+        }
+    }
+
+    /// Goes through the rows of a chunk, once the stream has passed its position: gives those to `keep` that are not
+    /// older than an event that was streamed. Closes the window.
+    pub(crate) fn settle<'a>(&mut self, read: &Read<'a>, keep: impl FnMut(&'a [u8])) -> Verdict {
+        let Some(table) = self.tables.get_mut(&read.relation) else { return Verdict::Void };
+        let verdict = table.settle(read, keep);
+        self.noted -= table.close(read.window);
+        if verdict == Verdict::Written
+            && let Some(ring) = &mut self.ring
+        {
+            ring.retain(|xid| !read.visible.sees(*xid));
+        }
+        if table.again.len() > AGAIN_MAX { Verdict::Void } else { verdict }
+    }
+
+    /// The keys that wait to be read again.
+    pub(crate) fn again(&self, relation: u32) -> impl Iterator<Item = &[u8]> {
+        self.tables.get(&relation).into_iter().flat_map(|table| table.again.iter().map(AsRef::as_ref))
+    }
+}
+
+/// The rows that a change is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Touched {
+    /// The row's key before; none for an insert.
+    pub(super) old: Option<Box<[u8]>>,
+    /// And after; none for a delete.
+    pub(super) new: Option<Box<[u8]>>,
+    /// The event lacks values that it did not change.
+    pub(super) incomplete: bool,
+}
+
+impl Touched {
+    /// `None` when the change does not say which row it is.
+    pub(super) fn by(op: Op, raw: &[u8], key: &[u16]) -> Option<Self> {
+        let (mut old, mut new, mut full) = (None, None, false);
+        let mut rest = raw;
+        while let Some((tag, after)) = rest.split_first() {
+            let (tuple, after) = Tuple::split(after)?;
+            match tag {
+                b'N' => new = Some(tuple),
+                _ => (old, full) = (Some(tuple), *tag == b'O'),
+            }
+            rest = after;
+        }
+        let unchanged = |tuple: Tuple<'_>| tuple.values().any(|value| value == Value::Unchanged);
+        let incomplete = !full && new.is_some_and(unchanged);
+        let before = old.map(|old| key_bytes(old, key));
+        let after = match new {
+            None => None,
+            // A key that is TOASTed and did not change stands in the old tuple alone.
+            Some(new) => Some(key_bytes(new, key).or_else(|| before.clone().flatten())?),
+        };
+        let before = match (before, op) {
+            (Some(before), _) => Some(before?),
+            (None, Op::Update) => after.clone(),
+            (None, Op::Delete) => return None,
+            (None, _) => None,
+        };
+        Some(Self { old: before, new: after, incomplete })
+    }
+}

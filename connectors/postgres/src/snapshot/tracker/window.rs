@@ -1,0 +1,196 @@
+//! One table that is being read: its open windows, and the keys to be read again.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use rowcast_engine::record::Tuple;
+use rowcast_engine::schema::SchemaId;
+
+use crate::snapshot::rows::{Rows, key_bytes};
+use crate::snapshot::visible::Visible;
+
+/// What a note takes beside its key, about.
+const NOTE_BYTES: usize = 48;
+
+/// A chunk that has been read.
+#[derive(Debug)]
+pub(crate) struct Read<'a> {
+    pub(crate) relation: u32,
+    pub(crate) window: u64,
+    /// What its snapshot saw.
+    pub(crate) visible: &'a Visible,
+    /// The version of the table that its rows are of.
+    pub(crate) schema: SchemaId,
+    /// The key's columns.
+    pub(crate) key: &'a [u16],
+    pub(crate) rows: &'a Rows,
+    /// The keys that it was asked for, where it reads some again.
+    pub(crate) asked: &'a [Box<[u8]>],
+}
+
+/// What becomes of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Its rows have been given out.
+    Written,
+    /// To be read again: a transaction that was streamed before it was read was invisible in it.
+    Unseen,
+    /// To be read again: the table has changed meanwhile.
+    Changed,
+    /// To be read again, smaller: too much was changed meanwhile.
+    TooMuch,
+    /// The table has to be read anew from its beginning.
+    Void,
+}
+
+/// A key that was changed.
+#[derive(Debug)]
+struct Noted {
+    key: Box<[u8]>,
+    xid: u32,
+    incomplete: bool,
+}
+
+#[derive(Debug)]
+struct Window {
+    number: u64,
+    /// The first note that counts.
+    from: u64,
+    ring: Vec<u32>,
+    /// The version that the table came to be.
+    version: Option<SchemaId>,
+    overflown: bool,
+}
+
+/// What is known of a table.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// Keys to be read again.
+    pub(super) again: BTreeSet<Box<[u8]>>,
+    /// Notes of all open windows, the first of which has the number `first`.
+    notes: VecDeque<Noted>,
+    first: u64,
+    /// Transactions that emptied the table, with the number of the note that came next.
+    truncates: Vec<(u64, u32)>,
+    windows: VecDeque<Window>,
+    opened: u64,
+    bytes: usize,
+    lost: bool,
+}
+
+impl Table {
+    pub(super) fn new(again: BTreeSet<Box<[u8]>>) -> Self {
+        Self { again, ..Self::default() }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.windows.is_empty()
+    }
+
+    /// Something happened that cannot be made up for: all has to be read anew.
+    pub(super) fn lose(&mut self) {
+        self.lost = true;
+        self.again.clear();
+    }
+
+    pub(super) fn open(&mut self, ring: Vec<u32>) -> u64 {
+        self.opened += 1;
+        let (number, from) = (self.opened, self.first + self.notes.len() as u64);
+        self.windows.push_back(Window { number, from, ring, version: None, overflown: false });
+        number
+    }
+
+    /// Gives how many bytes of notes went with it.
+    pub(super) fn close(&mut self, window: u64) -> usize {
+        self.windows.retain(|open| open.number != window);
+        let needed = self.windows.front().map_or(u64::MAX, |oldest| oldest.from);
+        let before = self.bytes;
+        while self.first < needed
+            && let Some(noted) = self.notes.pop_front()
+        {
+            self.first += 1;
+            self.bytes -= NOTE_BYTES + noted.key.len();
+        }
+        self.truncates.retain(|(at, _)| *at >= needed);
+        before - self.bytes
+    }
+
+    pub(super) fn become_version(&mut self, version: SchemaId) {
+        self.windows.iter_mut().for_each(|window| window.version = Some(version));
+    }
+
+    /// Gives how many bytes it takes.
+    pub(super) fn note(&mut self, key: Box<[u8]>, xid: u32, incomplete: bool) -> usize {
+        let bytes = NOTE_BYTES + key.len();
+        self.bytes += bytes;
+        self.notes.push_back(Noted { key, xid, incomplete });
+        bytes
+    }
+
+    /// What is noted does not fit: open windows are of no use.
+    pub(super) fn overflow(&mut self) {
+        self.first += self.notes.len() as u64;
+        self.notes.clear();
+        self.bytes = 0;
+        self.windows.iter_mut().for_each(|window| window.overflown = true);
+    }
+
+    pub(super) fn truncate(&mut self, xid: u32) {
+        if self.is_open() {
+            self.truncates.push((self.first + self.notes.len() as u64, xid));
+        }
+    }
+
+    pub(super) fn settle<'a>(&mut self, read: &Read<'a>, mut keep: impl FnMut(&'a [u8])) -> Verdict {
+        let Some(window) = self.windows.iter().find(|open| open.number == read.window) else {
+            return Verdict::Changed;
+        };
+        if self.lost {
+            return Verdict::Void;
+        }
+        if window.overflown {
+            return Verdict::TooMuch;
+        }
+        if window.version.is_some_and(|version| version != read.schema) {
+            return Verdict::Changed;
+        }
+        if window.ring.iter().any(|xid| !read.visible.sees(*xid)) {
+            return Verdict::Unseen;
+        }
+        let from = window.from;
+        for key in read.asked {
+            self.again.remove(key);
+        }
+        let emptied = self.truncates.iter().any(|(at, xid)| *at >= from && !read.visible.sees(*xid));
+        if emptied {
+            return Verdict::Written;
+        }
+        let newer = newer(&self.notes, from.saturating_sub(self.first), read.visible);
+        let mut again = Vec::new();
+        for row in read.rows.iter() {
+            let key = Tuple::split(row).and_then(|(tuple, _)| key_bytes(tuple, read.key));
+            match key.and_then(|key| newer.get_key_value(&*key)) {
+                None => keep(row),
+                // The newer event has all values, or the row is read again for those that it lacks.
+                Some((_, false)) => {}
+                Some((key, true)) => again.push(Box::from(*key)),
+            }
+        }
+        self.again.extend(again);
+        Verdict::Written
+    }
+}
+
+/// The keys that were changed by transactions that the snapshot does not see, and whether an event of theirs lacks
+/// values.
+fn newer<'a>(notes: &'a VecDeque<Noted>, from: u64, visible: &Visible) -> HashMap<&'a [u8], bool> {
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let mut newer = HashMap::new();
+    for noted in notes.iter().skip(from).filter(|noted| !visible.sees(noted.xid)) {
+        *newer.entry(&*noted.key).or_insert(false) |= noted.incomplete;
+    }
+    newer
+}

@@ -1,0 +1,84 @@
+//! Databases in other encodings: the server recodes, except where it knows none.
+
+use rowcast_engine::format::native::{self, NativeOptions};
+use rowcast_engine::journal::Read;
+use rowcast_postgres::Config;
+use rowcast_postgres::conninfo::Conninfo;
+use rowcast_postgres::wire::sql_client;
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use super::harness::{Capture, Directory, config, run, sql};
+use crate::support::Server;
+
+/// A database in an encoding of its own: a session in it, and how to capture it.
+async fn database(server: &Server, encoding: &str) -> (Client, Config) {
+    let create = format!("create database other template template0 encoding '{encoding}' locale 'C'");
+    sql(server).await.execute(&create, &[]).await.unwrap();
+    let url = server.admin().replace("dbname=postgres", "dbname=other");
+    let client = sql_client(&Conninfo::parse(&url).unwrap()).await.unwrap();
+    (client, Config { url, ..config(server) })
+}
+
+/// The newest event as readers get it.
+fn rendered(capture: &Capture) -> Value {
+    let newest = capture.journal.newest();
+    let Read::Batches(batches) = capture.journal.read(newest - 1).unwrap() else { panic!("no batch") };
+    let mut line = Vec::new();
+    for batch in &batches {
+        for event in batch.events().filter(|event| event.id == newest) {
+            native::write_event(&mut line, &event, &NativeOptions::default());
+        }
+    }
+    serde_json::from_slice(&line)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&line)))
+}
+
+#[tokio::test]
+async fn bytes_of_a_database_without_encoding() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, config) = database(&server, "SQL_ASCII").await;
+    run(&client, "create table t (id int primary key, v text, w text)").await;
+    run(&client, "alter table t replica identity full").await;
+    let capture = Capture::start(config, directory.path()).await;
+    // Latin-1; UTF-8 that is cut off; UTF-8 that is sound.
+    let bytes = |hex: &str| format!("convert_from('\\x{hex}', 'SQL_ASCII')");
+    for (id, hex) in [(1, "67e46e7a"), (2, "61c3"), (3, "67c3a46e7a")] {
+        run(&client, &format!("insert into t values ({id}, {}, 'plain')", bytes(hex))).await;
+        capture.wait(id).await;
+        let event = rendered(&capture);
+        assert_eq!((&event["after"]["id"], &event["after"]["w"]), (&Value::from(id), &Value::from("plain")));
+        match id {
+            // What is no text is named; the rest of the row is there, and the stream goes on.
+            1 | 2 => {
+                assert!(event["after"].get("v").is_none(), "{event}");
+                assert_eq!(event["errors"][0]["column"], "v", "{event}");
+            }
+            _ => assert_eq!((event["after"]["v"].as_str(), event.get("errors")), (Some("gänz"), None)),
+        }
+    }
+    run(&client, "update t set w = 'changed' where id = 1; delete from t where id = 2").await;
+    capture.wait(5).await;
+    assert_eq!(rendered(&capture)["before"]["id"], 2);
+    // A custom event is JSON, which is UTF-8.
+    run(&client, &format!("select rowcast.publish('e', ('[\"' || {} || '\"]')::jsonb)", bytes("e4"))).await;
+    let briefs = capture.briefs(6).await;
+    assert!(briefs[5].starts_with("message rowcast.rejected"), "{}", briefs[5]);
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn names_and_values_in_latin_1() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, config) = database(&server, "LATIN1").await;
+    run(&client, "create table größe (id int primary key, \"Maß\" text)").await;
+    let capture = Capture::start(config, directory.path()).await;
+    run(&client, "insert into größe values (1, 'gänz')").await;
+    // What is not a row the server does not recode. It is told, not passed over.
+    run(&client, r#"select rowcast.publish('e', '"ueber"'), rowcast.publish('e', '"über"')"#).await;
+    let briefs = capture.briefs(3).await;
+    assert_eq!(briefs[..2], ["insert public.\"größe\" 1,gänz", r#"message e "ueber""#]);
+    assert!(briefs[2].starts_with("message rowcast.rejected"), "{}", briefs[2]);
+    assert_eq!(capture.schema("public.\"größe\"").columns[1].name, "Maß");
+    capture.stop().await;
+}

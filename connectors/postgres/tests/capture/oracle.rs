@@ -1,0 +1,72 @@
+//! What real servers send, read by our decoder and by another one: the same.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Client;
+
+use super::harness::{run, sql, value};
+use crate::fuzz::other;
+use crate::support::Server;
+
+/// Something of every message, every identity and every kind of value.
+const LOAD: &str = "
+    create type mood as enum ('sad', 'ok');
+    create domain short as varchar(7);
+    create table d (id int primary key, big text, m mood, s short, n numeric(10, 2), a int[]);
+    alter table d alter big set storage external;
+    create table f (like d); alter table f replica identity full; alter table f alter big set storage external;
+    create table i (a int not null, b int not null, n int, unique (b, a));
+    alter table i replica identity using index i_b_a_key;
+    create table n (id int primary key, v int); alter table n replica identity nothing;
+    create table \"Größe \"\"1\"\"\" (id bigserial primary key, \"a b\" text, at timestamptz default now());
+    create table none ();
+    create table p (id int primary key, v text) partition by range (id);
+    create table leaf (v text, id int not null); alter table p attach partition leaf for values from (0) to (100);
+    create publication everything for table d, f, i, \"Größe \"\"1\"\"\", p with (publish_via_partition_root = true);
+    create publication inserts for table n, none with (publish = 'insert, truncate');
+    select pg_replication_origin_create('elsewhere')";
+
+const CHANGES: &[&str] = &[
+    "insert into d values (1, repeat('x', 5000), 'ok', 'short', 1.5, '{1,NULL,3}'), (2, '', null, null, null, null)",
+    "update d set n = 2.25; update d set id = id + 10; delete from d where id = 11",
+    "insert into f values (1, repeat('y', 5000), 'sad', E'a\tb', 'NaN', '{}'); update f set n = 1; delete from f",
+    "insert into i values (1, 2, 3); update i set n = 4; update i set a = 5; delete from i",
+    "insert into n values (1, 2); insert into none default values; truncate n, none",
+    "begin; insert into \"Größe \"\"1\"\"\" (\"a b\") select repeat('ü', g) from generate_series(1, 300) g; commit",
+    "begin; insert into d (id) values (100); savepoint s; insert into d (id) values (101); rollback to s; commit",
+    "insert into p values (1, 'one'); update p set v = 'two'; delete from p; truncate p restart identity cascade",
+    "alter table d add column late text default 'x'; insert into d (id) values (200); truncate d cascade",
+    "select pg_logical_emit_message(true, 'prefix', 'content'), pg_logical_emit_message(false, '', '\\x00ff'::bytea)",
+    "select pg_replication_origin_session_setup('elsewhere'); insert into f (id) values (7)",
+];
+
+async fn peek(client: &Client) -> Vec<Vec<u8>> {
+    let sql = "select data from pg_logical_slot_peek_binary_changes('s', null, null, 'proto_version', '1',
+               'publication_names', 'everything,inserts', 'messages', 'true')";
+    client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn the_same_bytes_are_the_same_messages() {
+    let server = Server::start("");
+    let client = sql(&server).await;
+    run(&client, LOAD).await;
+    // It must be the first of its transaction.
+    client.execute("select pg_create_logical_replication_slot('s', 'pgoutput')", &[]).await.unwrap();
+    for changes in CHANGES {
+        run(&client, changes).await;
+    }
+    let messages = peek(&client).await;
+    let mut tags = BTreeMap::<char, usize>::new();
+    for message in &messages {
+        assert_eq!(other::compare(message), Ok(true));
+        *tags.entry(char::from(message[0])).or_default() += 1;
+    }
+    // All that protocol 1 has was there.
+    assert_eq!(tags.keys().collect::<String>(), "BCDIMORTUY", "{tags:?}");
+    assert!(tags[&'I'] > 300 && tags[&'U'] >= 7 && tags[&'D'] >= 4 && tags[&'T'] >= 3, "{tags:?}");
+    // A transaction that has nothing for us is told up to version 14.
+    assert!(tags[&'B'] == tags[&'C'] && tags[&'B'] >= CHANGES.len() - 1, "{tags:?}");
+    let slot = "select confirmed_flush_lsn < pg_current_wal_lsn() from pg_replication_slots";
+    assert_eq!(value(&client, slot).await, "true");
+}

@@ -1,0 +1,119 @@
+//! Trees of partitions whose columns stand in different orders: a value belongs to the column of its name.
+
+use std::collections::BTreeMap;
+
+use rowcast_postgres::Config;
+
+use super::harness::{Capture, Directory, Seen, config, run, sql};
+use crate::support::Server;
+
+/// Three levels. Columns in other orders, and with dropped ones between, which no message shows.
+const TREE: &str = "
+    create table p (id int, region text, day int, v text, primary key (id, region, day)) partition by list (region);
+    create table p_eu (gone int, v text, day int not null, region text not null, id int not null)
+        partition by range (day);
+    alter table p_eu drop column gone;
+    alter table p attach partition p_eu for values in ('eu');
+    create table p_eu_old (day int not null, gone text, id int not null, v text, region text not null, more int);
+    alter table p_eu_old drop column gone, drop column more;
+    alter table p_eu attach partition p_eu_old for values from (0) to (10);
+    create table p_eu_new partition of p_eu for values from (10) to (20);
+    create table p_us (region text not null, v text, id int not null, day int not null);
+    alter table p attach partition p_us for values in ('us');
+    alter table p_us replica identity full";
+
+const LOAD: &str = "
+    insert into p values (1, 'eu', 1, 'one'), (2, 'eu', 11, 'two'), (3, 'us', 1, 'three');
+    update p set v = 'changed' where id = 1;
+    update p set day = 12 where id = 1;
+    update p set region = 'us' where id = 2;
+    update p set v = 'more' where id = 3;
+    delete from p where id = 1";
+
+/// The new row, or the old one where that is all, by column.
+fn by_name(capture: &Capture, event: &Seen) -> String {
+    let schema = capture.schema(&event.channel);
+    let row = if event.new.is_empty() { &event.old[2..] } else { &event.new };
+    let values: BTreeMap<&str, &str> =
+        schema.columns.iter().map(|column| column.name.as_str()).zip(row.split(',')).collect();
+    assert_eq!(values.len(), 4, "{schema:?}");
+    let value = |name: &str| values[name];
+    format!("{} {} {} {} {}", event.op.name(), value("id"), value("region"), value("day"), value("v"))
+}
+
+/// Rows that move to another partition leave the one and come to the other.
+const EXPECTED: &[&str] = &[
+    "insert 1 eu 1 one",
+    "insert 2 eu 11 two",
+    "insert 3 us 1 three",
+    "update 1 eu 1 changed",
+    "delete 1 eu 1 NULL",
+    "insert 1 eu 12 changed",
+    "delete 2 eu 11 NULL",
+    "insert 2 us 11 two",
+    "update 3 us 1 more",
+    "delete 1 eu 12 NULL",
+];
+
+#[tokio::test]
+async fn through_the_root() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, TREE).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, LOAD).await;
+    let events = capture.wait(EXPECTED.len()).await;
+    let seen: Vec<String> = events.iter().map(|event| by_name(&capture, event)).collect();
+    assert_eq!(seen, EXPECTED);
+    assert!(events.iter().all(|event| event.channel == "public.p"));
+    // In the order of the root, whichever leaf it came from.
+    assert_eq!(events[2].new, "3,us,1,three");
+    // The leaf's identity is FULL, and the server sends the whole old row; under the root's name for it, a key.
+    assert_eq!(events[8].old, "K:3,us,1,three");
+
+    // One that comes later needs nothing; a leaf that is emptied is not told, the root is.
+    run(
+        &client,
+        "create table p_as (v text, day int not null, id int not null, region text not null);
+         insert into p_as values ('before', 1, 9, 'as'); alter table p attach partition p_as for values in ('as')",
+    )
+    .await;
+    run(&client, "insert into p values (4, 'as', 1, 'four'); truncate p_as; insert into p_us values ('us', 'five', 5, 5)")
+        .await;
+    run(
+        &client,
+        "alter table p detach partition p_us; insert into p_us values ('us', 'alone', 6, 6); truncate p",
+    )
+    .await;
+    let events = capture.wait(EXPECTED.len() + 3).await;
+    let rest = &events[EXPECTED.len()..];
+    assert_eq!(by_name(&capture, &rest[0]), "insert 4 as 1 four");
+    assert_eq!(by_name(&capture, &rest[1]), "insert 5 us 5 five");
+    assert_eq!(rest[2].brief(), "truncate public.p cascade=false restart=false");
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn leaf_by_leaf() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, TREE).await;
+    let leaves = Config { via_partition_root: false, tables: vec!["public.p".to_owned()], ..config(&server) };
+    let capture = Capture::start(leaves, directory.path()).await;
+    run(&client, LOAD).await;
+    let events = capture.wait(EXPECTED.len()).await;
+    let seen: Vec<String> = events.iter().map(|event| by_name(&capture, event)).collect();
+    assert_eq!(seen, EXPECTED);
+    let channels: Vec<&str> = events.iter().map(|event| event.channel.as_str()).collect();
+    let (old, new, us) = ("public.p_eu_old", "public.p_eu_new", "public.p_us");
+    assert_eq!(channels, [old, new, us, old, old, new, new, us, us, new]);
+    // In the order of the leaf.
+    assert_eq!((events[0].new.as_str(), events[2].new.as_str()), ("1,1,one,eu", "us,three,3,1"));
+
+    run(&client, "truncate p_us; truncate p_eu").await;
+    let mut briefs = capture.briefs(EXPECTED.len() + 3).await.split_off(EXPECTED.len());
+    briefs[1..].sort();
+    let empty = |channel: &str| format!("truncate {channel} cascade=false restart=false");
+    assert_eq!(briefs, [empty(us), empty(new), empty(old)]);
+    capture.stop().await;
+}

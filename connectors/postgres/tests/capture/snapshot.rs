@@ -1,0 +1,71 @@
+//! The rows that are there, read beside the stream: whoever follows both ends with the table.
+
+mod load;
+mod rows;
+
+use std::collections::BTreeMap;
+
+use rowcast_engine::event::Op;
+use rowcast_postgres::SnapshotMode;
+use tokio_postgres::Client;
+
+use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
+use crate::support::Server;
+
+pub(super) fn initial(server: &Server) -> rowcast_postgres::Config {
+    rowcast_postgres::Config { snapshot: Some(SnapshotMode::Initial), ..config(server) }
+}
+
+/// Waits until nothing is left to be read.
+pub(super) async fn read_whole(capture: &Capture) {
+    until("the snapshot to be done", async || {
+        let notes = capture.journal.notes();
+        notes.keys().all(|name| !name.starts_with("snapshot")) && capture.report().snapshots.is_empty()
+    })
+    .await;
+}
+
+/// Waits until all that was committed so far has arrived.
+pub(super) async fn caught_up(client: &Client, capture: &Capture) {
+    let end = value(client, "pg_current_wal_insert_lsn()").await.parse::<rowcast_engine::Lsn>().unwrap();
+    run(client, "select pg_logical_emit_message(true, 'other', '')").await;
+    until("capture to catch up", async || capture.journal.position().lsn >= end).await;
+}
+
+/// The table as a consumer has it who follows the events: key to the other columns. `None` is a value that no event
+/// has brought.
+pub(super) fn rebuilt(events: &[Seen], channel: &str, width: usize) -> BTreeMap<String, Vec<Option<String>>> {
+    let mut table: BTreeMap<String, Vec<Option<String>>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.channel == channel) {
+        let values: Vec<&str> = event.new.splitn(width, ',').collect();
+        let old = event.old.strip_prefix("K:").map(|old| old.split(',').next().unwrap_or_default());
+        match event.op {
+            Op::Truncate => table.clear(),
+            Op::Delete => _ = table.remove(old.unwrap()),
+            Op::Insert | Op::Read | Op::Update => {
+                let before = table.remove(old.unwrap_or(values[0]));
+                let value = |(at, text): (usize, &&str)| match *text {
+                    "UNCHANGED" => before.as_ref().and_then(|before| before.get(at - 1)?.clone()),
+                    text => Some(text.to_owned()),
+                };
+                let row = values.iter().enumerate().skip(1).map(value).collect();
+                table.insert(values[0].to_owned(), row);
+            }
+            Op::Message | Op::Gap => panic!("{}", event.brief()),
+        }
+    }
+    table
+}
+
+/// The same of the database itself.
+pub(super) async fn actual(
+    client: &Client,
+    table: &str,
+    columns: &[&str],
+) -> BTreeMap<String, Vec<Option<String>>> {
+    let list = columns.iter().map(|column| format!("coalesce({column}::text, 'NULL')")).collect::<Vec<_>>();
+    let rows = client.query(&format!("select {} from public.{table}", list.join(", ")), &[]).await.unwrap();
+    let values =
+        |row: &tokio_postgres::Row| (1..columns.len()).map(|at| Some(row.get::<_, String>(at))).collect();
+    rows.iter().map(|row| (row.get::<_, String>(0), values(row))).collect()
+}

@@ -1,0 +1,108 @@
+//! A table that is changed while it is read, in all the ways that could fool a reader.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+/// Keys that rows move between.
+const KEYS: i32 = 4000;
+
+fn seed() -> u64 {
+    let seed = std::env::var("ROWCAST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| rand::rng().random());
+    println!("ROWCAST_SEED={seed}");
+    seed
+}
+
+/// One transaction: rows change, move, vanish and come, the large column untouched for the most part.
+pub(super) fn transaction(random: &mut StdRng) -> String {
+    let mut sql = "begin;".to_owned();
+    for _ in 0..random.random_range(1..6) {
+        let (key, other) = (random.random_range(0..KEYS), random.random_range(0..KEYS));
+        sql += &match random.random_range(0..100) {
+            0..40 => format!("update t set v = v || 'u' where id = {key};"),
+            40..55 => format!(
+                "update t set id = {other} where id = {key} and not exists (select from t where id = {other});"
+            ),
+            55..65 => format!("delete from t where id = {key};"),
+            65..80 => format!(
+                "insert into t values ({key}, 'new', repeat('{other} ', 900)) on conflict do nothing;"
+            ),
+            80..88 => format!(
+                "delete from t where id = {key}; insert into t values ({key}, 'again', repeat('{other} ', 900));"
+            ),
+            88..93 => format!("update t set v = 'range' where id between {key} and {key} + 40;"),
+            93..97 => format!("savepoint s; update t set big = 'lost' where id = {key}; rollback to s;"),
+            97 => format!("update t set big = repeat('{other}', 800) where id = {key};"),
+            _ => format!(
+                "insert into t select i, 'bulk', repeat('x', 3000) from generate_series({key}, {key} + 20) i on conflict do nothing;"
+            ),
+        };
+    }
+    sql + if random.random_range(0..12) == 0 { "rollback" } else { "commit" }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_full_write_load_it_ends_equal_to_the_table() {
+    let server = Server::start("");
+    let client = sql(&server).await;
+    run(
+        &client,
+        "create table t (id int primary key, v text, big text);
+                  alter table t alter big set storage external;
+                  insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 3999, 2) i",
+    )
+    .await;
+    let (seed, directory) = (seed(), Directory::new());
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..3)
+        .map(|number| {
+            let (admin, stop) = (server.admin(), std::sync::Arc::clone(&stop));
+            tokio::spawn(async move {
+                let client = rowcast_postgres::wire::sql_client(
+                    &rowcast_postgres::conninfo::Conninfo::parse(&admin).unwrap(),
+                )
+                .await
+                .unwrap();
+                run(&client, "select 1").await;
+                let mut random = StdRng::seed_from_u64(seed + number);
+                let mut done = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) && !client.is_closed() {
+                    // A deadlock or a key that is taken rolls it back, which is as good.
+                    if client.batch_execute(&transaction(&mut random)).await.is_err() {
+                        let _ = client.batch_execute("rollback").await;
+                    }
+                    done += 1;
+                }
+                done
+            })
+        })
+        .collect();
+    let mut config = initial(&server);
+    config.tables = vec!["public.*".to_owned()];
+    let mut capture = Capture::start(config.clone(), directory.path()).await;
+    let mut random = StdRng::seed_from_u64(!seed);
+    for _ in 0..6 {
+        let pause = random.random_range(1..120);
+        tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+        capture.crash().await;
+        capture = Capture::start(config.clone(), directory.path()).await;
+    }
+    read_whole(&capture).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut transactions = 0;
+    for writer in writers {
+        transactions += writer.await.unwrap();
+    }
+    caught_up(&client, &capture).await;
+    let events = capture.events();
+    let reads = events.iter().filter(|event| event.op == Op::Read).count();
+    println!("{transactions} transactions, {reads} rows read, {} events", events.len());
+    let (built, real) = (rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
+    for (key, row) in &real {
+        assert_eq!(built.get(key), Some(row), "row {key}");
+    }
+    assert_eq!(built.len(), real.len());
+    capture.stop().await;
+}

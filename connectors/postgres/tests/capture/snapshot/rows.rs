@@ -1,0 +1,33 @@
+//! A table that nobody changes meanwhile.
+
+use super::*;
+
+#[tokio::test]
+async fn all_rows_once_in_the_order_of_the_key() {
+    let server = Server::start("");
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key, v text); insert into t select i, 'v' || i from generate_series(1, 5000) i;
+                  create table empty (id int primary key); create table keyless (a int); insert into keyless values (1)").await;
+    let directory = Directory::new();
+    let capture = Capture::start(initial(&server), directory.path()).await;
+    read_whole(&capture).await;
+    let events = capture.events();
+    let reads: Vec<&Seen> = events.iter().filter(|event| event.op == Op::Read).collect();
+    let keys: Vec<usize> =
+        reads.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(keys, (1..=5000).collect::<Vec<_>>());
+    assert!(reads.iter().all(|event| event.channel == "public.t" && event.xid == 0 && event.end_lsn.0 == 0));
+    let others: Vec<String> = events.iter().filter(|event| event.op != Op::Read).map(Seen::brief).collect();
+    assert_eq!(others, ["gap public.keyless no_key"]);
+    run(&client, "update t set v = 'new' where id = 7").await;
+    caught_up(&client, &capture).await;
+    let table = rebuilt(&capture.events(), "public.t", 2);
+    assert_eq!(table, actual(&client, "t", &["id", "v"]).await);
+    capture.stop().await;
+    // A start that goes on reads nothing again.
+    let capture = Capture::start(initial(&server), directory.path()).await;
+    run(&client, "insert into t values (6000, 'later')").await;
+    let events = capture.wait(5003).await;
+    assert_eq!(events.last().unwrap().brief(), "insert public.t 6000,later");
+    capture.stop().await;
+}

@@ -1,0 +1,147 @@
+//! Another decoder of pgoutput, written by others, and whether it reads the same.
+
+use pg_walstream::{
+    LogicalReplicationMessage as Theirs, LogicalReplicationParser, TupleData, encode_message_to_bytes,
+};
+use rowcast_engine::record::{Tuple, Value};
+use rowcast_engine::schema::Identity;
+use rowcast_postgres::pgoutput::{Change, Malformed, Message, Relation, decode};
+
+/// Both know this one.
+const PROTOCOL: u8 = 1;
+
+/// Microseconds from 1970 to 2000.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// Tags of later versions of the protocol, which the other one reads in any.
+const LATER: &[u8] = b"SEcAbPKrp";
+
+/// Decodes with both. Gives whether the bytes are a message.
+///
+/// # Errors
+///
+/// What each of them reads, when it is not the same: then one of them is wrong.
+pub(crate) fn compare(bytes: &[u8]) -> Result<bool, String> {
+    let mut parser = LogicalReplicationParser::with_protocol_version(PROTOCOL.into());
+    let theirs = parser.parse_wal_message(bytes).map(|message| message.message);
+    let (ours, agree) = match (decode(bytes), &theirs) {
+        (Ok(ours), Ok(theirs)) => (format!("{ours:?}"), same(&ours, theirs)),
+        (Ok(ours), Err(_)) => (format!("{ours:?}"), false),
+        (Err(_), Err(_)) => return Ok(false),
+        (Err(malformed), Ok(theirs)) if is_stricter(&malformed, bytes, theirs) => return Ok(false),
+        (Err(malformed), Ok(_)) => (malformed.to_string(), false),
+    };
+    if agree { Ok(true) } else { Err(format!("ours: {ours}\ntheirs: {theirs:?}\nof {bytes:02X?}")) }
+}
+
+/// Whether we refuse with reason what the other one lets pass.
+fn is_stricter(malformed: &Malformed, bytes: &[u8], theirs: &Theirs) -> bool {
+    match malformed {
+        Malformed::UnknownTag(tag) => LATER.contains(tag),
+        // Flags, and values in binary form, which are never asked for.
+        Malformed::UnknownByte { byte, .. } => bytes.contains(byte),
+        // What it has read is not all that was there.
+        Malformed::Body { what: "it is longer than it says", .. } => {
+            let read = encode_message_to_bytes(theirs, PROTOCOL);
+            read.len() < bytes.len() && bytes.starts_with(&read)
+        }
+        Malformed::Body { what: "it holds no old row", .. } => {
+            matches!(theirs, Theirs::Delete { key_type, .. } if !matches!(key_type, 'K' | 'O'))
+        }
+        Malformed::Body { .. } | Malformed::Empty => false,
+    }
+}
+
+fn same(ours: &Message<'_>, theirs: &Theirs) -> bool {
+    match (ours, theirs) {
+        (
+            Message::Begin { final_lsn, committed, xid },
+            Theirs::Begin { final_lsn: at, timestamp, xid: id },
+        ) => (final_lsn.0, *committed, xid) == (*at, moved(*timestamp), id),
+        (
+            Message::Commit { commit_lsn, end_lsn, committed },
+            Theirs::Commit { flags: 0, commit_lsn: at, end_lsn: end, timestamp },
+        ) => (commit_lsn.0, end_lsn.0, *committed) == (*at, *end, moved(*timestamp)),
+        (Message::Origin { name }, Theirs::Origin { origin_name, .. }) => name == origin_name,
+        (Message::Type, Theirs::Type { .. }) => true,
+        (
+            Message::Truncate { relations, cascade, restart_identity },
+            Theirs::Truncate { relation_ids, flags },
+        ) => {
+            let options = u8::from(*cascade) | u8::from(*restart_identity) << 1;
+            relations.iter().eq(relation_ids.iter().copied()) && options == *flags
+        }
+        (
+            Message::Logical { transactional, lsn, prefix, content },
+            Theirs::Message { flags, lsn: at, prefix: before, content: says },
+        ) => {
+            (u8::from(*transactional), lsn.0, *prefix, *content) == (*flags, *at, before.as_str(), &says[..])
+        }
+        (Message::Relation(ours), theirs) => same_relation(ours, theirs),
+        (Message::Change(ours), theirs) => same_change(ours, theirs),
+        _ => false,
+    }
+}
+
+fn moved(timestamp: i64) -> i64 {
+    timestamp.saturating_add(EPOCH)
+}
+
+fn same_relation(ours: &Relation<'_>, theirs: &Theirs) -> bool {
+    let Theirs::Relation { relation_id, namespace, relation_name, replica_identity, columns } = theirs else {
+        return false;
+    };
+    let schema = if namespace.is_empty() { "pg_catalog" } else { namespace };
+    let identity = match ours.identity {
+        Identity::Default => b'd',
+        Identity::Nothing => b'n',
+        Identity::Full => b'f',
+        Identity::Index => b'i',
+    };
+    let ours_read = ours.columns().map(|c| (u8::from(c.identity), c.name, c.type_oid, c.typmod));
+    let theirs_read = columns.iter().map(|c| (c.flags, &c.name[..], c.type_id, c.type_modifier));
+    (ours.id, ours.schema, ours.table, identity)
+        == (*relation_id, schema, &relation_name[..], *replica_identity)
+        && ours_read.eq(theirs_read)
+}
+
+/// Ours keeps the rows as they came; they are what the journal's readers look at.
+fn same_change(ours: &Change<'_>, theirs: &Theirs) -> bool {
+    let tuples = rows(ours.raw);
+    let widest = tuples.iter().map(|(_, tuple)| tuple.len()).max();
+    let (relation, expected): (u32, Vec<(char, &TupleData)>) = match theirs {
+        Theirs::Insert { relation_id, tuple } => (*relation_id, vec![('N', tuple)]),
+        Theirs::Update { relation_id, old_tuple, new_tuple, key_type } => {
+            let old = key_type.zip(old_tuple.as_ref());
+            (*relation_id, old.into_iter().chain([('N', new_tuple)]).collect())
+        }
+        Theirs::Delete { relation_id, old_tuple, key_type } => (*relation_id, vec![(*key_type, old_tuple)]),
+        _ => return false,
+    };
+    let equal = |(ours, theirs): (&(char, Tuple<'_>), &(char, &TupleData))| {
+        ours.0 == theirs.0 && same_row(ours.1, theirs.1)
+    };
+    ours.relation == relation
+        && Some(usize::from(ours.columns)) == widest
+        && tuples.len() == expected.len()
+        && tuples.iter().zip(&expected).all(equal)
+}
+
+fn rows(mut raw: &[u8]) -> Vec<(char, Tuple<'_>)> {
+    let mut found = Vec::new();
+    while let Some((tag, rest)) = raw.split_first() {
+        let Some((tuple, rest)) = Tuple::split(rest) else { break };
+        found.push((char::from(*tag), tuple));
+        raw = rest;
+    }
+    found
+}
+
+fn same_row(ours: Tuple<'_>, theirs: &TupleData) -> bool {
+    let equal = |(value, column): (Value<'_>, &pg_walstream::ColumnData)| match value {
+        Value::Null => column.is_null(),
+        Value::Unchanged => column.is_unchanged(),
+        Value::Text(text) => column.is_text() && column.as_bytes() == text,
+    };
+    ours.len() == theirs.column_count() && ours.values().zip(&theirs.columns).all(equal)
+}

@@ -1,0 +1,153 @@
+//! What is wanted of a source's snapshots, and what is told of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::{Mutex as Turn, mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::status::Status;
+
+/// Commands that may wait for the source.
+const WAITING: usize = 8;
+
+/// What somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Reads the rows of tables, by channel or pattern, those that meet an SQL condition.
+    Start {
+        /// `public.orders`, `public.*`, `*`.
+        tables: Vec<String>,
+        /// An SQL condition over the columns.
+        condition: Option<String>,
+    },
+    /// Tables stop being read after the chunk that is on its way.
+    Pause(Vec<String>),
+    /// They go on where they stopped.
+    Resume(Vec<String>),
+    /// They are read no more.
+    Cancel(Vec<String>),
+}
+
+/// Whether a table is being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is not its turn yet, or it waits for the reason that is said.
+    #[default]
+    Waiting,
+    /// It is being read.
+    Reading,
+    /// Somebody has paused it.
+    Paused,
+}
+
+/// A table of a snapshot that is not done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Shown {
+    /// The table's channel.
+    pub channel: String,
+    /// Whether it is being read.
+    pub state: State,
+    /// What it waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// It was asked for; else it is the initial snapshot.
+    pub ad_hoc: bool,
+    /// Rows written so far.
+    pub rows: u64,
+    /// Rows that there are thought to be, as far as statistics tell.
+    pub estimate: u64,
+    /// Rows written in the last seconds, a second.
+    pub rows_per_second: u64,
+}
+
+impl Shown {
+    /// How much of it is done, in percent of the estimate.
+    pub fn percent(&self) -> f64 {
+        if self.estimate == 0 { 0.0 } else { self.rows as f64 * 100.0 / self.estimate.max(self.rows) as f64 }
+    }
+}
+
+/// A command that waits to be carried out. Dropped, it was not.
+#[derive(Debug)]
+pub struct Asked(Command, oneshot::Sender<Result<Vec<String>>>);
+
+impl Asked {
+    /// The command, and where its outcome is told: the channels that it was about.
+    pub fn into_parts(self) -> (Command, oneshot::Sender<Result<Vec<String>>>) {
+        (self.0, self.1)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Desk {
+    commands: mpsc::Sender<Asked>,
+    /// One source hears them, whichever of its connections it is.
+    heard: Turn<mpsc::Receiver<Asked>>,
+    shown: Mutex<BTreeMap<String, Shown>>,
+    /// Tables that have been read since the start.
+    done: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        let (commands, heard) = mpsc::channel(WAITING);
+        Self { commands, heard: Turn::new(heard), shown: Mutex::default(), done: Mutex::default() }
+    }
+}
+
+pub(crate) type Shared = Arc<Desk>;
+
+impl Status {
+    /// Has a command carried out by the source; gives the channels that it was about.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Refused` while the source is not streaming, or with the source's reason.
+    pub async fn ask_for_snapshot(&self, command: Command) -> Result<Vec<String>> {
+        let mut state = "";
+        self.source(|source| state = source.state);
+        if state != "streaming" {
+            return Err(Error::refused(format!(
+                "The source is {state}: snapshots are made while it streams"
+            ))
+            .hint("`rowcast status` says why"));
+        }
+        let (sender, answer) = oneshot::channel();
+        let busy = || Error::refused("Too many commands for snapshots wait already");
+        self.snapshots.commands.try_send(Asked(command, sender)).map_err(|_| busy())?;
+        answer.await.unwrap_or_else(|_| Err(Error::refused("The source has stopped meanwhile")))
+    }
+
+    /// For the source: the next command. Cancel safe.
+    pub async fn asked_for_snapshot(&self) -> Asked {
+        match self.snapshots.heard.lock().await.recv().await {
+            Some(asked) => asked,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Changes what is said of snapshots: tables that are not done, by any name.
+    pub fn snapshots(&self, change: impl FnOnce(&mut BTreeMap<String, Shown>)) {
+        change(&mut self.snapshots.shown.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// For the source: a table has been read whole.
+    pub fn note_read(&self, channel: &str, rows: u64) {
+        let mut done = self.snapshots.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.insert(channel.to_owned(), rows);
+    }
+
+    /// Tables that have been read whole since the start, with their rows.
+    pub fn read_tables(&self) -> BTreeMap<String, u64> {
+        self.snapshots.done.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The tables of snapshots that are not done, in the order of their channels.
+    pub fn unfinished_snapshots(&self) -> Vec<Shown> {
+        let shown = self.snapshots.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.values().cloned().collect()
+    }
+}

@@ -1,0 +1,125 @@
+//! What a source keeps beside its events: as old as the events that it came with, whatever becomes of the files.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rowcast_engine::Lsn;
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{self, Journal, Options, StreamPosition};
+use rowcast_engine::record::Builder;
+
+use crate::disk::FakeDisk;
+use crate::random::Random;
+use crate::support::{Fixture, read_all, unlocked};
+
+fn note(journal: &Journal, name: &str) -> Option<String> {
+    journal.notes().get(name).map(|json| String::from_utf8(json.to_vec()).unwrap())
+}
+
+fn options(dir: &Path) -> Options {
+    let mut options = Options::new(dir);
+    options.segment_bytes = 3000;
+    options
+}
+
+/// A transaction, with a note of how many rows there are after it.
+async fn noted(fixture: &mut Fixture, rows: usize) {
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    for _ in 0..rows {
+        fixture.row(&mut builder, "with a note");
+    }
+    fixture.commit(&mut builder);
+    builder.note("rows", fixture.rows.to_string().as_bytes());
+    fixture.submit(&mut builder).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn a_power_cut_leaves_note_and_events_of_one_age(
+        lives in prop::collection::vec((prop::collection::vec(1usize..60, 0..20), any::<u64>()), 1..6)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let mut disk = FakeDisk::default();
+            for (sizes, seed) in &lives {
+                unlocked(dir.path());
+                let journal = journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap();
+                let held = read_all(&journal, 0).len();
+                assert_eq!(note(&journal, "rows").unwrap_or("0".into()), held.to_string());
+                let mut fixture = Fixture::over(journal).await;
+                fixture.rows = held as u64;
+                for rows in sizes {
+                    noted(&mut fixture, *rows).await;
+                    assert_eq!(note(fixture.journal(), "rows").unwrap(), fixture.rows.to_string());
+                }
+                disk = disk.after_power_cut(&mut Random::new(*seed));
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn notes_outlive_the_segment_that_brought_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options { retention: Duration::ZERO, ..options(dir.path()) }).await;
+    let mut builder = Builder::new();
+    builder.note("kept", b"1");
+    builder.note("gone", b"2");
+    fixture.submit(&mut builder).await;
+    for _ in 0..200 {
+        fixture.transaction(5, "other things").await;
+    }
+    assert!(
+        fixture.journal().oldest() > 0 && fixture.journal().summary().segments < 20,
+        "retention has been there"
+    );
+    let mut builder = Builder::new();
+    builder.note("gone", b"");
+    fixture.lsn += 1;
+    fixture.submit(&mut builder).await;
+    assert_eq!(
+        (note(fixture.journal(), "kept").unwrap().as_str(), note(fixture.journal(), "gone")),
+        ("1", None)
+    );
+    fixture.journal().close().await;
+    for with_index in [true, false] {
+        unlocked(dir.path());
+        if !with_index {
+            for file in std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()) {
+                if file.extension().is_some_and(|extension| extension == "idx") {
+                    std::fs::remove_file(file).unwrap();
+                }
+            }
+        }
+        let journal = journal::open(options(dir.path()), Arc::new(RealDisk)).unwrap();
+        assert_eq!((note(&journal, "kept").unwrap().as_str(), note(&journal, "gone")), ("1", None));
+        journal.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_history_has_the_old_notes_and_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(options(dir.path())).await;
+    noted(&mut fixture, 3).await;
+    let position = StreamPosition { lsn: Lsn(500), ..fixture.journal().position() };
+    let own: [(&str, &[u8]); 1] = [("wanted", b"[]")];
+    fixture.ingest.begin_history(position, ("timeline", ""), 1, &own).await.unwrap();
+    let both = |journal: &Journal| (note(journal, "rows"), note(journal, "wanted"));
+    let expected = (Some("3".to_owned()), Some("[]".to_owned()));
+    assert_eq!(both(fixture.journal()), expected);
+    let position = fixture.journal().position();
+    fixture.ingest.identify(position, &[("wanted", b"")]).await.unwrap();
+    assert_eq!(both(fixture.journal()).1, None);
+    fixture.journal().close().await;
+    drop(fixture);
+    unlocked(dir.path());
+    let journal = journal::open(options(dir.path()), Arc::new(RealDisk)).unwrap();
+    assert_eq!(both(&journal), (expected.0, None));
+}

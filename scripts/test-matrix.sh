@@ -1,0 +1,62 @@
+#!/bin/sh
+# The tests that a server's version can change, on several versions of PostgreSQL: the connector's own, and the
+# scenarios of the whole program that capture. One line a version; what failed is printed.
+# usage: test-matrix.sh MAJOR...
+set -eu
+cd "$(dirname "$0")/.."
+
+# Of the whole program: what rows, tables, positions and custom events become. Doors, sinks, journal, page and
+# commands see only what capture has made of them.
+scenarios="adopt:: custom:: flow:: huge:: resume:: setup:: tables:: types:: workload::"
+
+# Each test waits for its servers most of the time.
+threads=$(($(nproc) * 2))
+
+programs_of() {
+  bin=$PWD/.cache/postgres/$1/native/bin
+  [ "$1" != 15 ] || bin=/usr/lib/postgresql/15/bin
+  if [ ! -x "$bin/postgres" ]; then
+    echo "PostgreSQL $1 is not in $bin: scripts/install-postgres-matrix.sh $1 (15: apt install postgresql-15)" >&2
+    return 1
+  fi
+  echo "$bin"
+}
+
+binary_of() { # PACKAGE: builds its integration tests
+  cargo test --locked --package "$1" --test tests --no-run --message-format=json-render-diagnostics |
+    sed -n '/"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+
+connector=$(binary_of rowcast-postgres)
+program=$(binary_of rowcast)
+if [ -z "$connector" ] || [ -z "$program" ]; then
+  echo "The tests do not build" >&2
+  exit 1
+fi
+logs=target/test-matrix
+mkdir -p "$logs"
+
+# shellcheck disable=SC2086 # the scenarios are words, on purpose
+run() { # PROGRAMS
+  export ROWCAST_TEST_POSTGRES_BIN="$1"
+  # As cargo does: a test looks for its files from its own package on.
+  (cd connectors/postgres && "$connector" --test-threads "$threads" --skip fuzz::) &&
+    "$program" --test-threads "$threads" $scenarios
+}
+
+status=0
+for major in "$@"; do
+  bin=$(programs_of "$major")
+  version=$("$bin/postgres" --version | awk '{ print $3 }')
+  log=$logs/$major.log
+  start=$(date +%s)
+  if run "$bin" >"$log" 2>&1; then
+    passed=$(awk '/^test result:/ { sum += $4 } END { print sum }' "$log")
+    echo "PostgreSQL $version: $passed tests passed, $(($(date +%s) - start)) s"
+  else
+    status=1
+    grep -E '^test .*FAILED$|^thread .* panicked|^test result:' -A 3 "$log" || tail -n 50 "$log"
+    echo "PostgreSQL $version: FAILED, $(($(date +%s) - start)) s; see $log"
+  fi
+done
+exit "$status"

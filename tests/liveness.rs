@@ -1,0 +1,103 @@
+//! Doors that stand still change nothing for the source, however impatient the server is.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::postgres::Stop;
+use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON, own_servers, soon, wait_for};
+use crate::workload::alone;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// More than the buffers between rowcast and a client hold.
+const ROWS: i64 = 40_000;
+
+/// Waits until the slot has confirmed what was committed by now.
+async fn wait_confirmed(client: &tokio_postgres::Client) {
+    let end: String = client.query_one("select pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
+    let sql = format!("select confirmed_flush_lsn >= '{end}' from pg_replication_slots");
+    wait_for("the confirmation", SOON, async || {
+        let reached: bool = client.query_one(&sql, &[]).await.unwrap().get(0);
+        if reached { Ok(()) } else { Err(String::from("not yet")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn doors_that_stand_still_for_three_timeouts_change_nothing() {
+    if !own_servers("liveness") {
+        return;
+    }
+    let _alone = alone().await;
+    let setting = format!("wal_sender_timeout={}s", PATIENCE.as_secs());
+    let settings = [setting.as_str()];
+    let (mut postgres, mut kafka) = tokio::join!(Postgres::start(&settings), Kafka::start());
+    let client = postgres.client("postgres").await;
+    client.batch_execute("create table t (id bigint primary key, v text)").await.unwrap();
+    let mut rowcast = Rowcast::on(&postgres.url("postgres")).kafka(&kafka, "still").start().await;
+    client.batch_execute("insert into t values (0, 'first')").await.unwrap();
+    let mut reader = KafkaReader::start(&kafka, "still");
+    assert_eq!(reader.next(SOON).await.expect("a record").key["id"], 0);
+    let pid = "select pid from pg_stat_replication";
+    let walsender: i32 = client.query_one(pid, &[]).await.unwrap().get(0);
+
+    // A broker that answers nothing, and a client that asks for everything and reads nothing.
+    kafka.freeze();
+    let mut deaf = TcpStream::connect(rowcast.address()).await.unwrap();
+    deaf.write_all(b"GET /v1/events?channel=*&from=earliest HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        .await
+        .unwrap();
+    let (start, mut row) = (Instant::now(), 1);
+    while start.elapsed() < PATIENCE * 3 + Duration::from_secs(1) {
+        let until = (row + 1_000).min(ROWS);
+        if row < ROWS {
+            let rows =
+                "insert into t select n, repeat('x', 1000) from generate_series($1::int8, $2::int8 - 1) n";
+            client.execute(rows, &[&row, &until]).await.unwrap();
+        }
+        row = until;
+        let status = rowcast.status().await;
+        assert_eq!(
+            (&status["source"]["state"], &status["source"]["reconnects"]),
+            (&"streaming".into(), &0.into())
+        );
+        let reasons = status["reasons"].as_array().unwrap();
+        assert!(reasons.iter().all(|reason| reason.as_str().unwrap().contains("kafka")), "{reasons:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(row, ROWS, "too slow for the test to mean anything");
+    wait_confirmed(&client).await;
+    assert_eq!(client.query_one(pid, &[]).await.unwrap().get::<_, i32>(0), walsender);
+
+    // The server may go, too, doors or no doors.
+    let start = Instant::now();
+    postgres.stop(Stop::Fast).await;
+    println!("The server's fast shutdown took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    postgres.resume().await;
+    rowcast.wait_streaming().await;
+
+    kafka.thaw();
+    for row in 1..ROWS {
+        let record = reader.next(SOON).await.unwrap_or_else(|| panic!("row {row}"));
+        assert_eq!(record.key["id"], row);
+    }
+    let last = format!("{{\"id\":{}}}", ROWS - 1);
+    let mut told = Vec::new();
+    let mut buffer = vec![0; 1 << 20];
+    soon("the deaf client's last row", async {
+        loop {
+            let count = deaf.read(&mut buffer).await.unwrap();
+            assert!(count > 0, "the stream has ended");
+            let keep = told.len().saturating_sub(last.len());
+            told.drain(..keep);
+            told.extend_from_slice(&buffer[..count]);
+            if told.windows(last.len()).any(|part| part == last.as_bytes()) {
+                break;
+            }
+        }
+    })
+    .await;
+}

@@ -28,4 +28,5 @@ mod support;
 mod tables;
 mod type_changes;
 mod types;
+mod unrendered;
 mod workload;

@@ -81,7 +81,8 @@ async fn lose_the_disk(confirm: &str) -> (BTreeSet<u64>, Vec<Value>) {
     let database = Postgres::shared().await.create_database(&format!("lost_{confirm}")).await;
     database.execute("create table t (id integer primary key)").await;
     let confirm = format!("source.confirm={confirm}");
-    let mut rowcast = Rowcast::of(&database).kafka(kafka, &prefix).set(&confirm).start().await;
+    let mut rowcast =
+        Rowcast::of(&database).kafka(kafka, &prefix).set("source.snapshot=never").set(&confirm).start().await;
     insert(&database, &rowcast, 1..=3).await;
     wait_position(&rowcast).await;
     sink(&rowcast, "pause").await;
@@ -174,7 +175,12 @@ async fn a_server_stops_although_a_sink_holds_its_slot() {
     let mut postgres = Postgres::start(&[]).await;
     let database = postgres.create_database("stopping").await;
     database.execute("create table t (id integer primary key)").await;
-    let mut rowcast = Rowcast::of(&database).kafka(kafka, &prefix).set("source.confirm=sinks").start().await;
+    let mut rowcast = Rowcast::of(&database)
+        .kafka(kafka, &prefix)
+        .set("source.snapshot=never")
+        .set("source.confirm=sinks")
+        .start()
+        .await;
     insert(&database, &rowcast, 1..=1).await;
     wait_position(&rowcast).await;
     sink(&rowcast, "pause").await;

@@ -83,7 +83,8 @@ pub(crate) async fn adopt(config: Config) -> Result<Option<Adopted>, Failure> {
     // No sink runs that could move on: waiting for one at max_size would have no end.
     let journal = open_journal(&config, |options| options.max_size = Some(u64::MAX))?;
     let status = Status::default();
-    let mut capture = Capture::start(config.source, &journal, &status)?;
+    let sinks = sinks(&config);
+    let mut capture = Capture::start(config.source, &journal, &status, sinks)?;
     let adopted = tokio::select! {
         ended = capture.established() => ended.map_err(Failure::source),
         () = signals.first() => Ok(()),
@@ -132,8 +133,9 @@ impl House {
     /// Captures and serves until a signal comes.
     pub(crate) async fn run(self, mut signals: Signals) -> Result<ExitCode, Failure> {
         let Self { config, journal, status, doors } = self;
+        let sinks = sinks(&config);
         let ends_by_itself = config.source.snapshot == Some(SnapshotMode::Only);
-        let capture = Capture::start(config.source, &journal, &status);
+        let capture = Capture::start(config.source, &journal, &status, sinks);
         let mut capture = match capture {
             Ok(capture) => capture,
             Err(error) => {
@@ -162,6 +164,11 @@ impl House {
         watch.abort();
         ended
     }
+}
+
+/// The names of the doors that push.
+fn sinks(config: &Config) -> Vec<String> {
+    config.sinks.iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// Makes the data directory, which the journal need not lie in, for its owner only.

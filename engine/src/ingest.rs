@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::abort::{self, Point};
+use crate::confirm;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::{Append, Command, Journal, Spill, State, StreamPosition, TxEnd, encode_position, gone};
@@ -20,6 +21,8 @@ const IN_FLIGHT: usize = 2;
 pub struct Ingest {
     journal: Journal,
     permits: Arc<Semaphore>,
+    /// Push doors that must have a change before the source may forget it.
+    required: Arc<[String]>,
 }
 
 /// Room for one group.
@@ -32,7 +35,25 @@ pub struct Room {
 impl Ingest {
     /// The way into a journal.
     pub fn new(journal: Journal) -> Self {
-        Self { journal, permits: Arc::new(Semaphore::new(IN_FLIGHT)) }
+        Self { journal, permits: Arc::new(Semaphore::new(IN_FLIGHT)), required: Arc::default() }
+    }
+
+    /// The source may forget only what these push doors have, too.
+    pub fn required(self, sinks: Vec<String>) -> Self {
+        Self { required: sinks.into(), ..self }
+    }
+
+    /// Whether the source is told less than the journal has, for the sake of push doors.
+    pub fn waits_for_sinks(&self) -> bool {
+        !self.required.is_empty()
+    }
+
+    /// Watches up to where the source may be told that all is done, beginning with what it has been told.
+    pub fn confirmable(&self, confirmed: Lsn) -> watch::Receiver<Lsn> {
+        if self.required.is_empty() {
+            return self.journal.durable();
+        }
+        confirm::watched(self.journal.clone(), Arc::clone(&self.required), confirmed)
     }
 
     /// The journal.
@@ -71,7 +92,8 @@ impl Ingest {
     pub async fn identify(&self, position: StreamPosition, notes: &[(&str, &[u8])]) -> Result<()> {
         self.settled().await?;
         let mut builder = Builder::new();
-        builder.position(position.lsn, &encode_position(&position)?);
+        let highest = self.journal.shared.registry.highest();
+        builder.position(position.lsn, &encode_position(&position, highest)?);
         for (name, json) in notes {
             builder.note(name, json);
         }
@@ -115,7 +137,7 @@ impl Room {
     pub fn advance(self, journal: &Journal, lsn: Lsn) -> Result<()> {
         let position = StreamPosition { lsn, ..journal.position() };
         let mut builder = Builder::new();
-        builder.position(lsn, &encode_position(&position)?);
+        builder.position(lsn, &encode_position(&position, journal.shared.registry.highest())?);
         journal.shared.note_submitted(lsn);
         self.send(builder.take(), lsn);
         Ok(())

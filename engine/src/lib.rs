@@ -3,6 +3,7 @@
 pub mod abort;
 pub mod adoption;
 pub mod channel;
+mod confirm;
 pub mod cursor;
 pub mod deliver;
 mod error;
@@ -22,6 +23,7 @@ pub mod status;
 mod stop;
 pub mod units;
 
+pub use confirm::Confirm;
 pub use error::{Error, Kind, Result};
 pub use lsn::Lsn;
 pub use source::Source;

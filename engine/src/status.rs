@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use metrics::gauge;
 use serde::Serialize;
 
+use crate::confirm::Confirm;
 use crate::journal::{Journal, State};
 use crate::lsn::Lsn;
 
@@ -31,6 +32,13 @@ pub struct Source {
     pub received_lsn: Lsn,
     /// Up to where it has been confirmed to the server.
     pub confirmed_lsn: Lsn,
+    /// When a change counts as done for the server.
+    pub confirm: Confirm,
+    /// Push doors for whose sake it is told less than the journal has, now.
+    pub held_by: Vec<String>,
+    /// Push doors that have to have a change before it is told.
+    #[serde(skip)]
+    pub required: Vec<String>,
     /// Bytes between the server's newest position and the confirmed one.
     pub lag_bytes: u64,
     /// Connections lost since the start.
@@ -133,6 +141,8 @@ impl Status {
     pub fn report(&self, journal: &Journal) -> Report {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        source.held_by = journal.lacking(&source.required);
+        let held = held_bytes(journal, &source);
         let journal = journal.summary();
         // The source itself may be waiting for the journal, and say nothing meanwhile.
         if let (State::Full(detail), "streaming") = (&journal.state, source.state) {
@@ -153,6 +163,7 @@ impl Status {
             if let "retrying" | "stopped" | "paused" = door.state {
                 let why = door.reason.as_deref().unwrap_or("no reason is known");
                 reasons.push(format!("The door {name} is {}: {why}", door.state));
+                reasons.extend(source.held_by.contains(name).then(|| slot_waits(&source, name, held)));
             }
         }
         Report {
@@ -178,6 +189,8 @@ impl Status {
         }
         gauge!("rowcast_source_lag_bytes").set(report.source.lag_bytes as f64);
         gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
+        let held = if report.source.held_by.is_empty() { 0 } else { held_bytes(journal, &report.source) };
+        gauge!("rowcast_source_held_bytes").set(held as f64);
         gauge!("rowcast_journal_open").set(flag(report.journal.state == State::Open));
         gauge!("rowcast_journal_newest_id").set(report.journal.newest as f64);
         gauge!("rowcast_journal_oldest_id").set(report.journal.oldest as f64);
@@ -193,6 +206,19 @@ impl Status {
             }
         }
     }
+}
+
+/// What the server keeps for push doors alone.
+fn held_bytes(journal: &Journal, source: &Source) -> u64 {
+    journal.durable().borrow().0.saturating_sub(source.confirmed_lsn.0)
+}
+
+fn slot_waits(source: &Source, sink: &str, held: u64) -> String {
+    format!(
+        "The slot waits for the sink {sink}: Postgres keeps its log from {} on, {held} bytes more than the journal \
+         needs, because source.confirm is \"sinks\"",
+        source.confirmed_lsn
+    )
 }
 
 fn source_reason(source: &Source) -> Option<String> {

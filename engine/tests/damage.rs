@@ -118,6 +118,7 @@ pub(crate) async fn told(feed: &Feed, from: From) -> Vec<Told> {
                 all.push(gap(gone.from, gone.to, "retention"));
                 continue;
             }
+            Next::Schema(_) => continue,
             Next::Events(events) => events,
         };
         for frame in events.frames() {

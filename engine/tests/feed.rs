@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowcast_engine::event::Op;
-use rowcast_engine::feed::{Feed, Filter, Framing, From, Next, Pattern, Subscription, ViewKey};
+use rowcast_engine::feed::{Events, Feed, Filter, Framing, From, Next, Pattern, Subscription, ViewKey};
 use rowcast_engine::journal::Options;
 use rowcast_engine::{Stopper, stop};
 
@@ -23,11 +23,22 @@ async fn fixture(dir: &std::path::Path) -> (Fixture, Feed, Stopper) {
     (fixture, feed, stopper)
 }
 
+/// The next events; what is told of their schema is passed over.
+async fn events(subscription: &mut Subscription) -> Events {
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(10), subscription.next());
+        match next.await.expect("an event in time").unwrap() {
+            Next::Events(events) => return events,
+            Next::Schema(_) => {}
+            Next::Gap(gone) => panic!("a gap: {gone:?}"),
+        }
+    }
+}
+
 async fn ids(subscription: &mut Subscription, count: usize) -> Vec<u64> {
     let mut ids = Vec::new();
     while ids.len() < count {
-        let next = tokio::time::timeout(Duration::from_secs(10), subscription.next());
-        let Next::Events(events) = next.await.expect("an event in time").unwrap() else { panic!("a gap") };
+        let events = events(subscription).await;
         let lines = String::from_utf8(events.bytes().to_vec()).unwrap();
         for (line, frame) in lines.lines().zip(events.frames()) {
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -83,8 +94,7 @@ async fn readers_with_equal_wishes_share_a_view() {
     fixture.transaction(3, "shared").await;
     let mut bytes = Vec::new();
     for reader in &mut readers {
-        let Next::Events(events) = reader.next().await.unwrap() else { panic!("a gap") };
-        bytes.push(events.bytes());
+        bytes.push(events(reader).await.bytes());
     }
     assert!(bytes.iter().all(|other| other.as_ptr() == bytes[0].as_ptr()), "rendered once, in one place");
 }
@@ -133,7 +143,7 @@ async fn a_recorded_gap_reaches_every_reader() {
     let (fixture, feed, _stopper) = fixture(dir.path()).await;
     let mut reader = feed.subscribe(key("public.orders", &[Op::Delete]), fixture.journal().newest());
     let id = fixture.journal().record_gap("", "source_lost", "The slot was dropped", 9).await.unwrap();
-    let Next::Events(events) = reader.next().await.unwrap() else { panic!("a gap of retention") };
+    let events = events(&mut reader).await;
     assert!(events.frames()[0].gap);
     let gap: serde_json::Value = serde_json::from_slice(&events.bytes()).unwrap();
     assert_eq!((gap["type"].as_str(), gap["reason"].as_str()), (Some("gap"), Some("source_lost")));
@@ -161,4 +171,82 @@ async fn a_number_of_a_lost_history_is_told_a_gap() {
     for good in [last, gone.to, gone.to + 1] {
         assert_eq!(feed.start(From::After(good), &filter).await.unwrap().gap, None);
     }
+}
+
+/// What a reader is told: versions as `schema N`, events as `N: number`; and its place after each.
+async fn told(subscription: &mut Subscription, count: usize) -> Vec<(String, u64)> {
+    let mut told = Vec::new();
+    while told.len() < count {
+        let next = tokio::time::timeout(Duration::from_secs(10), subscription.next()).await;
+        match next.expect("something in time").unwrap() {
+            Next::Schema(record) => {
+                let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+                assert_eq!(
+                    (&record["type"], record["columns"].as_array().unwrap().len()),
+                    (&"schema".into(), 2)
+                );
+                told.push((format!("schema {}", record["schema"]), subscription.position()));
+            }
+            Next::Events(events) => {
+                for frame in events.frames() {
+                    let event: serde_json::Value = serde_json::from_slice(&events.frame(frame)).unwrap();
+                    told.push((format!("{}: {}", event["schema"], frame.id), subscription.position()));
+                }
+            }
+            Next::Gap(gone) => panic!("a gap: {gone:?}"),
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_schema_version_is_told_before_its_first_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    let orders = std::sync::Arc::clone(&fixture.orders);
+    let items = fixture.journal().register(table("items")).unwrap();
+    let before = fixture.journal().newest();
+    let mut live = feed.subscribe(key("public.*", &[]), before);
+    let mut only_items = feed.subscribe(key("public.items", &[]), before);
+    // Two tables that take turns in one batch.
+    let mut builder = rowcast_engine::record::Builder::new();
+    fixture.begin(&mut builder);
+    for schema in [&orders, &orders, &items, &orders] {
+        fixture.orders = std::sync::Arc::clone(schema);
+        fixture.row(&mut builder, "x");
+    }
+    fixture.commit(&mut builder);
+    fixture.submit(&mut builder).await;
+    let last = fixture.journal().newest();
+    let (o, i) = (orders.id, items.id);
+    let expected = [
+        (format!("schema {o}"), before),
+        (format!("{o}: {}", last - 3), last - 2),
+        (format!("{o}: {}", last - 2), last - 2),
+        (format!("schema {i}"), last - 2),
+        (format!("{i}: {}", last - 1), last),
+        (format!("{o}: {last}"), last),
+    ];
+    // A reader that is cut off behind a record comes back before the events that it has not got.
+    assert_eq!(told(&mut live, 6).await, expected);
+    let mut late = feed.subscribe(key("public.*", &[]), before);
+    assert_eq!(told(&mut late, 6).await, expected);
+    assert_eq!(
+        told(&mut only_items, 2).await,
+        [(format!("schema {i}"), before), (format!("{i}: {}", last - 1), last)]
+    );
+    // Another version of the table is told, the ones before are not told again.
+    let mut altered = table("orders");
+    altered.columns[1].not_null = true;
+    for schema in [items, fixture.journal().register(altered).unwrap()] {
+        fixture.orders = schema;
+        fixture.transaction(1, "x").await;
+    }
+    let new = fixture.orders.id;
+    let expected = [
+        (format!("{i}: {}", last + 1), last + 1),
+        (format!("schema {new}"), last + 1),
+        (format!("{new}: {}", last + 2), last + 2),
+    ];
+    assert_eq!(told(&mut live, 3).await, expected);
 }

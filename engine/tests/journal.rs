@@ -249,6 +249,30 @@ async fn retention_by_size_removes_whole_segments_and_says_what_is_gone() {
 }
 
 #[tokio::test]
+async fn a_schema_version_keeps_its_number_when_retention_has_taken_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options { segment_bytes: 4000, max_size: Some(12_000), ..Options::new(dir.path()) };
+    let mut fixture = Fixture::open(options()).await;
+    let orders = std::sync::Arc::clone(&fixture.orders);
+    fixture.orders = fixture.journal().register(crate::support::table("gone")).unwrap();
+    let gone = fixture.orders.id;
+    fixture.transaction(1, "x").await;
+    fixture.orders = orders;
+    for _ in 0..300 {
+        fixture.transaction(2, "x").await;
+    }
+    fixture.journal().close().await;
+    drop(fixture);
+    let fixture = Fixture::open(options()).await;
+    assert!(
+        fixture.journal().schemas().iter().all(|schema| schema.table != "gone"),
+        "retention has taken it"
+    );
+    let new = fixture.journal().register(crate::support::table("new")).unwrap();
+    assert!(new.id > gone, "{} was given before", new.id);
+}
+
+#[tokio::test]
 async fn retention_by_age_waits_for_a_sink() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::new(dir.path());

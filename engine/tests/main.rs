@@ -5,6 +5,7 @@ mod backup;
 mod campaign;
 mod compressed_damage;
 mod compression;
+mod confirm;
 mod cuts;
 mod damage;
 mod delivery;

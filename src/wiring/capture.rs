@@ -7,7 +7,7 @@ use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::Journal;
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, Result, Source, Stop, Stopper, stop};
+use rowcast_engine::{Confirm, Error, Result, Source, Stop, Stopper, stop};
 use rowcast_postgres::{Config, Postgres};
 use tokio::sync::oneshot;
 use tokio::time::{interval, timeout};
@@ -24,16 +24,22 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Starts it.
-    pub(crate) fn start(config: Config, journal: &Journal, status: &Status) -> Result<Self> {
+    /// Starts it; `sinks` are the doors that push.
+    pub(crate) fn start(
+        config: Config,
+        journal: &Journal,
+        status: &Status,
+        sinks: Vec<String>,
+    ) -> Result<Self> {
         let (stopper, stop) = stop();
         let (end, ended) = oneshot::channel();
-        let (journal, board) = (journal.clone(), status.clone());
+        let required = required(&config, status, sinks);
+        let (ingest, board) = (Ingest::new(journal.clone()).required(required), status.clone());
         thread::Builder::new()
             .name("capture".into())
             .spawn(move || {
                 // Nobody listens any more when the program ends.
-                let _ = end.send(capture(config, journal, board, stop));
+                let _ = end.send(capture(config, ingest, board, stop));
             })
             .map_err(|error| Error::failed("Cannot start the thread of the source").because(error))?;
         Ok(Self { status: status.clone(), stopper, ended: Some(ended) })
@@ -113,10 +119,25 @@ fn waits(status: &Status) -> Result<()> {
     reason.map_or(Ok(()), |reason| Err(Error::refused(reason)))
 }
 
-fn capture(config: Config, journal: Journal, status: Status, stop: Stop) -> Result<()> {
+/// The sinks that have to have a change before the source may forget it.
+fn required(config: &Config, status: &Status, sinks: Vec<String>) -> Vec<String> {
+    let required = if config.confirm == Confirm::Sinks { sinks } else { Vec::new() };
+    if config.confirm == Confirm::Sinks && required.is_empty() {
+        tracing::warn!(
+            "source.confirm is \"sinks\", and there is no sink: changes are confirmed when the journal has them"
+        );
+    }
+    status.source(|source| {
+        source.confirm = config.confirm;
+        source.required.clone_from(&required);
+    });
+    required
+}
+
+fn capture(config: Config, ingest: Ingest, status: Status, stop: Stop) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::failed("Cannot start the runtime of the source").because(error))?;
-    runtime.block_on(Postgres::new(config).run(Ingest::new(journal), status, stop))
+    runtime.block_on(Postgres::new(config).run(ingest, status, stop))
 }

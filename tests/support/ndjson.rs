@@ -12,6 +12,8 @@ use super::soon;
 pub(crate) struct Ndjson {
     stream: Stream,
     buffer: Vec<u8>,
+    /// What was told of schema versions, in between.
+    pub(crate) schemas: Vec<Value>,
 }
 
 impl Ndjson {
@@ -22,17 +24,23 @@ impl Ndjson {
             let status = stream.status;
             return Err(format!("{status}: {}", String::from_utf8_lossy(&stream.rest().await)));
         }
-        Ok(Self { stream, buffer: Vec::new() })
+        Ok(Self { stream, buffer: Vec::new(), schemas: Vec::new() })
     }
 
-    /// The next line; `None` when the stream has ended. Half a line at the end is not a line.
+    /// The next line; `None` when the stream has ended. Half a line at the end is not a line. What is told of schema
+    /// versions is kept aside.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let text = String::from_utf8_lossy(&line);
                 let value = serde_json::from_slice(&line);
-                return Some(value.unwrap_or_else(|error| panic!("{error}: {text}")));
+                let value: Value = value.unwrap_or_else(|error| panic!("{error}: {text}"));
+                if value["type"] == "schema" {
+                    self.schemas.push(value);
+                    continue;
+                }
+                return Some(value);
             }
             let chunk = self.stream.chunk().await?;
             self.buffer.extend_from_slice(&chunk);

@@ -35,6 +35,8 @@ impl SseEvent {
 pub(crate) struct Sse {
     stream: Stream,
     parser: Parser,
+    /// What was told of schema versions, in between.
+    pub(crate) schemas: Vec<Value>,
 }
 
 impl Sse {
@@ -59,14 +61,20 @@ impl Sse {
         let kind = stream.headers.get("content-type").and_then(|value| value.to_str().ok());
         let kind = kind.unwrap_or_default().to_owned();
         assert!(kind.starts_with("text/event-stream"), "{path}: a stream of {kind}");
-        Ok(Self { stream, parser: Parser::default() })
+        Ok(Self { stream, parser: Parser::default(), schemas: Vec::new() })
     }
 
-    /// The next event; `None` when the stream has ended. Waits as long as it takes.
+    /// The next event; `None` when the stream has ended. Waits as long as it takes. What is told of schema versions
+    /// is kept aside.
     pub(crate) async fn next(&mut self) -> Option<SseEvent> {
         loop {
-            if let Some(event) = self.parser.ready.pop_front() {
-                return Some(event);
+            match self.parser.ready.pop_front() {
+                Some(told) if told.event == "schema" => {
+                    self.schemas.push(told.json());
+                    continue;
+                }
+                Some(event) => return Some(event),
+                None => {}
             }
             let chunk = self.stream.chunk().await?;
             self.parser.feed(&chunk);

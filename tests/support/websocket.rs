@@ -15,6 +15,8 @@ use super::soon;
 pub(crate) struct WebSocket {
     stream: WebSocketStream<TcpStream>,
     lines: Vec<Value>,
+    /// What was told of schema versions, in between.
+    pub(crate) schemas: Vec<Value>,
     /// Code and reason, once the server has closed the connection.
     pub(crate) closed: Option<(u16, String)>,
 }
@@ -37,7 +39,7 @@ impl WebSocket {
             request.headers_mut().insert(*name, value.parse().expect("a header's value"));
         }
         let (stream, _response) = client_async(request, tcp).await.map_err(|error| error.to_string())?;
-        Ok(Self { stream, lines: Vec::new(), closed: None })
+        Ok(Self { stream, lines: Vec::new(), schemas: Vec::new(), closed: None })
     }
 
     /// Sends one message. A connection that is gone shows at the next read.
@@ -45,11 +47,17 @@ impl WebSocket {
         let _ = self.stream.send(Message::text(message.to_string())).await;
     }
 
-    /// The next message; `None` when the connection has ended (see [`WebSocket::closed`]).
+    /// The next message; `None` when the connection has ended (see [`WebSocket::closed`]). What is told of schema
+    /// versions is kept aside.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
-            if let Some(line) = self.lines.pop() {
-                return Some(line);
+            match self.lines.pop() {
+                Some(told) if told["type"] == "schema" => {
+                    self.schemas.push(told);
+                    continue;
+                }
+                Some(line) => return Some(line),
+                None => {}
             }
             match self.stream.next().await?.ok()? {
                 Message::Text(text) => {

@@ -6,6 +6,7 @@
 //! POST /v1/events                     the same, the parameters as a JSON object
 //! GET  /v1/ws                         WebSocket, subprotocol rowcast.v1
 //! GET  /v1/channels                   what there is to listen to
+//! GET  /v1/schemas/{table}            the versions of a table that events name as `schema`; ?version=N for one
 //! POST /v1/channels/{name}/events     publishes a custom event
 //! GET  /v1/status, /v1/health/flow    how things are
 //! POST /v1/source/adopt               goes on behind a gap; on the Unix socket only
@@ -36,6 +37,7 @@ mod query;
 mod reader;
 mod refusal;
 mod routes;
+mod schemas;
 mod serve;
 mod sinks;
 mod sse;

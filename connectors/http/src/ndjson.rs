@@ -25,6 +25,11 @@ pub(crate) fn gap(gap: Gap) -> Vec<u8> {
     line(&Typed { kind: "gap", rest: &gap })
 }
 
+/// A schema version, before its first event.
+pub(crate) fn schema(record: &[u8]) -> Vec<u8> {
+    [record, b"\n"].concat()
+}
+
 /// Nothing for this reader up to here.
 pub(crate) fn position(position: u64) -> Vec<u8> {
     line::<Value>(&json!({"type": "position", "id": position}))

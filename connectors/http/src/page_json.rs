@@ -82,6 +82,8 @@ impl Page {
         while !self.is_full() {
             match reader.at_once().await? {
                 Some(Step::Events(events)) => self.take(&events, reader.position()),
+                // Its events name it, and it is no event.
+                Some(Step::Schema(_)) => {}
                 // A gap among events ends the page: the next one begins with it.
                 Some(Step::Gap(_)) if self.count > 0 => return Ok(()),
                 Some(Step::Gap(gap)) => {
@@ -110,7 +112,7 @@ impl Page {
             match step {
                 Step::Events(events) => self.take(&events, reader.position()),
                 Step::Gap(gap) => self.gap = Some(gap),
-                Step::Synced(_) | Step::Position(_) => {}
+                Step::Schema(_) | Step::Synced(_) | Step::Position(_) => {}
             }
         }
         if self.count == 0 {

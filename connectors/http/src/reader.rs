@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rowcast_engine::Result;
 use rowcast_engine::feed::{Events, Next, Subscription};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -18,6 +19,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 pub(crate) enum Step {
     /// Events.
     Events(Events),
+    /// A schema version, before its first event.
+    Schema(Bytes),
     /// Retention has overtaken the reader.
     Gap(Gap),
     /// All that was there at the start has been given out.
@@ -111,6 +114,7 @@ impl From<Next> for Step {
     fn from(next: Next) -> Self {
         match next {
             Next::Events(events) => Self::Events(events),
+            Next::Schema(record) => Self::Schema(record),
             Next::Gap(gone) => Self::Gap(Gap { from: gone.from, to: gone.to, reason: "retention" }),
         }
     }

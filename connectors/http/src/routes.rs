@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use crate::app::App;
 use crate::guard::{self, Guard};
 use crate::refusal::Refusal;
-use crate::{admin, adopt, channels, events, page, publish, sinks, websocket};
+use crate::{admin, adopt, channels, events, page, publish, schemas, sinks, websocket};
 
 /// All routes; without a guard for who can reach the Unix socket, which no web page can.
 pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
@@ -24,6 +24,7 @@ pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
         .route("/v1/ws", get(websocket::upgrade))
         .route("/v1/channels", get(channels::list))
         .route("/v1/channels/{name}/events", post(publish::publish))
+        .route("/v1/schemas/{table}", get(schemas::get))
         .route("/v1/sinks", get(sinks::list))
         .route("/v1/sinks/{name}/pause", pause)
         .route("/v1/sinks/{name}/resume", resume)

@@ -32,6 +32,14 @@ pub(crate) fn gap(gap: Gap, position: u64) -> Vec<u8> {
     out
 }
 
+/// A schema version, before its first event. Its id is that of the frame before, so that it changes nothing.
+pub(crate) fn schema(record: &[u8], position: u64) -> Vec<u8> {
+    let mut out = format!("id: {position}\nevent: schema\ndata: ").into_bytes();
+    out.extend_from_slice(record);
+    out.extend_from_slice(b"\n\n");
+    out
+}
+
 /// Nothing for this reader up to here.
 pub(crate) fn position(position: u64) -> Vec<u8> {
     let mut out = Vec::new();

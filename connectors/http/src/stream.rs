@@ -74,6 +74,13 @@ impl Shape {
         }
     }
 
+    fn schema(self, record: &Bytes, position: u64) -> Bytes {
+        match self {
+            Self::Sse => sse::schema(record, position).into(),
+            Self::Ndjson => ndjson::schema(record).into(),
+        }
+    }
+
     fn position(self, position: u64) -> Bytes {
         match self {
             Self::Sse => sse::position(position).into(),
@@ -168,6 +175,7 @@ impl Stream {
             };
             match step {
                 Ok(Step::Events(events)) => return (events.frames().len(), events.bytes()),
+                Ok(Step::Schema(record)) => return (0, self.shape.schema(&record, self.reader.position())),
                 Ok(Step::Gap(gap)) => return (0, self.shape.gap(gap)),
                 Ok(Step::Position(position)) => return (0, self.shape.position(position)),
                 Ok(Step::Synced(_)) => {}

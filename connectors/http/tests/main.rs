@@ -11,6 +11,7 @@ mod ndjson;
 mod pages;
 mod publish;
 mod rows;
+mod schemas;
 mod sinks;
 mod slow;
 mod sse;

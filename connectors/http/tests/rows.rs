@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Server, Socket, Sse, soon};
 
-fn orders(server: &Server) -> SchemaId {
+pub(crate) fn orders(server: &Server) -> SchemaId {
     let column = |name: &str, oid, ty: &str, identity| Column {
         name: name.to_owned(),
         ty: Type::base(oid, ty),
@@ -43,7 +43,7 @@ fn insert(id: &str, total: &str) -> Vec<u8> {
 }
 
 /// A transaction of `count` inserts that ends at `lsn`.
-async fn commit(server: &Server, schema: SchemaId, lsn: u64, count: usize) {
+pub(crate) async fn commit(server: &Server, schema: SchemaId, lsn: u64, count: usize) {
     let mut builder = Builder::new();
     builder.begin(TxStart { xid: 741, final_lsn: Lsn(lsn - 8), ..TxStart::default() });
     for id in 0..count {
@@ -58,6 +58,7 @@ async fn commit(server: &Server, schema: SchemaId, lsn: u64, count: usize) {
 async fn rows_come_as_they_were_committed() {
     let server = Server::start().await;
     let schema = orders(&server);
+    let before = server.journal.newest();
     let mut sse = Sse::open(server.address, "channel=public.*").await;
     let mut strings = Sse::open(server.address, "channel=public.orders&op=insert&numbers=string").await;
     let mut deletes = Socket::open(server.address).await;
@@ -67,11 +68,21 @@ async fn rows_come_as_they_were_committed() {
     sse.expect("open").await;
     strings.expect("open").await;
     commit(&server, schema, 1000, 3).await;
+    // What the rows look like comes before them, and changes no client's place.
+    let told = sse.expect("schema").await;
+    assert_eq!(told.id, Some(before));
+    let mut record = socket.expect("schema").await;
+    assert_eq!(record["id"].take(), json!("s"));
+    record.as_object_mut().expect("an object").remove("id");
+    assert_eq!(told.json(), record);
+    assert_eq!((&record["schema"], &record["key"]), (&json!(schema), &json!(["id"])));
+    strings.expect("schema").await;
     let mut last = 0;
     for seq in 0..3 {
         let event = sse.expect("").await.json();
         assert_eq!((&event["channel"], &event["op"]), (&json!("public.orders"), &json!("insert")));
         assert_eq!(event["after"], json!({"id": seq + 1, "total": "9.50"}));
+        assert_eq!(event["schema"], json!(schema));
         assert_eq!(event["tx"], json!({"id": 741, "lsn": "0/3E8", "seq": seq, "last": seq == 2}));
         let id = event["id"].as_u64().expect("an id");
         assert!(id > last);
@@ -96,6 +107,7 @@ async fn a_reader_goes_on_inside_a_transaction() {
     let newest = server.journal.newest();
     let mut sse = Sse::open(server.address, &format!("from={}", newest - 2)).await;
     sse.expect("open").await;
+    assert_eq!(sse.expect("schema").await.id, Some(newest - 2));
     let mut seqs = Vec::new();
     for _ in 0..2 {
         seqs.push(sse.expect("").await.json()["tx"]["seq"].clone());

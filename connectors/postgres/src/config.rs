@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Confirm, Error, Result};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::conninfo::Conninfo;
@@ -46,6 +46,9 @@ pub struct Config {
     pub origin: Origin,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
+    /// When a change counts as done, so that the server may forget it: when the journal has synced it, or when every
+    /// push door has it, too.
+    pub confirm: Confirm,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
     /// slot's position. For one start; not part of a configuration file.
     #[serde(skip)]
@@ -136,6 +139,7 @@ impl Default for Config {
             snapshot_tables: 2,
             origin: Origin::Any,
             on_gap: OnGap::Stop,
+            confirm: Confirm::Journal,
             adopt: false,
         }
     }
@@ -279,6 +283,16 @@ mod tests {
         assert_eq!((read("any").unwrap(), read("none").unwrap()), (Origin::Any, Origin::None));
         assert!(read("local").unwrap_err().to_string().contains("neither \"any\" nor \"none\""));
         assert!(serde_json::to_string(&Config::default()).unwrap().contains(r#""origin":"any""#));
+    }
+
+    #[test]
+    fn when_a_change_is_done() {
+        let read = |text: &str| {
+            serde_json::from_str::<Config>(&format!(r#"{{"confirm":"{text}"}}"#)).map(|config| config.confirm)
+        };
+        assert_eq!((read("journal").unwrap(), read("sinks").unwrap()), (Confirm::Journal, Confirm::Sinks));
+        assert_eq!(Config::default().confirm, Confirm::Journal);
+        assert!(read("sink").is_err());
     }
 
     #[test]

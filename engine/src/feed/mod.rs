@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub use filter::{Filter, Pattern};
 pub use from::From;
 pub use subscription::{Events, Next, Subscription};
-pub use view::{Frame, Framing, Rendered, View, ViewKey};
+pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
 use crate::journal::{Gone, Journal, Read};

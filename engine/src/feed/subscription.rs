@@ -1,6 +1,6 @@
 //! A reader's place in the feed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -10,12 +10,16 @@ use crate::error::Result;
 use crate::feed::{Frame, Rendered, View, blocking};
 use crate::journal::{Gone, Journal, Read};
 use crate::record::Batch;
+use crate::schema::SchemaId;
 
 /// What comes next for a reader.
 #[derive(Debug)]
 pub enum Next {
     /// Events.
     Events(Events),
+    /// A table as it was when the rows were written that come next: before the first of a version that has not been
+    /// told. It has no number of its own.
+    Schema(Bytes),
     /// Retention has overtaken the reader: these numbers are gone, reading goes on after them.
     Gap(Gone),
 }
@@ -25,18 +29,21 @@ pub enum Next {
 pub struct Events {
     rendered: Arc<Rendered>,
     from: usize,
+    to: usize,
 }
 
 impl Events {
     /// All frames in one piece.
     pub fn bytes(&self) -> Bytes {
-        let start = self.frames().first().map_or(self.rendered.bytes.len(), |frame| frame.start as usize);
-        self.rendered.bytes.slice(start..)
+        let frames = self.frames();
+        let start = frames.first().map_or(self.rendered.bytes.len(), |frame| frame.start as usize);
+        let end = frames.last().map_or(start, |frame| frame.end as usize);
+        self.rendered.bytes.slice(start..end)
     }
 
     /// Where each event stands.
     pub fn frames(&self) -> &[Frame] {
-        self.rendered.frames.get(self.from..).unwrap_or_default()
+        self.rendered.frames.get(self.from..self.to).unwrap_or_default()
     }
 
     /// The bytes of one of the frames.
@@ -56,12 +63,25 @@ pub struct Subscription {
     pending: VecDeque<Arc<Batch>>,
     /// The batch looked at last, to go on from without a look-up.
     behind: Weak<Batch>,
+    /// Events that wait until a schema version has been told, and how far they lead.
+    rest: Option<(Events, u64)>,
+    /// Schema versions that have been told: of each table that was met, a few.
+    told: HashSet<SchemaId>,
 }
 
 impl Subscription {
     pub(crate) fn new(journal: Journal, view: Arc<View>, position: u64) -> Self {
         let matched = view.matched();
-        Self { journal, view, matched, position, pending: VecDeque::new(), behind: Weak::new() }
+        Self {
+            journal,
+            view,
+            matched,
+            position,
+            pending: VecDeque::new(),
+            behind: Weak::new(),
+            rest: None,
+            told: HashSet::new(),
+        }
     }
 
     /// All up to this number has been given out or filtered away.
@@ -86,9 +106,12 @@ impl Subscription {
     /// [`Subscription::position`] has passed all that does not match.
     pub async fn try_next(&mut self) -> Result<Option<Next>> {
         loop {
+            if let Some((events, position)) = self.rest.take() {
+                return Ok(Some(self.give(events, position)));
+            }
             while let Some((batch, live)) = self.at_hand() {
-                if let Some(events) = self.look_at(&batch, live) {
-                    return Ok(Some(Next::Events(events)));
+                if let Some((events, position)) = self.look_at(&batch, live) {
+                    return Ok(Some(self.give(events, position)));
                 }
             }
             // In this order: what is evaluated has had its matches told before.
@@ -121,14 +144,41 @@ impl Subscription {
         (batch.last() <= newest).then_some((batch, true))
     }
 
-    fn look_at(&mut self, batch: &Arc<Batch>, live: bool) -> Option<Events> {
+    /// What of a batch comes next, and the position after it; without any, that is passed at once.
+    fn look_at(&mut self, batch: &Arc<Batch>, live: bool) -> Option<(Events, u64)> {
         let after = self.position;
         let matches = self.view.key().filter.matches_batch(batch);
         let rendered = matches.then(|| self.view.render(batch, live));
-        self.position = batch.last().max(after);
+        let position = batch.last().max(after);
         self.behind = Arc::downgrade(batch);
-        let rendered = rendered?;
-        let from = rendered.frames.partition_point(|frame| frame.id <= after);
-        (from < rendered.frames.len()).then_some(Events { rendered, from })
+        let events = rendered.and_then(|rendered| {
+            let from = rendered.frames.partition_point(|frame| frame.id <= after);
+            let to = rendered.frames.len();
+            (from < to).then_some((Events { rendered, from, to }, position))
+        });
+        if events.is_none() {
+            self.position = position;
+        }
+        events
+    }
+
+    /// Gives out events up to the first one whose schema version has not been told, or tells that.
+    fn give(&mut self, mut events: Events, position: u64) -> Next {
+        let new = events.rendered.versions.iter().find(|version| !self.told.contains(&version.schema.id));
+        let Some(new) = new else {
+            self.position = position;
+            return Next::Events(events);
+        };
+        if new.at > events.from {
+            let rest = Events { from: new.at, ..events.clone() };
+            events.to = new.at;
+            self.position = events.frames().last().map_or(self.position, |frame| frame.id);
+            self.rest = Some((rest, position));
+            return Next::Events(events);
+        }
+        self.told.insert(new.schema.id);
+        let record = self.view.record(&new.schema);
+        self.rest = Some((events, position));
+        Next::Schema(record)
     }
 }

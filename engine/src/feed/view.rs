@@ -1,6 +1,6 @@
 //! A view: what readers with equal wishes share. It is evaluated and rendered once per batch.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -9,8 +9,10 @@ use tokio::sync::watch;
 
 use crate::event::{Body, Event, Op};
 use crate::feed::Filter;
+use crate::format::Described;
 use crate::format::native::{self, NativeOptions};
 use crate::record::Batch;
+use crate::schema::{Schema, SchemaId};
 
 /// Renderings kept for readers that are about to ask: the newest batches, which all live readers want at the same
 /// moment. A reader that is further behind renders for itself.
@@ -60,6 +62,17 @@ pub struct Rendered {
     pub bytes: Bytes,
     /// Where each event stands.
     pub frames: Vec<Frame>,
+    /// The schema versions of the rows, in the order in which they come.
+    pub versions: Vec<Appearance>,
+}
+
+/// Where a schema version first appears in [`Rendered`].
+#[derive(Clone, Debug)]
+pub struct Appearance {
+    /// The place in `frames` of its first event.
+    pub at: usize,
+    /// It.
+    pub schema: Arc<Schema>,
 }
 
 #[derive(Debug)]
@@ -77,6 +90,8 @@ pub struct View {
     /// All up to this number has been looked at.
     evaluated: AtomicU64,
     recent: Mutex<VecDeque<Recent>>,
+    /// What readers are told of schema versions, by their number: each table's few.
+    records: Mutex<HashMap<SchemaId, Bytes>>,
 }
 
 impl View {
@@ -87,6 +102,7 @@ impl View {
             matched: watch::Sender::new(newest),
             evaluated: AtomicU64::new(newest),
             recent: Mutex::new(VecDeque::new()),
+            records: Mutex::default(),
         }
     }
 
@@ -152,13 +168,33 @@ impl View {
         // Rendered rows are about twice as long as stored ones.
         let mut out = Vec::with_capacity(batch.byte_len() * 2);
         let mut frames = Vec::with_capacity(batch.header().events as usize);
+        let mut versions = Versions::default();
         let at = |out: &Vec<u8>| u32::try_from(out.len()).unwrap_or(u32::MAX);
         for event in batch.events_where(|channel, op| self.key.filter.wants(channel, op)) {
             let start = at(&out);
             self.frame(&mut out, &event);
+            versions.see(batch, &event, frames.len());
             frames.push(Frame { id: event.id, start, end: at(&out), gap: event.op == Op::Gap });
         }
-        Rendered { bytes: out.into(), frames }
+        Rendered { bytes: out.into(), frames, versions: versions.found }
+    }
+
+    /// What readers are told of a schema version before its first event: an object on one line.
+    pub(crate) fn record(&self, schema: &Schema) -> Bytes {
+        #[derive(serde::Serialize)]
+        struct Record<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            #[serde(flatten)]
+            described: Described<'a>,
+        }
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || {
+            let record = Record { kind: "schema", described: Described::of(schema) };
+            // Plain structures of numbers and strings: they always serialize.
+            serde_json::to_vec(&record).unwrap_or_default().into()
+        };
+        records.entry(schema.id).or_insert_with(made).clone()
     }
 
     fn frame(&self, out: &mut Vec<u8>, event: &Event<'_>) {
@@ -193,6 +229,29 @@ impl View {
                 out.extend_from_slice(gap.to_string().as_bytes());
             }
             _ => native::write_event(out, event, &self.key.options),
+        }
+    }
+}
+
+/// Notes where each schema version first appears.
+#[derive(Default)]
+struct Versions {
+    found: Vec<Appearance>,
+    /// Of the event before: rows of one table mostly come together.
+    last: SchemaId,
+}
+
+impl Versions {
+    fn see(&mut self, batch: &Batch, event: &Event<'_>, at: usize) {
+        let (Body::Row { schema, .. } | Body::Truncate { schema, .. }) = event.body else { return };
+        if std::mem::replace(&mut self.last, schema.id) == schema.id
+            || self.found.iter().any(|seen| seen.schema.id == schema.id)
+        {
+            return;
+        }
+        let mut held = batch.shares().iter().filter_map(|share| share.schema.as_ref());
+        if let Some(schema) = held.find(|held| held.id == schema.id) {
+            self.found.push(Appearance { at, schema: Arc::clone(schema) });
         }
     }
 }

@@ -23,9 +23,12 @@ mod number;
 mod oid;
 #[cfg(test)]
 pub(crate) mod sample;
+mod schema;
 mod time;
+mod unrendered;
 mod value;
 
 pub use native::{NativeOptions, write_event};
+pub use schema::Described;
 pub use time::write_rfc3339;
 pub use value::{Numbers, ValueError, write_value};

@@ -2,10 +2,11 @@
 //!
 //! ```json
 //! {"id":1795233906000000,"channel":"public.orders","op":"update","key":{"id":7},"before":null,
-//!  "after":{"id":7,"total":"9.50"},"changed":null,"unchanged":["note"],"ts":"2026-11-21T04:05:06.123456Z",
-//!  "tx":{"id":741,"lsn":"0/16B3748","seq":0,"last":true}}
+//!  "after":{"id":7,"total":"9.50"},"changed":null,"unchanged":["note"],"schema":7,
+//!  "ts":"2026-11-21T04:05:06.123456Z","tx":{"id":741,"lsn":"0/16B3748","seq":0,"last":true}}
 //! ```
-//! A truncate has `"truncate":{"cascade":…,"restart_identity":…}` before `ts`, a custom event `"payload":…`. A row that a
+//! `schema` is the version of the table that the row was written under ([`super::Described`]); null for a custom event.
+//! A truncate has `"truncate":{"cascade":…,"restart_identity":…}` before it, a custom event `"payload":…`. A row that a
 //! snapshot read has `"snapshot":{"kind":"initial","marks":["first","first_in_table"],"lsn":"0/16B3748"}` there: `kind`
 //! is `initial` or `ad_hoc`, `marks` says where in the snapshot the row stands (`first`, `first_in_table`,
 //! `last_in_table`, `last`), `lsn` is the position whose changes are in it; `tx` is null. A gap
@@ -17,6 +18,7 @@ use crate::event::{Body, Event, Old, Op, Snapshot, Tx};
 use crate::format::json::{self, write_bool, write_int, write_member, write_name, write_string};
 use crate::format::json_text::write_json;
 use crate::format::time::write_rfc3339;
+use crate::format::unrendered;
 use crate::format::value::{Numbers, ValueError, write_value};
 use crate::record::{Tuple, Value};
 use crate::schema::{Column, Schema};
@@ -63,6 +65,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
     if let Some(snapshot) = event.snapshot {
         write_snapshot(out, event, snapshot);
     }
+    write_schema(out, &event.body);
     write_member(out, "ts");
     write_rfc3339(out, event.at);
     write_member(out, "tx");
@@ -76,6 +79,19 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
 
 fn write_null(out: &mut Vec<u8>) {
     out.extend_from_slice(b"null");
+}
+
+fn write_schema(out: &mut Vec<u8>, body: &Body<'_>) {
+    let id = match body {
+        Body::Row { schema, .. } | Body::Truncate { schema, .. } => Some(schema.id),
+        Body::Message { .. } => None,
+        Body::Gap { .. } => return,
+    };
+    write_member(out, "schema");
+    match id {
+        Some(id) => write_int(out, id),
+        None => write_null(out),
+    }
 }
 
 fn write_tx(out: &mut Vec<u8>, event: &Event<'_>, tx: &Tx<'_>) {
@@ -269,6 +285,7 @@ impl<'a> RowWriter<'a, '_> {
                 write_name(out, &column.name);
                 if let Err(error) = write_value(out, &column.ty, text, self.numbers) {
                     out.truncate(start);
+                    unrendered::note(self.schema, &column.name, "native", error);
                     if !self.errors.iter().any(|(name, _)| *name == column.name) {
                         self.errors.push((&column.name, error));
                     }

@@ -53,7 +53,7 @@ impl Journal {
         builder.begin_local(at);
         builder.gap("", reason, detail);
         builder.commit(Lsn::ZERO);
-        builder.position(position.lsn, &json_of(&position)?);
+        builder.position(position.lsn, &json_of(&position, self.shared.registry.highest())?);
         // The file may take the place of the only one that has them.
         for (name, json) in self.shared.notes() {
             builder.note(&name, &json);
@@ -110,6 +110,8 @@ impl Shared {
         *held = position;
         self.submitted.store(lsn.0, Ordering::Release);
         self.last_tx_end.store(0, Ordering::Release);
+        // Whoever has all before the gap lacks nothing that the new history begins with.
+        self.marks.begin(*self.head.borrow(), lsn);
         self.durable.send_replace(lsn);
     }
 }

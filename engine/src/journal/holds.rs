@@ -63,13 +63,16 @@ pub(crate) struct Holds {
     stalled_after: Duration,
     /// Counts losses, so that a door can wait for its own.
     losses: watch::Sender<u64>,
+    /// Changes whenever a door has moved.
+    moves: watch::Sender<()>,
 }
 
 impl Holds {
     /// As known from the doors' stored positions.
     pub(crate) fn new(positions: &BTreeMap<String, u64>, stalled_after: Duration) -> Self {
         let doors = positions.iter().map(|(door, id)| (door.clone(), Hold::new(*id))).collect();
-        Self { doors: Mutex::new(doors), stalled_after, losses: watch::Sender::new(0) }
+        let moves = watch::Sender::new(());
+        Self { doors: Mutex::new(doors), stalled_after, losses: watch::Sender::new(0), moves }
     }
 
     fn locked(&self) -> MutexGuard<'_, BTreeMap<String, Hold>> {
@@ -88,11 +91,26 @@ impl Holds {
             }
             None => _ = doors.insert(door.to_owned(), Hold::new(id)),
         }
+        drop(doors);
+        self.moves.send_replace(());
     }
 
     /// A door begins anew behind `id`, as if it had never stood still.
     pub(crate) fn begin(&self, door: &str, id: u64) {
         self.locked().insert(door.to_owned(), Hold::new(id));
+        self.moves.send_replace(());
+    }
+
+    /// Watches whether doors have moved.
+    pub(crate) fn moves(&self) -> watch::Receiver<()> {
+        self.moves.subscribe()
+    }
+
+    /// Up to where all of these doors have everything; `None` when nothing is known of one of them, or for none.
+    pub(crate) fn reached_by(&self, names: &[String]) -> Option<u64> {
+        let doors = self.locked();
+        let places = names.iter().map(|name| doors.get(name).map(|hold| hold.above));
+        places.collect::<Option<Vec<_>>>()?.into_iter().min()
     }
 
     /// Nobody works on a door any more, until it begins anew.

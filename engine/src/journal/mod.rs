@@ -36,6 +36,7 @@ mod distance;
 mod history;
 mod holds;
 mod installation;
+mod marks;
 mod notes;
 mod opening;
 mod position;
@@ -77,6 +78,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::holds::Holds;
+use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
 use crate::journal::room::Claim;
@@ -213,6 +215,8 @@ pub(crate) struct Shared {
     pub(crate) submitted: AtomicU64,
     /// What each push door still needs.
     pub(crate) holds: Holds,
+    /// Which position belongs to which number.
+    pub(crate) marks: Marks,
     /// Damage that readers have met, by the base of the segment; no more entries than segments.
     pub(crate) damage: Mutex<BTreeMap<u64, String>>,
     pub(crate) closing: AtomicBool,

@@ -24,6 +24,7 @@ use crate::journal::disk::{Disk, make_dir};
 use crate::journal::history::ASIDE;
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
+use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::refusal::{broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
@@ -33,6 +34,7 @@ use crate::journal::sidecar;
 use crate::journal::writer::{Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
 use crate::lsn::Lsn;
+use crate::schema::SchemaId;
 
 /// Appends waiting for the writer; each is bounded by whoever sends it (capture: two at a time, publishing: a
 /// message each).
@@ -57,6 +59,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let found = Found::load(&options.dir, installation, &*disk, &registry)?;
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
+    let marks = Marks::of(&found.segments, lsn);
     abort::point(Point::OpenScanned);
     let shared = Arc::new(Shared {
         cache: Cache::new(options.cache_bytes),
@@ -72,6 +75,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         noted: watch::Sender::new(0),
         last_tx_end: AtomicU64::new(found.last_tx_end.0),
         holds: Holds::new(&options.holds, options.stalled_after),
+        marks,
         submitted: AtomicU64::new(lsn.0),
         damage: Mutex::default(),
         closing: AtomicBool::new(false),
@@ -296,6 +300,7 @@ impl Found {
         if let Some(json) = &left.position {
             self.position =
                 serde_json::from_slice(json).map_err(|_| broken("its position record is unreadable"))?;
+            registry.note_given(highest_schema(json));
         }
         let before = if header.history.is_some() { Lsn::ZERO } else { self.last_tx_end };
         self.last_tx_end = before.max(left.last_tx_end);
@@ -303,6 +308,16 @@ impl Found {
         self.segments.push(Arc::new(segment));
         Ok(())
     }
+}
+
+/// The highest number of a schema version, as it stands beside a position; earlier versions of rowcast wrote none.
+fn highest_schema(position: &[u8]) -> SchemaId {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Highest {
+        schemas: SchemaId,
+    }
+    serde_json::from_slice::<Highest>(position).unwrap_or_default().schemas
 }
 
 /// Segment files by number.

@@ -1,6 +1,7 @@
 //! The schema versions that the journal knows.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
@@ -20,6 +21,9 @@ pub(crate) struct Registry {
     versions: RwLock<HashMap<SchemaId, Version>>,
     /// What came from disk already: every segment brings its versions again.
     loaded: RwLock<HashMap<Box<[u8]>, SchemaId>>,
+    /// The highest number given so far. Events show it to readers, so none is given to another version later: it is
+    /// stored with each position, since retention takes the versions away with the rows that used them.
+    highest: AtomicU32,
 }
 
 impl Registry {
@@ -43,7 +47,8 @@ impl Registry {
         if let Some(version) = known {
             return Ok(Arc::clone(&version.schema));
         }
-        schema.id = versions.keys().max().copied().unwrap_or(0) + 1;
+        // Under the lock of the versions.
+        schema.id = self.highest.fetch_add(1, Ordering::AcqRel) + 1;
         let json = serde_json::to_vec(&schema)
             .map_err(|error| Error::failed("Cannot write a schema version as JSON").because(error))?;
         let schema = Arc::new(schema);
@@ -58,10 +63,21 @@ impl Registry {
         }
         let schema: Schema = serde_json::from_slice(json).ok()?;
         let id = schema.id;
+        self.note_given(id);
         self.loaded.write().unwrap_or_else(PoisonError::into_inner).insert(json.into(), id);
         let version = Version { schema: Arc::new(schema), json: json.into() };
         self.versions.write().unwrap_or_else(PoisonError::into_inner).entry(id).or_insert(version);
         Some(id)
+    }
+
+    /// The highest number given so far.
+    pub(crate) fn highest(&self) -> SchemaId {
+        self.highest.load(Ordering::Acquire)
+    }
+
+    /// Numbers up to here have been given.
+    pub(crate) fn note_given(&self, id: SchemaId) {
+        self.highest.fetch_max(id, Ordering::AcqRel);
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Schema>> {

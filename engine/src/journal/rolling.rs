@@ -18,6 +18,7 @@ use crate::journal::writer::{Active, DISK_FULL, TxEnd, Writer, now};
 use crate::journal::{Shared, Spill, StreamPosition, retention};
 use crate::lsn::Lsn;
 use crate::record::{Builder, Header, SpilledTx, seal};
+use crate::schema::SchemaId;
 
 impl Writer {
     /// Closes the segment and starts the next one.
@@ -82,9 +83,9 @@ impl Writer {
     }
 
     pub(super) fn store_sidecar(&self) {
-        let position = stored_position(&self.shared);
+        let (position, highest) = (stored_position(&self.shared), self.shared.registry.highest());
         let left = Leftover {
-            position: (!position.slot.is_empty()).then(|| json_of(&position).ok()).flatten(),
+            position: (!position.slot.is_empty()).then(|| json_of(&position, highest).ok()).flatten(),
             last_tx_end: Lsn(self.shared.last_tx_end.load(Ordering::Acquire)),
             schemas: self.active.schemas.clone(),
             notes: self.shared.notes(),
@@ -179,7 +180,7 @@ pub(crate) fn stored_position(shared: &Shared) -> StreamPosition {
 pub(super) fn carried(shared: &Shared, position: &StreamPosition) -> Result<Builder> {
     let mut builder = Builder::new();
     if !position.slot.is_empty() {
-        builder.position(position.lsn, &json_of(position)?);
+        builder.position(position.lsn, &json_of(position, shared.registry.highest())?);
     }
     for (name, json) in shared.notes() {
         builder.note(&name, &json);
@@ -187,8 +188,15 @@ pub(super) fn carried(shared: &Shared, position: &StreamPosition) -> Result<Buil
     Ok(builder)
 }
 
-pub(crate) fn json_of(position: &StreamPosition) -> Result<Vec<u8>> {
-    serde_json::to_vec(position)
+/// The position as it is stored, with the highest number that a schema version has so far.
+pub(crate) fn json_of(position: &StreamPosition, schemas: SchemaId) -> Result<Vec<u8>> {
+    #[derive(serde::Serialize)]
+    struct Stored<'a> {
+        #[serde(flatten)]
+        position: &'a StreamPosition,
+        schemas: SchemaId,
+    }
+    serde_json::to_vec(&Stored { position, schemas })
         .map_err(|error| Error::failed("Cannot write the stream's position as JSON").because(error))
 }
 

@@ -404,6 +404,7 @@ impl Writer {
 
     pub(super) fn confirm(&self, lsn: Option<Lsn>) {
         if let Some(lsn) = lsn {
+            self.shared.marks.note(*self.shared.head.borrow(), lsn);
             self.shared.durable.send_if_modified(|durable| {
                 let moved = lsn > *durable;
                 *durable = lsn.max(*durable);

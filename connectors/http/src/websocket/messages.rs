@@ -149,10 +149,13 @@ pub(super) fn text(value: &impl Serialize) -> Message {
 pub(super) struct Prefix {
     event: Box<[u8]>,
     gap: Box<[u8]>,
+    schema: Box<[u8]>,
 }
 
 /// How a recorded gap begins as the feed writes it.
 const GAP_BEGINS: &[u8] = b"{\"type\":\"gap\",";
+/// And a schema version.
+const SCHEMA_BEGINS: &[u8] = b"{\"type\":\"schema\",";
 
 impl Prefix {
     /// For a subscription.
@@ -161,18 +164,24 @@ impl Prefix {
         Self {
             event: format!("{{\"type\":\"event\",\"sub\":{id},").into_bytes().into(),
             gap: format!("{{\"type\":\"gap\",\"id\":{id},").into_bytes().into(),
+            schema: format!("{{\"type\":\"schema\",\"id\":{id},").into_bytes().into(),
         }
     }
 
     /// The message of an event.
     pub(super) fn message(&self, frame: &Frame, body: &Bytes) -> Option<Message> {
         let (prefix, begins) = if frame.gap { (&self.gap, GAP_BEGINS) } else { (&self.event, &b"{"[..]) };
-        let rest = body.strip_prefix(begins)?;
-        let mut bytes = Vec::with_capacity(prefix.len() + rest.len());
-        bytes.extend_from_slice(prefix);
-        bytes.extend_from_slice(rest);
-        Utf8Bytes::try_from(Bytes::from(bytes)).ok().map(Message::Text)
+        put_before(prefix, body.strip_prefix(begins)?)
     }
+
+    /// The message of a schema version.
+    pub(super) fn schema(&self, record: &Bytes) -> Option<Message> {
+        put_before(&self.schema, record.strip_prefix(SCHEMA_BEGINS)?)
+    }
+}
+
+fn put_before(prefix: &[u8], rest: &[u8]) -> Option<Message> {
+    Utf8Bytes::try_from(Bytes::from([prefix, rest].concat())).ok().map(Message::Text)
 }
 
 #[cfg(test)]
@@ -192,6 +201,9 @@ mod tests {
             r#"{"type":"event","sub":"a\"b","id":7,"op":"insert"}"#
         );
         assert_eq!(message(true, r#"{"type":"gap","from":7}"#), r#"{"type":"gap","id":"a\"b","from":7}"#);
+        let record = Bytes::from_static(br#"{"type":"schema","schema":7}"#);
+        let told = prefix.schema(&record).expect("a message").into_text().expect("text");
+        assert_eq!(told.as_str(), r#"{"type":"schema","id":"a\"b","schema":7}"#);
     }
 
     #[test]

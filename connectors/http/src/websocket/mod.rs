@@ -9,6 +9,7 @@
 //!          subscribed   id, from, oldest, newest, gap, unknown, inserts_only: every later commit is delivered
 //!          event        sub, then the event             synced    id, pos: replay is done, live from here
 //!          position     id, pos: nothing up to here     gap       id, from, to, reason
+//!          schema       id, then a version of a table, before the first event of it
 //!          unsubscribed id, code, reason, pos           notice    code, reconnect_in {min, max} in milliseconds
 //!          error        id, code, message, hint, field, retry
 //! ```

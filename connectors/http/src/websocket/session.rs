@@ -252,6 +252,11 @@ impl Session {
     async fn deliver(&mut self, turn: Turn) -> Result<(), Over> {
         match &turn.step {
             Ok(Step::Events(events)) => self.send_events(&turn.prefix, events).await?,
+            Ok(Step::Schema(record)) => {
+                if let Some(message) = turn.prefix.schema(record) {
+                    self.say(message).await?;
+                }
+            }
             Ok(Step::Gap(gap)) => self.say(messages::gap(&turn.id, *gap)).await?,
             Ok(Step::Synced(position)) => self.say(messages::synced(&turn.id, *position)).await?,
             Ok(Step::Position(position)) => self.say(messages::position(&turn.id, *position)).await?,

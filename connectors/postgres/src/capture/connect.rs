@@ -120,7 +120,8 @@ impl Link {
         let from = situation.start(journal.position().asked_since);
         let command = start_command(&self.source, from, &names);
         let stream = Box::pin(self.start(&client, connection, &server, &command)).await?;
-        let confirmed = self.confirmed(&client, position).await?.max(from);
+        let told = self.confirmed(&client, position).await?;
+        let confirmed = told.max(from);
         let replay = Replay::start(&journal, confirmed, position).await?;
         let (tables, status) = (&self.source.tables, &self.status);
         let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
@@ -131,7 +132,9 @@ impl Link {
         let facts = (server.version, server.standby);
         let source = Source { info: self.here.clone(), ..self.source.clone() };
         let snapshots = Snapshots::start(source, &journal, &self.status, facts)?;
-        let feedback = Feedback::new(journal.durable(), confirmed, server.sender_timeout);
+        // Where it is asked to start was not told for that.
+        let told = self.ingest.confirmable(told);
+        let feedback = Feedback::new(told, confirmed, position, server.sender_timeout);
         tracing::info!(
             slot = self.source.slot,
             %position,

@@ -53,12 +53,16 @@ pub(super) struct Feedback {
 }
 
 impl Feedback {
-    /// For a server whose slot has confirmed `confirmed`, and a journal whose durable position is watched.
-    /// Nothing more is told before [`Self::release`], if the journal is ahead.
-    pub(super) fn new(durable: watch::Receiver<Lsn>, confirmed: Lsn, sender_timeout: Duration) -> Self {
+    /// For a server whose slot has confirmed `confirmed`, and a journal that stands at `position`; how far what it
+    /// holds may be told is watched. Nothing more is told before [`Self::release`], if the journal is ahead.
+    pub(super) fn new(
+        durable: watch::Receiver<Lsn>,
+        confirmed: Lsn,
+        position: Lsn,
+        sender_timeout: Duration,
+    ) -> Self {
         let share = sender_timeout * TIMEOUT_SHARE / 100;
         let forever = sender_timeout.is_zero();
-        let position = *durable.borrow();
         let held = (confirmed < position).then_some(confirmed);
         let now = Instant::now();
         Self {
@@ -137,6 +141,12 @@ impl Feedback {
         }
     }
 
+    /// Whether the server waits for a position that the journal, which stands at `position`, has and that it is not
+    /// told: push doors lack it.
+    pub(super) fn waits_for_doors(&self, position: Lsn) -> bool {
+        self.awaited.is_some_and(|awaited| awaited <= position && awaited > self.durable())
+    }
+
     /// Sends a status if one is due.
     ///
     /// # Errors
@@ -196,7 +206,7 @@ mod tests {
 
     fn feedback(timeout: u64) -> (watch::Sender<Lsn>, Feedback) {
         let (sender, receiver) = watch::channel(Lsn(10));
-        (sender, Feedback::new(receiver, Lsn(5), Duration::from_secs(timeout)))
+        (sender, Feedback::new(receiver, Lsn(5), Lsn(10), Duration::from_secs(timeout)))
     }
 
     #[test]
@@ -229,6 +239,18 @@ mod tests {
         assert_eq!(feedback.told(), Lsn(5));
         feedback.release(true);
         assert_eq!((feedback.told(), feedback.asked), (Lsn(20), true));
+    }
+
+    #[test]
+    fn knows_when_the_server_waits_for_doors() {
+        let (sender, receiver) = watch::channel(Lsn(5));
+        let mut feedback = Feedback::new(receiver, Lsn(5), Lsn(10), Duration::from_secs(60));
+        assert!(!feedback.waits_for_doors(Lsn(10)));
+        assert!(feedback.keepalive(Lsn(8), true));
+        assert!(feedback.waits_for_doors(Lsn(10)));
+        assert!(!feedback.waits_for_doors(Lsn(7)), "the journal lacks it as well");
+        sender.send_replace(Lsn(8));
+        assert!(!feedback.waits_for_doors(Lsn(10)));
     }
 
     #[tokio::test]

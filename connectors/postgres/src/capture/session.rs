@@ -51,6 +51,9 @@ const CATALOG_RETRY: Duration = Duration::from_secs(2);
 /// SQLSTATE `cannot_connect_now`: the server is stopping or starting.
 const STOPPING: &str = "57P03";
 
+/// Between two looks whether a server that waits for what push doors lack is stopping.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
 /// How long the end waits for the disk to take what has arrived.
 const LAST_SYNC: Duration = Duration::from_secs(2);
 
@@ -75,6 +78,8 @@ pub(super) struct Session {
     advance_at: Instant,
     /// The server waits for our position.
     urgent: bool,
+    /// When it may next be asked whether it is stopping, if it waits for what push doors lack.
+    probe_at: Instant,
     shown: Instant,
     /// The board is not up to date.
     stale: bool,
@@ -109,6 +114,7 @@ impl Session {
             submitted: position,
             advance_at: now + ADVANCE_EVERY,
             urgent: false,
+            probe_at: now,
             shown: now,
             stale: true,
             started_at: position,
@@ -118,7 +124,7 @@ impl Session {
 
     /// Whether anything became durable since the start.
     pub(super) fn has_progressed(&self) -> bool {
-        self.feedback.durable() > self.started_at
+        self.ingest.journal().position().lsn > self.started_at
     }
 
     /// Runs until the connection, the journal or the stream's contents end it; or until all has been read, where nothing
@@ -150,6 +156,7 @@ impl Session {
             self.feedback.release(self.assembly.replay.is_done());
             self.hand_over()?;
             self.feedback.keep_up(&mut self.stream).await?;
+            self.make_way().await?;
             self.show_now_and_then();
             if self.emitter.done {
                 return Ok(());
@@ -190,6 +197,29 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    /// A server that is stopping does not before all it has sent is confirmed. What push doors lack may take for ever,
+    /// and comes again: then this stream ends, so that the server can.
+    async fn make_way(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if !self.ingest.waits_for_sinks()
+            || now < self.probe_at
+            || !self.feedback.waits_for_doors(self.ingest.journal().position().lsn)
+        {
+            return Ok(());
+        }
+        self.probe_at = now + PROBE_EVERY;
+        let probe = async { Ok(self.catalog.connect().await) };
+        match meanwhile(&mut self.stream, &mut self.feedback, Box::pin(probe)).await? {
+            Err(error) if slot::sqlstate(&error) == Some(STOPPING) => {
+                let what =
+                    "The server is stopping, and waits for what sinks do not have yet (source.confirm)";
+                Err(Error::transient(what).because(error))
+            }
+            // Whatever else is wrong, others notice.
+            _ => Ok(()),
+        }
     }
 
     /// Writes the chunks of snapshots whose position the stream has passed, if it is between transactions.

@@ -47,6 +47,12 @@ impl Catalog {
         Self { info: info.clone(), publications, client: None }
     }
 
+    /// A new connection to the server, tried once.
+    pub(crate) async fn connect(&self) -> Result<Client> {
+        let connect = timeout(READ_TIMEOUT, sql_client(&self.info)).await;
+        connect.map_err(|_| Error::transient("The server takes too long to let us in"))?
+    }
+
     /// Everything about a table as the stream has just described it.
     ///
     /// Keys and types are as they are now, which can be later than the stream's place: what cannot be true of the

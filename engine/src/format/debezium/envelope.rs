@@ -11,6 +11,7 @@ use crate::format::debezium::topic::write_suffix;
 use crate::format::debezium::value::write_shaped;
 use crate::format::json::{write_int, write_member, write_name, write_string};
 use crate::format::native::filled;
+use crate::format::unrendered;
 use crate::record::{Tuple, Value};
 use crate::schema::{Column, Schema};
 
@@ -158,7 +159,7 @@ impl Debezium {
 
     fn key(&self, out: &mut Records, row: &Row<'_>, columns: &[u16], tuple: Tuple<'_>) -> Range<usize> {
         out.append(|out| {
-            let mut writer = RowWriter { debezium: self, unrendered: 0 };
+            let mut writer = RowWriter { debezium: self, schema: row.schema, unrendered: 0 };
             writer.key(out, row, columns, tuple);
             writer.unrendered
         })
@@ -173,7 +174,7 @@ impl Debezium {
         after: Option<Tuple<'_>>,
     ) -> Range<usize> {
         out.append(|out| {
-            let mut writer = RowWriter { debezium: self, unrendered: 0 };
+            let mut writer = RowWriter { debezium: self, schema: row.schema, unrendered: 0 };
             out.extend_from_slice(b"{\"before\":");
             writer.row(out, row.schema, before.map(|old| old.tuple()), None);
             write_member(out, "after");
@@ -264,6 +265,7 @@ fn write_sequence(out: &mut Vec<u8>, event: &Event<'_>) {
 /// Writes rows and keys, counting what did not fit its type.
 struct RowWriter<'d> {
     debezium: &'d Debezium,
+    schema: &'d Schema,
     unrendered: usize,
 }
 
@@ -303,8 +305,9 @@ impl RowWriter<'_> {
             Value::Null => out.extend_from_slice(b"null"),
             Value::Unchanged => out.extend_from_slice(self.debezium.placeholders.of(shape)),
             Value::Text(text) => {
-                if write_shaped(out, shape, text).is_err() {
+                if let Err(error) = write_shaped(out, shape, text) {
                     out.truncate(start);
+                    unrendered::note(self.schema, &column.name, "debezium", error);
                     out.extend_from_slice(b"null");
                     self.unrendered += 1;
                 }

@@ -22,7 +22,7 @@ fn row(schema: &Schema, op: Op, old: Option<&[Cell<'_>]>, new: Option<&[Cell<'_>
     let old = old.as_deref().map(tuple).map(|t| if full { Old::Full(t) } else { Old::Key(t) });
     let line = line(&event(op, schema, old, new.as_deref().map(tuple)));
     let head = format!("{{\"id\":1795233906000000,\"channel\":\"public.orders\",\"op\":\"{}\",", op.name());
-    let tail = ",\"ts\":\"2026-11-21T04:05:06.123456Z\",\"tx\":{\"id\":741,\"lsn\":\"0/16B3748\",\"seq\":0,\"last\":true}";
+    let tail = ",\"schema\":1,\"ts\":\"2026-11-21T04:05:06.123456Z\",\"tx\":{\"id\":741,\"lsn\":\"0/16B3748\",\"seq\":0,\"last\":true}";
     line.strip_prefix(&head).unwrap().replace(tail, "").strip_suffix('}').unwrap().to_owned()
 }
 
@@ -129,7 +129,7 @@ fn a_truncate() {
     let body = Body::Truncate { schema: &schema, cascade: true, restart_identity: false };
     assert_eq!(
         line(&other(Op::Truncate, body)),
-        r#"{"id":1795233906000000,"channel":"public.orders","op":"truncate","key":null,"before":null,"after":null,"changed":null,"unchanged":[],"truncate":{"cascade":true,"restart_identity":false},"ts":"2026-11-21T04:05:06.123456Z","tx":{"id":741,"lsn":"0/16B3748","seq":0,"last":true}}"#
+        r#"{"id":1795233906000000,"channel":"public.orders","op":"truncate","key":null,"before":null,"after":null,"changed":null,"unchanged":[],"truncate":{"cascade":true,"restart_identity":false},"schema":1,"ts":"2026-11-21T04:05:06.123456Z","tx":{"id":741,"lsn":"0/16B3748","seq":0,"last":true}}"#
     );
 }
 
@@ -140,10 +140,10 @@ fn a_custom_event() {
     event.tx = None;
     assert_eq!(
         line(&event),
-        r#"{"id":1795233906000000,"channel":"orders.shipped","op":"message","key":null,"before":null,"after":null,"changed":null,"unchanged":[],"payload":{"b" : 1, "a":[]},"ts":"2026-11-21T04:05:06.123456Z","tx":null}"#
+        r#"{"id":1795233906000000,"channel":"orders.shipped","op":"message","key":null,"before":null,"after":null,"changed":null,"unchanged":[],"payload":{"b" : 1, "a":[]},"schema":null,"ts":"2026-11-21T04:05:06.123456Z","tx":null}"#
     );
     let text = other(Op::Message, Body::Message { channel: "c", payload: "{not\njson" });
-    assert!(line(&text).contains(r#""payload":"{not\njson","ts""#));
+    assert!(line(&text).contains(r#""payload":"{not\njson","schema":null,"ts""#));
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_row_that_a_snapshot_read() {
     };
     assert_eq!(
         told(Marks::FIRST | Marks::FIRST_IN_TABLE | Marks::LAST_IN_TABLE),
-        r#"{"id":1795233906000000,"channel":"public.orders","op":"read","key":{"id":7},"before":null,"after":{"id":7,"total":"9.50","note":null},"changed":null,"unchanged":[],"snapshot":{"kind":"initial","marks":["first","first_in_table","last_in_table"],"lsn":"0/16B3600"},"ts":"2026-11-21T04:05:06.123456Z","tx":null}"#
+        r#"{"id":1795233906000000,"channel":"public.orders","op":"read","key":{"id":7},"before":null,"after":{"id":7,"total":"9.50","note":null},"changed":null,"unchanged":[],"snapshot":{"kind":"initial","marks":["first","first_in_table","last_in_table"],"lsn":"0/16B3600"},"schema":1,"ts":"2026-11-21T04:05:06.123456Z","tx":null}"#
     );
     assert!(told(Marks::AD_HOC).contains(r#""snapshot":{"kind":"ad_hoc","marks":[],"lsn""#));
     assert!(told(Marks::LAST).contains(r#""marks":["last"]"#));

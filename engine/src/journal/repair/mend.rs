@@ -85,7 +85,8 @@ impl Bridge {
         let mut bytes = header.encode().to_vec();
         let mut builder = Builder::new();
         if let Some(position) = &self.position {
-            builder.position(position.lsn, &json_of(position).map_err(io::Error::other)?);
+            // The highest schema version stands in the segments before, too.
+            builder.position(position.lsn, &json_of(position, 0).map_err(io::Error::other)?);
         }
         let mut parts = builder.take();
         builder.begin_local(self.at);

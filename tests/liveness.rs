@@ -80,9 +80,13 @@ async fn doors_that_stand_still_for_three_timeouts_change_nothing() {
     rowcast.wait_streaming().await;
 
     kafka.thaw();
-    for row in 1..ROWS {
+    // What the frozen broker could not acknowledge comes again; nothing is left out.
+    let mut row = 1;
+    while row < ROWS {
         let record = reader.next(SOON).await.unwrap_or_else(|| panic!("row {row}"));
-        assert_eq!(record.key["id"], row);
+        let came = record.key["id"].as_i64().unwrap();
+        assert!(came <= row, "row {came} where {row} should be");
+        row += i64::from(came == row);
     }
     let last = format!("{{\"id\":{}}}", ROWS - 1);
     let mut told = Vec::new();

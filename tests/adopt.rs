@@ -175,10 +175,10 @@ async fn the_policy_goes_on_by_itself() {
 }
 
 #[tokio::test]
-async fn snapshots_that_are_not_there_are_not_promised() {
-    let refused = command(&["run", "--source", "postgres://h/d", "--set", "source.on_gap=resnapshot"]).await;
+async fn a_policy_that_there_is_not_is_refused_with_those_that_there_are() {
+    let refused = command(&["run", "--source", "postgres://h/d", "--set", "source.on_gap=snapshot"]).await;
     assert_eq!(refused.code, 2, "{refused:?}");
-    for word in ["source.on_gap", "snapshots", "\"stop\"", "\"continue\""] {
+    for word in ["source.on_gap", "\"stop\"", "\"continue\"", "\"resnapshot\""] {
         assert!(refused.stderr.contains(word), "{refused:?}");
     }
 }

@@ -23,6 +23,7 @@ mod readme;
 mod resume;
 mod setup;
 mod sinks;
+mod snapshot;
 mod support;
 mod tables;
 mod types;

@@ -64,8 +64,13 @@ impl Rowcast {
         self
     }
 
-    /// Adds the Kafka door.
+    /// Adds the Kafka door, for a scenario of the stream: the rows that are there before are not read.
     pub(crate) fn kafka(self, kafka: &Kafka, prefix: &str) -> Self {
+        self.filled(kafka, prefix).set("source.snapshot=never")
+    }
+
+    /// Adds the Kafka door and leaves it at that: what a user gets.
+    pub(crate) fn filled(self, kafka: &Kafka, prefix: &str) -> Self {
         self.with(&["--kafka", kafka.brokers(), "--topic-prefix", prefix])
     }
 

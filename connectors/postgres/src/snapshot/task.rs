@@ -77,13 +77,13 @@ impl Snapshots {
         // A thread of its own: reading must not take time from the stream, whose thread sleeps when it is behind.
         thread::Builder::new()
             .name("snapshots".into())
-            .spawn(move || run(around, stopped))
+            .spawn(move || run(around, &stopped))
             .map_err(|error| Error::failed("Cannot start the thread of snapshots").because(error))?;
         Ok((Self { _stopper: stopper }, heard))
     }
 }
 
-fn run(around: Surroundings, stopped: Stop) {
+fn run(around: Surroundings, stopped: &Stop) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

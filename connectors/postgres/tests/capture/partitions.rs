@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use rowcast_postgres::Config;
+use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, Seen, config, run, sql};
+use super::harness::{Capture, Directory, Seen, config, run, sql, version};
 use crate::support::Server;
 
 /// Three levels. Columns in other orders, and with dropped ones between, which no message shows.
@@ -41,6 +42,16 @@ fn by_name(capture: &Capture, event: &Seen) -> String {
     format!("{} {} {} {} {}", event.op.name(), value("id"), value("region"), value("day"), value("v"))
 }
 
+/// What has version 14 see that a partition was attached or detached, in the same transaction. It keeps what it decided
+/// about a table when it first decoded one of its rows, until a publication changes; from 15 on it needs nothing.
+async fn remedy(client: &Client) -> &'static str {
+    if version(client).await < 150_000 {
+        "alter publication rowcast set (publish_via_partition_root = true);"
+    } else {
+        ""
+    }
+}
+
 /// Rows that move to another partition leave the one and come to the other.
 const EXPECTED: &[&str] = &[
     "insert 1 eu 1 one",
@@ -71,20 +82,17 @@ async fn through_the_root() {
     // The leaf's identity is FULL, and the server sends the whole old row; under the root's name for it, a key.
     assert_eq!(events[8].old, "K:3,us,1,three");
 
-    // One that comes later needs nothing; a leaf that is emptied is not told, the root is.
-    run(
-        &client,
-        "create table p_as (v text, day int not null, id int not null, region text not null);
-         insert into p_as values ('before', 1, 9, 'as'); alter table p attach partition p_as for values in ('as')",
-    )
-    .await;
+    // One that comes later, already written to; a leaf that is emptied is not told, the root is.
+    let remedy = remedy(&client).await;
+    let attach = "create table p_as (v text, day int not null, id int not null, region text not null);
+                  insert into p_as values ('before', 1, 9, 'as');
+                  alter table p attach partition p_as for values in ('as');";
+    run(&client, &format!("{attach} {remedy}")).await;
     run(&client, "insert into p values (4, 'as', 1, 'four'); truncate p_as; insert into p_us values ('us', 'five', 5, 5)")
         .await;
-    run(
-        &client,
-        "alter table p detach partition p_us; insert into p_us values ('us', 'alone', 6, 6); truncate p",
-    )
-    .await;
+    let detach = "alter table p detach partition p_us;";
+    run(&client, &format!("{detach} {remedy} insert into p_us values ('us', 'alone', 6, 6); truncate p"))
+        .await;
     let events = capture.wait(EXPECTED.len() + 3).await;
     let rest = &events[EXPECTED.len()..];
     assert_eq!(by_name(&capture, &rest[0]), "insert 4 as 1 four");

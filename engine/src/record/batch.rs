@@ -417,9 +417,12 @@ impl<'a> Events<'a> {
 
     /// The snapshot that read the row; it stands before the tuple.
     fn snapshot(&self, record: &Record<'_>) -> Option<Snapshot> {
+        if record.flags != Op::Read as u8 {
+            return None;
+        }
         let head = record.bytes.get(CHANGE_ROW..CHANGE_ROW + SNAPSHOT_HEAD)?;
         let [SNAPSHOT_TAG, marks] = *head else { return None };
-        (record.flags == Op::Read as u8).then(|| Snapshot { marks: Marks::of_bits(marks), xid: self.xid })
+        Some(Snapshot { marks: Marks::of_bits(marks), xid: self.xid })
     }
 
     /// A row change whose tuples begin so many bytes after the place where they usually do.

@@ -13,6 +13,7 @@ mod publish;
 mod run;
 mod settings;
 mod sink;
+mod snapshot;
 mod status;
 mod tail;
 
@@ -85,6 +86,8 @@ pub(crate) enum Command {
     Status(status::Status),
     /// The sinks of a running rowcast: list, pause, resume, rewind
     Sink(sink::Sink),
+    /// Read the rows that are in tables, beside the stream; show, pause, resume, cancel that
+    Snapshot(snapshot::Snapshot),
     /// Look at the journal on disk, whether rowcast runs or not
     Journal(journal::Journal),
     /// Take over a replication slot whose history does not continue here
@@ -117,6 +120,7 @@ impl Command {
             Self::Publish(publish) => publish.execute(),
             Self::Status(status) => status.execute(),
             Self::Sink(sink) => sink.execute(),
+            Self::Snapshot(snapshot) => snapshot.execute(),
             Self::Journal(journal) => journal.execute(),
             Self::Adopt(adopt) => adopt.execute(),
             Self::Config(config) => config.execute(),

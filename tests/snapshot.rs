@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::ndjson::page;
 use crate::support::process::Directory;
 use crate::support::rowcast::command;
-use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON};
+use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON, http, wait_for};
 
 async fn next(records: &mut KafkaReader) -> (String, Value, Value) {
     let value = records.next(SOON).await.expect("a record").value.expect("no tombstone");
@@ -56,4 +56,43 @@ async fn one_that_only_reads_ends_by_itself() {
     assert_eq!(ended.code, 0, "{ended:?}");
     let shown = command(&["journal", "show", "--data", data, "--from", "earliest"]).await;
     assert_eq!((shown.code, shown.stdout.matches("\"op\":\"read\"").count()), (0, 2), "{shown:?}");
+}
+
+#[tokio::test]
+async fn one_that_is_asked_for_is_waited_for_and_can_be_paused() {
+    let database = Postgres::shared().await.create_database("asked").await;
+    database
+        .execute(
+            "create table orders (id integer primary key, note text);
+             insert into orders select i, repeat('x', 100) from generate_series(1, 30000) i",
+        )
+        .await;
+    let rowcast = Rowcast::of(&database).start().await;
+    let data = rowcast.data().to_str().unwrap().to_owned();
+    let snapshot =
+        async |arguments: &[&str]| command(&[&["snapshot"], arguments, &["--data", &data]].concat()).await;
+    let some = snapshot(&["public.orders", "--where", "id <= 10"]).await;
+    assert_eq!((some.code, some.stdout.as_str()), (0, "public.orders: 10 rows\n"), "{some:?}");
+    let wrong = snapshot(&["public.orders", "--where", "nothing = 1"]).await;
+    assert!(wrong.code != 0 && wrong.stderr.contains("nothing"), "{wrong:?}");
+    let unknown = snapshot(&["public.nothing"]).await;
+    assert!(unknown.code != 0 && unknown.stderr.contains("No captured table matches"), "{unknown:?}");
+    assert_eq!(snapshot(&["public.orders", "--detach"]).await.code, 0);
+    let paused = snapshot(&["public.orders", "--pause"]).await;
+    // A fast machine has read it by then.
+    if paused.code == 0 {
+        let shown = snapshot(&["--status"]).await;
+        assert!(shown.stdout.contains("public.orders") && shown.stdout.contains("paused"), "{shown:?}");
+        assert_eq!(snapshot(&["public.orders", "--resume"]).await.code, 0);
+    }
+    wait_for("all rows", SOON, async || {
+        let left = rowcast.status().await["snapshots"].clone();
+        if left == json!([]) { Ok(()) } else { Err(left.to_string()) }
+    })
+    .await;
+    let page = page(rowcast.address(), "/v1/events?channel=public.orders&from=last:1").await.unwrap();
+    assert_eq!(page["events"][0]["after"]["id"], 30000);
+    assert_eq!(page["events"][0]["snapshot"]["kind"], "ad_hoc");
+    let refused = http::post(rowcast.address(), "/v1/snapshots", "{\"tables\": [\"*\"]}").await.unwrap();
+    assert_eq!(refused.status, 403);
 }

@@ -40,6 +40,7 @@ mod routes;
 mod schemas;
 mod serve;
 mod sinks;
+mod snapshots;
 mod sse;
 mod stream;
 mod unix;

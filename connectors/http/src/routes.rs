@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use crate::app::App;
 use crate::guard::{self, Guard};
 use crate::refusal::Refusal;
-use crate::{admin, adopt, channels, events, page, publish, schemas, sinks, websocket};
+use crate::{admin, adopt, channels, events, page, publish, schemas, sinks, snapshots, websocket};
 
 /// All routes; without a guard for who can reach the Unix socket, which no web page can.
 pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
@@ -18,6 +18,16 @@ pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
     let (pause, resume, rewind) = match guard {
         None => (post(sinks::pause), post(sinks::resume), post(sinks::rewind)),
         Some(_) => (post(sinks::not_here), post(sinks::not_here), post(sinks::not_here)),
+    };
+    let snapshots = match guard {
+        None => Router::new()
+            .route("/v1/snapshots", get(snapshots::list).post(snapshots::start))
+            .route("/v1/snapshots/pause", post(snapshots::pause))
+            .route("/v1/snapshots/resume", post(snapshots::resume))
+            .route("/v1/snapshots/cancel", post(snapshots::cancel)),
+        Some(_) => Router::new()
+            .route("/v1/snapshots", get(snapshots::list).post(snapshots::not_here))
+            .route("/v1/snapshots/{order}", post(snapshots::not_here)),
     };
     let mut api = Router::new()
         .route("/v1/events", get(events::get).post(events::post))
@@ -29,6 +39,7 @@ pub(crate) fn routes(app: Arc<App>, guard: Option<Guard>) -> Router {
         .route("/v1/sinks/{name}/pause", pause)
         .route("/v1/sinks/{name}/resume", resume)
         .route("/v1/sinks/{name}/rewind", rewind)
+        .merge(snapshots)
         .route("/v1/status", get(admin::status))
         .route("/v1/health/flow", get(admin::flow))
         .method_not_allowed_fallback(not_allowed);

@@ -1,0 +1,214 @@
+//! `rowcast snapshot`.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use hyper::Method;
+use rowcast_engine::{Error, Result};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::{Client, Target};
+use super::output::{self, harmless};
+use crate::failure::Failure;
+use crate::wiring;
+
+/// Between two looks at how far it has come.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// Characters of a bar.
+const BAR: usize = 24;
+
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("order").args(["pause", "resume", "cancel", "status"]),
+    after_help = "\
+Examples:
+  rowcast snapshot public.orders
+  rowcast snapshot public.orders --where \"created_at > now() - interval '1 day'\"
+  rowcast snapshot 'public.*' --detach
+  rowcast snapshot --status
+  rowcast snapshot public.orders --pause
+
+The rows come as events with op read, in chunks in the order of the key, while changes go on: whoever follows both
+ends with the table. It survives restarts, waits for sinks that are far behind, and writes nothing to the database. A
+table needs a primary key (or REPLICA IDENTITY USING INDEX). Which tables are read when capture begins is
+source.snapshot."
+)]
+pub(crate) struct Snapshot {
+    /// Captured tables: public.orders, public.*, * (repeatable)
+    #[arg(required_unless_present = "status", value_name = "TABLE")]
+    tables: Vec<String>,
+    /// An SQL condition that the rows meet; for one table
+    #[arg(long = "where", value_name = "SQL", conflicts_with = "order")]
+    condition: Option<String>,
+    /// Do not wait until it is done
+    #[arg(long, conflicts_with = "order")]
+    detach: bool,
+    /// Stop after the chunk that is on its way, over restarts, too
+    #[arg(long)]
+    pause: bool,
+    /// Go on after a pause
+    #[arg(long)]
+    resume: bool,
+    /// Read no more of them
+    #[arg(long)]
+    cancel: bool,
+    /// Only show what is not done
+    #[arg(long)]
+    status: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    tables: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    tables: Vec<Standing>,
+    read: std::collections::BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct Standing {
+    channel: String,
+    state: String,
+    reason: Option<String>,
+    rows: u64,
+    estimate: u64,
+    percent: f64,
+    rows_per_second: u64,
+}
+
+impl Snapshot {
+    pub(crate) fn execute(self) -> Result<ExitCode, Failure> {
+        let client = self.target.client()?;
+        if self.status {
+            let listed = list(&client)?;
+            output::print(&describe(&listed))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let order = match (self.pause, self.resume, self.cancel) {
+            (true, ..) => "/pause",
+            (_, true, _) => "/resume",
+            (.., true) => "/cancel",
+            _ => "",
+        };
+        let mut body = json!({"tables": self.tables});
+        if let (Some(condition), Some(body)) = (&self.condition, body.as_object_mut()) {
+            body.insert("where".to_owned(), json!(condition));
+        }
+        let path = format!("/v1/snapshots{order}");
+        let answer = wiring::block_on_one(client.ask(Method::POST, &path, body.to_string()))??;
+        let Answer { tables } = serde_json::from_slice(&answer).map_err(unreadable)?;
+        if order.is_empty() && !self.detach {
+            follow(&client, &tables)?;
+        } else {
+            let done = match order {
+                "/pause" => "is paused",
+                "/resume" => "goes on",
+                "/cancel" => "is cancelled",
+                _ => "is under way",
+            };
+            output::print(&format!("The snapshot of {} {done}\n", harmless(&tables.join(", "))))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn list(client: &Client) -> Result<Listed> {
+    let answer = wiring::block_on_one(client.ask(Method::GET, "/v1/snapshots", ""))??;
+    serde_json::from_slice(&answer).map_err(unreadable)
+}
+
+/// Waits until all of them are done; a person at the terminal sees how far they are.
+fn follow(client: &Client, tables: &[String]) -> Result<()> {
+    let watched = io::stderr().is_terminal();
+    let mut drawn = 0;
+    loop {
+        let listed = list(client)?;
+        let left: Vec<&Standing> =
+            listed.tables.iter().filter(|shown| tables.contains(&shown.channel)).collect();
+        if watched {
+            drawn = draw(&left, drawn);
+        }
+        if let Some(paused) = left.iter().find(|shown| shown.state == "paused") {
+            return Err(Error::failed(format!("The snapshot of {} is paused", harmless(&paused.channel)))
+                .hint("rowcast snapshot TABLE --resume lets it go on"));
+        }
+        if left.is_empty() {
+            let lines = tables.iter().map(|table| match listed.read.get(table) {
+                Some(rows) => format!("{}: {rows} rows\n", harmless(table)),
+                None => format!("{}: not read; the log says why\n", harmless(table)),
+            });
+            return output::print(&lines.collect::<String>());
+        }
+        // A look at a program that works on its own; nothing depends on when.
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Draws over what was drawn before; gives how many lines there are now.
+fn draw(left: &[&Standing], before: usize) -> usize {
+    let mut text = String::new();
+    if before > 0 {
+        let _ = write!(text, "\x1b[{before}A\x1b[J");
+    }
+    for shown in left {
+        text.push_str(&line(shown));
+    }
+    // Nobody watching is no reason to end.
+    let _ = io::stderr().write_all(text.as_bytes());
+    left.len()
+}
+
+fn line(shown: &Standing) -> String {
+    let filled = (shown.percent.clamp(0.0, 100.0) / 100.0 * BAR as f64) as usize;
+    let bar: String = (0..BAR).map(|at| if at < filled { '█' } else { '░' }).collect();
+    let reason = shown.reason.as_ref().map(|reason| format!("  {}", harmless(reason))).unwrap_or_default();
+    format!(
+        "{}  {bar} {:>5.1} %  {} of about {} rows, {}/s  {}{reason}\n",
+        harmless(&shown.channel),
+        shown.percent,
+        shown.rows,
+        shown.estimate,
+        shown.rows_per_second,
+        harmless(&shown.state),
+    )
+}
+
+fn describe(listed: &Listed) -> String {
+    if listed.tables.is_empty() {
+        return "No snapshot is under way\n".to_owned();
+    }
+    listed.tables.iter().map(line).collect()
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::failed("The answer cannot be read").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_sees_how_far_it_is() {
+        let listed: Listed = serde_json::from_value(json!({"read": {}, "tables": [{
+            "channel": "public.orders", "state": "reading", "ad_hoc": true, "rows": 500, "estimate": 1000,
+            "percent": 50.0, "rows_per_second": 250
+        }]}))
+        .unwrap();
+        let expected =
+            "public.orders  ████████████░░░░░░░░░░░░  50.0 %  500 of about 1000 rows, 250/s  reading\n";
+        assert_eq!(describe(&listed), expected);
+        assert_eq!(describe(&Listed { tables: vec![], read: [].into() }), "No snapshot is under way\n");
+    }
+}

@@ -15,6 +15,7 @@ mod settings;
 mod sink;
 mod status;
 mod tail;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -89,6 +90,8 @@ pub(crate) enum Command {
     Journal(journal::Journal),
     /// Take over a replication slot whose history does not continue here
     Adopt(adopt::Adopt),
+    /// Remove from the database what rowcast made in it
+    Uninstall(uninstall::Uninstall),
     /// Check or show the configuration, without starting anything
     Config(config::ConfigCommand),
     /// Completions for your shell
@@ -119,6 +122,7 @@ impl Command {
             Self::Sink(sink) => sink.execute(),
             Self::Journal(journal) => journal.execute(),
             Self::Adopt(adopt) => adopt.execute(),
+            Self::Uninstall(uninstall) => uninstall.execute(),
             Self::Config(config) => config.execute(),
             Self::Completions(completions) => completions.execute(),
         }

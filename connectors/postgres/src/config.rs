@@ -35,6 +35,8 @@ pub struct Config {
     pub manage: bool,
     /// Show a partition tree as one table, its root. When false each leaf is a table of its own.
     pub via_partition_root: bool,
+    /// Changes of the captured tables' definitions are events on channel `rowcast.ddl`, told by an event trigger.
+    pub ddl: bool,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
@@ -77,6 +79,7 @@ impl Default for Config {
             publication: String::new(),
             manage: true,
             via_partition_root: true,
+            ddl: false,
             on_gap: OnGap::Stop,
             adopt: false,
         }
@@ -126,6 +129,7 @@ pub(crate) struct Source {
     pub(crate) inserts: String,
     pub(crate) manage: bool,
     pub(crate) via_partition_root: bool,
+    pub(crate) ddl: bool,
     pub(crate) on_gap: OnGap,
     pub(crate) adopt: bool,
 }
@@ -156,6 +160,7 @@ impl Source {
             inserts,
             manage: config.manage,
             via_partition_root: config.via_partition_root,
+            ddl: config.ddl,
             on_gap: config.on_gap,
             adopt: config.adopt,
         })

@@ -27,8 +27,10 @@ pub mod conninfo;
 pub mod pgoutput;
 mod setup;
 mod tables;
+mod uninstall;
 pub mod wire;
 
 pub use capture::Postgres;
 pub use check::{Requirement, check};
 pub use config::{Config, OnGap};
+pub use uninstall::{Removal, uninstall};

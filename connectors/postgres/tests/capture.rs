@@ -2,8 +2,11 @@
 
 mod breaks;
 mod harness;
+mod publications;
 mod restored;
 mod resume;
 mod setup;
 mod stream;
 mod tls;
+mod trigger;
+mod uninstall;

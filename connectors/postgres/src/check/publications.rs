@@ -7,10 +7,10 @@ use tokio_postgres::Client;
 use super::{Requirement, requirement};
 use crate::config::Source;
 use crate::setup::candidates::Table;
-use crate::setup::publications::{self, MARK};
+use crate::setup::publications;
 use crate::setup::server::{GENERATED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
-use crate::tables::{identifier, literal};
+use crate::tables::identifier;
 use crate::wire::sql_error;
 
 /// Tables whose UPDATE and DELETE the server refuses since a publication of ours contains them.
@@ -63,8 +63,8 @@ async fn of_main(
     let mut remedy = None;
     if source.manage && !publication.ours {
         found.push_str(", made by somebody else: left as it is");
-        let ours = format!("COMMENT ON PUBLICATION {} IS {};", identifier(name), literal(MARK));
-        remedy = Some(format!("If rowcast is to keep its tables: {ours}"));
+        let other = "If rowcast is to choose its tables: name another one (source.publication) before the first start";
+        remedy = Some(other.to_owned());
     }
     if publication.via_root != source.via_partition_root && !(source.manage && publication.ours) {
         found.push_str(&format!(", publish_via_partition_root = {}", publication.via_root));

@@ -40,7 +40,7 @@ const ZOO: &str = "
     create table upper_1 partition of upper for values from (0) to (10);
     create table rootless (id int, v int) partition by range (id);
     create table rootless_1 partition of rootless (primary key (id)) for values from (0) to (10);
-    create table half (id int, v int) partition by range (id);
+    create table half (id int not null, v int) partition by range (id);
     create table half_1 partition of half for values from (0) to (10); alter table only half add primary key (id);";
 
 const ZOO_18: &str = "
@@ -279,12 +279,6 @@ async fn what_somebody_else_made_is_left_as_it_is() {
     );
     let keyless = found.iter().find(|found| found.name == "table public.keyless").unwrap();
     assert!(!keyless.ok && keyless.found.contains("its UPDATE and DELETE fail"), "{keyless:?}");
-    // Handed over, it is kept: made what the configuration says, with nobody's columns forgotten.
-    run(&client, "comment on publication rowcast is 'Made and kept by rowcast'").await;
-    let capture = Capture::start(config(&server), directory.path()).await;
-    assert_eq!(listed(&client, "rowcast").await, "other t");
-    run(&client, "update keyless set id = 2").await;
-    capture.stop().await;
 }
 
 #[tokio::test]

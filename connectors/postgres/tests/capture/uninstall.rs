@@ -14,8 +14,10 @@ const SCHEMA: &str = "
     create publication theirs for table t; comment on publication theirs is 'not ours';
     create schema shop; create table shop.orders (id int primary key);
     create function watch() returns event_trigger language plpgsql as $$ begin end $$;
-    create event trigger watch on ddl_command_end execute function watch();
-    select pg_create_logical_replication_slot('theirs', 'pgoutput')";
+    create event trigger watch on ddl_command_end execute function watch()";
+
+/// A slot that is not ours, in a transaction of its own.
+const SLOT: &str = "select pg_create_logical_replication_slot('theirs', 'pgoutput')";
 
 /// What a dump does not show, or would on another server.
 async fn globals(client: &Client) -> String {
@@ -45,6 +47,7 @@ async fn everything_is_as_it_was() {
     let (server, directory) = (Server::start(""), Directory::new());
     let client = sql(&server).await;
     run(&client, SCHEMA).await;
+    client.batch_execute(SLOT).await.unwrap();
     let (before, dump) = (globals(&client).await, server.dump());
     let none = uninstall(&config(&server), true).await.unwrap();
     assert_eq!(none, []);
@@ -88,6 +91,7 @@ async fn what_is_not_ours_stays() {
     let (server, one, two) = (Server::start(""), Directory::new(), Directory::new());
     let client = sql(&server).await;
     run(&client, SCHEMA).await;
+    client.batch_execute(SLOT).await.unwrap();
     let second = Config { slot: "second".to_owned(), ..config(&server) };
     Capture::start(config(&server), one.path()).await.stop().await;
     Capture::start(second.clone(), two.path()).await.stop().await;
@@ -117,7 +121,7 @@ async fn what_is_not_ours_stays() {
         removed.iter().find_map(|r| r.stays.as_deref().filter(|why| why.contains("rowcast.mine"))).unwrap();
     assert!(why.contains("uses"), "{why}");
     run(&client, "drop view uses; drop table rowcast.mine").await;
-    run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
+    client.batch_execute(&SLOT.replace("theirs", "rowcast")).await.unwrap();
     let removed = uninstall(&config(&server), true).await.unwrap();
     assert_eq!(staying(&removed), ["replication slot rowcast", "publication rowcast"]);
     assert_eq!(value(&client, "select to_regnamespace('rowcast')").await, "NULL");

@@ -16,6 +16,7 @@ mod sink;
 mod snapshot;
 mod status;
 mod tail;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -92,6 +93,8 @@ pub(crate) enum Command {
     Journal(journal::Journal),
     /// Take over a replication slot whose history does not continue here
     Adopt(adopt::Adopt),
+    /// Remove from the database what rowcast made in it
+    Uninstall(uninstall::Uninstall),
     /// Check or show the configuration, without starting anything
     Config(config::ConfigCommand),
     /// Completions for your shell
@@ -123,6 +126,7 @@ impl Command {
             Self::Snapshot(snapshot) => snapshot.execute(),
             Self::Journal(journal) => journal.execute(),
             Self::Adopt(adopt) => adopt.execute(),
+            Self::Uninstall(uninstall) => uninstall.execute(),
             Self::Config(config) => config.execute(),
             Self::Completions(completions) => completions.execute(),
         }

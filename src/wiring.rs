@@ -74,7 +74,9 @@ fn raise_open_files() {
 /// `rowcast run`: until a signal comes, or the source refuses before its first success.
 pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
     let signals = Signals::new()?;
-    House::open(config).await?.run(signals).await
+    let house = House::open(config).await?;
+    let status = house.status.clone();
+    house.run(signals.on_hang_up(move || status.look_again())).await
 }
 
 /// `rowcast adopt` where none runs: until the stream runs once; no door is opened. Gives the gap, if there is one.

@@ -58,6 +58,31 @@ async fn check_says_what_is_missing_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn uninstall_asks_first_and_leaves_nothing() {
+    let (database, mut rowcast) = captured("uninstall").await;
+    let slot = format!("source.slot={}", database.name());
+    let uninstall = ["uninstall", "--source", database.url(), "--set", &slot];
+    let running = command(&[&uninstall[..], &["--yes"]].concat()).await;
+    assert!(running.code == 3 && running.stderr.contains("is being read by"), "{running:?}");
+    assert_eq!(rowcast.terminate().await, 0);
+
+    let asked = done(&uninstall).await.stdout;
+    assert!(asked.contains("to remove: schema rowcast") && asked.contains("add --yes"), "{asked}");
+    assert!(asked.contains(&format!("DROP PUBLICATION \"{}\";", database.name())), "{asked}");
+    let json = done(&[&uninstall[..], &["--json"]].concat()).await.stdout;
+    let found: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(found[0]["name"], format!("replication slot {}", database.name()), "{json}");
+    let removed = done(&[&uninstall[..], &["--yes"]].concat()).await.stdout;
+    assert!(removed.contains("removed: event trigger rowcast\n"), "{removed}");
+    let client = database.client().await;
+    let left = "select (select count(*) from pg_namespace where nspname = 'rowcast')
+        + (select count(*) from pg_publication) + (select count(*) from pg_event_trigger)
+        + (select count(*) from pg_replication_slots where database = current_database())";
+    assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+    assert!(done(&[&uninstall[..], &["--yes"]].concat()).await.stdout.contains("Nothing here"));
+}
+
+#[tokio::test]
 async fn tail_writes_lines_of_json_into_a_pipe() {
     let (database, rowcast) = captured("tail").await;
     let url = format!("http://{}", rowcast.address());
@@ -213,13 +238,24 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
 #[tokio::test]
 async fn help_teaches_and_shells_complete() {
     let help = done(&["--help"]).await.stdout;
-    let commands =
-        ["demo", "run", "check", "tail", "publish", "status", "sink", "journal", "config", "completions"];
+    let commands = [
+        "demo",
+        "run",
+        "check",
+        "tail",
+        "publish",
+        "status",
+        "sink",
+        "journal",
+        "uninstall",
+        "config",
+        "completions",
+    ];
     for name in commands {
         assert!(help.contains(&format!("\n  {name}")), "{name} is missing in {help}");
         assert!(done(&[name, "--help"]).await.stdout.contains("Usage: rowcast"), "{name}");
     }
-    for name in ["demo", "run", "check", "tail", "publish", "status"] {
+    for name in ["demo", "run", "check", "tail", "publish", "status", "uninstall"] {
         assert!(done(&[name, "--help"]).await.stdout.contains("Examples:\n  rowcast "), "{name}");
     }
     for shell in ["bash", "zsh", "fish"] {

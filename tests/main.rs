@@ -13,6 +13,7 @@ mod demo;
 mod doors;
 mod flow;
 mod full;
+mod hangup;
 mod huge;
 mod journal;
 mod large;

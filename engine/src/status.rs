@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::confirm::Confirm;
 use crate::journal::{Journal, State};
@@ -88,6 +89,7 @@ pub struct Status {
     doors: Arc<Mutex<BTreeMap<String, Door>>>,
     pub(crate) adoption: crate::adoption::Shared,
     pub(crate) snapshots: crate::snapshots::Shared,
+    look: Arc<Notify>,
 }
 
 /// The whole board at one moment.
@@ -115,6 +117,16 @@ impl Status {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut source);
         source.lag_bytes = source.server_lsn.0.saturating_sub(source.confirmed_lsn.0);
+    }
+
+    /// Asks the source to compare at once what it captures with what is wanted. Asking twice before it does is once.
+    pub fn look_again(&self) {
+        self.look.notify_one();
+    }
+
+    /// Waits until somebody asks for that. For the source alone.
+    pub async fn asked_to_look(&self) {
+        self.look.notified().await;
     }
 
     /// Changes what is said of a door.

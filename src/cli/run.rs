@@ -17,7 +17,8 @@ Examples:
   rowcast run --config rowcast.toml --log json
 
 The database needs wal_level = logical; the rest (schema rowcast, publications, replication slot) is prepared here.
-Ctrl-C or SIGTERM ends it in order within ten seconds; the next start goes on where this one ended.")]
+Ctrl-C or SIGTERM ends it in order within ten seconds; the next start goes on where this one ended. SIGHUP makes it
+compare at once what is captured with what is wanted; when it comes because the terminal is gone, it ends as well.")]
 pub(crate) struct Run {
     /// Take over the replication slot although its history does not continue here; a gap is recorded
     #[arg(long, help_heading = "Source")]

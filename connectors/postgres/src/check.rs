@@ -1,5 +1,8 @@
 //! Each requirement, what is found, and the SQL that mends it. Changes nothing.
 
+mod publications;
+mod server;
+
 use rowcast_engine::{Error, Kind, Result};
 use serde::Serialize;
 use tokio_postgres::Client;
@@ -7,7 +10,7 @@ use tokio_postgres::Client;
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
-use crate::setup::{installation, publications, slot};
+use crate::setup::{installation, slot};
 use crate::wire::sql_client;
 
 /// Tables that are named one by one; more are counted.
@@ -53,8 +56,16 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     if server.version < OLDEST {
         return Ok(found);
     }
-    found.extend(of_publications(&client, &source, &server).await?);
-    found.extend(of_tables(&candidates::read(&client, &source).await?, &source, &server));
+    found.extend(server::of_minor(&server));
+    found.extend(server::of_timeouts(&client, &server).await?);
+    found.extend(publications::of(&client, &source, &server).await?);
+    let tables = candidates::read(&client, &source, server.version).await?;
+    let unwritable = publications::of_writes(&client, &source, &server, &tables).await?;
+    found.extend(of_tables(&tables, &source, &server).into_iter().filter(|table| {
+        // One line of each, the worse one.
+        unwritable.iter().all(|worse| worse.name != table.name)
+    }));
+    found.extend(unwritable);
     found.extend(of_slot(&client, &source, &server).await?);
     Ok(found)
 }
@@ -139,21 +150,6 @@ fn advice(server: &Server) -> Vec<Requirement> {
     };
     found.push(requirement("max_slot_wal_keep_size", true, text, remedy));
     found
-}
-
-async fn of_publications(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
-    let existing = publications::existing(client, source).await?;
-    let there = existing.contains(&source.publication);
-    let sql = publications::create_remedy(client, source, server).await?;
-    let remedy =
-        (!there).then(|| if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql });
-    let found = if there {
-        let tables = publications::captured(client, source).await?.len();
-        format!("{} with {tables} tables", existing.join(" and "))
-    } else {
-        format!("{} does not exist", source.publication)
-    };
-    Ok(vec![requirement("publication", there || source.manage, found, remedy)])
 }
 
 fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirement> {

@@ -44,6 +44,8 @@ pub struct Config {
     pub snapshot_tables: usize,
     /// Whose changes are captured: everybody's, or only those made on this server.
     pub origin: Origin,
+    /// Changes of the captured tables' definitions are events on channel `rowcast.ddl`, told by an event trigger.
+    pub ddl: bool,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
     /// When a change counts as done, so that the server may forget it: when the journal has synced it, or when every
@@ -138,6 +140,7 @@ impl Default for Config {
             // One hides the waiting of the other; more would only load the source.
             snapshot_tables: 2,
             origin: Origin::Any,
+            ddl: false,
             on_gap: OnGap::Stop,
             confirm: Confirm::Journal,
             adopt: false,
@@ -191,6 +194,7 @@ pub(crate) struct Source {
     pub(crate) snapshot: SnapshotMode,
     pub(crate) snapshot_tables: usize,
     pub(crate) origin: Origin,
+    pub(crate) ddl: bool,
     pub(crate) on_gap: OnGap,
     pub(crate) adopt: bool,
 }
@@ -228,6 +232,7 @@ impl Source {
             snapshot: config.snapshot.unwrap_or_default(),
             snapshot_tables: config.snapshot_tables,
             origin: config.origin,
+            ddl: config.ddl,
             on_gap: config.on_gap,
             adopt: config.adopt,
         })

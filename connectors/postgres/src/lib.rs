@@ -28,8 +28,10 @@ pub mod pgoutput;
 mod setup;
 mod snapshot;
 mod tables;
+mod uninstall;
 pub mod wire;
 
 pub use capture::Postgres;
 pub use check::{Requirement, check};
 pub use config::{Config, OnGap, Origin, SnapshotMode};
+pub use uninstall::{Removal, uninstall};

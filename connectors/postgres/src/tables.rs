@@ -37,6 +37,23 @@ impl Tables {
         !is_system(schema) && any(&self.wanted) && !any(&self.unwanted)
     }
 
+    /// Whether a table is to be taken in, by its own name or as a part of the tables above it; left out by its own name
+    /// it is, whatever is above it.
+    pub(crate) fn takes(&self, schema: &str, table: &str, tree: &[(String, String)]) -> bool {
+        !self.excludes(schema, table) && tree.iter().any(|(schema, table)| self.matches(schema, table))
+    }
+
+    /// Whether a table is named among those to leave out.
+    pub(crate) fn excludes(&self, schema: &str, table: &str) -> bool {
+        self.unwanted.iter().any(|pattern| pattern.matches(schema, table))
+    }
+
+    /// Each pattern as two of SQL's LIKE, for schema and table, and whether it leaves out.
+    pub(crate) fn likes(&self) -> impl Iterator<Item = (bool, String, String)> {
+        let likes = |excluded| move |p: &Pattern| (excluded, to_like(&p.schema), to_like(&p.table));
+        self.wanted.iter().map(likes(false)).chain(self.unwanted.iter().map(likes(true)))
+    }
+
     /// The patterns without wildcards: tables that are missed when they do not exist.
     pub(crate) fn exact(&self) -> impl Iterator<Item = (&str, &str)> {
         let plain = |pattern: &&Pattern| !pattern.schema.contains('*') && !pattern.table.contains('*');
@@ -104,6 +121,19 @@ fn like(pattern: &str, text: &str) -> bool {
     true
 }
 
+/// The same pattern for SQL's LIKE.
+fn to_like(pattern: &str) -> String {
+    let mut like = String::with_capacity(pattern.len());
+    for c in pattern.chars() {
+        match c {
+            '*' => like.push('%'),
+            '%' | '_' | '\\' => like.extend(['\\', c]),
+            c => like.push(c),
+        }
+    }
+    like
+}
+
 /// `schema.table` for use in SQL.
 pub(crate) fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(table))
@@ -149,6 +179,27 @@ mod tests {
             assert!(!all.matches("pg_catalog", "pg_class") && !all.matches("rowcast", "installation"));
             assert!(!all.matches("pg_toast", "pg_toast_1") && !all.matches("information_schema", "x"));
         }
+    }
+
+    #[test]
+    fn the_same_patterns_for_sql() {
+        let some = tables(&["public.day_*", r#""a%".c"#], &[r"public.x\"]);
+        let likes: Vec<_> = some.likes().collect();
+        let like = |excluded, schema: &str, table: &str| (excluded, schema.to_owned(), table.to_owned());
+        assert_eq!(
+            likes,
+            [like(false, "public", r"day\_%"), like(false, r"a\%", "c"), like(true, "public", r"x\\")]
+        );
+    }
+
+    #[test]
+    fn a_leaf_can_be_left_out() {
+        let tree =
+            |names: &[&str]| names.iter().map(|n| ("public".to_owned(), (*n).to_owned())).collect::<Vec<_>>();
+        let some = tables(&["public.root"], &["public.leaf_old"]);
+        assert!(some.takes("public", "leaf", &tree(&["leaf", "root"])));
+        assert!(!some.takes("public", "leaf_old", &tree(&["leaf_old", "root"])));
+        assert!(!some.takes("public", "other", &tree(&["other"])));
     }
 
     #[test]

@@ -116,6 +116,21 @@ impl Server {
         &self.dir
     }
 
+    /// The database's definitions as SQL. `None` where the server's programs come without `pg_dump`.
+    pub(crate) fn dump(&self) -> Option<String> {
+        let mut command = self.program("pg_dump");
+        command.args(["--schema-only", "-U", "postgres", "-h"]).arg(&self.dir);
+        let output = command.args(["-p", &self.port.to_string(), "postgres"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            println!("no dump: {}", String::from_utf8_lossy(&output.stderr));
+            return None;
+        }
+        // A number of its own making for each run.
+        let own = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+        Some(text.lines().filter(own).collect::<Vec<_>>().join("\n"))
+    }
+
     /// A connection string over the Unix socket as superuser.
     pub(crate) fn admin(&self) -> String {
         format!("host={} port={} user=postgres dbname=postgres", self.dir.display(), self.port)

@@ -252,10 +252,10 @@ impl Assembly {
     }
 
     fn message(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: &[u8]) -> Result<()> {
-        if let Some(channel) = custom::is_gap(transactional, prefix, content) {
+        if let Some(channel) = custom::is_gap(transactional, prefix, &self.identity.slot, content) {
             return self.gap(channel);
         }
-        if !custom::is_event(prefix) {
+        if !custom::is_event(prefix, &self.identity.slot) {
             return Ok(());
         }
         let repeated = match &mut self.open {
@@ -268,7 +268,8 @@ impl Assembly {
         if !repeated && !transactional {
             self.replay.finish()?;
         }
-        let event = if repeated { None } else { custom::read(prefix, content, &self.status) };
+        let slot = &self.identity.slot;
+        let event = if repeated { None } else { custom::read(prefix, slot, content, &self.status) };
         let Some(event) = event else { return Ok(()) };
         if self.builder.is_open() {
             self.builder.message(event.channel, lsn, &event.payload);

@@ -11,8 +11,12 @@ use serde_json::value::RawValue;
 /// What follows it is the channel. Messages with other prefixes are somebody else's.
 const PREFIX: &str = "rowcast.event.";
 
-/// Said with a table's channel in the transaction from which on it is captured, when it had rows before.
+/// Said with a table's channel in the transaction from which on it is captured, when it had rows before. A dot and the
+/// slot follow for which it is so.
 pub(crate) const NEW_TABLE: &str = "rowcast.gap.new_table";
+
+/// A dot and a slot follow whose rowcast is to tell of changes of definitions; the event trigger says it.
+const DDL: &str = "rowcast.ddl";
 
 /// A longer name than any table has, in bytes: 63 for each of schema and table, and quotes.
 const CHANNEL_MAX: usize = 300;
@@ -31,14 +35,26 @@ pub(super) struct Custom<'a> {
     pub(super) payload: Cow<'a, [u8]>,
 }
 
-/// Whether a message is a custom event.
-pub(super) fn is_event(prefix: &str) -> bool {
-    prefix.starts_with(PREFIX)
+/// Whether a message is a custom event, or tells the reader of `slot` of a changed definition.
+pub(super) fn is_event(prefix: &str, slot: &str) -> bool {
+    prefix.starts_with(PREFIX) || is_for(slot, prefix, DDL)
 }
 
-/// The table of a message that says that rows of it came before its capture.
-pub(super) fn is_gap<'a>(transactional: bool, prefix: &str, content: &'a [u8]) -> Option<&'a str> {
-    let ours = transactional && prefix == NEW_TABLE && (1..=CHANNEL_MAX).contains(&content.len());
+/// Whether a prefix is `kind`, for the reader of `slot`.
+fn is_for(slot: &str, prefix: &str, kind: &str) -> bool {
+    prefix.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.')) == Some(slot)
+}
+
+/// The table of a message that says that rows of it came before its capture in `slot`.
+pub(super) fn is_gap<'a>(
+    transactional: bool,
+    prefix: &str,
+    slot: &str,
+    content: &'a [u8],
+) -> Option<&'a str> {
+    // Older versions named no slot.
+    let said = prefix == NEW_TABLE || is_for(slot, prefix, NEW_TABLE);
+    let ours = transactional && said && (1..=CHANNEL_MAX).contains(&content.len());
     std::str::from_utf8(content).ok().filter(|_| ours)
 }
 
@@ -49,7 +65,17 @@ pub(super) fn names(channel: &str) -> Option<(String, String)> {
 }
 
 /// The event that a message stands for; `None` when it is none of ours.
-pub(super) fn read<'a>(prefix: &'a str, content: &'a [u8], status: &Status) -> Option<Custom<'a>> {
+pub(super) fn read<'a>(
+    prefix: &'a str,
+    slot: &str,
+    content: &'a [u8],
+    status: &Status,
+) -> Option<Custom<'a>> {
+    if is_for(slot, prefix, DDL) {
+        let refused = (!is_json(content)).then_some("the payload is not JSON in UTF-8");
+        let told = Custom { channel: DDL, payload: one_line(content) };
+        return Some(refused.map_or(told, |reason| reject(DDL, reason, content)));
+    }
     let channel = prefix.strip_prefix(PREFIX)?;
     let refused = if check_custom(channel).is_err() {
         Some("the channel's name is not one that a custom channel can have")
@@ -107,10 +133,24 @@ mod tests {
 
     #[test]
     fn events_keep_their_payload_on_one_line() {
-        let event = read("rowcast.event.a.b", b"{\n \"x\": \"\\n\"\r\n}", &status()).unwrap();
+        let event = read("rowcast.event.a.b", "s", b"{\n \"x\": \"\\n\"\r\n}", &status()).unwrap();
         assert_eq!((event.channel, &*event.payload), ("a.b", &b"{ \"x\": \"\\n\"}"[..]));
-        assert_eq!(read("rowcast.heartbeat", b"", &status()), None);
-        assert_eq!(read("other", b"{}", &status()), None);
+        assert_eq!(read("rowcast.heartbeat", "s", b"", &status()), None);
+        assert_eq!(read("other", "s", b"{}", &status()), None);
+    }
+
+    #[test]
+    fn what_is_said_for_one_reader_is_nothing_to_the_others() {
+        let gap = |prefix: &str| is_gap(true, prefix, "mine", b"public.t");
+        assert_eq!(gap("rowcast.gap.new_table.mine"), Some("public.t"));
+        assert_eq!(gap("rowcast.gap.new_table"), Some("public.t"));
+        assert_eq!((gap("rowcast.gap.new_table.mine2"), gap("rowcast.gap.new_table.")), (None, None));
+        assert_eq!(is_gap(false, "rowcast.gap.new_table.mine", "mine", b"public.t"), None);
+        assert!(is_event("rowcast.ddl.mine", "mine") && !is_event("rowcast.ddl.other", "mine"));
+        let told = read("rowcast.ddl.mine", "mine", b"{\"command\" :\n1}", &status()).unwrap();
+        assert_eq!((told.channel, &*told.payload), ("rowcast.ddl", &b"{\"command\" :1}"[..]));
+        assert_eq!(read("rowcast.ddl.mine", "mine", b"{", &status()).unwrap().channel, REJECTED);
+        assert_eq!(read("rowcast.ddl.other", "mine", b"{}", &status()), None);
     }
 
     #[test]
@@ -124,12 +164,12 @@ mod tests {
             ("rowcast.event.a", b"no json"),
             ("rowcast.event.a", b"\"\xff\""),
         ] {
-            let event = read(prefix, content, &status()).unwrap();
+            let event = read(prefix, "s", content, &status()).unwrap();
             assert_eq!(event.channel, REJECTED, "{prefix:?}");
             let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
             assert!(told["reason"].is_string() && told["bytes"] == content.len());
         }
-        let event = read("rowcast.event.public.orders", b"{\"a\":1}", &status()).unwrap();
+        let event = read("rowcast.event.public.orders", "s", b"{\"a\":1}", &status()).unwrap();
         let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
         assert_eq!(told["payload"]["a"], 1);
     }

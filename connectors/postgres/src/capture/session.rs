@@ -361,7 +361,8 @@ impl Session {
     }
 
     fn settle(&mut self, table: u32, described: Described) -> Result<()> {
-        let wanted = described.names.iter().any(|(schema, name)| self.tables.matches(schema, name));
+        let (schema, name) = (&described.schema.schema, &described.schema.table);
+        let wanted = self.tables.takes(schema, name, &described.names);
         let schema = if wanted { Some(self.ingest.journal().register(described.schema)?) } else { None };
         if let Some(schema) = &schema {
             self.assembly.snapshots.describe(schema);

@@ -13,9 +13,11 @@ use super::waiting::is_waiting;
 use crate::config::Source;
 use crate::setup::publications::{self, Reconciled, Slot};
 use crate::setup::server::Server;
+use crate::setup::trigger::Attempt;
 use crate::wire::sql_client;
 
-/// A new table is captured at most so late; what was inserted before is told as a gap.
+/// Where no event trigger does it at once, a new table is captured at most so late; what was inserted before is told
+/// as a gap.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// A round takes moments; longer means locks or a lost connection, and the next round begins anew.
@@ -42,12 +44,16 @@ impl Watch {
             let (mut client, mut before) = (None, Reconciled::default());
             let mut progress = Progress::default();
             loop {
-                rounds.tick().await;
+                let attempt = tokio::select! {
+                    _ = rounds.tick() => Attempt::Look,
+                    () = status.asked_to_look() => Attempt::Full,
+                };
                 // The slot and its publications may be another one's by now.
                 if is_waiting(&status) {
                     continue;
                 }
-                let round = round(&mut client, &source, &status, (&mut progress, &mut before));
+                let seen = (&mut progress, &mut before);
+                let round = round(&mut client, &source, &status, seen, attempt);
                 match timeout(ROUND_TIMEOUT, round).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(error)) => tracing::warn!("Cannot look for new tables: {error}"),
@@ -64,6 +70,7 @@ async fn round(
     source: &Source,
     status: &Status,
     (progress, before): (&mut Progress, &mut Reconciled),
+    attempt: Attempt,
 ) -> Result<()> {
     if client.as_ref().is_none_or(Client::is_closed) {
         *client = Some(sql_client(&source.info).await?);
@@ -72,9 +79,12 @@ async fn round(
     progress.look(client, &source.slot, status).await?;
     if source.manage {
         let server = Server::read(client).await?;
-        let reconciled = publications::reconcile(client, source, &server, Slot::Present).await?;
+        let reconciled = publications::reconcile(client, source, &server, Slot::Present, attempt).await?;
         if reconciled.foreign != before.foreign {
             crate::setup::warn_of(source, &reconciled);
+        }
+        if attempt == Attempt::Full {
+            crate::setup::tell_of(source, &reconciled);
         }
         *before = reconciled;
     }

@@ -3,8 +3,7 @@
 
 use tokio_postgres::{Error, Transaction};
 
-/// From here on publications have column lists and row filters.
-const COLUMN_LISTS: u32 = 150_000;
+use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS};
 
 /// A table as its publication shows it.
 #[derive(Debug)]
@@ -54,7 +53,7 @@ pub(super) async fn read(
     let Some(table) = transaction.query_opt(TABLE, &[&relation]).await? else { return Ok(None) };
     let (schema, name): (&str, &str) = (table.get("schema"), table.get("name"));
     let lists =
-        if version >= COLUMN_LISTS { "attnames::text[], rowfilter" } else { "null::text[], null::text" };
+        if version >= LISTED_COLUMNS { "attnames::text[], rowfilter" } else { "null::text[], null::text" };
     let published = format!(
         "select {lists} from pg_publication_tables where pubname::text = any($1) and schemaname = $2 and tablename = $3"
     );
@@ -62,7 +61,7 @@ pub(super) async fn read(
     let Some(member) = members.first() else { return Ok(None) };
     let columns: Option<Vec<String>> = member.get(0);
     // Generated columns are in the list from 18 on, where they are published.
-    let generated = if version >= crate::setup::server::GENERATED_COLUMNS { "s" } else { "" };
+    let generated = if version >= GENERATED_COLUMNS { "s" } else { "" };
     let columns = transaction.query(COLUMNS, &[&relation, &columns, &generated]).await?;
     let mut message = vec![b'R'];
     message.extend_from_slice(&relation.to_be_bytes());

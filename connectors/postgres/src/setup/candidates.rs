@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use rowcast_engine::Result;
 use rowcast_engine::schema::Schema;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
+use super::server::LISTED_COLUMNS;
 use crate::config::Source;
 use crate::tables::{Tables, qualified};
 use crate::wire::sql_error;
@@ -19,14 +21,17 @@ pub(crate) struct Table {
     /// We may add it to a publication.
     pub(crate) owned: bool,
     pub(crate) owner: String,
-    /// Its replica identity, and that of all its partitions, identifies rows. Without one, a publication of updates
-    /// would make the application's UPDATE and DELETE fail.
+    /// Its replica identity, and that of all its partitions, identifies rows, also within the column list and row
+    /// filter that somebody gave it. Otherwise a publication of updates would make the application's UPDATE and
+    /// DELETE fail. Shown as its root, each partition has to identify rows by what identifies them in the root.
     pub(crate) identified: bool,
     /// Partitioned tables above it.
     pub(crate) ancestors: Vec<u32>,
     /// Listed by name in the publication for all operations, in the one for inserts.
     pub(crate) in_all: bool,
     pub(crate) in_inserts: bool,
+    /// Its column list and row filter there, as SQL; empty when it has none.
+    pub(crate) written: String,
 }
 
 impl Table {
@@ -40,39 +45,79 @@ impl Table {
     }
 }
 
-/// A deferrable or invalid index is no replica identity. FULL contains virtual generated columns (18 and later),
-/// which are never published, so that the server would refuse every UPDATE.
+/// Says the same as the view and the functions of migration V2, which look after tables where an event trigger may;
+/// this one also serves where nothing may be created. `$3`: trees are shown as their root.
 const QUERY: &str = "
-with tables as (
-    select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind, c.relowner,
-           case c.relreplident
-               when 'f' then not exists (select from pg_attribute a where a.attrelid = c.oid and a.attnum > 0
-                                         and not a.attisdropped and a.attgenerated = 'v')
-               when 'n' then false
-               else exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid and i.indimmediate
-                            and case c.relreplident when 'd' then i.indisprimary else i.indisreplident end)
-           end as identified
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and c.relpersistence = 'p'
-      and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'rowcast')
+with identity as not materialized (
+    select c.oid, c.relkind as kind, c.relreplident = 'f' as whole,
+           case when c.relreplident = 'f' then
+               (select array_agg(a.attname::text) from pg_attribute a
+                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                having count(*) filter (where a.attgenerated = 'v') = 0)
+           else
+               (select array(select a.attname::text from pg_attribute a
+                             where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1]))
+                from pg_index i
+                where i.indrelid = c.oid and i.indisvalid and i.indimmediate
+                  and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end)
+           end as columns,
+           (select array(select a.attname::text from pg_attribute a
+                         where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1]))
+            from pg_index i
+            where i.indrelid = c.oid and i.indisprimary and i.indisvalid and i.indimmediate) as key
+    from pg_class c
+    where c.relkind in ('r', 'p')
+), members as (
+    select r.prrelid, p.pubname, LISTS
+    from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+    where p.pubname in ($1, $2)
 )
-select t.oid, t.schema, t.name, pg_has_role(t.relowner, 'USAGE') as owned,
-       pg_get_userbyid(t.relowner)::text as owner,
-       t.identified and (t.relkind = 'r' or not exists (
-           select from pg_partition_tree(t.oid) p join tables l on l.oid = p.relid
-           where p.isleaf and not l.identified)) as identified,
-       array(select a.relid::oid from pg_partition_ancestors(t.oid) a where a.relid <> t.oid) as ancestors,
-       exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-               where r.prrelid = t.oid and p.pubname = $1) as in_all,
-       exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-               where r.prrelid = t.oid and p.pubname = $2) as in_inserts
-from tables t
-order by t.schema, t.name";
+select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.relowner, 'USAGE') as owned,
+       pg_get_userbyid(c.relowner)::text as owner,
+       (not $3 or own.columns is not null) and coalesce((
+           select bool_and(leaf.columns is not null
+                           and (m.listed is null or not leaf.whole and leaf.columns <@ m.listed)
+                           and (m.filtered is null or m.filtered <@ leaf.columns)
+                           and (not $3 or leaf.whole or coalesce(
+                                case when own.whole then own.key else own.columns end <@ leaf.columns, false)))
+           from identity leaf
+           where leaf.oid in (select t.relid from pg_partition_tree(c.oid) t where t.isleaf union select c.oid)
+             and leaf.kind = 'r'), true) as identified,
+       array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as ancestors,
+       exists (select from members a where a.prrelid = c.oid and a.pubname = $1) as in_all,
+       exists (select from members a where a.prrelid = c.oid and a.pubname = $2) as in_inserts,
+       coalesce(m.written, '') as written
+from pg_class c join pg_namespace n on n.oid = c.relnamespace join identity own on own.oid = c.oid
+left join lateral (select m.* from members m where m.prrelid = c.oid order by m.pubname <> $1 limit 1) m on true
+where c.relpersistence = 'p' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'rowcast')
+order by n.nspname, c.relname";
+
+/// Column list and row filter of a publication's member, by names and as they are written. The publication depends
+/// once on a column for its list, and once for its filter.
+const LISTS: &str = "
+    (select array_agg(a.attname::text) from pg_attribute a
+     where a.attrelid = r.prrelid and a.attnum = any(r.prattrs)) as listed,
+    case when r.prqual is not null then array(
+        select a.attname::text from pg_depend d
+        join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+        where d.classid = 'pg_publication_rel'::regclass and d.objid = r.oid
+          and d.refclassid = 'pg_class'::regclass and d.refobjid = r.prrelid and d.refobjsubid > 0
+        group by a.attname, a.attnum
+        having count(*) > case when a.attnum = any(r.prattrs) then 1 else 0 end) end as filtered,
+    coalesce((select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')' from pg_attribute a
+              where a.attrelid = r.prrelid and a.attnum = any(r.prattrs)), '')
+        || coalesce(' where (' || pg_get_expr(r.prqual, r.prrelid) || ')', '') as written";
+
+/// Before version 15 a publication has neither.
+const NO_LISTS: &str = "null::text[] as listed, null::text[] as filtered, '' as written";
 
 /// All tables outside system schemas.
-pub(crate) async fn read(client: &Client, source: &Source) -> Result<Vec<Table>> {
+pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Result<Vec<Table>> {
     let failed = |error| sql_error("Cannot list the tables", error);
-    let rows = client.query(QUERY, &[&source.publication, &source.inserts]).await.map_err(failed)?;
+    let sql = QUERY.replace("LISTS", if version >= LISTED_COLUMNS { LISTS } else { NO_LISTS });
+    let parameters: [&(dyn ToSql + Sync); 3] =
+        [&source.publication, &source.inserts, &source.via_partition_root];
+    let rows = client.query(&sql, &parameters).await.map_err(failed)?;
     let table = |row: &tokio_postgres::Row| {
         Ok(Table {
             oid: row.try_get("oid")?,
@@ -84,6 +129,7 @@ pub(crate) async fn read(client: &Client, source: &Source) -> Result<Vec<Table>>
             ancestors: row.try_get("ancestors")?,
             in_all: row.try_get("in_all")?,
             in_inserts: row.try_get("in_inserts")?,
+            written: row.try_get("written")?,
         })
     };
     rows.iter().map(table).collect::<Result<_, _>>().map_err(failed)

@@ -7,13 +7,16 @@ mod migrations;
 pub(crate) mod publications;
 pub(crate) mod server;
 pub(crate) mod slot;
+pub(crate) mod trigger;
 
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
 
 use crate::config::Source;
+use crate::tables::identifier;
 use publications::Reconciled;
 use server::Server;
+use trigger::Attempt;
 
 /// Brings schema `rowcast` up to date and makes the publications. The slot comes later, since a publication must be
 /// older than the slot's position.
@@ -28,12 +31,23 @@ pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Serve
         publications::Slot::Absent
     };
     if !source.manage {
-        return there(client, source, server, slot).await;
+        there(client, source, server, slot).await?;
+        return refuse_differing(client, source, server).await;
     }
     migrations::apply(client, server).await?;
-    let reconciled = publications::reconcile(client, source, server, slot).await?;
+    let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full).await?;
     warn_of(source, &reconciled);
-    Ok(())
+    tell_of(source, &reconciled);
+    refuse_differing(client, source, server).await
+}
+
+/// The server would break off the stream at the first change of such a table, and for good.
+async fn refuse_differing(client: &Client, source: &Source, server: &Server) -> Result<()> {
+    let differing = publications::differing(client, source, server).await?;
+    let Some((table, name)) = differing.first() else { return Ok(()) };
+    let (all, inserts) = (&source.publication, &source.inserts);
+    Err(Error::refused(format!("{table} has other columns in the publication {inserts} than in {all}"))
+        .hint(format!("ALTER PUBLICATION {} DROP TABLE {name};", identifier(inserts))))
 }
 
 /// Nothing may be changed: everything must be there.
@@ -58,6 +72,25 @@ pub(crate) fn warn_of(source: &Source, reconciled: &Reconciled) {
             tables = publications::listed(&reconciled.foreign),
             publication = source.publication,
             "Tables that belong to another role are not captured: add them to the publication as their owner"
+        );
+    }
+}
+
+/// Says what is done in another way than it could be.
+pub(crate) fn tell_of(source: &Source, reconciled: &Reconciled) {
+    if let Some(publication) = &reconciled.theirs {
+        tracing::info!(
+            publication,
+            "The publication was made by somebody else and is left as it is: what it publishes is captured"
+        );
+    }
+    let Some(reason) = &reconciled.no_trigger else { return };
+    if source.ddl {
+        tracing::warn!("Changes of tables' definitions are not captured (source.ddl): {reason}");
+    }
+    if reconciled.theirs.is_none() {
+        tracing::info!(
+            "New tables are found by looking every few seconds, not when they are created: {reason}"
         );
     }
 }

@@ -9,20 +9,25 @@ use rowcast_engine::{Error, Result};
 use tokio_postgres::{Client, Transaction};
 
 use super::candidates::{self, Plan, Table};
-use super::server::{GENERATED_COLUMNS, Server};
+use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
+use super::trigger::{self, Attempt};
 use crate::capture::NEW_TABLE;
 use crate::config::Source;
-use crate::tables::{identifier, shown};
+use crate::tables::{identifier, literal, qualified, shown};
 use crate::wire::sql_error;
 
-/// Changing a publication waits for other changes of the tables' definitions.
-const LOCK_TIMEOUT: &str = "set local lock_timeout = '30s'";
+/// The comment of a publication of our making. One without it is somebody else's decision, and left as it is.
+pub(crate) const MARK: &str = "Made and kept by rowcast";
+
+/// Changing a publication waits for other changes of the tables' definitions, and for VACUUM. Writers do not wait.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '5s'";
 
 /// Writers of a table wait behind us while we wait for them, so it must be short; the next round tries again.
 const TABLE_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 
-/// From here on a publication can be made for whole schemas.
-const PUBLISHED_SCHEMAS: u32 = 150_000;
+/// Held by whoever changes the tables of a publication; the event trigger does not wait for it. The number stands in
+/// migration V2, too.
+const LOCK: &str = "select pg_advisory_xact_lock(1920295796, hashtext($1))";
 
 /// So many tables are named in a message.
 const NAMED: usize = 5;
@@ -32,6 +37,10 @@ const NAMED: usize = 5;
 pub(crate) struct Reconciled {
     /// Tables that are wanted and belong to somebody else.
     pub(crate) foreign: Vec<Table>,
+    /// Why no event trigger looks after the tables; `None` when one does, or was not looked for.
+    pub(crate) no_trigger: Option<String>,
+    /// A publication that somebody else made, so that all is left as it is.
+    pub(crate) theirs: Option<String>,
 }
 
 /// Whether changes are being captured already.
@@ -45,9 +54,12 @@ pub(crate) enum Slot {
 
 /// A publication as it is.
 #[derive(Debug)]
-struct Publication {
+pub(crate) struct Publication {
     /// Its members are not listed one by one; they are somebody else's decision.
     wholesale: bool,
+    /// It has our mark.
+    pub(crate) ours: bool,
+    pub(crate) via_root: bool,
     options: String,
 }
 
@@ -61,28 +73,50 @@ pub(crate) async fn reconcile(
     source: &Source,
     server: &Server,
     slot: Slot,
+    attempt: Attempt,
 ) -> Result<Reconciled> {
-    for (name, publish) in publishing(source) {
-        ensure(client, source, server, name, publish).await?;
+    let theirs = make(client, source, server).await?;
+    if attempt == Attempt::Full {
+        trigger::register(client, source, theirs.is_none()).await?;
     }
-    if wholesale(client, source, server.version).await? {
-        return Ok(Reconciled::default());
+    let no_trigger = match (&theirs, source.ddl) {
+        (Some(_), false) => None,
+        _ => trigger::ensure(client, source, attempt).await?,
+    };
+    if theirs.is_some() {
+        return Ok(Reconciled { theirs, no_trigger, ..Reconciled::default() });
     }
-    let tables = candidates::read(client, source).await?;
+    let tables = candidates::read(client, source, server.version).await?;
     let plan = candidates::plan(&tables, &source.tables);
     if slot == Slot::Absent {
         refuse_foreign(&plan.foreign, server)?;
     }
     let Plan { new, moved, unwanted, foreign } = plan;
-    let change = Plan { moved, unwanted, ..Plan::default() };
     match slot {
-        Slot::Absent => apply(client, source, &Plan { new, ..change }).await?,
+        Slot::Absent => apply(client, source, &Plan { new, moved, unwanted, ..Plan::default() }).await?,
         Slot::Present => {
-            apply(client, source, &change).await?;
+            let moves = moved.into_iter().map(|table| Plan { moved: vec![table], ..Plan::default() });
+            let leaves = unwanted.into_iter().map(|table| Plan { unwanted: vec![table], ..Plan::default() });
+            change(client, source, moves.chain(leaves)).await?;
             add(client, source, &new).await?;
         }
     }
-    Ok(Reconciled { foreign })
+    Ok(Reconciled { foreign, no_trigger, theirs: None })
+}
+
+/// Creates the publications or sets their options. Gives the one that somebody else made, if there is one.
+async fn make(client: &Client, source: &Source, server: &Server) -> Result<Option<String>> {
+    // From the time before publications had a mark.
+    let inherited = trigger::is_unregistered(client, &source.slot).await?;
+    for (name, publish) in publishing(source) {
+        let there = read(client, server.version, name).await?;
+        if there.as_ref().is_some_and(|there| there.wholesale || !(there.ours || inherited)) {
+            tracing::debug!(publication = name, "The publication is somebody else's: left as it is");
+            return Ok(Some(name.to_owned()));
+        }
+        ensure(client, source, server, name, publish, there).await?;
+    }
+    Ok(None)
 }
 
 /// Name and operations of each publication.
@@ -97,11 +131,21 @@ fn options(source: &Source, version: u32, publish: &str) -> String {
 }
 
 /// Creates the publication or sets its options.
-async fn ensure(client: &Client, source: &Source, server: &Server, name: &str, publish: &str) -> Result<()> {
+async fn ensure(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+    name: &str,
+    publish: &str,
+    there: Option<Publication>,
+) -> Result<()> {
     let options = options(source, server.version, publish);
-    let sql = match read(client, server.version, name).await? {
-        Some(publication) if publication.wholesale || publication.options == options => return Ok(()),
-        Some(_) => format!("alter publication {} set ({options})", identifier(name)),
+    let quoted = identifier(name);
+    let mark = format!("comment on publication {quoted} is {};", literal(MARK));
+    let sql = match there {
+        Some(there) if there.options == options && there.ours => return Ok(()),
+        Some(there) if there.options == options => mark,
+        Some(_) => format!("alter publication {quoted} set ({options}); {mark}"),
         None if !server.may_create => {
             let what =
                 format!("User {:?} may not create a publication in {:?}", server.role, server.database);
@@ -109,7 +153,7 @@ async fn ensure(client: &Client, source: &Source, server: &Server, name: &str, p
         }
         None => {
             tracing::info!(publication = name, "Creates the publication");
-            format!("create publication {} with ({options})", identifier(name))
+            format!("create publication {quoted} with ({options}); {mark}")
         }
     };
     let failed = |error| sql_error(format!("Cannot create or change the publication {name}"), error);
@@ -117,8 +161,8 @@ async fn ensure(client: &Client, source: &Source, server: &Server, name: &str, p
 }
 
 /// The publication, its options in the form of [`options`].
-async fn read(client: &Client, version: u32, name: &str) -> Result<Option<Publication>> {
-    let schemas = if version >= PUBLISHED_SCHEMAS {
+pub(crate) async fn read(client: &Client, version: u32, name: &str) -> Result<Option<Publication>> {
+    let schemas = if version >= LISTED_COLUMNS {
         "exists (select from pg_publication_namespace n where n.pnpubid = p.oid)"
     } else {
         "false"
@@ -128,7 +172,8 @@ async fn read(client: &Client, version: u32, name: &str) -> Result<Option<Public
                 concat_ws(', ', case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
                           case when p.pubdelete then 'delete' end, case when p.pubtruncate then 'truncate' end),
                 p.pubviaroot,
-                coalesce(to_jsonb(p) ->> 'pubgencols', '')
+                coalesce(to_jsonb(p) ->> 'pubgencols', ''),
+                coalesce(starts_with(obj_description(p.oid, 'pg_publication'), '{MARK}'), false)
          from pg_publication p where p.pubname = $1"
     );
     let failed = |error| sql_error(format!("Cannot read the publication {name}"), error);
@@ -140,18 +185,7 @@ async fn read(client: &Client, version: u32, name: &str) -> Result<Option<Public
         _ => "",
     };
     let options = format!("publish = '{publish}', publish_via_partition_root = {root}{generated}");
-    Ok(Some(Publication { wholesale: row.get(0), options }))
-}
-
-/// Whether somebody made one of the publications for all tables or for whole schemas.
-async fn wholesale(client: &Client, source: &Source, version: u32) -> Result<bool> {
-    for name in source.publications() {
-        if read(client, version, name).await?.is_some_and(|publication| publication.wholesale) {
-            tracing::debug!(publication = name, "The publication is not made table by table: left as it is");
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(Some(Publication { wholesale: row.get(0), ours: row.get(4), via_root: root, options }))
 }
 
 fn refuse_foreign(foreign: &[Table], server: &Server) -> Result<()> {
@@ -184,6 +218,7 @@ async fn apply(client: &mut Client, source: &Source, plan: &Plan) -> Result<()> 
     let failed = |error| sql_error("Cannot change the tables of the publications", error);
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
+    transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
     for statement in statements(source, plan) {
         transaction.batch_execute(&statement).await.map_err(failed)?;
     }
@@ -203,22 +238,49 @@ fn statements(source: &Source, plan: &Plan) -> Vec<String> {
     let (all, inserts) = (identifier(&source.publication), identifier(&source.inserts));
     let leaving = || plan.moved.iter().chain(&plan.unwanted);
     let coming = || plan.moved.iter().chain(&plan.new);
-    let only = |tables: Vec<&Table>, statement: &str| {
-        let names: Vec<String> = tables.iter().map(|table| format!("only {}", table.sql())).collect();
-        (!names.is_empty()).then(|| format!("{statement} {}", names.join(", ")))
+    let only = |tables: Vec<String>, statement: &str| {
+        (!tables.is_empty()).then(|| format!("{statement} {}", tables.join(", ")))
     };
+    let plain = |table: &Table| format!("only {}", table.sql());
+    // What somebody has chosen of its columns and rows goes with it.
+    let written = |table: &Table| format!("only {}{}", table.sql(), table.written);
     [
-        only(leaving().filter(|t| t.in_all).collect(), &format!("alter publication {all} drop table")),
         only(
-            leaving().filter(|t| t.in_inserts).collect(),
+            leaving().filter(|t| t.in_all).map(plain).collect(),
+            &format!("alter publication {all} drop table"),
+        ),
+        only(
+            leaving().filter(|t| t.in_inserts).map(plain).collect(),
             &format!("alter publication {inserts} drop table"),
         ),
-        only(coming().filter(|t| t.identified).collect(), &format!("alter publication {all} add table")),
-        only(coming().filter(|t| !t.identified).collect(), &format!("alter publication {inserts} add table")),
+        only(
+            coming().filter(|t| t.identified).map(written).collect(),
+            &format!("alter publication {all} add table"),
+        ),
+        only(
+            coming().filter(|t| !t.identified).map(written).collect(),
+            &format!("alter publication {inserts} add table"),
+        ),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Moves and removes tables while capture is running, each by itself: the writers of one whose key is gone fail until
+/// it is moved, whatever is in the way of another one. Writers go on meanwhile: what a transaction that is under way
+/// writes is sent as before, or as from now on.
+async fn change(client: &mut Client, source: &Source, plans: impl Iterator<Item = Plan>) -> Result<()> {
+    for plan in plans {
+        if let Err(error) = apply(client, source, &plan).await {
+            if client.is_closed() {
+                return Err(error);
+            }
+            let tables: Vec<Table> = plan.moved.into_iter().chain(plan.unwanted).collect();
+            tracing::warn!(tables = listed(&tables), "{error}; it is tried again");
+        }
+    }
+    Ok(())
 }
 
 /// Adds tables while capture is running, each as soon as no writer is in it, so that it is known for sure whether
@@ -251,6 +313,7 @@ async fn add_one(client: &mut Client, source: &Source, table: &Table) -> Result<
     transaction.batch_execute(TABLE_LOCK_TIMEOUT).await.map_err(failed)?;
     let lock = format!("lock table {} in share row exclusive mode", table.sql());
     transaction.batch_execute(&lock).await.map_err(failed)?;
+    transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
     let had_rows = has_rows(&transaction, table).await.map_err(failed)?;
     let plan = Plan { new: vec![table.clone()], ..Plan::default() };
     for statement in statements(source, &plan) {
@@ -258,7 +321,9 @@ async fn add_one(client: &mut Client, source: &Source, table: &Table) -> Result<
     }
     if had_rows {
         let say = "select pg_logical_emit_message(true, $1::text, $2::text)";
-        transaction.execute(say, &[&NEW_TABLE, &table.channel()]).await.map_err(failed)?;
+        // Other readers of the database's log have the table from another moment on.
+        let prefix = format!("{NEW_TABLE}.{}", source.slot);
+        transaction.execute(say, &[&prefix, &table.channel()]).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
     Ok(had_rows)
@@ -297,10 +362,34 @@ pub(crate) async fn captured(client: &Client, source: &Source) -> Result<BTreeMa
     let tables = rows.iter().filter_map(|row| {
         let (schema, name): (&str, &str) = (row.get(0), row.get(1));
         // Leaves that are shown one by one were wanted through their root.
-        let wanted = source.tables.matches(schema, name) || !source.via_partition_root;
+        let leaf = !source.via_partition_root && !source.tables.excludes(schema, name);
+        let wanted = leaf || source.tables.matches(schema, name);
         wanted.then(|| (Schema::channel_of(schema, name), Captured { inserts_only: row.get(2) }))
     });
     Ok(tables.collect())
+}
+
+/// Tables that the two publications show with different columns, as channel and for SQL: what is written to them
+/// cannot be decoded.
+pub(crate) async fn differing(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+) -> Result<Vec<(String, String)>> {
+    if server.version < LISTED_COLUMNS {
+        return Ok(Vec::new());
+    }
+    let sql = "select schemaname::text, tablename::text from pg_publication_tables where pubname in ($1, $2)
+               group by 1, 2 having count(distinct attnames) > 1 order by 1, 2";
+    let rows = client
+        .query(sql, &[&source.publication, &source.inserts])
+        .await
+        .map_err(|error| sql_error("Cannot compare the columns of the publications", error))?;
+    let names = |row: &tokio_postgres::Row| {
+        let (schema, name): (&str, &str) = (row.get(0), row.get(1));
+        (Schema::channel_of(schema, name), qualified(schema, name))
+    };
+    Ok(rows.iter().map(names).collect())
 }
 
 /// Those of our two publications that exist. The stream may name no other.
@@ -315,7 +404,7 @@ pub(crate) async fn existing(client: &Client, source: &Source) -> Result<Vec<Str
 
 /// The SQL that makes the publications by hand.
 pub(crate) async fn create_remedy(client: &Client, source: &Source, server: &Server) -> Result<String> {
-    let tables = candidates::read(client, source).await?;
+    let tables = candidates::read(client, source, server.version).await?;
     let unlisted: Vec<Table> =
         tables.into_iter().map(|table| Table { in_all: false, in_inserts: false, ..table }).collect();
     let Plan { new, foreign, .. } = candidates::plan(&unlisted, &source.tables);

@@ -14,12 +14,14 @@ pub(crate) const OLDEST: u32 = 140_000;
 
 /// From here on the server can leave out what came to it from elsewhere.
 const ORIGINS: u32 = 160_000;
+/// From here on a publication's tables can have column lists and row filters, and whole schemas can be published.
+pub(crate) const LISTED_COLUMNS: u32 = 150_000;
 
 /// From here on generated columns can be published.
 pub(crate) const GENERATED_COLUMNS: u32 = 180_000;
 
 /// What is asked once for each connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
     /// As a number: 150018.
     pub(crate) version: u32,
@@ -45,7 +47,7 @@ pub(crate) struct Server {
 }
 
 /// So many of so many.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) used: i64,
     pub(crate) limit: i64,

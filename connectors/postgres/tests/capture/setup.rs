@@ -126,13 +126,58 @@ async fn nothing_is_changed_unless_allowed() {
     let (what, sql_text) = refusal(manual.clone()).await;
     assert!(what.contains("slot rowcast does not exist"), "{what}");
     client.batch_execute(&sql_text).await.unwrap();
+    let dump = server.dump();
     let capture = Capture::start(manual.clone(), directory.path()).await;
     run(&client, "insert into t values (1); insert into \"K\" values (1); update \"K\" set v = 2").await;
     assert_eq!(capture.briefs(2).await, ["insert public.t 1", "insert public.\"K\" 1"]);
     assert_eq!(value(&client, "select to_regnamespace('rowcast')").await, "NULL");
     assert!(check(&manual).await.unwrap().iter().all(|requirement| requirement.ok));
+    capture.status.look_again();
     capture.stop().await;
     Capture::start(manual, directory.path()).await.stop().await;
+    assert_eq!(server.dump(), dump);
+}
+
+/// What somebody may be surprised by is told, with its remedy, and is in nobody's way.
+#[tokio::test]
+async fn settings_that_surprise_are_told() {
+    let server = Server::start("wal_sender_timeout = 0\nsynchronous_standby_names = ''");
+    let found = check(&config(&server)).await.unwrap();
+    let timeout = find(&found, "wal_sender_timeout");
+    assert!(timeout.ok && timeout.found == "none" && timeout.remedy.is_some(), "{timeout:?}");
+    assert!(find(&found, "max_slot_wal_keep_size").remedy.is_some());
+    let trigger = find(&found, "event trigger");
+    assert!(trigger.ok && trigger.remedy.as_ref().unwrap().contains("CREATE EVENT TRIGGER rowcast ON"));
+    let server = Server::start("wal_sender_timeout = '60s'\nmax_slot_wal_keep_size = '1GB'");
+    let found = check(&config(&server)).await.unwrap();
+    assert_eq!(find(&found, "wal_sender_timeout").found, "60000 ms");
+    assert!(find(&found, "wal_sender_timeout").remedy.is_none());
+    assert!(find(&found, "max_slot_wal_keep_size").remedy.is_none());
+}
+
+/// What was made before publications had a mark is known by the slot's owner, once.
+#[tokio::test]
+async fn an_older_installation_keeps_its_publications() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table a (id int primary key)").await;
+    Capture::start(config(&server), directory.path()).await.stop().await;
+    let older = "drop event trigger rowcast; delete from rowcast.migrations where version > 1;
+        comment on publication rowcast is null; comment on publication rowcast_inserts is null;
+        drop table rowcast.capture, rowcast.pattern cascade; drop view rowcast.identity;
+        do $$ declare f regprocedure; begin
+            for f in select oid::regprocedure from pg_proc
+                     where pronamespace = 'rowcast'::regnamespace and proname <> 'publish'
+            loop execute format('drop function %s', f); end loop; end $$";
+    run(&client, older).await;
+    run(&client, "create table b (id int primary key)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    assert_eq!(published(&client, "rowcast").await, "public.a public.b");
+    let marked = "select count(*) from pg_description where description = 'Made and kept by rowcast'";
+    assert_eq!(value(&client, marked).await, "2");
+    run(&client, "begin; create table c (id int primary key); insert into c values (1); commit").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.c 1"]);
+    capture.stop().await;
 }
 
 #[tokio::test]
@@ -161,6 +206,8 @@ async fn tables_come_and_change_sides() {
     assert!(find(&found, "slot").found.contains("owned by installation"));
 
     // While it is away: one loses its key, one gets one, one is new with rows, one is new without.
+    // Without the trigger, which needs nobody to be there.
+    run(&client, "alter event trigger rowcast disable").await;
     run(
         &client,
         "alter table keyed drop constraint keyed_pkey; alter table keyless add primary key (id);

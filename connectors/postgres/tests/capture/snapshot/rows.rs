@@ -31,3 +31,20 @@ async fn all_rows_once_in_the_order_of_the_key() {
     assert_eq!(events.last().unwrap().brief(), "insert public.t 6000,later");
     capture.stop().await;
 }
+
+#[tokio::test]
+async fn a_table_that_comes_later_with_rows_is_read() {
+    let server = Server::start("");
+    let client = sql(&server).await;
+    run(&client, "create schema hidden; create table hidden.t (id int primary key, v text); insert into hidden.t values (1, 'a'), (2, 'b')").await;
+    let directory = Directory::new();
+    let config = rowcast_postgres::Config { tables: vec!["public.*".to_owned()], ..initial(&server) };
+    let capture = Capture::start(config, directory.path()).await;
+    run(&client, "alter table hidden.t set schema public; insert into t values (3, 'c')").await;
+    until("the rows", async || rebuilt(&capture.events(), "public.t", 2).len() == 3).await;
+    read_whole(&capture).await;
+    let events = capture.events();
+    assert!(events.iter().all(|event| event.op != Op::Gap), "it is read in place of a gap");
+    assert_eq!(rebuilt(&events, "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    capture.stop().await;
+}

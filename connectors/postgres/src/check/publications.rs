@@ -1,0 +1,139 @@
+//! The publications: who made them, what they do to the tables in them, and what looks after them.
+
+use rowcast_engine::Result;
+use rowcast_engine::schema::Schema;
+use tokio_postgres::Client;
+
+use super::{Requirement, requirement};
+use crate::config::Source;
+use crate::setup::candidates::Table;
+use crate::setup::publications;
+use crate::setup::server::{GENERATED_COLUMNS, Server};
+use crate::setup::trigger::{self, State};
+use crate::tables::identifier;
+use crate::wire::sql_error;
+
+/// Tables whose UPDATE and DELETE the server refuses since a publication of ours contains them.
+const UNWRITABLE: &str = "
+select t.schemaname::text, t.tablename::text, t.pubname::text, $3 and exists (
+           select from pg_attribute a
+           where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated <> ''
+             and a.attname <> all(array(select jsonb_array_elements_text(coalesce(to_jsonb(t) -> 'attnames', '[]'))))
+             and (c.relreplident = 'f' or exists (
+                 select from pg_index i where i.indrelid = c.oid and a.attnum = any(i.indkey)
+                 and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end)))
+from pg_publication p
+join pg_publication_tables t on t.pubname = p.pubname
+join pg_namespace n on n.nspname = t.schemaname
+join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
+where p.pubname in ($1, $2) and (p.pubupdate or p.pubdelete)
+order by 1, 2";
+
+pub(super) async fn of(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
+    let existing = publications::existing(client, source).await?;
+    let mut all = vec![of_main(client, source, server, &existing).await?];
+    for (table, names) in publications::differing(client, source, server).await? {
+        let found = format!("{table} has other columns in {} than in {}", source.inserts, source.publication);
+        let remedy = format!(
+            "The server cannot send its changes: ALTER PUBLICATION {} DROP TABLE {names};",
+            identifier(&source.inserts)
+        );
+        all.push(requirement("column lists", false, found, remedy));
+    }
+    if source.manage || source.ddl {
+        all.push(of_trigger(client, source).await?);
+    }
+    Ok(all)
+}
+
+async fn of_main(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+    existing: &[String],
+) -> Result<Requirement> {
+    let name = &source.publication;
+    let Some(publication) = publications::read(client, server.version, name).await? else {
+        let sql = publications::create_remedy(client, source, server).await?;
+        let remedy = if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql };
+        return Ok(requirement("publication", source.manage, format!("{name} does not exist"), remedy));
+    };
+    let tables = publications::captured(client, source).await?.len();
+    let mut found = format!("{} with {tables} tables", existing.join(" and "));
+    let mut remedy = None;
+    if source.manage && !publication.ours {
+        found.push_str(", made by somebody else: left as it is");
+        let other = "If rowcast is to choose its tables: name another one (source.publication) before the first start";
+        remedy = Some(other.to_owned());
+    }
+    if publication.via_root != source.via_partition_root && !(source.manage && publication.ours) {
+        found.push_str(&format!(", publish_via_partition_root = {}", publication.via_root));
+        remedy = Some(format!("Set source.via_partition_root = {}", publication.via_root));
+    }
+    Ok(requirement("publication", true, found, remedy))
+}
+
+/// Good to have. Without it a table is captured some seconds after it was created.
+async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
+    let wanted = if source.ddl { &trigger::NAMES[..] } else { &trigger::NAMES[..1] };
+    let mut missing = Vec::new();
+    for name in wanted {
+        match trigger::state(client, name).await? {
+            State::Works => {}
+            State::Missing => missing.push((format!("{name} does not exist"), trigger::create(name))),
+            State::Disabled => {
+                missing.push((format!("{name} is disabled"), format!("ALTER EVENT TRIGGER {name} ENABLE;")))
+            }
+            State::Foreign => {
+                missing.push((format!("{name} is somebody else's"), format!("DROP EVENT TRIGGER {name};")));
+            }
+        }
+    }
+    if missing.is_empty() {
+        let found = "new tables are captured in the transaction that creates them";
+        return Ok(requirement("event trigger", true, found, None));
+    }
+    let (what, sql): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
+    let instead = if source.manage { "; new tables are captured some seconds later" } else { "" };
+    let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
+    let remedy = format!("{who} {}", sql.join(" "));
+    let sound = !source.ddl || source.manage;
+    Ok(requirement("event trigger", sound, format!("{}{instead}", what.join(", ")), remedy))
+}
+
+/// Tables whose own UPDATE and DELETE fail as it is now.
+pub(super) async fn of_writes(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+    tables: &[Table],
+) -> Result<Vec<Requirement>> {
+    let generated = server.version >= GENERATED_COLUMNS;
+    let rows = client
+        .query(UNWRITABLE, &[&source.publication, &source.inserts, &generated])
+        .await
+        .map_err(|error| sql_error("Cannot look at the tables of the publications", error))?;
+    let mut all = Vec::new();
+    for row in rows {
+        let (schema, name, publication): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let unidentified = tables.iter().any(|t| t.schema == schema && t.name == name && !t.identified);
+        if !unidentified && !row.get::<_, bool>(3) {
+            continue;
+        }
+        let found = format!(
+            "its UPDATE and DELETE fail: publication {publication} publishes them, and {}",
+            if unidentified {
+                "it has no replica identity that does for what is published"
+            } else {
+                "its replica identity has generated columns that are not published"
+            }
+        );
+        let remedy = format!(
+            "Add a primary key, or ALTER PUBLICATION {} SET (publish = 'insert, truncate'); `rowcast run` moves tables \
+             of publications that it keeps",
+            identifier(&publication)
+        );
+        all.push(requirement(&format!("table {}", Schema::channel_of(&schema, &name)), false, found, remedy));
+    }
+    Ok(all)
+}

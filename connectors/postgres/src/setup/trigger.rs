@@ -1,0 +1,118 @@
+//! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
+//! that lose or get a key. What it does stands in migration V2. Where it may not be made, the next look at the tables
+//! does the same a few seconds later.
+
+use rowcast_engine::{Error, Result};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::config::Source;
+use crate::wire::sql_error;
+
+/// Commands that make tables, or change what identifies their rows. What is dropped can take a key with it.
+const TAGS: &str = "'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'ALTER TABLE', 'ALTER INDEX', \
+                    'CREATE INDEX', 'DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', \
+                    'DROP OWNED'";
+
+/// Both for every rowcast on the database: what each captures stands in `rowcast.capture`.
+pub(crate) const NAMES: [&str; 2] = ["rowcast", "rowcast_drop"];
+
+/// How much a round tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// At a start and when asked: the configuration is written anew, a trigger that is missing is created.
+    Full,
+    /// In between; what was refused then is not asked for again.
+    Look,
+}
+
+/// Whether an installation is older than the list of what is captured.
+pub(crate) async fn is_unregistered(client: &Client, slot: &str) -> Result<bool> {
+    let sql = "select exists (select from rowcast.installation where slot = $1)
+                  and not exists (select from rowcast.capture where slot = $1)";
+    let row = client.query_one(sql, &[&slot]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot read what rowcast captures", error))
+}
+
+/// Says in the database what is captured.
+pub(crate) async fn register(client: &mut Client, source: &Source, kept: bool) -> Result<()> {
+    let failed = |error| sql_error("Cannot write to rowcast.capture what is captured", error);
+    let transaction = client.transaction().await.map_err(failed)?;
+    let (slot, root) = (&source.slot, source.via_partition_root);
+    transaction.execute("delete from rowcast.capture where slot = $1", &[slot]).await.map_err(failed)?;
+    let sql = "insert into rowcast.capture (slot, publication, inserts, via_root, kept, ddl)
+               values ($1, $2, $3, $4, $5, $6)";
+    let (publication, inserts) = (&source.publication, &source.inserts);
+    transaction
+        .execute(sql, &[slot, publication, inserts, &root, &kept, &source.ddl])
+        .await
+        .map_err(failed)?;
+    let sql = "insert into rowcast.pattern (slot, excluded, schema_like, table_like) values ($1, $2, $3, $4)
+               on conflict do nothing";
+    for (excluded, schema, table) in source.tables.likes() {
+        transaction.execute(sql, &[slot, &excluded, &schema, &table]).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+/// Makes the event triggers where they are missing and may be made. Gives why they do not work, if so.
+pub(crate) async fn ensure(client: &Client, source: &Source, attempt: Attempt) -> Result<Option<String>> {
+    for name in NAMES.into_iter().take(if source.ddl { 2 } else { 1 }) {
+        let missing = match state(client, name).await? {
+            State::Works => continue,
+            State::Missing => format!("the event trigger {name} does not exist"),
+            State::Disabled => return Ok(Some(format!("the event trigger {name} is disabled"))),
+            State::Foreign => return Ok(Some(format!("an event trigger {name} is somebody else's"))),
+        };
+        if attempt == Attempt::Look {
+            return Ok(Some(missing));
+        }
+        match client.batch_execute(&create(name)).await {
+            Ok(()) => tracing::info!(trigger = name, "Created the event trigger"),
+            // Another rowcast was faster.
+            Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => {}
+            Err(error) => {
+                let error: Error = sql_error(format!("cannot create the event trigger {name}"), error);
+                if client.is_closed() {
+                    return Err(error);
+                }
+                return Ok(Some(error.to_string()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The SQL that makes an event trigger.
+pub(crate) fn create(name: &str) -> String {
+    let (event, function) = if name == NAMES[0] {
+        (format!("ddl_command_end WHEN TAG IN ({TAGS})"), "on_ddl")
+    } else {
+        ("sql_drop".to_owned(), "on_drop")
+    };
+    format!("CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION rowcast.{function}();")
+}
+
+/// How an event trigger is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Works,
+    Missing,
+    Disabled,
+    /// It calls another function.
+    Foreign,
+}
+
+pub(crate) async fn state(client: &Client, name: &str) -> Result<State> {
+    let sql = "select e.evtenabled in ('O', 'A'), n.nspname = 'rowcast'
+               from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid join pg_namespace n on n.oid = p.pronamespace
+               where e.evtname = $1";
+    let row = client.query_opt(sql, &[&name]).await;
+    let row = row.map_err(|error| sql_error("Cannot look for the event trigger", error))?;
+    Ok(match row.map(|row| (row.get(0), row.get(1))) {
+        None => State::Missing,
+        Some((_, false)) => State::Foreign,
+        Some((false, true)) => State::Disabled,
+        Some((true, true)) => State::Works,
+    })
+}

@@ -1,0 +1,203 @@
+//! Takes away what rowcast made in the source, and nothing else.
+//!
+//! What is ours is known by its mark: the slot by its row in `rowcast.installation`, a publication by its comment. The
+//! schema and the event triggers serve every rowcast on the database and go with the last one.
+
+use rowcast_engine::{Error, Kind, Result};
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use crate::config::{Config, Source};
+use crate::setup::publications;
+use crate::setup::server::Server;
+use crate::setup::{slot, trigger};
+use crate::tables::{identifier, literal};
+use crate::wire::{sql_client, sql_error};
+
+/// What rowcast keeps waits for nobody for long, and nobody for it.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '10s'";
+
+/// One thing of ours, or one that is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// What it is: `publication rowcast`.
+    pub name: String,
+    /// The SQL that removes it; `None` when it stays.
+    pub sql: Option<String>,
+    /// Why it stays.
+    pub stays: Option<String>,
+}
+
+impl Removal {
+    fn goes(name: String, sql: String) -> Self {
+        Self { name, sql: Some(sql), stays: None }
+    }
+
+    fn stays(name: String, why: impl Into<String>) -> Self {
+        Self { name, sql: None, stays: Some(why.into()) }
+    }
+}
+
+/// With all that is in it; before, it was made sure that this is ours and that nothing else depends on it.
+const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
+
+/// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
+const RELATIONS: [&str; 5] = ["capture", "identity", "installation", "migrations", "pattern"];
+
+/// What in the schema is not ours, and what outside depends on something in it. An event trigger of ours goes before.
+const FOREIGN: &str = "
+select format('%I.%I', 'rowcast', relname) from pg_class
+where relnamespace = to_regnamespace('rowcast') and relkind not in ('i', 'I', 't', 'c') and relname <> all($1::text[])
+union
+select format('%s %s', o.type, o.identity)
+from pg_depend d, lateral pg_identify_object(d.classid, d.objid, d.objsubid) o
+where d.deptype = 'n' and o.identity !~ '(^|[ .(])rowcast[.]' and o.type <> 'event trigger'
+  and (d.refclassid = 'pg_class'::regclass
+           and d.refobjid in (select oid from pg_class where relnamespace = to_regnamespace('rowcast'))
+    or d.refclassid = 'pg_proc'::regclass
+           and d.refobjid in (select oid from pg_proc where pronamespace = to_regnamespace('rowcast'))
+    or d.refclassid = 'pg_type'::regclass
+           and d.refobjid in (select oid from pg_type where typnamespace = to_regnamespace('rowcast')))
+order by 1";
+
+/// What is known of the schema `rowcast`.
+#[derive(Debug, Default)]
+struct Schema {
+    exists: bool,
+    /// This slot is in its list.
+    ours: bool,
+    /// Slots of other installations.
+    others: Vec<String>,
+    /// What is in it or depends on it and is not ours.
+    foreign: Vec<String>,
+}
+
+/// Lists what is there, and with `really` removes it, in an order in which a break leaves the rest to be removed by
+/// another call.
+///
+/// # Errors
+///
+/// `Kind::Refused` while somebody reads the slot; `Kind::Usage` for a wrong configuration; others when the database
+/// cannot be reached or refuses.
+pub async fn uninstall(config: &Config, really: bool) -> Result<Vec<Removal>> {
+    let source = Source::new(config)?;
+    if !source.manage {
+        return Err(Error::usage("With source.manage = false rowcast has made nothing")
+            .hint("Remove what you made: the replication slot first, then the publications"));
+    }
+    let client = sql_client(&source.info).await?;
+    let server = Server::read(&client).await?;
+    let removals = list(&client, &source, &server).await?;
+    if really {
+        client.batch_execute(LOCK_TIMEOUT).await.map_err(|error| sql_error("Cannot begin", error))?;
+        for removal in &removals {
+            let Some(sql) = &removal.sql else { continue };
+            let failed = |error| sql_error(format!("Cannot remove {}", removal.name), error);
+            client.batch_execute(sql).await.map_err(failed)?;
+        }
+    }
+    Ok(removals)
+}
+
+async fn list(client: &Client, source: &Source, server: &Server) -> Result<Vec<Removal>> {
+    let schema = read_schema(client, &source.slot).await?;
+    let mut all = Vec::new();
+    all.extend(of_slot(client, source, server, &schema).await?);
+    // Before the publications, which the trigger would fill again.
+    all.extend(of_triggers(client, &schema).await?);
+    for name in source.publications() {
+        let Some(publication) = publications::read(client, server.version, name).await? else { continue };
+        let (title, name) = (format!("publication {name}"), identifier(name));
+        all.push(if publication.ours {
+            Removal::goes(title, format!("DROP PUBLICATION {name};"))
+        } else {
+            Removal::stays(title, "somebody else made it")
+        });
+    }
+    all.extend(of_schema(source, &schema));
+    Ok(all)
+}
+
+async fn read_schema(client: &Client, slot: &str) -> Result<Schema> {
+    let failed = |error| sql_error("Cannot read who uses the schema rowcast", error);
+    let sql =
+        "select to_regnamespace('rowcast') is not null, to_regclass('rowcast.installation') is not null";
+    let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    let foreign = client.query(FOREIGN, &[&RELATIONS.as_slice()]).await.map_err(failed)?;
+    let foreign = foreign.iter().map(|row| row.get(0)).collect();
+    if !row.get::<_, bool>(1) {
+        return Ok(Schema { exists: row.get(0), foreign, ..Schema::default() });
+    }
+    let sql = "select slot from rowcast.installation order by slot";
+    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    let slots: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let ours = slots.iter().any(|other| other == slot);
+    let others = slots.into_iter().filter(|other| other != slot).collect();
+    Ok(Schema { exists: true, ours, others, foreign })
+}
+
+/// The slot. While it is read, rowcast runs on it.
+async fn of_slot(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+    schema: &Schema,
+) -> Result<Option<Removal>> {
+    let name = &source.slot;
+    let Some(found) = slot::read(client, name).await? else { return Ok(None) };
+    let title = format!("replication slot {name}");
+    if found.active {
+        let holder = slot::holder(client, name).await?.unwrap_or_else(|| "a session".to_owned());
+        return Err(Error::refused(format!("The replication slot {name} is being read by {holder}"))
+            .hint("Stop that rowcast first; nothing has been removed"));
+    }
+    if !schema.ours {
+        return Ok(Some(Removal::stays(title, "it is not in rowcast.installation, somebody else made it")));
+    }
+    match found.fit(name, &server.database) {
+        Ok(()) => {
+            Ok(Some(Removal::goes(title, format!("SELECT pg_drop_replication_slot({});", literal(name)))))
+        }
+        Err(error) if error.kind() == Kind::Refused => Ok(Some(Removal::stays(title, error.to_string()))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Both call functions in the schema.
+async fn of_triggers(client: &Client, schema: &Schema) -> Result<Vec<Removal>> {
+    let mut all = Vec::new();
+    for name in trigger::NAMES {
+        let title = format!("event trigger {name}");
+        match trigger::state(client, name).await? {
+            trigger::State::Missing | trigger::State::Foreign => {}
+            _ if !schema.others.is_empty() => all.push(Removal::stays(title, schema.used())),
+            _ => all.push(Removal::goes(title, format!("DROP EVENT TRIGGER {name};"))),
+        }
+    }
+    Ok(all)
+}
+
+fn of_schema(source: &Source, schema: &Schema) -> Vec<Removal> {
+    let title = "schema rowcast".to_owned();
+    if !schema.exists {
+        return Vec::new();
+    }
+    if schema.others.is_empty() && schema.foreign.is_empty() {
+        return vec![Removal::goes(title, DROP_SCHEMA.to_owned())];
+    }
+    let slot = literal(&source.slot);
+    let rows = format!(
+        "DELETE FROM rowcast.capture WHERE slot = {slot}; DELETE FROM rowcast.installation WHERE slot = {slot};"
+    );
+    let rows = schema.ours.then(|| Removal::goes(format!("the rows of slot {}", source.slot), rows));
+    rows.into_iter().chain([Removal::stays(title, schema.used())]).collect()
+}
+
+impl Schema {
+    fn used(&self) -> String {
+        if self.others.is_empty() {
+            return format!("not ours in it, or dependent on it: {}", self.foreign.join(", "));
+        }
+        format!("another rowcast uses it, on slot {}", self.others.join(", "))
+    }
+}

@@ -1,0 +1,128 @@
+//! The source is left as it was, and what is not ours stays.
+
+use rowcast_engine::Kind;
+use rowcast_postgres::{Config, Removal, uninstall};
+use tokio_postgres::Client;
+
+use super::harness::{Capture, Directory, config, run, sql, value};
+use crate::support::Server;
+
+const SCHEMA: &str = "
+    create table t (id int primary key, v text); create table keyless (a int);
+    create table p (id int) partition by range (id); create table p_1 partition of p for values from (0) to (10);
+    create type mood as enum ('sad', 'ok'); create view seen as select * from t;
+    create publication theirs for table t; comment on publication theirs is 'not ours';
+    create schema shop; create table shop.orders (id int primary key);
+    create function watch() returns event_trigger language plpgsql as $$ begin end $$;
+    create event trigger watch on ddl_command_end execute function watch()";
+
+/// A slot that is not ours, in a transaction of its own.
+const SLOT: &str = "select pg_create_logical_replication_slot('theirs', 'pgoutput')";
+
+/// What a dump does not show, or would on another server.
+async fn globals(client: &Client) -> String {
+    let all = [
+        "select string_agg(slot_name, ' ' order by slot_name) from pg_replication_slots",
+        "select string_agg(pubname, ' ' order by pubname) from pg_publication",
+        "select string_agg(evtname, ' ' order by evtname) from pg_event_trigger",
+        "select string_agg(nspname, ' ' order by nspname) from pg_namespace where nspname !~ '^pg_t'",
+        "select string_agg(relreplident::text, '' order by relname) from pg_class where relkind = 'r' and relnamespace::regnamespace::text in ('public', 'shop')",
+        "select count(*) from pg_description where objoid > 16000",
+        "select count(*) from pg_locks where locktype = 'advisory'",
+    ];
+    let mut text = String::new();
+    for query in all {
+        text += &value(client, query).await;
+        text.push('\n');
+    }
+    text
+}
+
+fn staying(removals: &[Removal]) -> Vec<&str> {
+    removals.iter().filter(|removal| removal.sql.is_none()).map(|removal| removal.name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn everything_is_as_it_was() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, SCHEMA).await;
+    client.batch_execute(SLOT).await.unwrap();
+    let (before, dump) = (globals(&client).await, server.dump());
+    let none = uninstall(&config(&server), true).await.unwrap();
+    assert_eq!(none, []);
+
+    let ours = Config { ddl: true, ..config(&server) };
+    let capture = Capture::start(ours.clone(), directory.path()).await;
+    run(&client, "insert into t values (1, 'a'); alter table t replica identity full").await;
+    run(&client, "alter table t replica identity default").await;
+    let refused = uninstall(&ours, true).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Refused);
+    assert!(refused.to_string().contains("is being read by"), "{refused}");
+    assert!(refused.remedy().is_some_and(|remedy| remedy.contains("Stop that rowcast")));
+    capture.stop().await;
+
+    let made = globals(&client).await;
+    let asked = uninstall(&ours, false).await.unwrap();
+    assert_eq!(globals(&client).await, made, "only told");
+    let names: Vec<&str> = asked.iter().map(|removal| removal.name.as_str()).collect();
+    let expected = [
+        "replication slot rowcast",
+        "event trigger rowcast",
+        "event trigger rowcast_drop",
+        "publication rowcast",
+        "publication rowcast_inserts",
+        "schema rowcast",
+    ];
+    assert_eq!((names.as_slice(), staying(&asked)), (expected.as_slice(), vec![]));
+    assert_eq!(uninstall(&ours, true).await.unwrap(), asked);
+    assert_eq!(globals(&client).await, before);
+    if let Some(dump) = dump {
+        assert!(dump.contains("CREATE TABLE shop.orders") && dump.contains("theirs"));
+        assert_eq!(server.dump().unwrap(), dump);
+    }
+    assert_eq!(uninstall(&ours, true).await.unwrap(), []);
+    let manual = Config { manage: false, ..ours };
+    assert_eq!(uninstall(&manual, true).await.unwrap_err().kind(), Kind::Usage);
+}
+
+#[tokio::test]
+async fn what_is_not_ours_stays() {
+    let (server, one, two) = (Server::start(""), Directory::new(), Directory::new());
+    let client = sql(&server).await;
+    run(&client, SCHEMA).await;
+    client.batch_execute(SLOT).await.unwrap();
+    let second = Config { slot: "second".to_owned(), ..config(&server) };
+    Capture::start(config(&server), one.path()).await.stop().await;
+    Capture::start(second.clone(), two.path()).await.stop().await;
+    let removed = uninstall(&second, true).await.unwrap();
+    assert_eq!(staying(&removed), ["event trigger rowcast", "schema rowcast"]);
+    assert!(removed.iter().any(|r| r.stays.as_deref() == Some("another rowcast uses it, on slot rowcast")));
+    assert_eq!(value(&client, "select string_agg(slot, ' ') from rowcast.capture").await, "rowcast");
+    let publications =
+        value(&client, "select string_agg(pubname, ' ' order by pubname) from pg_publication").await;
+    assert_eq!(publications, "rowcast rowcast_inserts theirs");
+    // The other one goes on, its trigger too.
+    let capture = Capture::start(config(&server), one.path()).await;
+    run(&client, "begin; create table new (id int primary key); insert into new values (1); commit").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.new 1"]);
+    capture.stop().await;
+
+    // A slot and a publication of those names that a person made, and things in the schema and upon it.
+    run(
+        &client,
+        "drop publication rowcast; create publication rowcast for all tables;
+         create view uses as select * from rowcast.installation; create table rowcast.mine (a int)",
+    )
+    .await;
+    let removed = uninstall(&config(&server), true).await.unwrap();
+    assert_eq!(staying(&removed), ["publication rowcast", "schema rowcast"]);
+    let why =
+        removed.iter().find_map(|r| r.stays.as_deref().filter(|why| why.contains("rowcast.mine"))).unwrap();
+    assert!(why.contains("uses"), "{why}");
+    run(&client, "drop view uses; drop table rowcast.mine").await;
+    client.batch_execute(&SLOT.replace("theirs", "rowcast")).await.unwrap();
+    let removed = uninstall(&config(&server), true).await.unwrap();
+    assert_eq!(staying(&removed), ["replication slot rowcast", "publication rowcast"]);
+    assert_eq!(value(&client, "select to_regnamespace('rowcast')").await, "NULL");
+}

@@ -1,0 +1,97 @@
+//! `rowcast uninstall`.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use rowcast_postgres::Removal;
+
+use super::output::{self, harmless};
+use super::settings::Settings;
+use crate::failure::Failure;
+use crate::wiring;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rowcast uninstall --source postgres://me@localhost/shop
+  rowcast uninstall --source postgres://me@localhost/shop --yes
+  rowcast uninstall --config rowcast.toml --yes
+
+Removes what rowcast made in the database: replication slot, publications, event triggers, schema rowcast. Without
+--yes it only says what it would remove. What somebody else made stays, and what another rowcast on the database still
+uses; it refuses while rowcast runs on the slot. The data directory with the journal is not touched.")]
+pub(crate) struct Uninstall {
+    /// Remove it
+    #[arg(long)]
+    yes: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Uninstall {
+    pub(crate) fn execute(self) -> Result<ExitCode, Failure> {
+        let config = self.settings.load()?;
+        config.need_source()?;
+        let removals = wiring::block_on_one(rowcast_postgres::uninstall(&config.source, self.yes))??;
+        if self.json {
+            output::print_json(&removals)?;
+        } else {
+            output::print(&told(&removals, self.yes))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn told(removals: &[Removal], done: bool) -> String {
+    let mut text = String::new();
+    let verb = if done { "removed" } else { "to remove" };
+    for Removal { name, sql, stays } in removals {
+        let name = harmless(name);
+        let _ = match (sql, stays) {
+            (Some(sql), _) if !done => writeln!(text, "{verb}: {name}\n  {}", harmless(sql)),
+            (Some(_), _) => writeln!(text, "{verb}: {name}"),
+            (None, why) => writeln!(text, "stays: {name}, {}", harmless(why.as_deref().unwrap_or_default())),
+        };
+    }
+    let goes = removals.iter().any(|removal| removal.sql.is_some());
+    let _ = match (goes, done) {
+        (false, _) => writeln!(text, "Nothing here is of rowcast's making."),
+        (true, false) => writeln!(text, "\nNothing has been removed yet: add --yes."),
+        (true, true) => Ok(()),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_and_what_stays() {
+        let removal = |name: &str, sql: Option<&str>, stays: Option<&str>| Removal {
+            name: name.to_owned(),
+            sql: sql.map(str::to_owned),
+            stays: stays.map(str::to_owned),
+        };
+        let all = [
+            removal("publication p", Some("DROP PUBLICATION p;"), None),
+            removal("schema rowcast", None, Some("another rowcast uses it")),
+        ];
+        let asked = told(&all, false);
+        assert!(
+            asked.starts_with(
+                "to remove: publication p\n  DROP PUBLICATION p;\nstays: schema rowcast, another"
+            )
+        );
+        assert!(asked.ends_with("add --yes.\n"));
+        assert_eq!(
+            told(&all, true),
+            "removed: publication p\nstays: schema rowcast, another rowcast uses it\n"
+        );
+        assert!(told(&all[1..], true).ends_with("Nothing here is of rowcast's making.\n"));
+    }
+}

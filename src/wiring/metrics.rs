@@ -59,6 +59,30 @@ fn describe() {
         "Log between the server's newest position and the confirmed one"
     );
     describe_gauge!("rowcast_source_confirmed_lsn", "Position confirmed to the server");
+    describe_gauge!("rowcast_source_slot_state", "1 for the state that the replication slot is in");
+    describe_gauge!(
+        "rowcast_source_broken",
+        "1 for the reason for which the source's history does not go on"
+    );
+    describe_gauge!(
+        "rowcast_source_wal_retained_bytes",
+        Unit::Bytes,
+        "Log that the server keeps for the replication slot"
+    );
+    describe_gauge!(
+        "rowcast_source_wal_safe_bytes",
+        Unit::Bytes,
+        "Log that may be written before the server gives the slot up; infinite without max_slot_wal_keep_size"
+    );
+    describe_gauge!(
+        "rowcast_source_slot_inactive_seconds",
+        Unit::Seconds,
+        "For so long nobody has read the slot, as Postgres 17 and later say"
+    );
+    describe_counter!(
+        "rowcast_source_slots_given_up_total",
+        "Slots given up because the server kept more for them than source.wal_budget"
+    );
     describe_counter!("rowcast_source_bytes_total", Unit::Bytes, "Bytes of the replication stream");
     describe_counter!("rowcast_source_transactions_total", "Transactions captured");
     describe_counter!(

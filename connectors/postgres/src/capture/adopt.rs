@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use super::broken::Break;
 use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY, Situation, now};
+use super::waiting::told;
 use crate::config::{OnGap, Source};
 use crate::pgoutput::{Message, decode};
 use crate::setup::publications;
@@ -37,15 +38,20 @@ impl Link {
         situation: &Situation,
         broken: Break,
     ) -> Result<(Lsn, Lsn)> {
+        if let Some(unfit) = &situation.unfit {
+            // Somebody else's is not ours to drop.
+            return Err(told(unfit));
+        }
         tracing::warn!(reason = broken.reason, "Goes on behind a gap: {broken}");
-        let (lsn, slot_birth) = match situation.slot.as_ref().filter(|slot| slot.lost().is_none()) {
+        let sound = situation.slot.as_ref().filter(|slot| slot.lost().is_none() && !broken.renew);
+        let (lsn, slot_birth) = match sound {
             Some(slot) => {
                 let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
                 let birth = situation.owner.as_ref().and_then(|owner| owner.slot_birth);
                 let lsn = fork(client, &self.source, self.ingest.journal(), situation, confirmed).await?;
                 (lsn, birth.unwrap_or(confirmed))
             }
-            None => self.recreate(client, connection, situation.slot.is_some()).await?,
+            None => self.recreate(client, connection, situation).await?,
         };
         let stored = &situation.stored;
         let detail = match stored.slot.as_str() {
@@ -59,6 +65,7 @@ impl Link {
         tracing::warn!(gap, reason = broken.reason, "Recorded a gap in the history: {detail}");
         let adopted = Adopted { gap, reason: broken.reason, detail };
         self.status.note_adopted(adopted.clone());
+        self.given_up = None;
         // One word is for one gap.
         self.source.adopt = false;
         if let Some(asked) = self.asked.take() {

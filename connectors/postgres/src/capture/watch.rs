@@ -8,10 +8,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 
+use super::reading::Reading;
 use super::waiting::is_waiting;
 use crate::config::Source;
 use crate::setup::publications::{self, Reconciled, Slot};
 use crate::setup::server::Server;
+use crate::setup::slot;
 use crate::wire::sql_client;
 
 /// A new table is captured at most so late; what was inserted before is told as a gap.
@@ -32,7 +34,7 @@ impl Drop for Watch {
 
 impl Watch {
     /// Starts looking.
-    pub(super) fn start(source: Source, status: Status) -> Self {
+    pub(super) fn start(source: Source, status: Status, reading: Reading) -> Self {
         Self(tokio::spawn(async move {
             let mut rounds = interval(EVERY);
             rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -45,7 +47,7 @@ impl Watch {
                 if is_waiting(&status) {
                     continue;
                 }
-                let round = round(&mut client, &source, &status, &mut before);
+                let round = round(&mut client, &source, &status, &reading, &mut before);
                 match timeout(ROUND_TIMEOUT, round).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(error)) => tracing::warn!("Cannot look for new tables: {error}"),
@@ -61,12 +63,17 @@ async fn round(
     client: &mut Option<Client>,
     source: &Source,
     status: &Status,
+    reading: &Reading,
     before: &mut Reconciled,
 ) -> Result<()> {
     if client.as_ref().is_none_or(Client::is_closed) {
         *client = Some(sql_client(&source.info).await?);
     }
     let Some(client) = client else { return Ok(()) };
+    if reading.missing(&slot::observe(client, source).await?.publications).is_some() {
+        // Made again it would look as if nothing had happened. The guard has it told.
+        return Ok(());
+    }
     if source.manage {
         let server = Server::read(client).await?;
         let reconciled = publications::reconcile(client, source, &server, Slot::Present).await?;

@@ -144,7 +144,12 @@ pub(super) fn config(server: &Server) -> Config {
 impl Capture {
     /// Starts; does not wait for anything.
     pub(super) fn launch(config: Config, directory: &Path) -> Self {
-        let journal = open(Options::new(directory), Arc::new(RealDisk)).unwrap();
+        Self::launch_with(config, Options::new(directory))
+    }
+
+    /// Starts on a journal of certain options.
+    pub(super) fn launch_with(config: Config, options: Options) -> Self {
+        let journal = open(options, Arc::new(RealDisk)).unwrap();
         let (status, (stopper, stopped)) = (Status::default(), stop());
         let task =
             tokio::spawn(Postgres::new(config).run(Ingest::new(journal.clone()), status.clone(), stopped));

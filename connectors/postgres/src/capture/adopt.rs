@@ -12,7 +12,6 @@ use tokio_postgres::Client;
 
 use super::broken::Break;
 use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY, Situation, now};
-use super::waiting::told;
 use crate::config::{OnGap, Source};
 use crate::pgoutput::{Message, decode};
 use crate::setup::publications;
@@ -38,10 +37,6 @@ impl Link {
         situation: &Situation,
         broken: Break,
     ) -> Result<(Lsn, Lsn)> {
-        if let Some(unfit) = &situation.unfit {
-            // Somebody else's is not ours to drop.
-            return Err(told(unfit));
-        }
         tracing::warn!(reason = broken.reason, "Goes on behind a gap: {broken}");
         let sound = situation.slot.as_ref().filter(|slot| slot.lost().is_none() && !broken.renew);
         let (lsn, slot_birth) = match sound {

@@ -20,6 +20,7 @@ use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use super::taking::{caught_up, same_server};
+use super::waiting::told;
 use crate::catalog::Catalog;
 use crate::config::Source;
 use crate::setup::installation::Owner;
@@ -48,6 +49,8 @@ pub(super) struct Link {
     pub(super) status: Status,
     /// The stream has run at least once.
     pub(super) established: bool,
+    /// The journal had streamed before this start.
+    known: bool,
     /// Who has let a broken history go on, and waits to hear of it.
     pub(super) asked: Option<Asked>,
     /// The reason for which it waits, once that has been logged.
@@ -84,12 +87,13 @@ impl Link {
     pub(super) fn new(source: Source, ingest: Ingest, status: Status) -> Self {
         let (reading, repeats) = (Reading::default(), Repeats::default());
         let (asked, waits_for, given_up) = (None, None, None);
-        Self { source, ingest, status, established: false, asked, waits_for, reading, given_up, repeats }
+        let (known, established) = (!ingest.journal().position().slot.is_empty(), false);
+        Self { source, ingest, status, established, known, asked, waits_for, reading, given_up, repeats }
     }
 
-    /// The journal has streamed before.
+    /// The journal has streamed before, in this process or an earlier one: it is worth waiting for.
     pub(super) fn is_known(&self) -> bool {
-        self.established || !self.ingest.journal().position().slot.is_empty()
+        self.established || self.known
     }
 
     /// A running stream.
@@ -192,6 +196,10 @@ impl Link {
             (Err(broken), _) | (Ok(_), Some(broken)) => broken,
         };
         if self.may_adopt(&broken, situation.slot.as_ref()) {
+            if let Some(unfit) = &situation.unfit {
+                // Somebody else's is not ours to drop.
+                return Err(told(unfit));
+            }
             return Ok(Plan::Behind(broken));
         }
         Err(broken.error())

@@ -13,7 +13,9 @@ async fn who_is_in_the_way_of_a_slot_is_named_and_waited_for() {
     let (client, writer, directory) = (sql(&server).await, sql(&server).await, Directory::new());
     run(&client, "create table t (id int primary key)").await;
     run(&client, "begin; insert into t values (1); prepare transaction 'left behind'").await;
-    run(&writer, "set application_name = 'a batch job'; begin; insert into t values (2)").await;
+    let said = "set application_name = 'a batch job'; set search_path = public, pg_catalog";
+    writer.batch_execute(said).await.unwrap();
+    run(&writer, "begin; insert into t values (2)").await;
     let hasty = Config { lock_timeout: Duration::from_secs(1), ..config(&server) };
     let mut capture = Capture::launch(hasty, directory.path());
     let reason = || capture.report().source.reason.unwrap_or_default();
@@ -28,7 +30,7 @@ async fn who_is_in_the_way_of_a_slot_is_named_and_waited_for() {
     }
     assert!(!told.contains("insert"), "what they do is nobody's business: {told}");
     // It goes on trying, and succeeds when they have ended.
-    run(&client, "commit prepared 'left behind'").await;
+    client.batch_execute("commit prepared 'left behind'").await.unwrap();
     until("the other one alone", async || {
         reason().contains("still running") && !reason().contains("left behind")
     })

@@ -6,7 +6,7 @@ use rowcast_postgres::{Config, OnGap, Requirement, check};
 use tokio_postgres::Client;
 
 use super::breaks::{gaps, one_row_on};
-use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::harness::{Capture, Directory, config, run, set, sql, until, value};
 use crate::support::Server;
 
 const SYNCHRONIZED: &str = "synchronized_standby_slots = 'standby'";
@@ -20,11 +20,15 @@ async fn pair() -> Option<(Server, Server, Directory, Config)> {
     let client = sql(&standby).await;
     let copied = "select count(*) from pg_replication_slots where synced and not temporary and failover";
     let writer = sql(&primary).await;
+    // The copy is whole once the slot has moved past where the standby began.
+    let of_t = |server: &Server| Config { tables: vec!["public.t".to_owned()], ..config(server) };
+    let capture = Capture::start(of_t(&primary), directory.path()).await;
     until("the copy of the slot", async || {
         run(&writer, "insert into other values (1)").await;
         value(&client, copied).await == "1"
     })
     .await;
+    capture.stop().await;
     let url = format!(
         "host={},{} port={},{} user=postgres dbname=postgres",
         primary.dir().display(),
@@ -32,7 +36,7 @@ async fn pair() -> Option<(Server, Server, Directory, Config)> {
         primary.port,
         standby.port
     );
-    let config = Config { url, tables: vec!["public.t".to_owned()], ..Config::default() };
+    let config = Config { url, ..of_t(&primary) };
     Some((primary, standby, directory, config))
 }
 
@@ -118,7 +122,7 @@ async fn a_standby_that_is_missing_is_named() {
     let capture = Capture::start(both, directory.path()).await;
     let client = sql(&primary).await;
     run(&client, "insert into t values (2)").await;
-    run(&client, "alter system set synchronized_standby_slots = ''; select pg_reload_conf()").await;
+    set(&client, "synchronized_standby_slots = ''").await;
     assert_eq!(capture.briefs(2).await, ["insert public.t 1", "insert public.t 2"]);
     capture.stop().await;
 }

@@ -170,7 +170,7 @@ impl Capture {
                 let error = (&mut self.task).await.unwrap().unwrap_err();
                 panic!("it ended: {error}; {:?}", error.remedy());
             }
-            assert!(Instant::now() < deadline, "still {}", self.report().source.state);
+            assert!(Instant::now() < deadline, "still {:?}", self.report().source);
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -280,6 +280,12 @@ pub(super) async fn run(client: &Client, statements: &str) {
     client.batch_execute(&statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
 }
 
+/// A setting of the server.
+pub(super) async fn set(client: &Client, setting: &str) {
+    client.batch_execute(&format!("alter system set {setting}")).await.unwrap();
+    client.batch_execute("select pg_reload_conf()").await.unwrap();
+}
+
 /// The first value of the first row, as text.
 pub(super) async fn value(client: &Client, query: &str) -> String {
     let row = client.query_one(&format!("select ({query})::text"), &[]).await.unwrap();
@@ -290,6 +296,10 @@ pub(super) async fn value(client: &Client, query: &str) -> String {
 pub(super) async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !happened().await {
+        if Instant::now() > deadline && std::env::var_os("HOLD").is_some() {
+            eprintln!("HOLD");
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         tokio::time::sleep(LOOK).await;
     }

@@ -46,7 +46,8 @@ async fn a_slot_of_another_kind() {
         assert_eq!(value(&client, there).await, "1", "somebody else's slot was dropped");
     }
     // Of another database.
-    run(&client, &format!("{drop}; create database elsewhere")).await;
+    run(&client, drop).await;
+    client.batch_execute("create database elsewhere").await.unwrap();
     let other = Config { url: config.url.replace("dbname=postgres", "dbname=elsewhere"), ..config.clone() };
     let there = rowcast_postgres::conninfo::Conninfo::parse(&other.url).unwrap();
     let foreign = rowcast_postgres::wire::sql_client(&there).await.unwrap();

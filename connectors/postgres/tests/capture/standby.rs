@@ -4,7 +4,7 @@ use rowcast_engine::Kind;
 use rowcast_postgres::{Config, check};
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::harness::{Capture, Directory, config, run, set, sql, until, value};
 use crate::support::Server;
 
 /// A primary with a table, and a standby of it.
@@ -121,7 +121,7 @@ async fn a_standbys_slot_that_conflicts_is_named() {
         make_slot(&client, &standby).await;
         Capture::start(reading(&standby), directory.path()).await.stop().await;
         let replica = sql(&standby).await;
-        run(&replica, "alter system set hot_standby_feedback = off; select pg_reload_conf()").await;
+        set(&replica, "hot_standby_feedback = off").await;
         let lost = "select coalesce(to_jsonb(s) ->> 'invalidation_reason', s.conflicting::text)
                     from pg_replication_slots s where slot_name = 'rowcast'";
         until("the conflict", async || {

@@ -200,9 +200,11 @@ impl Look {
         let (mut received, mut state) = (Lsn::ZERO, "");
         self.status.source(|source| (received, state) = (source.received_lsn, source.state));
         let confirmed = observed.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
-        let still = self.still.note(confirmed.unwrap_or_default(), received);
         let for_sure = matches!(state, WAITING | "stopped")
             || matches!(&*self.journal.state().borrow(), State::Full(_) | State::Failed(_));
+        // What the server says of its position while nothing can be stored is no movement of ours.
+        let received = if for_sure { Lsn::ZERO } else { received };
+        let still = self.still.note(confirmed.unwrap_or_default(), received);
         let over = self.source.wal_budget.is_some_and(|budget| observed.retained() > Some(budget));
         let stands = if for_sure { still >= STILL_FOR_SURE } else { still >= STILL_PERHAPS };
         let idle = state == "streaming" && !for_sure && observed.behind() < BEHIND;

@@ -50,7 +50,7 @@ pub(super) fn judge(stored: &StreamPosition, facts: &Facts<'_>) -> Result<Verdic
     if stored.slot.is_empty() {
         return fresh(facts, confirmed);
     }
-    same_server(stored, facts)?;
+    same_server(stored, facts, confirmed)?;
     same_slot(stored, facts, confirmed)?;
     Ok(Verdict::Continue)
 }
@@ -83,7 +83,7 @@ fn fresh(facts: &Facts<'_>, confirmed: Lsn) -> Result<Verdict, Break> {
     }
 }
 
-fn same_server(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> {
+fn same_server(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Result<(), Break> {
     let system = facts.system;
     if stored.system != system.id {
         let what = format!(
@@ -92,7 +92,10 @@ fn same_server(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> 
         );
         return Err(Break::new(Reason::AnotherCluster, what));
     }
-    if stored.timeline != system.timeline && facts.switched.is_none_or(|switched| stored.lsn > switched) {
+    // A standby that was promoted while it was read from: the stream went on across, and the slot there is beyond.
+    // No copy of it could be, since a standby has nothing beyond.
+    let across = |switched| stored.lsn <= switched || confirmed > switched;
+    if stored.timeline != system.timeline && !facts.switched.is_some_and(across) {
         let what = format!(
             "The server is on timeline {}, which left timeline {} {}, before the journal's position {}: changes that \
              the journal holds do not exist there",
@@ -236,6 +239,8 @@ mod tests {
         let promoted =
             Case { system: System { timeline: 2, ..usual().system }, switched: Some(Lsn(100)), ..usual() };
         assert_eq!(judged(&promoted), Ok(Verdict::Continue));
+        let across = Case { switched: Some(Lsn(89)), ..promoted };
+        assert_eq!(judged(&across), Ok(Verdict::Continue));
     }
 
     #[test]

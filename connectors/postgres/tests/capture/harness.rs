@@ -296,10 +296,6 @@ pub(super) async fn value(client: &Client, query: &str) -> String {
 pub(super) async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !happened().await {
-        if Instant::now() > deadline && std::env::var_os("HOLD").is_some() {
-            eprintln!("HOLD");
-            tokio::time::sleep(Duration::from_secs(60)).await;
-        }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         tokio::time::sleep(LOOK).await;
     }

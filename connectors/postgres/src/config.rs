@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn sizes_and_times_have_units() {
         let read = |json: &str| serde_json::from_str::<Config>(json);
-        let config = read(r#"{"url":"postgres://h/d","wal_budget":"50GB","lock_timeout":"5s"}"#).unwrap();
+        let config = read(r#"{"url":"postgres://me@h/d","wal_budget":"50GB","lock_timeout":"5s"}"#).unwrap();
         assert_eq!((config.wal_budget, config.lock_timeout), (Some(50 << 30), Duration::from_secs(5)));
         let shown = serde_json::to_value(&config).unwrap();
         assert_eq!((&shown["wal_budget"], &shown["wal_warning"]), (&"50GB".into(), &"8GB".into()));
@@ -252,7 +252,7 @@ mod tests {
         let nobody = Config { manage: false, ..config };
         assert!(Source::new(&nobody).unwrap_err().to_string().contains("gives up the slot"));
         let hasty = Config { lock_timeout: Duration::ZERO, ..Config::default() };
-        assert!(Source::new(&Config { url: "postgres://h/d".to_owned(), ..hasty }).is_err());
+        assert!(Source::new(&Config { url: "postgres://me@h/d".to_owned(), ..hasty }).is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod readme;
 mod resume;
 mod setup;
 mod sinks;
+mod slot;
 mod support;
 mod tables;
 mod types;

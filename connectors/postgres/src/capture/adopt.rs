@@ -46,7 +46,10 @@ impl Link {
                 let lsn = fork(client, &self.source, self.ingest.journal(), situation, confirmed).await?;
                 (lsn, birth.unwrap_or(confirmed))
             }
-            None => self.recreate(client, connection, situation).await?,
+            None => {
+                self.room_first(&broken).await?;
+                self.recreate(client, connection, situation).await?
+            }
         };
         let stored = &situation.stored;
         let detail = match stored.slot.as_str() {
@@ -67,6 +70,16 @@ impl Link {
             asked.answer(Ok(Some(adopted)));
         }
         self.claim(client, slot_birth).await.map(|birth| (lsn, birth))
+    }
+
+    /// Waits until the journal takes something: a slot that is made while it is full only has the server keep its log.
+    async fn room_first(&self, broken: &Break) -> Result<()> {
+        self.remember(broken).await?;
+        let stored = self.ingest.journal().position();
+        if stored.slot.is_empty() {
+            return Ok(());
+        }
+        self.ingest.identify(stored).await
     }
 
     /// Nobody else may be reading it, and it must be possible to mark it as ours.

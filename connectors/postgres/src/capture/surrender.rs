@@ -10,7 +10,8 @@ use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY};
 use super::guard::{Call, Guard, rounded};
 use super::with_remedy;
 use crate::setup::installation::{self, ADOPT};
-use crate::setup::slot::{self, Observed};
+use crate::setup::server::Server;
+use crate::setup::slot;
 use crate::wire::{sql_client, sql_error};
 
 impl Link {
@@ -59,12 +60,14 @@ impl Link {
 
     /// Bytes that are kept for the slot, if they are too many, and the slot is this installation's.
     async fn kept_for_us(&self, client: &Client) -> Result<Option<u64>> {
-        let observed: Observed = slot::observe(client, &self.source).await?;
+        let (observed, server) = (slot::observe(client, &self.source).await?, Server::read(client).await?);
+        // One that has only the name of ours is somebody else's, whatever the table of owners says.
+        let fits = observed.slot.as_ref().is_some_and(|slot| slot.fit(&self.source.slot, &server).is_ok());
         let kept =
             observed.retained().filter(|kept| self.source.wal_budget.is_some_and(|budget| *kept > budget));
         let owner = installation::read(client, &self.source.slot).await?;
         let ours = owner.is_some_and(|owner| owner.installation == self.ingest.journal().installation());
-        Ok(kept.filter(|_| ours))
+        Ok(kept.filter(|_| ours && fits))
     }
 
     /// Waits until the server has noticed that our stream is over; where it writes into a full socket it has to be

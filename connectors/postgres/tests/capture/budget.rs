@@ -99,6 +99,9 @@ async fn a_capture_that_waits_for_room_gives_up_its_slot() {
         })
         .await;
         assert!(capture.report().reasons.iter().any(|reason| reason.contains("waits for room")));
+        // None is made anew as long as there is no room, whatever the policy.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(kept(&client).await, None);
         let stored = capture.journal.position().lsn;
         capture.crash().await;
 
@@ -156,6 +159,47 @@ async fn slots_that_are_not_given_up() {
     assert!(kept(&client).await.is_some(), "another installation's slot was dropped");
     robbed.waits("taken over by another installation").await;
     robbed.stop().await;
+
+    // One that has no more of ours than its name.
+    run(&client, "select pg_drop_replication_slot('rowcast')").await;
+    run(&client, "select pg_create_logical_replication_slot('rowcast', 'test_decoding')").await;
+    let replaced = Capture::launch(with_budget(&config), second.path());
+    replaced.waits("another one has its name").await;
+    while kept(&client).await.unwrap() < BUDGET * 2 {
+        write(&client).await;
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(kept(&client).await.is_some(), "a slot of another plugin was dropped");
+    replaced.stop().await;
+}
+
+/// An error for good has ended capture; the doors serve on, and the slot is looked after still.
+#[tokio::test]
+async fn a_capture_that_has_stopped_gives_up_its_slot() {
+    let (server, directory, config) = one_row("", OnGap::Stop).await;
+    let client = sql(&server).await;
+    run(&client, "alter table t add column v text").await;
+    let capture = Capture::start(with_budget(&config), directory.path()).await;
+    // What the server refuses to decode.
+    run(&client, "alter publication rowcast_inserts add table t (id); insert into t values (2)").await;
+    until("the end", async || capture.report().source.state == "stopped").await;
+    let reason = capture.report().source.reason.unwrap_or_default();
+    assert!(reason.contains("column lists"), "{reason}");
+    let most = until_given_up(&client).await;
+    assert!(most > BUDGET && most < BUDGET * 6, "kept {most}");
+    until("the words", async || {
+        let source = capture.report().source;
+        let told = source.reason.is_some_and(|reason| reason.contains("has given up the replication slot"));
+        source.state == "stopped" && told
+    })
+    .await;
+    capture.crash().await;
+    let capture = Capture::launch(config, directory.path());
+    capture.waits("is gone").await;
+    assert_eq!(capture.status.adopt().await.unwrap().unwrap().reason, "source_lost");
+    run(&client, "insert into t values (3)").await;
+    assert_eq!(capture.briefs(3).await[1..], ["gap source_lost", "insert public.t 3,NULL"]);
+    capture.stop().await;
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod readme;
 mod resume;
 mod setup;
 mod sinks;
+mod slot;
 mod snapshot;
 mod support;
 mod tables;

@@ -46,6 +46,19 @@ pub struct Source {
     pub reconnects: u64,
     /// What stands still although it is streaming; with the remedy.
     pub stuck: Option<String>,
+    /// What the slot is: `active`, `inactive`, `in_use`, `missing`, `synced`, `other`, or why it is lost. Empty before
+    /// it was looked for.
+    pub slot_state: &'static str,
+    /// As the server says it: `reserved`, `extended`, `unreserved`, `lost`.
+    pub wal_status: Option<String>,
+    /// Bytes of its log that the server keeps for the slot.
+    pub wal_retained_bytes: Option<u64>,
+    /// Bytes that may be written before the server gives the slot up; `None`: without limit.
+    pub wal_safe_bytes: Option<u64>,
+    /// For so long nobody has read the slot, where the server says so.
+    pub slot_inactive_seconds: Option<u64>,
+    /// What will come to harm if nothing is done.
+    pub concern: Option<String>,
     /// The captured tables: channel, and whether only inserts and truncates are captured.
     pub tables: BTreeMap<String, Captured>,
     /// When the server was last heard of.
@@ -163,6 +176,7 @@ impl Status {
         }
         let mut reasons = Vec::new();
         reasons.extend(source_reason(&source));
+        reasons.extend(source.concern.clone());
         match &journal.state {
             State::Open => {}
             State::Full(detail) => reasons.push(format!("The journal waits for room: {detail}")),
@@ -203,6 +217,11 @@ impl Status {
         gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
         let held = if report.source.held_by.is_empty() { 0 } else { held_bytes(journal, &report.source) };
         gauge!("rowcast_source_held_bytes").set(held as f64);
+        gauge!("rowcast_source_wal_retained_bytes").set(report.source.wal_retained_bytes.unwrap_or(0) as f64);
+        let safe = report.source.wal_safe_bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
+        gauge!("rowcast_source_wal_safe_bytes").set(safe);
+        gauge!("rowcast_source_slot_inactive_seconds")
+            .set(report.source.slot_inactive_seconds.unwrap_or(0) as f64);
         gauge!("rowcast_journal_open").set(flag(report.journal.state == State::Open));
         gauge!("rowcast_journal_newest_id").set(report.journal.newest as f64);
         gauge!("rowcast_journal_oldest_id").set(report.journal.oldest as f64);

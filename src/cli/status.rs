@@ -52,6 +52,7 @@ struct Source {
     publication: String,
     confirmed_lsn: String,
     lag_bytes: u64,
+    wal_retained_bytes: Option<u64>,
     reconnects: u64,
     tables: BTreeMap<String, Captured>,
 }
@@ -138,6 +139,9 @@ fn source_lines(source: &Source) -> Vec<String> {
             approximate_size(source.lag_bytes)
         ),
     ];
+    if let Some(kept) = source.wal_retained_bytes {
+        lines.push(format!("the server keeps {} of its log for the slot", approximate_size(kept)));
+    }
     if source.reconnects > 0 {
         lines.push(format!("connected again {}", plural(source.reconnects, "time")));
     }
@@ -185,7 +189,7 @@ mod tests {
         serde_json::from_value(json!({
             "healthy": reasons.is_empty(), "reasons": reasons, "version": "1.0", "now": 10_000_000,
             "source": {"state": state, "reason": null, "address": "postgres://h/d", "server_version": "15.4",
-                "slot": "rowcast", "publication": "rowcast", "confirmed_lsn": "0/A", "lag_bytes": 2048,
+                "slot": "rowcast", "publication": "rowcast", "confirmed_lsn": "0/A", "lag_bytes": 2048, "wal_retained_bytes": 20_971_520,
                 "reconnects": 1, "tables": {"public.a": {"inserts_only": true}}},
             "journal": {"state": "open", "oldest": 5, "newest": 9, "segments": 1, "bytes": 100,
                 "newest_commit": 8_000_000, "installation": "x"},
@@ -204,6 +208,7 @@ source    streaming postgres://h/d
                     Postgres 15.4, 1 table (1 for inserts only)
                     slot rowcast, publication rowcast
                     confirmed up to 0/A, 2.0 kB behind the server
+                    the server keeps 20 MB of its log for the slot
                     connected again 1 time
 
 journal   open      100 B in 1 segment, newest commit 2 s ago

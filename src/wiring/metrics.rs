@@ -50,6 +50,7 @@ impl Metrics {
 }
 
 fn describe() {
+    describe_slot();
     describe_gauge!("rowcast_build_info", "The version, as a label");
     describe_gauge!("rowcast_healthy", "1 when changes flow as they should; /v1/health/flow says why not");
     describe_gauge!("rowcast_source_streaming", "1 while the replication stream runs");
@@ -111,4 +112,32 @@ fn describe() {
     describe_counter!("rowcast_sink_lost_events_total", "Events that a sink has lost in this way");
     describe_counter!("rowcast_sink_gaps_total", "Gaps made by retention behind which a sink has gone on");
     describe_counter!("rowcast_sink_retries_total", "Deliveries that failed and were tried again");
+}
+
+/// What the server says of the slot, and what became of it.
+fn describe_slot() {
+    describe_gauge!("rowcast_source_slot_state", "1 for the state that the replication slot is in");
+    describe_gauge!(
+        "rowcast_source_broken",
+        "1 for the reason for which the source's history does not go on"
+    );
+    describe_gauge!(
+        "rowcast_source_wal_retained_bytes",
+        Unit::Bytes,
+        "Log that the server keeps for the replication slot"
+    );
+    describe_gauge!(
+        "rowcast_source_wal_safe_bytes",
+        Unit::Bytes,
+        "Log that may be written before the server gives the slot up; infinite without max_slot_wal_keep_size"
+    );
+    describe_gauge!(
+        "rowcast_source_slot_inactive_seconds",
+        Unit::Seconds,
+        "For so long nobody has read the slot, as Postgres 17 and later say"
+    );
+    describe_counter!(
+        "rowcast_source_slots_given_up_total",
+        "Slots given up because the server kept more for them than source.wal_budget"
+    );
 }

@@ -2,15 +2,15 @@
 
 mod publications;
 mod server;
+mod slots;
+mod standbys;
 
 use rowcast_engine::{Error, Kind, Result};
 use serde::Serialize;
-use tokio_postgres::Client;
 
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
-use crate::setup::{installation, slot};
 use crate::wire::sql_client;
 
 /// Tables that are named one by one; more are counted.
@@ -66,7 +66,8 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
         unwritable.iter().all(|worse| worse.name != table.name)
     }));
     found.extend(unwritable);
-    found.extend(of_slot(&client, &source, &server).await?);
+    found.extend(slots::of_slot(&client, &source, &server).await?);
+    found.extend(standbys::of_standbys(&client, &source, &server).await?);
     Ok(found)
 }
 
@@ -119,8 +120,12 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
             when(!server.may_create, server.create_remedy()),
         ));
         if server.standby {
-            let remedy = "Connect to the primary, or set source.manage = false".to_owned();
-            found.push(requirement("primary", false, "the server is a standby", remedy));
+            found.push(requirement(
+                "primary",
+                false,
+                "the server is a standby",
+                server.standby_remedy().to_owned(),
+            ));
         }
     }
     found.extend(advice(server));
@@ -202,38 +207,4 @@ fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
         table.sql()
     );
     requirement(&name, true, "only inserts and truncates: it has no usable replica identity", remedy)
-}
-
-async fn of_slot(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
-    let name = &source.slot;
-    let Some(slot) = slot::read(client, name).await? else {
-        let free = free("replication slots", server.slots, slot::slots_remedy());
-        let remedy = slot::create_remedy(name);
-        let remedy =
-            if source.manage { format!("`rowcast run` makes it; by hand: {remedy}") } else { remedy };
-        let missing = format!("{name} does not exist");
-        return Ok(vec![free, requirement("slot", source.manage, missing, remedy)]);
-    };
-    if let Err(error) = slot.fit(name, &server.database) {
-        return Ok(vec![requirement("slot", false, error.to_string(), error.remedy().map(str::to_owned))]);
-    }
-    if let Some(reason) = slot.lost() {
-        let lost = format!("{name} is lost: {reason}");
-        return Ok(vec![requirement("slot", false, lost, installation::ADOPT.to_owned())]);
-    }
-    let mut text = name.clone();
-    if let Some(confirmed) = slot.confirmed_flush_lsn {
-        text.push_str(&format!(", confirmed up to {confirmed}"));
-    }
-    if slot.active {
-        let holder = slot::holder(client, name).await?.unwrap_or_else(|| "a session".to_owned());
-        text.push_str(&format!(", being read by {holder}"));
-    }
-    if let Some(left) = slot.safe_wal_size {
-        text.push_str(&format!(", lost after {left} more bytes of log"));
-    }
-    if let Some(owner) = installation::read(client, name).await? {
-        text.push_str(&format!(", owned by installation {} since {}", owner.installation, owner.since));
-    }
-    Ok(vec![requirement("slot", true, text, None)])
 }

@@ -1,6 +1,9 @@
 //! What a user can say about the source.
 
+mod units;
+
 use std::fmt;
+use std::time::Duration;
 
 use rowcast_engine::{Confirm, Error, Result};
 use serde::{Deserialize, Serialize, Serializer};
@@ -16,6 +19,12 @@ const MAX_SNAPSHOT_TABLES: usize = 16;
 
 /// The publication beside the main one, for tables without usable replica identity.
 const INSERTS: &str = "_inserts";
+
+/// Shorter, and a busy server never has a slot made; never (0) would leave the reason unsaid.
+const LOCK_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// Longer, and nobody is told what stands in the way.
+const LOCK_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// The source.
 #[derive(Clone, Deserialize, Serialize)]
@@ -51,6 +60,20 @@ pub struct Config {
     /// When a change counts as done, so that the server may forget it: when the journal has synced it, or when every
     /// push door has it, too.
     pub confirm: Confirm,
+    /// The slot is made so that standbys keep a copy of it, where the server knows that (17 and later): a fail-over
+    /// leaves no gap. See `rowcast check` for what the standbys need.
+    pub failover: bool,
+    /// So long making a slot waits for transactions that are running, before it says which and tries again.
+    #[serde(with = "crate::config::units::time")]
+    pub lock_timeout: Duration,
+    /// When the server keeps more of its log for the slot than this, it is said, and the flow is unhealthy.
+    #[serde(with = "crate::config::units::size")]
+    pub wal_warning: u64,
+    /// When the server keeps more of its log for the slot than this and capture cannot go on, the slot is given up:
+    /// a gap in the history, and not a server without a disk. Never, when left out: nobody but the server's
+    /// administrator knows how large that disk is.
+    #[serde(with = "crate::config::units::optional_size")]
+    pub wal_budget: Option<u64>,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
     /// slot's position. For one start; not part of a configuration file.
     #[serde(skip)]
@@ -143,6 +166,10 @@ impl Default for Config {
             ddl: false,
             on_gap: OnGap::Stop,
             confirm: Confirm::Journal,
+            failover: true,
+            lock_timeout: Duration::from_secs(30),
+            wal_warning: 8 << 30,
+            wal_budget: None,
             adopt: false,
         }
     }
@@ -196,6 +223,10 @@ pub(crate) struct Source {
     pub(crate) origin: Origin,
     pub(crate) ddl: bool,
     pub(crate) on_gap: OnGap,
+    pub(crate) failover: bool,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) wal_warning: u64,
+    pub(crate) wal_budget: Option<u64>,
     pub(crate) adopt: bool,
 }
 
@@ -221,6 +252,13 @@ impl Source {
             return Err(Error::usage(format!("source.snapshot_tables is {}", config.snapshot_tables))
                 .hint("So many tables are read at a time: 1 to 16, each with a connection of its own"));
         }
+        if config.wal_budget.is_some() && !config.manage {
+            return Err(Error::usage("source.wal_budget gives up the slot, and source.manage is false")
+                .hint("Let the server do it: max_slot_wal_keep_size; or set source.manage = true"));
+        }
+        if !(LOCK_TIMEOUT_MIN..=LOCK_TIMEOUT_MAX).contains(&config.lock_timeout) {
+            return Err(Error::usage("source.lock_timeout is not between 1s and 1h").hint("30s is usual"));
+        }
         Ok(Self {
             info,
             tables,
@@ -234,6 +272,10 @@ impl Source {
             origin: config.origin,
             ddl: config.ddl,
             on_gap: config.on_gap,
+            failover: config.failover,
+            lock_timeout: config.lock_timeout,
+            wal_warning: config.wal_warning,
+            wal_budget: config.wal_budget,
             adopt: config.adopt,
         })
     }
@@ -298,6 +340,21 @@ mod tests {
         assert_eq!((read("journal").unwrap(), read("sinks").unwrap()), (Confirm::Journal, Confirm::Sinks));
         assert_eq!(Config::default().confirm, Confirm::Journal);
         assert!(read("sink").is_err());
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        let read = |json: &str| serde_json::from_str::<Config>(json);
+        let config = read(r#"{"url":"postgres://me@h/d","wal_budget":"50GB","lock_timeout":"5s"}"#).unwrap();
+        assert_eq!((config.wal_budget, config.lock_timeout), (Some(50 << 30), Duration::from_secs(5)));
+        let shown = serde_json::to_value(&config).unwrap();
+        assert_eq!((&shown["wal_budget"], &shown["wal_warning"]), (&"50GB".into(), &"8GB".into()));
+        let error = read(r#"{"wal_budget":50}"#).unwrap_err().to_string();
+        assert!(error.contains("50 has no unit"), "{error}");
+        let nobody = Config { manage: false, ..config };
+        assert!(Source::new(&nobody).unwrap_err().to_string().contains("gives up the slot"));
+        let hasty = Config { lock_timeout: Duration::ZERO, ..Config::default() };
+        assert!(Source::new(&Config { url: "postgres://me@h/d".to_owned(), ..hasty }).is_err());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! From a real server's changes to the journal.
 
+mod blockers;
 mod breaks;
+mod budget;
 mod cut;
 mod encodings;
+mod failover;
 mod generated;
 mod harness;
 mod hostile;
@@ -18,7 +21,9 @@ mod publications;
 mod restored;
 mod resume;
 mod setup;
+mod slots;
 mod snapshot;
+mod standby;
 mod stream;
 mod tls;
 mod trigger;

@@ -24,6 +24,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A running server; superuser `postgres`, who is trusted on the Unix socket.
 pub(crate) struct Server {
     dir: PathBuf,
+    /// Where its programs are, when it is to be of a certain version.
+    programs: Option<PathBuf>,
     pub(crate) port: u16,
     child: Option<Child>,
 }
@@ -31,8 +33,26 @@ pub(crate) struct Server {
 impl Server {
     /// Starts with lines of postgresql.conf added to the tests' own.
     pub(crate) fn start(settings: &str) -> Self {
+        Self::start_with(None, settings)
+    }
+
+    /// The same, of a version that `scripts/install-postgres-matrix.sh` installs. `None` where its programs are not
+    /// there, which is said.
+    pub(crate) fn start_version(version: u32, settings: &str) -> Option<Self> {
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/postgres");
+        let programs = cache.join(format!("{version}/native/bin"));
+        if !programs.join("postgres").exists() {
+            println!(
+                "SKIPPED: no Postgres {version} in .cache/postgres (scripts/install-postgres-matrix.sh)"
+            );
+            return None;
+        }
+        Some(Self::start_with(Some(programs), settings))
+    }
+
+    fn start_with(programs: Option<PathBuf>, settings: &str) -> Self {
         let dir = fresh_directory();
-        let mut server = Self { dir, port: 0, child: None };
+        let mut server = Self { dir, programs, port: 0, child: None };
         let trusting = "-A trust -U postgres -N -E UTF8 --locale=C";
         run(server.program("initdb").args(trusting.split(' ')));
         server.launch(settings);
@@ -66,6 +86,21 @@ impl Server {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
+    /// Starts a stopped server again where it was, so that its standbys and clients find it.
+    pub(crate) fn relaunch(&mut self) {
+        self.relaunch_with("");
+    }
+
+    /// The same, with more settings.
+    pub(crate) fn relaunch_with(&mut self, settings: &str) {
+        let conf = self.dir.join("postgresql.auto.conf");
+        let settings = format!("{}\n{settings}\n", fs::read_to_string(conf).unwrap());
+        self.write("postgresql.auto.conf", &settings);
+        let log = fs::File::create(self.dir.join("server.log")).unwrap();
+        self.child = Some(self.program("postgres").stderr(log).spawn().unwrap());
+        assert!(self.is_ready(), "the server does not start again");
+    }
+
     /// Stops in order, so that its directory can be copied; `pg_ctl stop -m fast`.
     pub(crate) fn stop_in_order(&mut self) {
         run(self.program("pg_ctl").args(["stop", "-s", "-w", "-m", "fast"]));
@@ -76,7 +111,26 @@ impl Server {
     pub(crate) fn copy(&self) -> Self {
         let dir = fresh_directory();
         copy_contents(&self.dir, &dir);
-        Self { dir, port: 0, child: None }
+        Self { dir, programs: self.programs.clone(), port: 0, child: None }
+    }
+
+    /// A copy of a stopped primary as a standby of it, which runs; the primary is started again on `settings`. The
+    /// standby reads through the physical slot `standby`.
+    pub(crate) fn with_standby(&mut self, settings: &str, standbys: &str) -> Self {
+        self.stop_in_order();
+        let mut standby = self.copy();
+        // A base backup has none of the primary's.
+        for slot in fs::read_dir(standby.dir.join("pg_replslot")).unwrap().flatten() {
+            fs::remove_dir_all(slot.path()).unwrap();
+        }
+        self.launch(settings);
+        standby.write("standby.signal", "");
+        let (dir, port) = (self.dir.display(), self.port);
+        standby.launch(&format!(
+            "primary_conninfo = 'host={dir} port={port} user=postgres dbname=postgres'\n\
+             primary_slot_name = 'standby'\nhot_standby_feedback = on\nwal_receiver_status_interval = 1\n{standbys}"
+        ));
+        standby
     }
 
     /// Puts the contents of a copy in place of a stopped server's own.
@@ -180,6 +234,7 @@ impl Server {
             fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
         newest.sort();
         let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
+        let given = self.programs.clone().or(given);
         let programs = given.or_else(|| newest.last().map(|dir| dir.join("bin")));
         let program = programs.map_or(PathBuf::from(name), |programs| programs.join(name));
         let mut command = Command::new("setpriv");

@@ -38,14 +38,18 @@ impl Link {
         broken: Break,
     ) -> Result<(Lsn, Lsn)> {
         tracing::warn!(reason = broken.reason, "Goes on behind a gap: {broken}");
-        let (lsn, slot_birth) = match situation.slot.as_ref().filter(|slot| slot.lost().is_none()) {
+        let sound = situation.slot.as_ref().filter(|slot| slot.lost().is_none() && !broken.renew);
+        let (lsn, slot_birth) = match sound {
             Some(slot) => {
                 let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
                 let birth = situation.owner.as_ref().and_then(|owner| owner.slot_birth);
                 let lsn = fork(client, &self.source, self.ingest.journal(), situation, confirmed).await?;
                 (lsn, birth.unwrap_or(confirmed))
             }
-            None => self.recreate(client, connection, situation.slot.is_some()).await?,
+            None => {
+                self.room_first(&broken).await?;
+                self.recreate(client, connection, situation).await?
+            }
         };
         let stored = &situation.stored;
         let detail = match stored.slot.as_str() {
@@ -61,12 +65,23 @@ impl Link {
         tracing::warn!(gap, reason = broken.reason, "Recorded a gap in the history: {detail}");
         let adopted = Adopted { gap, reason: broken.reason, detail };
         self.status.note_adopted(adopted.clone());
+        self.given_up = None;
         // One word is for one gap.
         self.source.adopt = false;
         if let Some(asked) = self.asked.take() {
             asked.answer(Ok(Some(adopted)));
         }
         self.claim(client, slot_birth).await.map(|birth| (lsn, birth))
+    }
+
+    /// Waits until the journal takes something: a slot that is made while it is full only has the server keep its log.
+    async fn room_first(&self, broken: &Break) -> Result<()> {
+        self.remember(broken).await?;
+        let stored = self.ingest.journal().position();
+        if stored.slot.is_empty() {
+            return Ok(());
+        }
+        self.ingest.identify(stored, &[]).await
     }
 
     /// Nobody else may be reading it, and it must be possible to mark it as ours.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use rowcast_engine::Error;
+use rowcast_engine::journal::Broken;
 
 use crate::setup::installation::ADOPT;
 
@@ -27,8 +28,20 @@ pub(super) enum Reason {
     TakenOver,
 }
 
+/// All of them, by name.
+pub(super) const REASONS: [Reason; 8] = [
+    Reason::SourceLost,
+    Reason::SourceRestored,
+    Reason::Timeline,
+    Reason::AnotherCluster,
+    Reason::SlotRecreated,
+    Reason::JournalBehind,
+    Reason::JournalLost,
+    Reason::TakenOver,
+];
+
 impl Reason {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::SourceLost => "source_lost",
             Self::SourceRestored => "source_restored",
@@ -51,26 +64,46 @@ pub(super) struct Break {
     pub(super) detail: String,
     /// The slot is somebody else's.
     pub(super) foreign: bool,
+    /// The slot is there, and what it sends is not what was to come: it has to be made anew.
+    pub(super) renew: bool,
+    /// The server may look sound again later although it is not: it has to be remembered.
+    pub(super) lasting: bool,
+    /// What mends the cause, beside adopting.
+    pub(super) remedy: Option<String>,
 }
 
 impl Break {
     pub(super) fn new(reason: Reason, detail: String) -> Self {
-        Self { reason: reason.name().to_owned(), detail, foreign: false }
+        let lasting = reason == Reason::SourceRestored;
+        let reason = reason.name().to_owned();
+        Self { reason, detail, foreign: false, renew: false, lasting, remedy: None }
+    }
+
+    /// One that was remembered.
+    pub(super) fn again(broken: &Broken) -> Self {
+        let lost = broken.reason == Reason::SourceLost.name();
+        let (reason, detail) = (broken.reason.clone(), broken.detail.clone());
+        Self { reason, detail, foreign: false, renew: lost, lasting: true, remedy: None }
+    }
+
+    /// The server was to send what no publication names any more.
+    pub(super) fn unpublished(name: &str) -> Self {
+        let detail = format!(
+            "The publication {name} was dropped while the stream needed it: changes since then are not sent, also \
+             when it is made again"
+        );
+        Self { renew: true, lasting: true, ..Self::new(Reason::SourceLost, detail) }
     }
 
     /// As the error that stops capture.
     pub(super) fn error(self) -> Error {
-        Error::refused("The history does not go on").because(self).hint(ADOPT)
+        let hint = self.remedy.as_ref().map_or_else(|| ADOPT.to_owned(), |first| format!("{first}. {ADOPT}"));
+        Error::refused("The history does not go on").because(self).hint(hint)
     }
 
     /// The break that an error is, if it is one.
     pub(super) fn of(error: &Error) -> Option<&Self> {
         std::error::Error::source(error)?.downcast_ref()
-    }
-
-    /// Whether the server may look sound again later although it is not: then it has to be remembered.
-    pub(super) fn is_fleeting(&self) -> bool {
-        self.reason == Reason::SourceRestored.name()
     }
 }
 

@@ -7,33 +7,40 @@ use rowcast_engine::adoption::Asked;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::{Broken, StreamPosition};
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, Lsn, Result};
+use rowcast_engine::{Error, Kind, Lsn, Result};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::assembly::Assembly;
 use super::broken::Break;
 use super::feedback::Feedback;
+use super::lasting::Repeats;
+use super::reading::Reading;
 use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
+use super::taking::{caught_up, same_server};
+use super::waiting::told;
 use crate::catalog::Catalog;
 use crate::config::{Origin, Source};
 use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
-use crate::setup::slot::{self, Slot};
+use crate::setup::slot::{self, Observed, Slot};
 use crate::setup::{self, installation, publications};
 use crate::snapshot::Snapshots;
 use crate::snapshot::job::{self, ALL, Wanted};
 use crate::tables::{identifier, literal};
-use crate::wire::{Connection, CopyStream, Purpose, sql_error, sql_session};
+use crate::wire::{Connection, CopyStream, Purpose, sql_session};
 
 /// After a crash of ours the server may hold the slot for us until it notices; at the first start somebody waits.
 pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// After a network cut the server notices within wal_sender_timeout; so much longer is enough.
 const PATIENCE_SLACK: Duration = Duration::from_secs(10);
+
+/// The server's function that looks up the publications of a stream.
+const UNPUBLISHED: &str = "get_publication_oid";
 
 /// Between two tries to take the slot.
 pub(super) const SLOT_RETRY: Duration = Duration::from_millis(500);
@@ -52,10 +59,18 @@ pub(super) struct Link {
     pub(super) status: Status,
     /// The stream has run at least once.
     pub(super) established: bool,
+    /// The journal had streamed before this start.
+    known: bool,
     /// Who has let a broken history go on, and waits to hear of it.
     pub(super) asked: Option<Asked>,
     /// The reason for which it waits, once that has been logged.
     pub(super) waits_for: Option<String>,
+    /// What the stream reads, for those who look after it.
+    pub(super) reading: Reading,
+    /// Why the slot was given up, until the gap is recorded.
+    pub(super) given_up: Option<String>,
+    /// Errors that come again and again.
+    pub(super) repeats: Repeats,
 }
 
 /// What the server says, beside what the journal has.
@@ -63,7 +78,11 @@ pub(super) struct Situation {
     pub(super) stored: StreamPosition,
     pub(super) system: System,
     switched: Option<Lsn>,
+    pub(super) server: Server,
     pub(super) slot: Option<Slot>,
+    /// It is none that could be read.
+    pub(super) unfit: Option<Error>,
+    published: Vec<(String, u32)>,
     pub(super) owner: Option<Owner>,
 }
 
@@ -86,7 +105,27 @@ impl Link {
     /// Nothing has happened yet.
     pub(super) fn new(source: Source, ingest: Ingest, status: Status) -> Self {
         let here = source.info.clone();
-        Self { source, here, ingest, status, established: false, asked: None, waits_for: None }
+        let (reading, repeats) = (Reading::default(), Repeats::default());
+        let (asked, waits_for, given_up) = (None, None, None);
+        let (known, established) = (!ingest.journal().position().slot.is_empty(), false);
+        Self {
+            source,
+            here,
+            ingest,
+            status,
+            established,
+            known,
+            asked,
+            waits_for,
+            reading,
+            given_up,
+            repeats,
+        }
+    }
+
+    /// The journal has streamed before, in this process or an earlier one: it is worth waiting for.
+    pub(super) fn is_known(&self) -> bool {
+        self.established || self.known
     }
 
     /// A running stream.
@@ -99,6 +138,9 @@ impl Link {
         let (mut client, here) = sql_session(&self.source.info).await?;
         self.here = here;
         let server = Server::read(&client).await?;
+        if server.standby && self.source.manage && self.is_known() {
+            return Err(server.wait_for_primary());
+        }
         if !self.established {
             server.fit(&self.source)?;
         }
@@ -159,18 +201,24 @@ impl Link {
 
     /// Gathers what decides whether the history goes on. Changes nothing.
     async fn look(&self, client: &Client, connection: &mut Connection, server: &Server) -> Result<Situation> {
+        same_server(client, connection).await?;
         let system = identify_system(connection).await?;
         self.status.source(|source| source.server_lsn = system.end);
         // What the connection before handed over may still be on its way to the disk.
         self.ingest.settled().await?;
         let stored = self.ingest.journal().position();
-        let slot = slot::read(client, &self.source.slot).await?;
-        if let Some(slot) = &slot {
-            slot.fit(&self.source.slot, &server.database)?;
-        }
+        caught_up(server, &stored, &system)?;
+        let Observed { slot, publications: published, .. } = slot::observe(client, &self.source).await?;
+        let fit = slot.as_ref().map_or(Ok(()), |slot| slot.fit(&self.source.slot, server));
+        let unfit = match fit {
+            Ok(()) => None,
+            Err(error) if stored.slot.is_empty() || error.kind() == Kind::Transient => return Err(error),
+            Err(error) => Some(error),
+        };
         let owner = installation::read(client, &self.source.slot).await?;
         let switched = switched(connection, &stored, &system).await?;
-        Ok(Situation { stored, system, switched, slot, owner })
+        let server = server.clone();
+        Ok(Situation { stored, system, switched, server, slot, unfit, published, owner })
     }
 
     /// Whether the journal's history goes on in the slot, or whether it may go on behind a gap.
@@ -180,15 +228,22 @@ impl Link {
             switched: situation.switched,
             slot_name: &self.source.slot,
             slot: situation.slot.as_ref(),
+            unfit: situation.unfit.as_ref(),
             owner: situation.owner.as_ref(),
             installation: self.ingest.journal().installation(),
         };
-        let judged = resume::judge(&situation.stored, &facts);
-        let broken = match (judged, self.noticed(situation)) {
+        let judged =
+            resume::judge(&situation.stored, &facts).map_err(|broken| self.as_given_up(situation, broken));
+        let noticed = self.noticed(situation).or_else(|| self.unpublished(situation));
+        let broken = match (judged, noticed) {
             (Ok(verdict), None) => return Ok(Plan::As(verdict)),
             (Err(broken), _) | (Ok(_), Some(broken)) => broken,
         };
         if self.may_adopt(&broken, situation.slot.as_ref()) {
+            if let Some(unfit) = &situation.unfit {
+                // Somebody else's is not ours to drop.
+                return Err(told(unfit));
+            }
             return Ok(Plan::Behind(broken));
         }
         Err(broken.error())
@@ -199,15 +254,36 @@ impl Link {
         let broken = situation.stored.broken()?;
         let confirmed = situation.slot.as_ref()?.confirmed_flush_lsn?;
         let blind = !self.ingest.journal().holds_all_above(confirmed);
-        let broken = Break { reason: broken.reason.clone(), detail: broken.detail.clone(), foreign: false };
-        (blind || self.may_adopt(&broken, None)).then_some(broken)
+        let broken = Break::again(broken);
+        (blind || broken.renew || self.may_adopt(&broken, None)).then_some(broken)
+    }
+
+    /// A slot that is gone because it was given up.
+    fn as_given_up(&self, situation: &Situation, broken: Break) -> Break {
+        match &self.given_up {
+            Some(detail) if situation.slot.is_none() && !situation.stored.slot.is_empty() => {
+                Break { detail: detail.clone(), lasting: true, ..broken }
+            }
+            _ => broken,
+        }
+    }
+
+    /// A publication that the journal's stream had, and that is gone or another one now.
+    fn unpublished(&self, situation: &Situation) -> Option<Break> {
+        if situation.stored.slot.is_empty() {
+            return None;
+        }
+        let all = &self.source.publication;
+        let there = situation.published.iter().any(|(name, _)| name == all);
+        let missing = if there { self.reading.missing(&situation.published) } else { Some(all.clone()) };
+        missing.map(|name| Break::unpublished(&name))
     }
 
     /// Remembers a break that the server may not show for long.
     pub(super) async fn remember(&self, broken: &Break) -> Result<()> {
         self.ingest.settled().await?;
         let stored = self.ingest.journal().position();
-        if stored.slot.is_empty() || !broken.is_fleeting() || stored.broken().is_some() {
+        if stored.slot.is_empty() || !broken.lasting || stored.broken().is_some() {
             return Ok(());
         }
         let (reason, detail) = (broken.reason.clone(), broken.detail.clone());
@@ -235,7 +311,7 @@ impl Link {
                 let birth = situation.owner.as_ref().and_then(|owner| owner.slot_birth);
                 (from, self.claim(client, birth.unwrap_or(from)).await?)
             }
-            Plan::As(Verdict::Create) => self.create(client, connection).await?,
+            Plan::As(Verdict::Create) => self.create(client, connection, &situation.server).await?,
             Plan::Behind(broken) => self.adopt(client, connection, situation, broken).await?,
         };
         let position = self.position(&situation.system, lsn, slot_birth);
@@ -274,7 +350,8 @@ impl Link {
     /// What the slot has confirmed, now that nobody else can read from it: the stream begins there.
     async fn confirmed(&self, client: &Client, position: Lsn) -> Result<Lsn> {
         let name = &self.source.slot;
-        let slot = slot::read(client, name).await?;
+        let Observed { slot, publications, .. } = slot::observe(client, &self.source).await?;
+        self.reading.note(publications, slot.as_ref().and_then(|slot| slot.active_pid));
         let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(position);
         let stored = StreamPosition { lsn: position, ..StreamPosition::default() };
         resume::not_ahead(&stored, name, confirmed).map_err(Break::error)?;
@@ -291,16 +368,21 @@ impl Link {
     }
 
     /// Makes the slot. Claimed before it exists, so that a crash in between leaves it ours.
-    async fn create(&self, client: &Client, connection: &mut Connection) -> Result<(Lsn, Lsn)> {
+    async fn create(
+        &self,
+        client: &Client,
+        connection: &mut Connection,
+        server: &Server,
+    ) -> Result<(Lsn, Lsn)> {
         let name = &self.source.slot;
         if !self.source.manage {
             let what = format!("The replication slot {name} does not exist, and source.manage is false");
-            return Err(Error::refused(what).hint(slot::create_remedy(name)));
+            return Err(Error::refused(what).hint(slot::create_remedy(name, server)));
         }
         let installation = self.ingest.journal().installation();
         installation::claim(client, name, installation, None).await?;
         abort::point(Point::SourceClaimed);
-        let birth = slot::create(connection, client, name).await?;
+        let birth = self.make(client, connection, server).await?;
         abort::point(Point::SourceCreated);
         tracing::info!(slot = name, position = %birth, "Created the replication slot");
         self.claim(client, birth).await.map(|birth| (birth, birth))
@@ -311,12 +393,19 @@ impl Link {
         &self,
         client: &Client,
         connection: &mut Connection,
-        is_there: bool,
+        situation: &Situation,
     ) -> Result<(Lsn, Lsn)> {
-        if is_there && self.source.manage {
-            slot::drop(client, &self.source.slot).await?;
+        if situation.slot.is_some() {
+            let name = &self.source.slot;
+            if !self.source.manage {
+                let what =
+                    format!("The replication slot {name} has to be made anew, and source.manage is false");
+                let (drop, create) = (slot::drop_sql(name), slot::create_remedy(name, &situation.server));
+                return Err(Error::refused(what).hint(format!("{drop} {create}")));
+            }
+            slot::drop(client, name).await?;
         }
-        self.create(client, connection).await
+        self.create(client, connection, &situation.server).await
     }
 
     /// Starts the stream, waiting for the slot where another session has it.
@@ -327,23 +416,29 @@ impl Link {
         server: &Server,
         command: &str,
     ) -> Result<CopyStream> {
-        let patience = if self.established { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
+        let patience = if self.is_known() { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
         let deadline = Instant::now() + patience;
         let mut connection = Some(connection);
         loop {
             let mut next = match connection.take() {
                 Some(connection) => connection,
-                None => Connection::connect(&self.here, Purpose::Replication).await?,
+                None => {
+                    let mut next = Connection::connect(&self.here, Purpose::Replication).await?;
+                    same_server(client, &mut next).await?;
+                    next
+                }
             };
             if server.encoding == UNENCODED {
                 next.simple_query(UNCHECKED).await?;
             }
+            self.keep_copies(client, &mut next, server).await?;
             match next.start_replication(command).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if slot::sqlstate(&error) == Some("55006") => {
                     if Instant::now() >= deadline {
                         return Err(self.in_use(client, error).await);
                     }
+                    self.say_in_use(client, patience).await;
                     sleep(SLOT_RETRY).await;
                 }
                 Err(error) => return Err(explain(error)),
@@ -365,14 +460,20 @@ impl Link {
 
 /// Adds the remedy to what the server says while streaming or at its start.
 pub(super) fn explain(error: Error) -> Error {
-    match slot::sqlstate(&error) {
-        // A publication that was dropped, or created after the slot's position.
-        Some("42704") => error.hint(
-            "If it names the publication: the stream needs one that was there when the changes were made. Run \
-             `rowcast adopt` after SELECT pg_drop_replication_slot('…'): it records a gap and starts anew",
-        ),
-        // The slot cannot be read any more; the next look at it says why.
-        Some("55000") => Error::transient("The replication slot cannot be read").because(error),
+    let Some(said) = slot::db_error(&error).filter(|_| Break::of(&error).is_none()) else { return error };
+    match said.code.as_str() {
+        // A publication that was dropped, or created after the slot's position. The function's name is the same in
+        // every language.
+        "42704" if said.routine.as_deref() == Some(UNPUBLISHED) => {
+            let detail = format!(
+                "A publication was dropped, or is younger than the changes that it is to show: {said}"
+            );
+            Break { detail, ..Break::unpublished("") }.error()
+        }
+        // The slot cannot be read any more, or is gone; the next look at it says why.
+        "55000" | "42704" if error.kind() != Kind::Transient => {
+            Error::transient("The replication slot cannot be read").because(error)
+        }
         _ => error,
     }
 }
@@ -387,23 +488,6 @@ fn start_command(source: &Source, from: Lsn, publications: &[String]) -> String 
         identifier(&source.slot),
         literal(&names.join(","))
     )
-}
-
-/// Makes sure that SQL and stream come from one server: what one says of slot and positions is not true of another.
-/// One address may lead to several.
-async fn same_server(client: &Client, connection: &mut Connection) -> Result<()> {
-    const STARTED: &str = "select pg_postmaster_start_time()::text";
-    let failed = |error| sql_error("Cannot ask when the server was started", error);
-    let here: String = client.query_one(STARTED, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
-    let rows = connection.simple_query(STARTED).await?;
-    let there = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
-    if there == Some(&here) {
-        return Ok(());
-    }
-    Err(Error::transient("The SQL session and the replication connection have ended at two servers").hint(
-        "Name each server in the source URL, postgres://USER@HOST1,HOST2/DATABASE, instead of an address that \
-         spreads connections",
-    ))
 }
 
 async fn identify_system(connection: &mut Connection) -> Result<System> {

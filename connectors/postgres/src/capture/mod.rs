@@ -12,12 +12,17 @@ mod connect;
 mod custom;
 mod emit;
 mod feedback;
+mod guard;
+mod lasting;
 mod progress;
+mod reading;
 mod relations;
 mod replay;
 mod resume;
 mod session;
 mod spill;
+mod surrender;
+mod taking;
 mod waiting;
 mod watch;
 
@@ -34,6 +39,7 @@ use crate::config::{Config, Source};
 use crate::conninfo::Conninfo;
 use backoff::Backoff;
 use connect::Link;
+use guard::{Call, Guard};
 use watch::Watch;
 
 /// The door in.
@@ -82,13 +88,15 @@ fn with_remedy(error: &Error) -> String {
 async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -> Result<()> {
     let mut link = Link::new(source, ingest, status.clone());
     // A journal that has streamed before is worth serving while the source is away.
-    let known = !link.ingest.journal().position().slot.is_empty();
+    let known = link.is_known();
     let mut backoff = Backoff::new();
     let mut watch: Option<(Conninfo, Watch)> = None;
+    let mut guard = known.then(|| Guard::start(&link));
     note_full(status, &link.ingest, known);
     loop {
         let connected = tokio::select! {
             connected = link.connect() => connected,
+            call = called(&mut guard) => Err(call.error()),
             () = stop.stopped() => return Ok(()),
         };
         let ended = match connected {
@@ -98,33 +106,54 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                 // It looks at the server that the stream comes from.
                 if watch.as_ref().is_none_or(|(at, _)| at.hosts != link.here.hosts) {
                     let source = Source { info: link.here.clone(), ..link.source.clone() };
-                    watch = Some((link.here.clone(), Watch::start(source, status.clone())));
+                    let looking = Watch::start(source, status.clone(), link.reading.clone());
+                    watch = Some((link.here.clone(), looking));
                 }
+                guard.get_or_insert_with(|| Guard::start(&link));
                 let started = Instant::now();
-                let ended = tokio::select! {
+                let ended: Result<()> = tokio::select! {
                     ended = session.run() => match ended {
                         // All that was wanted has been read.
                         Ok(()) => {
                             session.finish().await;
                             return Ok(());
                         }
-                        error => error,
+                        Err(error) => Err(connect::explain(error)),
                     },
+                    call = called(&mut guard) => Err(call.error()),
                     () = stop.stopped() => {
                         session.finish().await;
                         return Ok(());
                     }
                 };
                 backoff.note_connection(session.has_progressed(), started.elapsed());
+                if session.has_progressed() {
+                    link.repeats.forget();
+                }
                 ended
             }
             Err(error) => Err(error),
         };
-        let Err(error) = ended.map_err(connect::explain) else { continue };
-        tokio::select! {
-            ready = link.after(error, known, &mut backoff) => ready?,
-            () = stop.stopped() => return Ok(()),
+        let Err(error) = ended else { continue };
+        let mut error = link.repeats.weigh(error);
+        loop {
+            error = tokio::select! {
+                ready = link.after(error, known, &mut backoff) => match ready {
+                    Ok(()) => break,
+                    Err(error) => return link.end(error, &mut guard, stop).await,
+                },
+                call = called(&mut guard) => call.error(),
+                () = stop.stopped() => return Ok(()),
+            };
         }
+    }
+}
+
+/// Waits for the guard, where there is one.
+async fn called(guard: &mut Option<Guard>) -> Call {
+    match guard {
+        Some(guard) => guard.calls().await,
+        None => std::future::pending().await,
     }
 }
 

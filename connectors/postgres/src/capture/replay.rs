@@ -224,7 +224,7 @@ mod tests {
         assert!(error.to_string().contains("0/14"), "{error}");
         let mut replay = replay(&[20, 30]);
         replay.finish_at(Lsn(99)).unwrap();
-        assert!(Break::of(&replay.finish_at(Lsn(100)).unwrap_err()).unwrap().is_fleeting());
+        assert!(Break::of(&replay.finish_at(Lsn(100)).unwrap_err()).unwrap().lasting);
     }
 
     #[test]

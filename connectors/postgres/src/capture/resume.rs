@@ -1,7 +1,7 @@
 //! Whether the journal's history goes on in this server's slot.
 
-use rowcast_engine::Lsn;
 use rowcast_engine::journal::StreamPosition;
+use rowcast_engine::{Error, Lsn};
 use uuid::Uuid;
 
 use super::broken::{Break, Reason};
@@ -26,6 +26,8 @@ pub(super) struct Facts<'a> {
     pub(super) switched: Option<Lsn>,
     pub(super) slot_name: &'a str,
     pub(super) slot: Option<&'a Slot>,
+    /// The slot of that name cannot be read at all.
+    pub(super) unfit: Option<&'a Error>,
     pub(super) owner: Option<&'a Owner>,
     /// Of the journal.
     pub(super) installation: Uuid,
@@ -48,14 +50,15 @@ pub(super) fn judge(stored: &StreamPosition, facts: &Facts<'_>) -> Result<Verdic
     if stored.slot.is_empty() {
         return fresh(facts, confirmed);
     }
-    same_server(stored, facts)?;
+    same_server(stored, facts, confirmed)?;
     same_slot(stored, facts, confirmed)?;
     Ok(Verdict::Continue)
 }
 
 fn not_lost(facts: &Facts<'_>) -> Result<(), Break> {
-    let Some(reason) = facts.slot.and_then(Slot::lost) else { return Ok(()) };
-    Err(Break::new(Reason::SourceLost, format!("The replication slot {} is lost: {reason}", facts.slot_name)))
+    let Some(lost) = facts.slot.and_then(Slot::lost) else { return Ok(()) };
+    let what = format!("The replication slot {} is lost: {}", facts.slot_name, lost.why);
+    Err(Break { remedy: Some(lost.remedy.to_owned()), ..Break::new(Reason::SourceLost, what) })
 }
 
 /// The journal holds nothing of any source.
@@ -80,7 +83,7 @@ fn fresh(facts: &Facts<'_>, confirmed: Lsn) -> Result<Verdict, Break> {
     }
 }
 
-fn same_server(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> {
+fn same_server(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Result<(), Break> {
     let system = facts.system;
     if stored.system != system.id {
         let what = format!(
@@ -89,7 +92,10 @@ fn same_server(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> 
         );
         return Err(Break::new(Reason::AnotherCluster, what));
     }
-    if stored.timeline != system.timeline && facts.switched.is_none_or(|switched| stored.lsn > switched) {
+    // A standby that was promoted while it was read from: the stream went on across, and the slot there is beyond.
+    // No copy of it could be, since a standby has nothing beyond.
+    let across = |switched| stored.lsn <= switched || confirmed > switched;
+    if stored.timeline != system.timeline && !facts.switched.is_some_and(across) {
         let what = format!(
             "The server is on timeline {}, which left timeline {} {}, before the journal's position {}: changes that \
              the journal holds do not exist there",
@@ -117,11 +123,13 @@ fn same_slot(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Resu
         return Err(Break::new(Reason::SourceLost, what));
     }
     if facts.slot.is_none() {
-        let what = format!(
-            "The replication slot {name} is gone: changes since {} are lost to the journal",
-            stored.lsn
-        );
-        return Err(Break::new(Reason::SourceLost, what));
+        let given_up = stored.broken().filter(|broken| broken.reason == Reason::SourceLost.name());
+        return Err(given_up.map_or_else(|| gone(stored, name), Break::again));
+    }
+    if let Some(unfit) = facts.unfit {
+        let what = format!("The journal's replication slot is gone, another one has its name. {unfit}");
+        let remedy = unfit.remedy().map(str::to_owned);
+        return Err(Break { remedy, ..Break::new(Reason::SourceLost, what) });
     }
     if let Some(owner) = facts.owner.filter(|_| !stored.unclaimed) {
         if owner.installation != facts.installation {
@@ -139,6 +147,12 @@ fn same_slot(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Resu
     }
     not_lost(facts)?;
     not_ahead(stored, name, confirmed)
+}
+
+fn gone(stored: &StreamPosition, name: &str) -> Break {
+    let what =
+        format!("The replication slot {name} is gone: changes since {} are lost to the journal", stored.lsn);
+    Break::new(Reason::SourceLost, what)
 }
 
 /// What the slot has confirmed it does not send again.
@@ -165,6 +179,8 @@ pub(super) fn switch_point(history: &str, timeline: u32) -> Option<Lsn> {
 
 #[cfg(test)]
 mod tests {
+    use rowcast_engine::journal::Broken;
+
     use super::*;
 
     const OURS: Uuid = Uuid::from_u128(1);
@@ -201,6 +217,7 @@ mod tests {
             switched: case.switched,
             slot_name: "rowcast",
             slot: case.slot.as_ref(),
+            unfit: None,
             owner: case.owner.as_ref(),
             installation: OURS,
         };
@@ -222,6 +239,8 @@ mod tests {
         let promoted =
             Case { system: System { timeline: 2, ..usual().system }, switched: Some(Lsn(100)), ..usual() };
         assert_eq!(judged(&promoted), Ok(Verdict::Continue));
+        let across = Case { switched: Some(Lsn(89)), ..promoted };
+        assert_eq!(judged(&across), Ok(Verdict::Continue));
     }
 
     #[test]
@@ -263,6 +282,14 @@ mod tests {
             let text = judged(&case).unwrap_err();
             assert!(text.contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn a_slot_that_was_given_up_is_told_as_such() {
+        let broken = Broken { reason: "source_lost".to_owned(), detail: "given up".to_owned(), at: Lsn(100) };
+        let stored = StreamPosition { broken: Some(broken), ..usual().stored };
+        let case = Case { stored, slot: None, ..usual() };
+        assert_eq!(judged(&case), Err("source_lost given up".to_owned()));
     }
 
     #[test]

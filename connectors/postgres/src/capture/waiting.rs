@@ -8,8 +8,9 @@ use rowcast_engine::{Error, Kind, Result};
 use tokio::time::sleep;
 
 use super::backoff::Backoff;
-use super::broken::Break;
+use super::broken::{Break, REASONS};
 use super::connect::Link;
+use super::guard::Call;
 use super::{note_lost, with_remedy};
 use crate::config::OnGap;
 
@@ -23,6 +24,10 @@ impl Link {
     ///
     /// The error itself when connecting again is of no use. `known`: there is something to serve meanwhile.
     pub(super) async fn after(&mut self, error: Error, known: bool, backoff: &mut Backoff) -> Result<()> {
+        if let Some(call) = Call::of(&error) {
+            self.answer(call).await;
+            return Ok(());
+        }
         let asked = self.asked.take();
         let may_pass = error.kind() == Kind::Transient || asked.is_some() || is_waiting(&self.status);
         if let Some(asked) = asked {
@@ -59,8 +64,8 @@ impl Link {
         self.source.on_gap != OnGap::Stop && !broken.foreign
     }
 
-    /// Says why capture waits, and waits until somebody lets it go on or it is time to look again.
-    async fn wait(&mut self, error: &Error) {
+    /// Says why capture waits.
+    pub(super) fn say_waiting(&mut self, error: &Error) {
         let reason = with_remedy(error);
         self.status.source(|source| {
             source.state = WAITING;
@@ -70,8 +75,14 @@ impl Link {
         // The positions in the words may change each time.
         if self.waits_for != reason {
             tracing::error!(reason, hint = error.remedy(), "Capture waits, the doors go on serving: {error}");
+            show_broken(reason.as_deref());
             self.waits_for = reason;
         }
+    }
+
+    /// Says why capture waits, and waits until somebody lets it go on or it is time to look again.
+    async fn wait(&mut self, error: &Error) {
+        self.say_waiting(error);
         tokio::select! {
             asked = self.status.asked_to_adopt() => self.let_go_on(asked),
             () = sleep(LOOK_AGAIN) => {}
@@ -87,10 +98,19 @@ impl Link {
     /// The stream runs: whoever asked meanwhile is told that there is nothing to adopt.
     pub(super) fn end_waiting(&mut self) {
         self.waits_for = None;
+        show_broken(None);
         let asked = self.status.end_waiting("streaming");
         for asked in asked.into_iter().chain(self.asked.take()) {
             asked.answer(Ok(None));
         }
+    }
+}
+
+/// 1 for the reason for which the history does not go on.
+fn show_broken(reason: Option<&str>) {
+    for known in REASONS {
+        let yes = reason == Some(known.name());
+        metrics::gauge!("rowcast_source_broken", "reason" => known.name()).set(if yes { 1.0 } else { 0.0 });
     }
 }
 
@@ -102,7 +122,7 @@ pub(super) fn is_waiting(status: &Status) -> bool {
 }
 
 /// An error for two: the person who asked, and the log.
-fn told(error: &Error) -> Error {
+pub(super) fn told(error: &Error) -> Error {
     let copy = Error::new(error.kind(), error.to_string());
     match error.remedy() {
         Some(remedy) => copy.hint(remedy),

@@ -9,10 +9,12 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 
 use super::progress::Progress;
+use super::reading::Reading;
 use super::waiting::is_waiting;
 use crate::config::Source;
 use crate::setup::publications::{self, Reconciled, Slot};
 use crate::setup::server::Server;
+use crate::setup::slot;
 use crate::setup::trigger::Attempt;
 use crate::wire::sql_client;
 
@@ -35,7 +37,7 @@ impl Drop for Watch {
 
 impl Watch {
     /// Starts looking.
-    pub(super) fn start(source: Source, status: Status) -> Self {
+    pub(super) fn start(source: Source, status: Status, reading: Reading) -> Self {
         Self(tokio::spawn(async move {
             let mut rounds = interval(EVERY);
             rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -53,7 +55,7 @@ impl Watch {
                     continue;
                 }
                 let seen = (&mut progress, &mut before);
-                let round = round(&mut client, &source, &status, seen, attempt);
+                let round = round(&mut client, &source, (&status, &reading), seen, attempt);
                 match timeout(ROUND_TIMEOUT, round).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(error)) => tracing::warn!("Cannot look for new tables: {error}"),
@@ -68,7 +70,7 @@ impl Watch {
 async fn round(
     client: &mut Option<Client>,
     source: &Source,
-    status: &Status,
+    (status, reading): (&Status, &Reading),
     (progress, before): (&mut Progress, &mut Reconciled),
     attempt: Attempt,
 ) -> Result<()> {
@@ -77,6 +79,10 @@ async fn round(
     }
     let Some(client) = client else { return Ok(()) };
     progress.look(client, &source.slot, status).await?;
+    if reading.missing(&slot::observe(client, source).await?.publications).is_some() {
+        // Made again it would look as if nothing had happened. The guard has it told.
+        return Ok(());
+    }
     if source.manage {
         let server = Server::read(client).await?;
         let reconciled = publications::reconcile(client, source, &server, Slot::Present, attempt).await?;

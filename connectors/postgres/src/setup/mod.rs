@@ -2,6 +2,7 @@
 //! looks, and says what is missing and by which SQL it can be had.
 
 pub(crate) mod candidates;
+pub(crate) mod creation;
 pub(crate) mod installation;
 mod migrations;
 pub(crate) mod publications;
@@ -56,11 +57,13 @@ async fn there(client: &Client, source: &Source, server: &Server, slot: publicat
     if !existing.contains(&source.publication) {
         let what =
             format!("The publication {} does not exist, and source.manage is false", source.publication);
-        return Err(Error::refused(what).hint(publications::create_remedy(client, source, server).await?));
+        let sql = publications::create_remedy(client, source, server).await?;
+        let primary = if server.standby { "On the primary: " } else { "" };
+        return Err(Error::refused(what).hint(format!("{primary}{sql}")));
     }
     if slot == publications::Slot::Absent {
         let what = format!("The replication slot {} does not exist, and source.manage is false", source.slot);
-        return Err(Error::refused(what).hint(slot::create_remedy(&source.slot)));
+        return Err(Error::refused(what).hint(slot::create_remedy(&source.slot, server)));
     }
     Ok(())
 }

@@ -20,6 +20,12 @@ pub(crate) const LISTED_COLUMNS: u32 = 150_000;
 /// From here on generated columns can be published.
 pub(crate) const GENERATED_COLUMNS: u32 = 180_000;
 
+/// From here on standbys can decode.
+const STANDBY_DECODING: u32 = 160_000;
+
+/// From here on standbys can keep a copy of a slot.
+pub(crate) const FAILOVER_SLOTS: u32 = 170_000;
+
 /// What is asked once for each connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
@@ -115,10 +121,15 @@ impl Server {
             return Err(Error::refused(self.origins_found()).hint(ORIGINS_REMEDY));
         }
         if self.standby && source.manage {
-            return Err(Error::refused("The server is a standby, where nothing can be created").hint(
-                "Connect to the primary, or create publications and slot yourself (`rowcast check` prints the SQL) \
-                 and set source.manage = false",
-            ));
+            return Err(Error::refused("The server is a standby, where nothing can be created")
+                .hint(self.standby_remedy()));
+        }
+        if self.standby && self.version < STANDBY_DECODING {
+            let what =
+                format!("The server is a standby, which Postgres {} cannot decode on", self.version_text);
+            return Err(
+                Error::refused(what).hint("Connect to the primary, or upgrade to Postgres 16 or newer")
+            );
         }
         Ok(())
     }
@@ -133,6 +144,20 @@ impl Server {
             "source.origin is \"none\", and Postgres {} cannot leave out what came to it from elsewhere",
             self.version_text
         )
+    }
+
+    /// What was the primary and comes back, or another one of the source's hosts, will do.
+    pub(crate) fn wait_for_primary(&self) -> Error {
+        Error::transient("The server is a standby, and not promoted").hint(
+            "It is tried again. Promote it (SELECT pg_promote();), or name all servers in the source's address \
+             (host=a,b) with target_session_attrs=primary",
+        )
+    }
+
+    pub(crate) fn standby_remedy(&self) -> &'static str {
+        "Connect to the primary. To read from the standby (Postgres 16 or newer), create the publication on the \
+         primary and the slot on the standby (`rowcast check` with source.manage = false prints the SQL), and set \
+         source.manage = false: then there is no rowcast.publish, and new tables are published by hand"
     }
 
     pub(crate) fn wal_level_remedy(&self) -> String {

@@ -1,17 +1,82 @@
-//! The replication slot: what the server says of it, and making one.
+//! The replication slot: what the server says of it, and what that means.
 
 use rowcast_engine::{Error, Lsn, Result};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::tables::{identifier, literal};
-use crate::wire::{Connection, DbError, sql_error};
+use super::server::{FAILOVER_SLOTS, Server};
+use crate::config::Source;
+use crate::tables::literal;
+use crate::wire::{DbError, sql_error};
 
-/// Creating a slot waits for every transaction that is running; past this it says which.
-const LOCK_TIMEOUT: &str = "SET lock_timeout = '30s'";
+/// What a slot can be, for metrics and programs.
+pub(crate) const STATES: [&str; 11] = [
+    ACTIVE,
+    INACTIVE,
+    IN_USE,
+    MISSING,
+    SYNCED,
+    OTHER,
+    WAL_REMOVED.state,
+    ROWS_REMOVED.state,
+    WAL_LEVEL.state,
+    IDLE_TIMEOUT.state,
+    CONFLICTING.state,
+];
 
-/// How many of the transactions in the way are named.
-const BLOCKERS: i64 = 5;
+/// This process reads it.
+const ACTIVE: &str = "active";
+/// Nobody reads it.
+const INACTIVE: &str = "inactive";
+/// Somebody else does.
+const IN_USE: &str = "in_use";
+/// There is none of this name.
+const MISSING: &str = "missing";
+/// A standby's copy of the primary's.
+const SYNCED: &str = "synced";
+/// Of a kind that cannot be read: physical, temporary, of another plugin or database, for prepared transactions.
+const OTHER: &str = "other";
+
+/// Why nothing can be read from a slot any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// For metrics and programs.
+    pub(crate) state: &'static str,
+    pub(crate) why: &'static str,
+    /// So that it does not come again.
+    pub(crate) remedy: &'static str,
+}
+
+const WAL_REMOVED: Lost = Lost {
+    state: "wal_removed",
+    why: "the log that it needs has been removed (see max_slot_wal_keep_size)",
+    remedy: "So that it does not come again, ALTER SYSTEM SET max_slot_wal_keep_size = '…' as the server's disk \
+             allows, then SELECT pg_reload_conf()",
+};
+const ROWS_REMOVED: Lost = Lost {
+    state: "rows_removed",
+    why: "the primary has removed rows that decoding needs",
+    remedy: "So that it does not come again, on the standby ALTER SYSTEM SET hot_standby_feedback = on, and a physical \
+             slot for it (primary_slot_name)",
+};
+const WAL_LEVEL: Lost = Lost {
+    state: "wal_level_insufficient",
+    why: "the primary's wal_level was not logical for a time",
+    remedy: "On the primary ALTER SYSTEM SET wal_level = logical, then restart it",
+};
+const IDLE_TIMEOUT: Lost = Lost {
+    state: "idle_timeout",
+    why: "it was idle for longer than idle_replication_slot_timeout",
+    remedy: "So that it does not come again, ALTER SYSTEM SET idle_replication_slot_timeout = '…' to longer than \
+             rowcast may be away (0: for ever), then SELECT pg_reload_conf()",
+};
+const CONFLICTING: Lost = Lost {
+    state: "conflicting",
+    why: "it conflicted with recovery on this standby: the primary has removed rows that decoding needs, or its \
+          wal_level was not logical for a time",
+    remedy: "So that it does not come again, on the standby ALTER SYSTEM SET hot_standby_feedback = on, and a physical \
+             slot for it (primary_slot_name); on the primary wal_level = logical",
+};
 
 /// A row of `pg_replication_slots`; columns that a version lacks read as nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -23,6 +88,8 @@ pub(crate) struct Slot {
     pub(crate) temporary: bool,
     pub(crate) active: bool,
     pub(crate) active_pid: Option<i32>,
+    /// The oldest log that the server keeps for it.
+    pub(crate) restart_lsn: Option<Lsn>,
     pub(crate) confirmed_flush_lsn: Option<Lsn>,
     pub(crate) wal_status: Option<String>,
     /// From version 17 on.
@@ -31,6 +98,10 @@ pub(crate) struct Slot {
     pub(crate) conflicting: Option<bool>,
     /// From version 17 on: kept in step from a primary, not to be read here.
     pub(crate) synced: bool,
+    /// From version 17 on: standbys keep a copy of it.
+    pub(crate) failover: bool,
+    /// It sends prepared transactions when they are prepared.
+    pub(crate) two_phase: bool,
     /// Bytes that may still be written before the slot is lost.
     pub(crate) safe_wal_size: Option<i64>,
 }
@@ -40,69 +111,137 @@ pub(crate) async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
     let failed = |error| sql_error("Cannot read the replication slot", error);
     let sql = "select to_jsonb(s)::text from pg_replication_slots s where s.slot_name = $1";
     let Some(row) = client.query_opt(sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
-    serde_json::from_str(row.get(0))
-        .map(Some)
+    understand(row.get(0)).map(Some)
+}
+
+/// A slot with what goes on around it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) slot: Option<Slot>,
+    /// Where the server's log ends; on a standby, up to where it has been replayed.
+    pub(crate) end: Lsn,
+    /// For so many seconds nobody has read it; from version 17 on.
+    pub(crate) inactive: Option<u64>,
+    /// In bytes; `None`: without limit.
+    pub(crate) keep: Option<u64>,
+    /// Those of our publications that exist, with their OIDs.
+    pub(crate) publications: Vec<(String, u32)>,
+}
+
+impl Observed {
+    /// Bytes of its log that the server keeps for the slot.
+    pub(crate) fn retained(&self) -> Option<u64> {
+        Some(self.end.0.saturating_sub(self.slot.as_ref()?.restart_lsn?.0))
+    }
+
+    /// Bytes of it that are not confirmed: the rest is kept for other people's transactions.
+    pub(crate) fn behind(&self) -> u64 {
+        let confirmed = self.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
+        confirmed.map_or(0, |confirmed| self.end.0.saturating_sub(confirmed.0))
+    }
+}
+
+/// What [`Observed`] tells, at one moment.
+pub(crate) async fn observe(client: &Client, source: &Source) -> Result<Observed> {
+    let failed = |error| sql_error("Cannot look after the replication slot", error);
+    let sql = "
+        select to_jsonb(s)::text,
+               case when pg_is_in_recovery() then coalesce(pg_last_wal_replay_lsn(), '0/0')
+                    else pg_current_wal_lsn() end::text,
+               extract(epoch from now() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
+               (select nullif(setting, '-1')::int8 * 1048576 from pg_settings where name = 'max_slot_wal_keep_size'),
+               array(select pubname::text from pg_publication where pubname in ($2, $3) order by oid),
+               array(select oid from pg_publication where pubname in ($2, $3) order by oid)
+        from (select $1::text as wanted) w left join pg_replication_slots s on s.slot_name = w.wanted";
+    let (all, inserts) = (&source.publication, &source.inserts);
+    let row = client.query_one(sql, &[&source.slot, all, inserts]).await.map_err(failed)?;
+    let slot: Option<String> = row.get(0);
+    let count = |at: usize| row.get::<_, Option<i64>>(at).and_then(|count| count.try_into().ok());
+    let (names, oids): (Vec<String>, Vec<u32>) = (row.get(4), row.get(5));
+    Ok(Observed {
+        slot: slot.as_deref().map(understand).transpose()?,
+        end: row.get::<_, String>(1).parse().unwrap_or_default(),
+        inactive: count(2),
+        keep: count(3),
+        publications: names.into_iter().zip(oids).collect(),
+    })
+}
+
+fn understand(json: &str) -> Result<Slot> {
+    serde_json::from_str(json)
         .map_err(|error| Error::failed("Cannot understand the replication slot's row").because(error))
 }
 
 impl Slot {
     /// Makes sure that the slot is of the kind that can be read at all.
-    pub(crate) fn fit(&self, name: &str, database: &str) -> Result<()> {
-        let other = "Choose another name for the slot (source.slot)";
-        let refused = |what: String| Err(Error::refused(what).hint(other));
-        if self.slot_type != "logical" {
-            return refused(format!("The replication slot {name} is a {} one, not logical", self.slot_type));
-        }
-        match (self.plugin.as_deref(), self.database.as_deref()) {
-            (Some("pgoutput"), Some(of)) if of == database => {}
-            (Some("pgoutput"), of) => {
-                let of = of.unwrap_or_default();
-                return refused(format!("The replication slot {name} belongs to database {of:?}"));
-            }
-            (plugin, _) => {
-                let plugin = plugin.unwrap_or_default();
-                return refused(format!(
-                    "The replication slot {name} uses the output plugin {plugin:?}, not pgoutput"
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Transient` for the copy of a standby, which can be read once that is promoted.
+    pub(crate) fn fit(&self, name: &str, server: &Server) -> Result<()> {
+        let Some(what) = self.unfit(&server.database) else {
+            if self.synced && server.standby {
+                return Err(Error::transient(format!(
+                    "The replication slot {name} is a copy of the primary's"
+                ))
+                .hint(
+                    "Connect to the primary, or promote this standby (SELECT pg_promote();): then it is read",
                 ));
             }
+            return Ok(());
+        };
+        let remedy = if self.temporary {
+            "It vanishes with that session; or choose another name for the slot (source.slot)".to_owned()
+        } else {
+            let (wrong, right) = (drop_sql(name), create_remedy(name, server));
+            format!("Choose another name for the slot (source.slot), or replace it: {wrong} {right}")
+        };
+        Err(Error::refused(format!("The replication slot {name} {what}")).hint(remedy))
+    }
+
+    /// Why it is none that could be read, if so; behind its name.
+    fn unfit(&self, database: &str) -> Option<String> {
+        let plugin = self.plugin.as_deref().unwrap_or_default();
+        let of = self.database.as_deref().unwrap_or_default();
+        if self.slot_type != "logical" {
+            Some(format!("is a {} one, not logical", self.slot_type))
+        } else if plugin != "pgoutput" {
+            Some(format!("uses the output plugin {plugin:?}, not pgoutput"))
+        } else if of != database {
+            Some(format!("belongs to database {of:?}"))
+        } else if self.temporary {
+            Some("is a temporary one of another session".to_owned())
+        } else if self.two_phase {
+            Some("sends prepared transactions before they are committed (two_phase)".to_owned())
+        } else {
+            None
         }
-        if self.temporary {
-            return refused(format!("The replication slot {name} is a temporary one of another session"));
-        }
-        if self.synced {
-            return Err(Error::refused(format!("The replication slot {name} is a copy of the primary's"))
-                .hint("Connect to the primary, or promote this standby"));
-        }
-        Ok(())
     }
 
     /// Why nothing can be read from it any more, if so.
-    pub(crate) fn lost(&self) -> Option<&'static str> {
+    pub(crate) fn lost(&self) -> Option<&'static Lost> {
         match (self.invalidation_reason.as_deref(), self.wal_status.as_deref()) {
-            (Some("rows_removed"), _) => Some("the primary has removed rows that decoding needs"),
-            (Some("wal_level_insufficient"), _) => Some("the primary's wal_level was not logical for a time"),
-            (Some("idle_timeout"), _) => Some("it was idle for longer than idle_replication_slot_timeout"),
-            (Some(_), _) | (None, Some("lost")) => {
-                Some("the log that it needs has been removed (see max_slot_wal_keep_size)")
-            }
-            _ if self.conflicting == Some(true) => Some("it conflicted with recovery on this standby"),
+            (Some("rows_removed"), _) => Some(&ROWS_REMOVED),
+            (Some("wal_level_insufficient"), _) => Some(&WAL_LEVEL),
+            (Some("idle_timeout"), _) => Some(&IDLE_TIMEOUT),
+            (None, _) if self.conflicting == Some(true) => Some(&CONFLICTING),
+            (Some(_), _) | (None, Some("lost")) => Some(&WAL_REMOVED),
             _ => None,
         }
     }
 }
 
-/// Makes the slot; gives the position from which it shows changes.
-pub(crate) async fn create(connection: &mut Connection, client: &Client, name: &str) -> Result<Lsn> {
-    connection.simple_query(LOCK_TIMEOUT).await?;
-    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", identifier(name));
-    let rows = match connection.simple_query(&command).await {
-        Ok(rows) => rows,
-        Err(error) => return Err(explain(error, client, name).await),
-    };
-    connection.simple_query("RESET lock_timeout").await?;
-    rows.first()
-        .and_then(|row| row.get(1)?.as_deref()?.parse().ok())
-        .ok_or_else(|| Error::failed("CREATE_REPLICATION_SLOT gave no position"))
+/// Which of [`STATES`] it is in; `reader` is the server's process that we read through.
+pub(crate) fn state(slot: Option<&Slot>, server: &Server, reader: Option<i32>) -> &'static str {
+    let Some(slot) = slot else { return MISSING };
+    match (slot.lost(), slot.active_pid) {
+        (Some(lost), _) => lost.state,
+        _ if slot.unfit(&server.database).is_some() => OTHER,
+        _ if slot.synced && server.standby => SYNCED,
+        (None, None) => INACTIVE,
+        (None, pid) if pid == reader => ACTIVE,
+        _ => IN_USE,
+    }
 }
 
 /// Removes a slot from which nothing can be read any more.
@@ -113,55 +252,13 @@ pub(crate) async fn drop(client: &Client, name: &str) -> Result<()> {
         .map_err(|error| sql_error(format!("Cannot drop the replication slot {name}"), error))
 }
 
-async fn explain(error: Error, client: &Client, name: &str) -> Error {
-    match sqlstate(&error) {
-        Some("53400") => {
-            let what =
-                format!("Cannot create the replication slot {name}: all that the server has are in use");
-            Error::refused(what).hint(slots_remedy())
-        }
-        Some("55P03") => {
-            let blockers = blockers(client).await.unwrap_or_default();
-            let what = format!(
-                "Cannot create the replication slot {name}: transactions that began before are still running{blockers}"
-            );
-            Error::refused(what).hint(
-                "End them (COMMIT, ROLLBACK PREPARED, select pg_terminate_backend(PID)) and start again",
-            )
-        }
-        _ => error,
-    }
-}
-
-pub(crate) fn slots_remedy() -> String {
-    "Raise max_replication_slots (restart needed), or drop one seen unused in pg_replication_slots: \
-     select pg_drop_replication_slot('NAME')"
-        .to_owned()
-}
-
-/// The oldest transactions, for people.
-async fn blockers(client: &Client) -> Result<String> {
-    let sql = "
-        select format('session %s of %s (%s), since %s', pid, usename, coalesce(nullif(application_name, ''), state),
-                      date_trunc('second', xact_start))
-        from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
-        union all
-        select format('prepared transaction %L of %s, since %s', gid, owner, date_trunc('second', prepared))
-        from pg_prepared_xacts
-        limit $1";
-    let failed = |error| sql_error("Cannot list running transactions", error);
-    let rows = client.query(sql, &[&BLOCKERS]).await.map_err(failed)?;
-    let texts: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(if texts.is_empty() { String::new() } else { format!(": {}", texts.join("; ")) })
-}
-
 /// Who has the slot, for people.
 pub(crate) async fn holder(client: &Client, name: &str) -> Result<Option<String>> {
     let sql = "
         select format('process %s%s%s', s.active_pid,
-                      coalesce(', application ' || nullif(r.application_name, ''), ''),
-                      coalesce(', from ' || host(r.client_addr), ''))
-        from pg_replication_slots s left join pg_stat_replication r on r.pid = s.active_pid
+                      coalesce(', application ' || nullif(a.application_name, ''), ''),
+                      coalesce(', from ' || host(a.client_addr), ''))
+        from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
         where s.slot_name = $1 and s.active_pid is not null";
     let row = client.query_opt(sql, &[&name]).await;
     row.map(|row| row.map(|row| row.get(0)))
@@ -169,14 +266,38 @@ pub(crate) async fn holder(client: &Client, name: &str) -> Result<Option<String>
 }
 
 /// The SQL that makes the slot by hand.
-pub(crate) fn create_remedy(name: &str) -> String {
-    format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput');", literal(name))
+pub(crate) fn create_remedy(name: &str, server: &Server) -> String {
+    let failover =
+        if server.version >= FAILOVER_SLOTS && !server.standby { ", failover => true" } else { "" };
+    let sql = format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{failover});", literal(name));
+    if server.standby {
+        // There the slot begins at what the primary logs of its running transactions, now and then.
+        format!("{sql} (on a standby it waits for the primary: there, SELECT pg_log_standby_snapshot();)")
+    } else {
+        sql
+    }
+}
+
+/// The SQL that removes it.
+pub(crate) fn drop_sql(name: &str) -> String {
+    format!("SELECT pg_drop_replication_slot({});", literal(name))
 }
 
 /// The server's code for an error, if it came from the server.
 pub(crate) fn sqlstate(error: &Error) -> Option<&str> {
-    let cause = std::error::Error::source(error)?;
-    cause.downcast_ref::<DbError>().map(|error| error.code.as_str())
+    db_error(error).map(|error| error.code.as_str())
+}
+
+/// What the server said, if the error came from it, however far down.
+pub(crate) fn db_error(error: &Error) -> Option<&DbError> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 #[cfg(test)]
@@ -190,12 +311,23 @@ mod tests {
     const GOOD: &str = r#"{"slot_type":"logical","plugin":"pgoutput","database":"shop","active":false,
         "confirmed_flush_lsn":"0/1A2B","wal_status":"reserved","two_phase":false}"#;
 
+    fn server(standby: bool) -> Server {
+        Server { database: "shop".to_owned(), standby, version: 170_000, ..Server::default() }
+    }
+
     #[test]
     fn a_sound_slot() {
         let slot = slot(GOOD);
         assert_eq!(slot.confirmed_flush_lsn, Some(Lsn(0x1A2B)));
         assert_eq!(slot.lost(), None);
-        slot.fit("rowcast", "shop").unwrap();
+        slot.fit("rowcast", &server(false)).unwrap();
+        assert_eq!(state(Some(&slot), &server(false), None), "inactive");
+        let read = Slot { active_pid: Some(7), ..slot.clone() };
+        assert_eq!(state(Some(&read), &server(false), Some(7)), "active");
+        assert_eq!(state(Some(&read), &server(false), Some(8)), "in_use");
+        assert_eq!(state(None, &server(false), Some(8)), "missing");
+        // What a promoted standby was copied before.
+        Slot { synced: true, ..slot }.fit("rowcast", &server(false)).unwrap();
     }
 
     #[test]
@@ -206,25 +338,48 @@ mod tests {
             (Slot { plugin: Some("wal2json".to_owned()), ..good.clone() }, "wal2json"),
             (Slot { database: Some("other".to_owned()), ..good.clone() }, "\"other\""),
             (Slot { temporary: true, ..good.clone() }, "temporary"),
+            (Slot { two_phase: true, ..good.clone() }, "two_phase"),
             (Slot { synced: true, ..good.clone() }, "primary's"),
         ];
         for (slot, word) in wrong {
-            let error = slot.fit("rowcast", "shop").unwrap_err();
+            let error = slot.fit("rowcast", &server(true)).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
             assert!(error.remedy().is_some());
+            let expected = if slot.synced { "synced" } else { "other" };
+            assert_eq!(state(Some(&slot), &server(true), None), expected);
         }
     }
 
     #[test]
     fn lost_slots() {
         let good = slot(GOOD);
-        for (reason, word) in
-            [("wal_removed", "log"), ("idle_timeout", "idle"), ("rows_removed", "rows"), ("other", "log")]
-        {
+        for (reason, word, expected) in [
+            ("wal_removed", "log", "wal_removed"),
+            ("idle_timeout", "idle", "idle_timeout"),
+            ("rows_removed", "rows", "rows_removed"),
+            ("wal_level_insufficient", "wal_level", "wal_level_insufficient"),
+            ("other", "log", "wal_removed"),
+        ] {
             let slot = Slot { invalidation_reason: Some(reason.to_owned()), ..good.clone() };
-            assert!(slot.lost().unwrap().contains(word));
+            assert!(slot.lost().unwrap().why.contains(word));
+            assert_eq!(state(Some(&slot), &server(false), None), expected);
         }
-        assert!(Slot { wal_status: Some("lost".to_owned()), ..good.clone() }.lost().is_some());
+        // Version 16 says no more than this, with wal_status `lost`.
+        let conflicting =
+            Slot { conflicting: Some(true), wal_status: Some("lost".to_owned()), ..good.clone() };
+        assert_eq!(conflicting.lost(), Some(&CONFLICTING));
+        assert_eq!(Slot { wal_status: Some("lost".to_owned()), ..good.clone() }.lost(), Some(&WAL_REMOVED));
         assert!(Slot { wal_status: Some("extended".to_owned()), ..good }.lost().is_none());
+    }
+
+    #[test]
+    fn the_sql_says_what_a_standby_needs() {
+        let sql = create_remedy("rowcast", &server(false));
+        assert_eq!(
+            sql,
+            "SELECT pg_create_logical_replication_slot('rowcast', 'pgoutput', failover => true);"
+        );
+        let sql = create_remedy("rowcast", &server(true));
+        assert!(!sql.contains("failover") && sql.contains("pg_log_standby_snapshot()"), "{sql}");
     }
 }

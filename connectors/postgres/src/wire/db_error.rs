@@ -75,8 +75,8 @@ impl DbError {
         match self.code.as_str() {
             // All replication slots are in use.
             "53400" => Kind::Refused,
-            // Slot or object in use, lock not available, cancelled.
-            "55006" | "55P03" | "57014" => Kind::Transient,
+            // Slot or object in use, lock not available, cancelled; on a standby that may be promoted.
+            "55006" | "55P03" | "57014" | "25006" => Kind::Transient,
             // The database was dropped.
             "57P04" => Kind::Refused,
             // Data or index corrupted.

@@ -45,7 +45,12 @@ pub(super) async fn stays(config: Config, capture: Capture, directory: &Director
 
 /// A server with one captured row, and a stopped capture of it.
 pub(super) async fn one_row(settings: &str, policy: OnGap) -> (Server, Directory, Config) {
-    let (server, directory) = (Server::start(settings), Directory::new());
+    one_row_on(Server::start(settings), policy).await
+}
+
+/// The same on a server that runs.
+pub(super) async fn one_row_on(server: Server, policy: OnGap) -> (Server, Directory, Config) {
+    let directory = Directory::new();
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key); create table other (id int)").await;
     let config = Config { tables: vec!["public.t".to_owned()], on_gap: policy, ..config(&server) };

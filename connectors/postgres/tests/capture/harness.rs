@@ -144,7 +144,12 @@ pub(super) fn config(server: &Server) -> Config {
 impl Capture {
     /// Starts; does not wait for anything.
     pub(super) fn launch(config: Config, directory: &Path) -> Self {
-        let journal = open(Options::new(directory), Arc::new(RealDisk)).unwrap();
+        Self::launch_with(config, Options::new(directory))
+    }
+
+    /// Starts on a journal of certain options.
+    pub(super) fn launch_with(config: Config, options: Options) -> Self {
+        let journal = open(options, Arc::new(RealDisk)).unwrap();
         let (status, (stopper, stopped)) = (Status::default(), stop());
         let task =
             tokio::spawn(Postgres::new(config).run(Ingest::new(journal.clone()), status.clone(), stopped));
@@ -165,7 +170,7 @@ impl Capture {
                 let error = (&mut self.task).await.unwrap().unwrap_err();
                 panic!("it ended: {error}; {:?}", error.remedy());
             }
-            assert!(Instant::now() < deadline, "still {}", self.report().source.state);
+            assert!(Instant::now() < deadline, "still {:?}", self.report().source);
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -273,6 +278,12 @@ pub(super) async fn sql(server: &Server) -> Client {
 pub(super) async fn run(client: &Client, statements: &str) {
     let statements = format!("set search_path = public, pg_catalog; {statements}");
     client.batch_execute(&statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+}
+
+/// A setting of the server.
+pub(super) async fn set(client: &Client, setting: &str) {
+    client.batch_execute(&format!("alter system set {setting}")).await.unwrap();
+    client.batch_execute("select pg_reload_conf()").await.unwrap();
 }
 
 /// The first value of the first row, as text.

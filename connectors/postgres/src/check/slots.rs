@@ -1,0 +1,57 @@
+//! The slot.
+
+use rowcast_engine::Result;
+use tokio_postgres::Client;
+
+use super::{Requirement, free, requirement};
+use crate::config::Source;
+use crate::setup::creation::slots_remedy;
+use crate::setup::installation::{self, ADOPT};
+use crate::setup::server::Server;
+use crate::setup::slot::{self, Observed, Slot};
+
+pub(super) async fn of_slot(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
+    let name = &source.slot;
+    let observed = slot::observe(client, source).await?;
+    let Some(slot) = &observed.slot else {
+        let free = free("replication slots", server.slots, slots_remedy());
+        let remedy = slot::create_remedy(name, server);
+        let remedy =
+            if source.manage { format!("`rowcast run` makes it; by hand: {remedy}") } else { remedy };
+        let missing = format!("{name} does not exist");
+        return Ok(vec![free, requirement("slot", source.manage, missing, remedy)]);
+    };
+    if let Err(error) = slot.fit(name, server) {
+        return Ok(vec![requirement("slot", false, error.to_string(), error.remedy().map(str::to_owned))]);
+    }
+    if let Some(lost) = slot.lost() {
+        let found = format!("{name} is lost: {}", lost.why);
+        return Ok(vec![requirement("slot", false, found, format!("{}. {ADOPT}", lost.remedy))]);
+    }
+    let mut text = describe(name, slot, &observed);
+    if slot.active {
+        let holder = slot::holder(client, name).await?.unwrap_or_else(|| "a session".to_owned());
+        text.push_str(&format!(", being read by {holder}"));
+    }
+    if let Some(owner) = installation::read(client, name).await? {
+        text.push_str(&format!(", owned by installation {} since {}", owner.installation, owner.since));
+    }
+    Ok(vec![requirement("slot", true, text, None)])
+}
+
+fn describe(name: &str, slot: &Slot, observed: &Observed) -> String {
+    let mut text = name.to_owned();
+    if let Some(confirmed) = slot.confirmed_flush_lsn {
+        text.push_str(&format!(", confirmed up to {confirmed}"));
+    }
+    if let Some(kept) = observed.retained() {
+        text.push_str(&format!(", the server keeps {kept} bytes of its log for it"));
+    }
+    if let Some(seconds) = observed.inactive {
+        text.push_str(&format!(", not read for {seconds} s"));
+    }
+    if let Some(left) = slot.safe_wal_size {
+        text.push_str(&format!(", lost after {left} more bytes of log"));
+    }
+    text
+}

@@ -1,0 +1,128 @@
+//! A primary that fails and a standby that takes its place, 17 and later: the history goes on there.
+
+use std::time::Duration;
+
+use rowcast_postgres::{Config, OnGap, Requirement, check};
+use tokio_postgres::Client;
+
+use super::breaks::{gaps, one_row_on};
+use super::harness::{Capture, Directory, config, run, set, sql, until, value};
+use crate::support::Server;
+
+const SYNCHRONIZED: &str = "synchronized_standby_slots = 'standby'";
+
+/// A primary with one captured row, and a standby that keeps a copy of the slot.
+async fn pair() -> Option<(Server, Server, Directory, Config)> {
+    let server = Server::start_version(17, "")?;
+    let (mut primary, directory, _) = one_row_on(server, OnGap::Stop).await;
+    run(&sql(&primary).await, "select pg_create_physical_replication_slot('standby')").await;
+    let standby = primary.with_standby(SYNCHRONIZED, "sync_replication_slots = on");
+    let client = sql(&standby).await;
+    let copied = "select count(*) from pg_replication_slots where synced and not temporary and failover";
+    let writer = sql(&primary).await;
+    // The copy is whole once the slot has moved past where the standby began.
+    let of_t = |server: &Server| Config { tables: vec!["public.t".to_owned()], ..config(server) };
+    let capture = Capture::start(of_t(&primary), directory.path()).await;
+    until("the copy of the slot", async || {
+        run(&writer, "insert into other values (1)").await;
+        value(&client, copied).await == "1"
+    })
+    .await;
+    capture.stop().await;
+    let url = format!(
+        "host={},{} port={},{} user=postgres dbname=postgres",
+        primary.dir().display(),
+        standby.dir().display(),
+        primary.port,
+        standby.port
+    );
+    let config = Config { url, ..of_t(&primary) };
+    Some((primary, standby, directory, config))
+}
+
+fn find<'a>(found: &'a [Requirement], name: &str) -> &'a Requirement {
+    found.iter().find(|one| one.name == name).unwrap_or_else(|| panic!("no {name} in {found:#?}"))
+}
+
+/// Rows, one transaction each, until the server is gone.
+async fn write(client: Client, from: u32) {
+    for id in from.. {
+        if client.execute(&format!("insert into public.t values ({id})"), &[]).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_fail_over_loses_and_doubles_nothing() {
+    let Some((primary, standby, directory, both)) = pair().await else { return };
+    let at_primary = check(&config(&primary)).await.unwrap();
+    assert!(find(&at_primary, "synchronized_standby_slots").remedy.is_none(), "{at_primary:#?}");
+    let at_standby = check(&config(&standby)).await.unwrap();
+    for name in ["hot_standby_feedback", "primary_slot_name", "sync_replication_slots", "primary_conninfo"] {
+        assert!(find(&at_standby, name).remedy.is_none(), "{name}: {at_standby:#?}");
+    }
+    assert!(
+        !find(&at_standby, "primary").ok && find(&at_standby, "slot").found.contains("copy of the primary's")
+    );
+
+    let capture = Capture::start(both.clone(), directory.path()).await;
+    let writer = tokio::spawn(write(sql(&primary).await, 100));
+    until("rows", async || capture.events().len() > 200).await;
+    // In the middle of it.
+    primary.stop();
+    writer.await.unwrap();
+    until("the word", async || {
+        let reason = capture.report().source.reason.unwrap_or_default();
+        reason.contains("standby, and not promoted")
+    })
+    .await;
+    assert_eq!(capture.report().source.state, "reconnecting");
+    standby.promote();
+    until("the stream", async || capture.report().source.state == "streaming").await;
+    let client = sql(&standby).await;
+    run(&client, "insert into t values (-1)").await;
+    until("the last row", async || capture.events().last().is_some_and(|event| event.new == "-1")).await;
+
+    // What the new primary has is what was captured, each once; what only the old one had was not told.
+    let mut rows: Vec<i64> = capture.events().iter().map(|event| event.new.parse().unwrap()).collect();
+    let count = rows.len();
+    rows.sort_unstable();
+    rows.dedup();
+    assert_eq!(rows.len(), count, "told twice");
+    let there: Vec<i64> = client
+        .query("select id::int8 from public.t order by 1", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(rows, there);
+    assert!(gaps(&capture).is_empty());
+    capture.stop().await;
+    // It is a slot like any other there: `synced` is still set.
+    let capture = Capture::start(config(&standby), directory.path()).await;
+    run(&client, "insert into t values (-2)").await;
+    until("the row", async || capture.events().last().is_some_and(|event| event.new == "-2")).await;
+    capture.stop().await;
+}
+
+/// What is named and not there holds up all decoding: `check` says so, from the primary.
+#[tokio::test]
+async fn a_standby_that_is_missing_is_named() {
+    let Some((primary, mut standby, directory, both)) = pair().await else { return };
+    standby.stop_in_order();
+    until("the slot's reader to go", async || {
+        let found = check(&config(&primary)).await.unwrap();
+        let synchronized = find(&found, "synchronized_standby_slots");
+        !synchronized.ok && synchronized.found.contains("standby is named there, and no standby reads it")
+    })
+    .await;
+    let capture = Capture::start(both, directory.path()).await;
+    let client = sql(&primary).await;
+    run(&client, "insert into t values (2)").await;
+    set(&client, "synchronized_standby_slots = ''").await;
+    assert_eq!(capture.briefs(2).await, ["insert public.t 1", "insert public.t 2"]);
+    capture.stop().await;
+}

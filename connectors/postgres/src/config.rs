@@ -37,10 +37,23 @@ pub struct Config {
     pub via_partition_root: bool,
     /// What happens where the source's history does not go on in the journal.
     pub on_gap: OnGap,
+    /// Whether the server sends large transactions before they commit.
+    pub streaming: Streaming,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
     /// slot's position. For one start; not part of a configuration file.
     #[serde(skip)]
     pub adopt: bool,
+}
+
+/// When the server sends a transaction that has outgrown its `logical_decoding_work_mem`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Streaming {
+    /// When it has committed; until then the server keeps it on its disk. Protocol 1 of pgoutput.
+    #[default]
+    Off,
+    /// While it goes on; rowcast keeps it on its disk. Protocol 2.
+    On,
 }
 
 /// Where the source's history does not go on: a lost slot, a restored backup, another cluster.
@@ -78,6 +91,7 @@ impl Default for Config {
             manage: true,
             via_partition_root: true,
             on_gap: OnGap::Stop,
+            streaming: Streaming::Off,
             adopt: false,
         }
     }
@@ -127,6 +141,7 @@ pub(crate) struct Source {
     pub(crate) manage: bool,
     pub(crate) via_partition_root: bool,
     pub(crate) on_gap: OnGap,
+    pub(crate) streaming: Streaming,
     pub(crate) adopt: bool,
 }
 
@@ -157,6 +172,7 @@ impl Source {
             manage: config.manage,
             via_partition_root: config.via_partition_root,
             on_gap: config.on_gap,
+            streaming: config.streaming,
             adopt: config.adopt,
         })
     }

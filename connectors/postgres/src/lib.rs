@@ -31,4 +31,4 @@ pub mod wire;
 
 pub use capture::Postgres;
 pub use check::{Requirement, check};
-pub use config::{Config, OnGap};
+pub use config::{Config, OnGap, Streaming};

@@ -6,4 +6,5 @@ mod restored;
 mod resume;
 mod setup;
 mod stream;
+mod streamed;
 mod tls;

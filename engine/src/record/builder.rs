@@ -1,6 +1,7 @@
 //! Builds batches: the one copy between the socket and the disk happens here.
 
 mod summary;
+mod unfinished;
 
 use crate::event::{Micros, Op};
 use crate::lsn::Lsn;
@@ -11,6 +12,8 @@ use crate::record::layout::{
 };
 use crate::record::{SEALED, Tail};
 use crate::schema::SchemaId;
+
+pub(crate) use unfinished::{end, know};
 
 /// A transaction that grows past this is given batches of its own, so that readers render and send it in
 /// pieces of about this size.

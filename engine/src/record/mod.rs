@@ -4,12 +4,15 @@ mod batch;
 mod builder;
 mod checksum;
 pub(crate) mod layout;
+mod recast;
 mod select;
 mod tuple;
 
 pub use batch::{Batch, Events, Header, Share, SpilledTx};
 pub(crate) use batch::{SEALED, asides, intact, mark_early, seal, seal_with};
 pub use builder::{Builder, PART_BYTES, Part, TxStart};
+pub(crate) use builder::{end, know};
 pub(crate) use checksum::Tail;
+pub use recast::{Live, Recast};
 pub use select::EventsWhere;
 pub use tuple::{Tuple, Value, Values};

@@ -1,5 +1,7 @@
 //! From messages of the stream to transactions for the journal. The hot path: nothing here waits.
 
+mod streamed;
+
 use metrics::Counter;
 use rowcast_engine::event::{Micros, Op};
 use rowcast_engine::journal::StreamPosition;
@@ -11,6 +13,7 @@ use super::composite;
 use super::custom;
 use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
+use super::streams::Streams;
 use crate::pgoutput::{Change, Malformed, Message, RelationIds, decode};
 use crate::tables::Tables;
 
@@ -41,6 +44,20 @@ pub(super) enum Step {
         /// Its commit time.
         committed: Micros,
     },
+    /// A transaction that was sent before it committed has committed.
+    Streamed(StreamCommit),
+}
+
+/// The commit of a transaction that was sent before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StreamCommit {
+    pub(super) xid: u32,
+    /// Where its commit record starts.
+    pub(super) final_lsn: Lsn,
+    /// Where it ends.
+    pub(super) end: Lsn,
+    /// Its commit time.
+    pub(super) committed: Micros,
 }
 
 /// The transaction that the stream is in.
@@ -59,6 +76,8 @@ pub(super) struct Assembly {
     pub(super) builder: Builder,
     pub(super) relations: Relations,
     pub(super) replay: Replay,
+    /// Transactions that are sent before they commit.
+    pub(super) streams: Streams,
     tables: Tables,
     status: Status,
     /// Whose stream this is.
@@ -91,6 +110,7 @@ impl Assembly {
             builder: Builder::new(),
             relations: Relations::default(),
             replay,
+            streams: Streams::default(),
             tables: tables.clone(),
             status: status.clone(),
             identity,
@@ -135,6 +155,9 @@ impl Assembly {
     /// For messages that cannot be understood, and for a history that is not the journal's. For good.
     pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
         self.sent = sent.saturating_add(POSTGRES_EPOCH);
+        if self.streams.is_within() {
+            return self.take_within(lsn, body);
+        }
         match decode(body).map_err(broken)? {
             Message::Change(change) => self.change(lsn, &change),
             Message::Begin { final_lsn, committed, xid } => {
@@ -161,6 +184,12 @@ impl Assembly {
                 self.message(transactional, lsn, prefix, content)?;
                 Ok(Step::Next)
             }
+            Message::StreamStart { xid, first } => self.stream_start(xid, first),
+            Message::StreamStop => Err(outside()),
+            Message::StreamCommit { xid, commit_lsn, end_lsn, committed } => {
+                self.stream_commit(StreamCommit { xid, final_lsn: commit_lsn, end: end_lsn, committed })
+            }
+            Message::StreamAbort { xid, subxid } => self.streams.abort(xid, subxid),
         }
     }
 
@@ -310,7 +339,8 @@ impl Assembly {
     }
 }
 
-const REPORT: &str = "This is a bug of rowcast or of something between it and the server: please report it";
+pub(super) const REPORT: &str =
+    "This is a bug of rowcast or of something between it and the server: please report it";
 
 fn broken(malformed: Malformed) -> Error {
     Error::failed("The replication stream cannot be understood").because(malformed).hint(REPORT)
@@ -320,12 +350,12 @@ fn outside() -> Error {
     Error::failed("The replication stream has a change outside a transaction").hint(REPORT)
 }
 
-fn undescribed(table: u32) -> Error {
+pub(super) fn undescribed(table: u32) -> Error {
     Error::failed(format!("The replication stream has a change of table {table}, which it has not described"))
         .hint(REPORT)
 }
 
-fn too_wide(change: &Change<'_>, width: u16) -> Error {
+pub(super) fn too_wide(change: &Change<'_>, width: u16) -> Error {
     let op = match change.op {
         Op::Insert => "An insert",
         Op::Update => "An update",

@@ -18,7 +18,7 @@ use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use crate::catalog::Catalog;
-use crate::config::Source;
+use crate::config::{Source, Streaming};
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Slot};
@@ -46,6 +46,8 @@ pub(super) struct Link {
     pub(super) asked: Option<Asked>,
     /// The reason for which it waits, once that has been logged.
     pub(super) waits_for: Option<String>,
+    /// A transaction came that protocol 2 cannot tell: from now on they are sent when they commit.
+    pub(super) whole: bool,
 }
 
 /// What the server says, beside what the journal has.
@@ -66,7 +68,7 @@ enum Plan {
 impl Link {
     /// Nothing has happened yet.
     pub(super) fn new(source: Source, ingest: Ingest, status: Status) -> Self {
-        Self { source, ingest, status, established: false, asked: None, waits_for: None }
+        Self { source, ingest, status, established: false, asked: None, waits_for: None, whole: false }
     }
 
     /// A running stream.
@@ -280,7 +282,8 @@ impl Link {
         server: &Server,
         publications: &[String],
     ) -> Result<CopyStream> {
-        let command = start_command(&self.source.slot, publications);
+        let streaming = if self.whole { Streaming::Off } else { self.source.streaming };
+        let command = start_command(&self.source.slot, publications, streaming);
         let patience = if self.established { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
         let deadline = Instant::now() + patience;
         let mut connection = Some(connection);
@@ -328,11 +331,16 @@ pub(super) fn explain(error: Error) -> Error {
     }
 }
 
-fn start_command(slot: &str, publications: &[String]) -> String {
+fn start_command(slot: &str, publications: &[String], streaming: Streaming) -> String {
+    let (version, more) = match streaming {
+        Streaming::Off => (1, ""),
+        Streaming::On => (2, ", streaming 'on'"),
+    };
     // An identifier within a string within a command: each layer quotes.
     let names: Vec<String> = publications.iter().map(|name| identifier(name)).collect();
     format!(
-        "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')",
+        "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '{version}', publication_names {}, \
+         messages 'true'{more})",
         identifier(slot),
         literal(&names.join(","))
     )
@@ -388,9 +396,14 @@ mod tests {
     fn names_are_quoted_at_each_layer() {
         let names = ["rowcast".to_owned(), "My \"Pub's\"".to_owned()];
         assert_eq!(
-            start_command("rowcast", &names),
+            start_command("rowcast", &names, Streaming::Off),
             "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '1', \
              publication_names '\"rowcast\",\"My \"\"Pub''s\"\"\"', messages 'true')"
+        );
+        assert_eq!(
+            start_command("rowcast", &names[..1], Streaming::On),
+            "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '2', \
+             publication_names '\"rowcast\"', messages 'true', streaming 'on')"
         );
     }
 }

@@ -16,6 +16,8 @@ mod replay;
 mod resume;
 mod session;
 mod spill;
+mod streamed;
+mod streams;
 mod waiting;
 mod watch;
 
@@ -100,6 +102,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                         return Ok(());
                     }
                 };
+                link.whole |= session.assembly.streams.given_up();
                 backoff.note_connection(session.has_progressed(), started.elapsed());
                 ended
             }

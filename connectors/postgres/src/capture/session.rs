@@ -1,13 +1,17 @@
 //! One replication connection: reads, hands over, confirms. One task owns it, and nothing that it waits for keeps
 //! it from telling the server that it is alive.
 
+mod streamed;
+
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Counter;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
+use rowcast_engine::schema::Schema;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result};
 use tokio::time::{Instant, sleep, timeout};
@@ -131,6 +135,10 @@ impl Session {
                     Box::pin(self.finish_large(end, committed)).await?;
                     continue;
                 }
+                Some(Step::Streamed(commit)) => {
+                    Box::pin(self.finish_streamed(commit)).await?;
+                    continue;
+                }
                 Some(Step::Next) => continue,
             }
             self.feedback.release(self.assembly.replay.is_done());
@@ -160,7 +168,7 @@ impl Session {
                             self.held = Some((start, sent, body.to_vec()));
                             return Ok(Some(step));
                         }
-                        step @ Step::Spilled { .. } => return Ok(Some(step)),
+                        step @ (Step::Spilled { .. } | Step::Streamed(_)) => return Ok(Some(step)),
                     }
                 }
                 CopyFrame::Keepalive { end, reply, .. } => {
@@ -180,6 +188,7 @@ impl Session {
             self.append(room);
         }
         self.assembly.spilling = self.large.relieve(self.ingest.journal(), &mut self.assembly.builder)?;
+        self.assembly.streams.relieve(self.ingest.journal())?;
         self.advance()
     }
 
@@ -226,7 +235,8 @@ impl Session {
     /// Waits for whatever comes first: bytes, room in the journal, a write, a time.
     async fn wait(&mut self) -> Result<()> {
         let ready = self.assembly.builder.ready_bytes();
-        let may_read = ready < MAX_READY && Large::has_room(&self.assembly.builder);
+        let may_read =
+            ready < MAX_READY && Large::has_room(&self.assembly.builder) && self.assembly.streams.has_room();
         let nap = self.assembly.is_behind().then_some(if self.stream.is_tcp() { NAP_TCP } else { NAP_UNIX });
         let until = self.next_duty();
         if !may_read {
@@ -234,10 +244,12 @@ impl Session {
             self.feedback.heard();
             self.stale = true;
         }
-        let Self { stream, feedback, ingest, large, .. } = self;
+        let Self { stream, feedback, ingest, large, assembly, .. } = self;
+        let streams = &mut assembly.streams;
         tokio::select! {
             biased;
             written = large.written(), if large.is_writing() => written?,
+            written = streams.written(), if streams.is_writing() => written?,
             room = ingest.room(), if ready > 0 => self.append(room?),
             count = fill(stream, nap), if may_read => {
                 let count = count?;
@@ -280,11 +292,18 @@ impl Session {
     /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever. Only a server that
     /// is stopping is left alone, since it does not stop before this stream has ended.
     async fn describe(&mut self, table: u32) -> Result<()> {
+        let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
+        let described = self.look_up(&message).await?;
+        let schema = self.register(described)?;
+        self.assembly.relations.settle(table, schema.as_deref());
+        Ok(())
+    }
+
+    async fn look_up(&mut self, message: &[u8]) -> Result<Described> {
         loop {
-            let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
-            let work = Box::pin(ask(&mut self.catalog, &message));
+            let work = Box::pin(ask(&mut self.catalog, message));
             match meanwhile(&mut self.stream, &mut self.feedback, work).await {
-                Ok(described) => return self.settle(table, described),
+                Ok(described) => return Ok(described),
                 Err(error) if error.kind() == Kind::Transient && slot::sqlstate(&error) != Some(STOPPING) => {
                     tracing::warn!("Capture pauses: {error}");
                     self.say("paused", Some(error.to_string()));
@@ -299,12 +318,11 @@ impl Session {
         }
     }
 
-    fn settle(&mut self, table: u32, described: Described) -> Result<()> {
+    /// The schema version of what the catalog has said; `None` when nobody wants the table.
+    fn register(&mut self, described: Described) -> Result<Option<Arc<Schema>>> {
         let wanted = described.names.iter().any(|(schema, name)| self.tables.matches(schema, name));
-        let schema = if wanted { Some(self.ingest.journal().register(described.schema)?) } else { None };
-        self.assembly.relations.settle(table, schema.as_deref());
         self.stale = true;
-        Ok(())
+        wanted.then(|| self.ingest.journal().register(described.schema)).transpose()
     }
 
     fn say(&self, state: &'static str, reason: Option<String>) {

@@ -44,6 +44,8 @@ pub(super) enum Step {
         /// Its commit time.
         committed: Micros,
     },
+    /// The catalog may be asked for a table that the open transaction has described, which has been taken in.
+    Ask(u32),
     /// A transaction that was sent before it committed has committed.
     Streamed(StreamCommit),
 }

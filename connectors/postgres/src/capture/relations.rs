@@ -87,14 +87,21 @@ impl Relations {
     }
 
     /// Takes over a description from a transaction that has committed, unless a later one is there. When it is
-    /// `new`, the catalog is asked at its next change, as for any.
-    pub(super) fn take_over(&mut self, id: u32, message: &Arc<[u8]>, width: u16, (order, new): (u64, bool)) {
+    /// `new`, the catalog is asked at its next change, as for any. Gives whether it was taken over.
+    pub(super) fn take_over(
+        &mut self,
+        id: u32,
+        message: &Arc<[u8]>,
+        width: u16,
+        (order, new): (u64, bool),
+    ) -> bool {
         let known = self.entries.get(&id);
         if known.is_some_and(|known| known.order > order || (!new && known.message == *message)) {
-            return;
+            return false;
         }
         let message = Arc::clone(message);
         self.entries.insert(id, Entry { message, width, state: State::Described, misfit: None, order });
+        true
     }
 
     pub(super) fn find(&self, id: u32) -> Lookup<'_> {

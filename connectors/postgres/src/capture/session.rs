@@ -135,6 +135,10 @@ impl Session {
                     Box::pin(self.finish_large(end, committed)).await?;
                     continue;
                 }
+                Some(Step::Ask(table)) => {
+                    self.describe_early(table).await?;
+                    continue;
+                }
                 Some(Step::Streamed(commit)) => {
                     Box::pin(self.finish_streamed(commit)).await?;
                     continue;
@@ -168,7 +172,9 @@ impl Session {
                             self.held = Some((start, sent, body.to_vec()));
                             return Ok(Some(step));
                         }
-                        step @ (Step::Spilled { .. } | Step::Streamed(_)) => return Ok(Some(step)),
+                        step @ (Step::Spilled { .. } | Step::Ask(_) | Step::Streamed(_)) => {
+                            return Ok(Some(step));
+                        }
                     }
                 }
                 CopyFrame::Keepalive { end, reply, .. } => {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rowcast_engine::record::{Builder, Recast, TxStart};
-use rowcast_engine::schema::SchemaId;
+use rowcast_engine::schema::{Schema, SchemaId};
 use rowcast_engine::{Lsn, Result};
 
 use super::assembly::{too_wide, undescribed};
@@ -20,6 +20,9 @@ const UNKNOWN: SchemaId = 1 << 31;
 
 /// What a description takes beside its bytes.
 const DESCRIPTION: usize = 128;
+
+/// What the catalog has said of descriptions, by the numbers that events of theirs have.
+pub(super) type Found = HashMap<SchemaId, Option<Arc<Schema>>>;
 
 /// What the stream says of a table within this transaction: nobody else's before it commits.
 #[derive(Debug)]
@@ -120,14 +123,15 @@ impl Streamed {
         self.builder.origin(name);
     }
 
-    /// Takes a description in. What others have been told, word for word, need not be looked up again.
+    /// Takes a description in. What others have been told, word for word, need not be looked up again. Gives whether
+    /// the catalog might know the table.
     pub(super) fn describe(
         &mut self,
         relation: &Relation<'_>,
         message: &[u8],
         others: &mut Relations,
         is_named: bool,
-    ) {
+    ) -> bool {
         let (at, order) = (self.builder.open_events(), others.next_order());
         let (id, width) = (relation.id, relation.width());
         if let Some(table) = self.tables.get_mut(&id)
@@ -137,7 +141,7 @@ impl Streamed {
             // Said again: something of it has changed that the description does not show.
             version.doubtful = true;
             table.order = order;
-            return;
+            return false;
         }
         let is_first = !self.tables.contains_key(&id);
         let settled = others.settled(id, message).filter(|_| is_first);
@@ -150,6 +154,23 @@ impl Streamed {
         self.described += message.len() + DESCRIPTION;
         self.versions.push(Version { message: message.into(), schema, is_named, doubtful, used: false });
         self.tables.insert(id, Table { version, width, schema, composites, order, at });
+        is_first && doubtful
+    }
+
+    /// The newest description of a table.
+    pub(super) fn description(&self, id: u32) -> Option<Arc<[u8]>> {
+        let version = self.versions.get(self.tables.get(&id)?.version)?;
+        Some(Arc::clone(&version.message))
+    }
+
+    /// What the catalog has said of it before the commit: then it is asked again, to be sure.
+    pub(super) fn settle(&mut self, id: u32, schema: &Schema) {
+        if let Some(table) = self.tables.get_mut(&id)
+            && let Some(version) = self.versions.get_mut(table.version)
+        {
+            (table.schema, version.schema) = (Some(schema.id), Some(schema.id));
+            table.composites = composite::columns(schema);
+        }
     }
 
     /// Takes a row change in.
@@ -268,17 +289,22 @@ impl Streamed {
         doubtful.filter_map(|version| Some((version.schema?, Arc::clone(&version.message)))).collect()
     }
 
-    /// What becomes of its events, now that it has committed.
-    pub(super) fn recast(&mut self, schemas: HashMap<SchemaId, Option<SchemaId>>) -> Recast {
+    /// What becomes of its events, now that it has committed and the catalog was asked.
+    pub(super) fn recast(&mut self, found: &Found) -> Recast {
+        let number = |schema: &Option<Arc<Schema>>| schema.as_ref().map(|schema| schema.id);
+        let schemas = found.iter().map(|(id, schema)| (*id, number(schema))).collect();
         Recast { dead: std::mem::take(&mut self.dead), schemas }
     }
 
-    /// Its descriptions are everybody's from now on.
-    pub(super) fn tell(&self, others: &mut Relations) {
+    /// Its descriptions are everybody's from now on, with what the catalog has said of them.
+    pub(super) fn tell(&self, others: &mut Relations, found: &Found) {
         for (id, table) in &self.tables {
             if let Some(version) = self.versions.get(table.version) {
                 let place = (table.order, version.doubtful);
-                others.take_over(*id, &version.message, table.width, place);
+                let is_new = others.take_over(*id, &version.message, table.width, place);
+                if let Some(schema) = version.schema.and_then(|id| found.get(&id)).filter(|_| is_new) {
+                    others.settle(*id, schema.as_deref());
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use rowcast_engine::{Lsn, Result};
 use super::{Assembly, NEW_TABLE, PARTLY, Step, StreamCommit, broken, outside};
 use crate::capture::custom;
 use crate::capture::replay::Verdict;
-use crate::capture::streamed::Streamed;
+use crate::capture::streamed::{Found, Streamed};
 use crate::pgoutput::{Message, Within, decode_within};
 
 impl Assembly {
@@ -31,8 +31,9 @@ impl Assembly {
                 let is_named = self.tables.matches(relation.schema, relation.table);
                 // As it comes outside of pieces: without the number of the subtransaction.
                 let plain = [body.get(..1).unwrap_or_default(), body.get(5..).unwrap_or_default()].concat();
-                open.describe(&relation, &plain, &mut self.relations, is_named);
+                let ask = open.describe(&relation, &plain, &mut self.relations, is_named);
                 self.streams.within_bounds()?;
+                return Ok(if ask { Step::Ask(relation.id) } else { Step::Next });
             }
             Message::Logical { transactional: true, lsn, prefix, content } => {
                 if let Some(channel) = custom::is_gap(true, prefix, content) {
@@ -74,7 +75,7 @@ impl Assembly {
             return Ok(Step::NextPage);
         }
         let streamed = self.streams.take(xid)?;
-        streamed.tell(&mut self.relations);
+        streamed.tell(&mut self.relations, &Found::new());
         self.stream_ended(end, streamed.live() > 0);
         Ok(Step::Next)
     }

@@ -4,7 +4,6 @@
 //! before it. What has a file, of which nothing was rolled back and whose tables are what they were taken for, keeps it:
 //! the file becomes a segment. The rest is copied from its file to another one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rowcast_engine::ingest::{finish_spill, recast_spill, settle_spill};
@@ -16,14 +15,15 @@ use rowcast_engine::{Error, Result};
 use super::{Session, meanwhile};
 use crate::capture::assembly::StreamCommit;
 use crate::capture::spill::MAX_OPEN;
-use crate::capture::streamed::Streamed;
+use crate::capture::streamed::{Found, Streamed};
+use crate::pgoutput::{Message, decode};
 
 impl Session {
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
         let mut streamed = self.assembly.streams.take(commit.xid)?;
-        let schemas = self.look_up_all(streamed.doubtful()).await?;
+        let found = self.look_up_all(streamed.doubtful()).await?;
         let is_live = streamed.live() > 0;
-        let recast = streamed.recast(schemas);
+        let recast = streamed.recast(&found);
         let file = streamed.file.take();
         let file = meanwhile(&mut self.stream, &mut self.feedback, file).await?;
         match file {
@@ -33,23 +33,42 @@ impl Session {
             }
             Some(file) => self.recast(&mut streamed, file, recast, &commit).await?,
         }
-        streamed.tell(&mut self.assembly.relations);
+        streamed.tell(&mut self.assembly.relations, &found);
         self.assembly.stream_ended(commit.end, is_live);
         self.assembly.finished = commit.end;
         Ok(())
     }
 
-    /// The schema versions of tables that the catalog could not be asked for before: it shows what has committed.
-    async fn look_up_all(
-        &mut self,
-        doubtful: Vec<(SchemaId, Arc<[u8]>)>,
-    ) -> Result<HashMap<SchemaId, Option<SchemaId>>> {
-        let mut found = HashMap::new();
+    /// The schema versions of tables that the catalog has to be asked for now: before, it did not show what the
+    /// transaction itself has changed.
+    async fn look_up_all(&mut self, doubtful: Vec<(SchemaId, Arc<[u8]>)>) -> Result<Found> {
+        let mut found = Found::new();
         for (id, message) in doubtful {
             let described = self.look_up(&message).await?;
-            found.insert(id, self.register(described)?.map(|schema| schema.id));
+            found.insert(id, self.register(described)?);
         }
         Ok(found)
+    }
+
+    /// Asks the catalog for a table that an open transaction is the first to change. What it says is mostly what it will
+    /// say at the commit, and then the transaction's file can stay as it is; but its locks must not be waited for.
+    pub(super) async fn describe_early(&mut self, table: u32) -> Result<()> {
+        let within = self.assembly.streams.within();
+        let Some(message) = within.and_then(|open| open.description(table)) else { return Ok(()) };
+        let catalog = &mut self.catalog;
+        let work = Box::pin(async {
+            // That it cannot be read now is no matter: it is asked at the commit.
+            Ok(match decode(&message) {
+                Ok(Message::Relation(relation)) => catalog.describe_unlocked(&relation).await.ok(),
+                _ => None,
+            })
+        });
+        let described = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
+        let Some(described) = described else { return Ok(()) };
+        if let (Some(schema), Some(open)) = (self.register(described)?, self.assembly.streams.within()) {
+            open.settle(table, &schema);
+        }
+        Ok(())
     }
 
     /// Behind what is in memory already.

@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// Small transactions a second, of one insert each.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
+    /// The server's `logical_decoding_work_mem`.
+    #[arg(long, default_value = "64MB")]
+    work_mem: String,
 }
 
 /// What became of one of them.
@@ -59,7 +62,8 @@ struct Outcome {
 
 /// Measures, and gives the table.
 pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) -> Result<String> {
-    let server = Server::start(place, SETTINGS).await?;
+    let work_mem = format!("logical_decoding_work_mem={}", options.work_mem);
+    let server = Server::start(place, &[SETTINGS, &[&work_mem]].concat()).await?;
     let client = server.client().await?;
     backlog::create_table(&client).await?;
     backlog::execute(&client, "create table small (id bigint primary key)").await?;
@@ -142,6 +146,11 @@ impl Bench<'_> {
 
     /// When it began, was written, had committed, was visible.
     async fn huge(&self, rowcast: &mut Rowcast, rows: u64) -> Result<[Instant; 4]> {
+        // Numbers begin with the first event.
+        while newest(rowcast).await? == 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+        tokio::time::sleep(AFTERWARDS).await;
         let before = newest(rowcast).await?;
         let began = Instant::now();
         let insert = format!(
@@ -251,10 +260,12 @@ fn report(options: &Options, measured: &[((Route, &str), Vec<Outcome>)]) -> Stri
         rows.push(row);
     }
     format!(
-        "A transaction of {} rows, beside {} small ones a second; medians of {} rounds, in turns.\n\n{}",
+        "A transaction of {} rows, beside {} small ones a second; medians of {} rounds, in turns; \
+         logical_decoding_work_mem = {}.\n\n{}",
         options.rows,
         options.rate,
         options.rounds,
+        options.work_mem,
         set(&rows)
     )
 }

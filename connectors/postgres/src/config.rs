@@ -215,6 +215,17 @@ mod tests {
     }
 
     #[test]
+    fn when_large_transactions_are_sent() {
+        let read = |text: &str| serde_json::from_str::<Config>(&format!(r#"{{"streaming":"{text}"}}"#));
+        assert_eq!(read("on").unwrap().streaming, Streaming::On);
+        assert_eq!(
+            (read("off").unwrap().streaming, Config::default().streaming),
+            (Streaming::Off, Streaming::Off)
+        );
+        assert!(read("parallel").unwrap_err().to_string().contains("`off` or `on`"));
+    }
+
+    #[test]
     fn names_that_postgres_would_refuse() {
         for config in [
             Config { slot: "My-Slot".to_owned(), ..Config::default() },

@@ -1,5 +1,8 @@
 //! A transaction that the server sends before it ends: what has come of it, and what of that was rolled back.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;

@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-latency bench-journal bench-instructions \
+.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-huge bench-latency bench-journal \
+	bench-instructions \
 	install-deps
 
 # Of PostgreSQL, for test-matrix.
@@ -51,6 +52,12 @@ bench-capture: ## Rows per second from a backlog, beside pg_recvlogical
 	@scripts/install-postgres.sh
 	cargo build --release --locked --workspace
 	@exec target/release/rowcast-bench capture
+
+bench-huge: ## A transaction of 2M rows and small ones beside it, with source.streaming off and on
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	cargo build --release --locked --workspace
+	@exec target/release/rowcast-bench huge
 
 bench-latency: ## From insert to SSE client, at 1 and at 500 transactions a second
 	@scripts/install-build.sh

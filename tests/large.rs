@@ -8,10 +8,15 @@ use crate::support::{Database, Postgres, Rowcast, SOON, wait_for};
 /// Rows of about 1 kB: 40 MB, well above what stays in memory.
 const ROWS: u64 = 40_000;
 
-async fn captured(name: &str) -> (Database, Rowcast) {
+/// Where the server sends transactions before they commit, it does so as early as it can.
+const SMALL_MEMORY: &str = "do $$ begin
+    execute format('alter database %I set logical_decoding_work_mem = ''64kB''', current_database()); end $$";
+
+async fn captured(name: &str, streaming: &str) -> (Database, Rowcast) {
     let database = Postgres::shared().await.create_database(name).await;
     database.execute("create table t (id integer primary key, v text)").await;
-    let rowcast = Rowcast::of(&database).start().await;
+    database.execute(SMALL_MEMORY).await;
+    let rowcast = Rowcast::of(&database).set(&format!("source.streaming={streaming}")).start().await;
     (database, rowcast)
 }
 
@@ -38,7 +43,16 @@ async fn read(events: &mut Ndjson, first: u64, last: u64) -> Value {
 
 #[tokio::test]
 async fn a_large_transaction_arrives_whole_and_in_order() {
-    let (database, rowcast) = captured("large").await;
+    arrives("large", "off").await;
+}
+
+#[tokio::test]
+async fn one_that_is_sent_before_it_commits_arrives_whole_and_in_order() {
+    arrives("early", "on").await;
+}
+
+async fn arrives(name: &str, streaming: &str) {
+    let (database, rowcast) = captured(name, streaming).await;
     let mut live = Ndjson::open(rowcast.address(), "/v1/events?channel=*").await.unwrap();
     live.expect("open").await;
     let (one, two) = (database.client().await, database.client().await);
@@ -62,7 +76,16 @@ async fn a_large_transaction_arrives_whole_and_in_order() {
 
 #[tokio::test]
 async fn a_large_transaction_survives_a_kill_in_its_middle() {
-    let (database, mut rowcast) = captured("killed").await;
+    survives("killed", "off").await;
+}
+
+#[tokio::test]
+async fn one_that_is_sent_before_it_commits_survives_a_kill_in_its_middle() {
+    survives("killed_early", "on").await;
+}
+
+async fn survives(name: &str, streaming: &str) {
+    let (database, mut rowcast) = captured(name, streaming).await;
     database.execute(&insert(100_001, 100_001)).await;
     let client = database.client().await;
     let change = tokio::spawn(async move { client.batch_execute(&insert(1, ROWS)).await });

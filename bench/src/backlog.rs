@@ -73,7 +73,8 @@ pub(crate) async fn walsender(client: &Client, slot: &str) -> Result<Option<u32>
     Ok(pid.and_then(|pid| u32::try_from(pid).ok()))
 }
 
-async fn execute(client: &Client, sql: &str) -> Result<()> {
+/// Runs statements.
+pub(crate) async fn execute(client: &Client, sql: &str) -> Result<()> {
     client.batch_execute(sql).await.map_err(|error| failed(sql, error))
 }
 

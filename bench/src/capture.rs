@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// Rounds; the medians are shown.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
+    /// Let the server send large transactions before they commit.
+    #[arg(long)]
+    streaming: bool,
 }
 
 /// What one reader did in one round.
@@ -64,7 +67,7 @@ pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) ->
     let server = Server::start(place, SETTINGS).await?;
     let client = server.client().await?;
     backlog::create_table(&client).await?;
-    let bench = Bench { place, program, server: &server, client: &client };
+    let bench = Bench { place, program, server: &server, client: &client, streaming: options.streaming };
     bench.set_up().await?;
     eprintln!("Filling the backlog with {} rows", options.rows);
     let backlog = backlog::fill(&client, options.rows, options.rows_per_transaction).await?;
@@ -92,6 +95,7 @@ struct Bench<'a> {
     program: &'a Path,
     server: &'a Server,
     client: &'a Client,
+    streaming: bool,
 }
 
 impl Bench<'_> {
@@ -107,8 +111,10 @@ impl Bench<'_> {
         let url = self.server.url(route);
         let slot = format!("source.slot={SLOT}");
         let publication = format!("source.publication={SLOT}");
-        let arguments = ["--source", &url, "--tables", "public.bench", "--set", &slot, "--set", &publication];
-        Rowcast::start(self.program, data, &arguments).await
+        let streaming = format!("source.streaming={}", if self.streaming { "on" } else { "off" });
+        let tables = ["--source", &url, "--tables", "public.bench"];
+        let keys = ["--set", &slot, "--set", &publication, "--set", &streaming];
+        Rowcast::start(self.program, data, &[&tables[..], &keys].concat()).await
     }
 
     /// pg_recvlogical, which throws away what it reads.

@@ -24,9 +24,9 @@ const WARM_UP: u64 = 200;
 /// An event that has not come by then never does.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// In microseconds; slower ones count as this.
-const SLOWEST: u64 = 60_000_000;
+pub(crate) const SLOWEST: u64 = 60_000_000;
 /// Arrivals between the reader and the count; the reader waits when it is full.
-const ARRIVALS: usize = 4096;
+pub(crate) const ARRIVALS: usize = 4096;
 
 const INSERT: &str = "insert into bench values ($1, 7, '0123456789abcdef0123456789abcdef', now(), 12.34)";
 
@@ -85,7 +85,7 @@ pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) ->
 }
 
 /// Notes when the event of each row arrives.
-async fn read(mut events: Events, arrivals: mpsc::Sender<(u64, Instant)>) {
+pub(crate) async fn read(mut events: Events, arrivals: mpsc::Sender<(u64, Instant)>) {
     loop {
         let mut seen = Vec::new();
         let more = events.lines(|line| seen.extend(row_id(line).map(|id| (id, Instant::now())))).await;

@@ -6,6 +6,7 @@
 mod backlog;
 mod capture;
 mod http;
+mod huge;
 mod latency;
 mod process;
 mod program;
@@ -36,6 +37,8 @@ struct Arguments {
 enum Measurement {
     /// Rows per second from a backlog into the durable journal, beside pg_recvlogical to nowhere.
     Capture(capture::Options),
+    /// One huge transaction, sent when it has committed or before, and small ones beside it.
+    Huge(huge::Options),
     /// From insert to SSE client, with everything durable.
     Latency(latency::Options),
 }
@@ -67,6 +70,7 @@ async fn measure(arguments: Arguments) -> Result<String> {
     let rowcast = program::find(arguments.rowcast)?;
     match arguments.measurement {
         Measurement::Capture(options) => capture::measure(&place, &rowcast, &options).await,
+        Measurement::Huge(options) => huge::measure(&place, &rowcast, &options).await,
         Measurement::Latency(options) => latency::measure(&place, &rowcast, &options).await,
     }
 }

@@ -1,5 +1,7 @@
 //! The way in: a source's transactions go to the journal through here.
 
+mod unfinished;
+
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -11,6 +13,8 @@ use crate::event::Micros;
 use crate::journal::{Append, Command, Journal, Spill, State, StreamPosition, TxEnd, encode_position, gone};
 use crate::lsn::Lsn;
 use crate::record::{Builder, Part};
+
+pub use unfinished::{recast_spill, settle_spill};
 
 /// Groups of one source on their way: one being written, one waiting. More would only be memory; fewer would let
 /// the disk wait for the socket.

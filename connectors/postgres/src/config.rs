@@ -74,10 +74,23 @@ pub struct Config {
     /// administrator knows how large that disk is.
     #[serde(with = "crate::config::units::optional_size")]
     pub wal_budget: Option<u64>,
+    /// Whether the server sends large transactions before they commit.
+    pub streaming: Streaming,
     /// Take over the slot although the history does not continue: a gap is recorded, and capture goes on from the
     /// slot's position. For one start; not part of a configuration file.
     #[serde(skip)]
     pub adopt: bool,
+}
+
+/// When the server sends a transaction that has outgrown its `logical_decoding_work_mem`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Streaming {
+    /// When it has committed; until then the server keeps it on its disk. Protocol 1 of pgoutput.
+    #[default]
+    Off,
+    /// While it goes on; rowcast keeps it on its disk. Protocol 2.
+    On,
 }
 
 /// Where the source's history does not go on: a lost slot, a restored backup, another cluster.
@@ -170,6 +183,7 @@ impl Default for Config {
             lock_timeout: Duration::from_secs(30),
             wal_warning: 8 << 30,
             wal_budget: None,
+            streaming: Streaming::Off,
             adopt: false,
         }
     }
@@ -227,6 +241,7 @@ pub(crate) struct Source {
     pub(crate) lock_timeout: Duration,
     pub(crate) wal_warning: u64,
     pub(crate) wal_budget: Option<u64>,
+    pub(crate) streaming: Streaming,
     pub(crate) adopt: bool,
 }
 
@@ -276,6 +291,7 @@ impl Source {
             lock_timeout: config.lock_timeout,
             wal_warning: config.wal_warning,
             wal_budget: config.wal_budget,
+            streaming: config.streaming,
             adopt: config.adopt,
         })
     }
@@ -355,6 +371,17 @@ mod tests {
         assert!(Source::new(&nobody).unwrap_err().to_string().contains("gives up the slot"));
         let hasty = Config { lock_timeout: Duration::ZERO, ..Config::default() };
         assert!(Source::new(&Config { url: "postgres://me@h/d".to_owned(), ..hasty }).is_err());
+    }
+
+    #[test]
+    fn when_large_transactions_are_sent() {
+        let read = |text: &str| serde_json::from_str::<Config>(&format!(r#"{{"streaming":"{text}"}}"#));
+        assert_eq!(read("on").unwrap().streaming, Streaming::On);
+        assert_eq!(
+            (read("off").unwrap().streaming, Config::default().streaming),
+            (Streaming::Off, Streaming::Off)
+        );
+        assert!(read("parallel").unwrap_err().to_string().contains("`off` or `on`"));
     }
 
     #[test]

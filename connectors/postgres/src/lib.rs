@@ -33,5 +33,5 @@ pub mod wire;
 
 pub use capture::Postgres;
 pub use check::{Requirement, check};
-pub use config::{Config, OnGap, Origin, SnapshotMode};
+pub use config::{Config, OnGap, Origin, SnapshotMode, Streaming};
 pub use uninstall::{Removal, uninstall};

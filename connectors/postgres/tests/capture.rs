@@ -25,6 +25,7 @@ mod slots;
 mod snapshot;
 mod standby;
 mod stream;
+mod streamed;
 mod tls;
 mod trigger;
 mod uninstall;

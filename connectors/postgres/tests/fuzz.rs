@@ -70,7 +70,16 @@ fn look(bytes: &[u8]) {
             within(bytes, content);
         }
         Ok(Message::Origin { name }) => within(bytes, name.as_bytes()),
-        Ok(Message::Begin { .. } | Message::Commit { .. } | Message::Type) | Err(_) => {}
+        Ok(
+            Message::Begin { .. }
+            | Message::Commit { .. }
+            | Message::Type
+            | Message::StreamStart { .. }
+            | Message::StreamStop
+            | Message::StreamCommit { .. }
+            | Message::StreamAbort { .. },
+        )
+        | Err(_) => {}
     });
     assert_eq!(allocated.bytes_total, 0, "{bytes:02X?}");
 }

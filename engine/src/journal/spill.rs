@@ -1,5 +1,7 @@
 //! A transaction too large for memory, written to a file of its own before it commits.
 
+mod unfinished;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

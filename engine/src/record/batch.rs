@@ -454,7 +454,7 @@ impl<'a> Events<'a> {
     }
 }
 
-fn string(bytes: &[u8]) -> Option<(&str, &[u8])> {
+pub(super) fn string(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let length = usize::from(get_u16(bytes, 0)?);
     let (text, rest) = bytes.get(2..)?.split_at_checked(length)?;
     Some((std::str::from_utf8(text).ok()?, rest))

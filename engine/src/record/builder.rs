@@ -2,6 +2,7 @@
 
 mod snapshot;
 mod summary;
+mod unfinished;
 
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::record::layout::{
 };
 use crate::record::{SEALED, Tail};
 use crate::schema::SchemaId;
+
+pub(crate) use unfinished::{end, know};
 
 /// A transaction that grows past this is given batches of its own, so that readers render and send it in
 /// pieces of about this size.

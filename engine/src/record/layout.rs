@@ -57,7 +57,10 @@ pub(crate) const SNAPSHOT_HEAD: usize = 2;
 pub(crate) const TX_LAST: u8 = 1;
 pub(crate) const TX_LOCAL: u8 = 2;
 pub(crate) const TX_BODY: usize = 48;
+pub(crate) const TX_FINAL_LSN: usize = 16;
 pub(crate) const TX_END_LSN: usize = 24;
+pub(crate) const TX_PREVIOUS_END: usize = 32;
+pub(crate) const TX_COMMITTED: usize = 40;
 pub(crate) const TX_ORIGIN: usize = TX_BODY;
 
 pub(crate) const TRUNCATE_CASCADE: u8 = 1;

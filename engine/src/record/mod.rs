@@ -4,6 +4,7 @@ mod batch;
 mod builder;
 mod checksum;
 pub(crate) mod layout;
+mod recast;
 mod select;
 mod tuple;
 
@@ -11,6 +12,8 @@ pub(crate) use batch::{Aside, SEALED, asides, intact, last_end, mark_early, seal
 pub use batch::{Batch, Events, Header, Share, SpilledTx};
 pub(crate) use builder::Note;
 pub use builder::{Builder, PART_BYTES, Part, TxStart};
+pub(crate) use builder::{end, know};
 pub(crate) use checksum::Tail;
+pub use recast::{Live, Recast};
 pub use select::EventsWhere;
 pub use tuple::{Tuple, Value, Values};

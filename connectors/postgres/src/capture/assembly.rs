@@ -1,5 +1,7 @@
 //! From messages of the stream to transactions for the journal. The hot path: nothing here waits.
 
+mod streamed;
+
 use metrics::Counter;
 use rowcast_engine::event::{Micros, Op};
 use rowcast_engine::journal::StreamPosition;
@@ -11,6 +13,7 @@ use super::composite;
 use super::custom;
 use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
+use super::streams::Streams;
 use crate::pgoutput::{Change, Malformed, Message, RelationIds, decode};
 use crate::snapshot::job::Job;
 use crate::snapshot::tracker::Tracker;
@@ -43,6 +46,22 @@ pub(super) enum Step {
         /// Its commit time.
         committed: Micros,
     },
+    /// The catalog may be asked for a table that the open transaction has described, which has been taken in.
+    Ask(u32),
+    /// A transaction that was sent before it committed has committed.
+    Streamed(StreamCommit),
+}
+
+/// The commit of a transaction that was sent before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StreamCommit {
+    pub(super) xid: u32,
+    /// Where its commit record starts.
+    pub(super) final_lsn: Lsn,
+    /// Where it ends.
+    pub(super) end: Lsn,
+    /// Its commit time.
+    pub(super) committed: Micros,
 }
 
 /// The transaction that the stream is in.
@@ -61,6 +80,8 @@ pub(super) struct Assembly {
     pub(super) builder: Builder,
     pub(super) relations: Relations,
     pub(super) replay: Replay,
+    /// Transactions that are sent before they commit.
+    pub(super) streams: Streams,
     tables: Tables,
     status: Status,
     /// Whose stream this is.
@@ -99,6 +120,7 @@ impl Assembly {
             builder: Builder::new(),
             relations: Relations::default(),
             replay,
+            streams: Streams::default(),
             tables: tables.clone(),
             status: status.clone(),
             identity,
@@ -151,6 +173,9 @@ impl Assembly {
     /// For messages that cannot be understood, and for a history that is not the journal's. For good.
     pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
         self.sent = sent.saturating_add(POSTGRES_EPOCH);
+        if self.streams.is_within() {
+            return self.take_within(lsn, body);
+        }
         match decode(body).map_err(|malformed| broken(malformed, lsn, body))? {
             Message::Change(change) => self.change(lsn, &change),
             Message::Begin { final_lsn, committed, xid } => {
@@ -177,6 +202,12 @@ impl Assembly {
                 self.message(transactional, lsn, prefix, content)?;
                 Ok(Step::Next)
             }
+            Message::StreamStart { xid, first } => self.stream_start(xid, first),
+            Message::StreamStop => Err(outside()),
+            Message::StreamCommit { xid, commit_lsn, end_lsn, committed } => {
+                self.stream_commit(StreamCommit { xid, final_lsn: commit_lsn, end: end_lsn, committed })
+            }
+            Message::StreamAbort { xid, subxid } => self.streams.abort(xid, subxid),
         }
     }
 
@@ -354,7 +385,8 @@ impl Assembly {
     }
 }
 
-const REPORT: &str = "This is a bug of rowcast or of something between it and the server: please report it";
+pub(super) const REPORT: &str =
+    "This is a bug of rowcast or of something between it and the server: please report it";
 
 /// So much of a message is named: its tag, ids and flags. Values come later, and must not be shown.
 const HEAD: usize = 8;
@@ -373,12 +405,12 @@ fn outside() -> Error {
     Error::failed("The replication stream has a change outside a transaction").hint(REPORT)
 }
 
-fn undescribed(table: u32) -> Error {
+pub(super) fn undescribed(table: u32) -> Error {
     Error::failed(format!("The replication stream has a change of table {table}, which it has not described"))
         .hint(REPORT)
 }
 
-fn too_wide(change: &Change<'_>, width: u16) -> Error {
+pub(super) fn too_wide(change: &Change<'_>, width: u16) -> Error {
     let op = match change.op {
         Op::Insert => "An insert",
         Op::Update => "An update",

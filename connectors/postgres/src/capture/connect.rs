@@ -22,14 +22,14 @@ use super::session::Session;
 use super::taking::{caught_up, same_server};
 use super::waiting::told;
 use crate::catalog::Catalog;
-use crate::config::{Origin, Source};
+use crate::config::{Origin, Source, Streaming};
 use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Observed, Slot};
 use crate::setup::{self, installation, publications};
 use crate::snapshot::Snapshots;
-use crate::snapshot::job::{self, ALL, Wanted};
+use crate::snapshot::job::{self, ALL, Jobs, Wanted};
 use crate::tables::{identifier, literal};
 use crate::wire::{Connection, CopyStream, Purpose, sql_session};
 
@@ -71,6 +71,8 @@ pub(super) struct Link {
     pub(super) given_up: Option<String>,
     /// Errors that come again and again.
     pub(super) repeats: Repeats,
+    /// A transaction came that protocol 2 cannot tell: from now on they are sent when they commit.
+    pub(super) whole: bool,
 }
 
 /// What the server says, beside what the journal has.
@@ -120,6 +122,7 @@ impl Link {
             reading,
             given_up,
             repeats,
+            whole: false,
         }
     }
 
@@ -160,7 +163,8 @@ impl Link {
         let journal = self.ingest.journal().clone();
         let names = publications::existing(&client, &self.source).await?;
         let from = situation.start(journal.position().asked_since);
-        let command = start_command(&self.source, from, &names);
+        let streaming = self.streaming()?;
+        let command = start_command(&self.source, from, &names, streaming);
         let stream = Box::pin(self.start(&client, connection, &server, &command)).await?;
         let told = self.confirmed(&client, position).await?;
         let confirmed = told.max(from);
@@ -173,7 +177,8 @@ impl Link {
         let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
         let facts = (server.version, server.standby);
         let source = Source { info: self.here.clone(), ..self.source.clone() };
-        let snapshots = Snapshots::start(source, &journal, &self.status, facts)?;
+        let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, facts)?;
+        let snapshots = (snapshots, orders, streaming == Streaming::On);
         // Where it is asked to start was not told for that.
         let told = self.ingest.confirmable(told);
         let feedback = Feedback::new(told, confirmed, position, server.sender_timeout);
@@ -322,6 +327,13 @@ impl Link {
         self.ingest.identify(StreamPosition { broken, ..position }, &notes).await?;
         abort::point(Point::SourceIdentified);
         Ok(lsn)
+    }
+
+    /// A snapshot that is being read has to know each change when it is delivered, not before.
+    fn streaming(&self) -> Result<Streaming> {
+        let jobs = Jobs::read(&self.ingest.journal().notes())?;
+        let whole = self.whole || jobs.all.is_some() || !jobs.tables.is_empty();
+        Ok(if whole { Streaming::Off } else { self.source.streaming })
     }
 
     /// The note that wants the rows of all captured tables.
@@ -479,12 +491,17 @@ pub(super) fn explain(error: Error) -> Error {
 }
 
 /// Older servers refuse options that they do not know: `origin` is sent only where it was asked for.
-fn start_command(source: &Source, from: Lsn, publications: &[String]) -> String {
+fn start_command(source: &Source, from: Lsn, publications: &[String], streaming: Streaming) -> String {
+    let (version, more) = match streaming {
+        Streaming::Off => (1, ""),
+        Streaming::On => (2, ", streaming 'on'"),
+    };
     // An identifier within a string within a command: each layer quotes.
     let names: Vec<String> = publications.iter().map(|name| identifier(name)).collect();
     let origin = if source.origin == Origin::None { ", origin 'none'" } else { "" };
     format!(
-        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, messages 'true'{origin})",
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '{version}', publication_names {}, \
+         messages 'true'{more}{origin})",
         identifier(&source.slot),
         literal(&names.join(","))
     )
@@ -543,12 +560,20 @@ mod tests {
         let config = Config { url: "host=/tmp user=u dbname=d".to_owned(), ..Config::default() };
         let source = Source::new(&config).unwrap();
         assert_eq!(
-            start_command(&source, Lsn::ZERO, &names),
+            start_command(&source, Lsn::ZERO, &names, Streaming::Off),
             "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '1', \
              publication_names '\"rowcast\",\"My \"\"Pub''s\"\"\"', messages 'true')"
         );
         let local = Source { origin: Origin::None, ..source };
-        assert!(start_command(&local, Lsn(0x1A), &[]).contains(" LOGICAL 0/1A ("));
-        assert!(start_command(&local, Lsn::ZERO, &[]).ends_with(", messages 'true', origin 'none')"));
+        assert!(start_command(&local, Lsn(0x1A), &[], Streaming::Off).contains(" LOGICAL 0/1A ("));
+        assert!(
+            start_command(&local, Lsn::ZERO, &[], Streaming::Off)
+                .ends_with(", messages 'true', origin 'none')")
+        );
+        assert_eq!(
+            start_command(&Source::new(&config).unwrap(), Lsn::ZERO, &names[..1], Streaming::On),
+            "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '2', \
+             publication_names '\"rowcast\"', messages 'true', streaming 'on')"
+        );
     }
 }

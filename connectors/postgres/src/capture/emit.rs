@@ -22,11 +22,15 @@ pub(super) struct Emitter {
     pub(super) due: Lsn,
     /// Nothing is left to be done.
     pub(super) done: bool,
+    /// Transactions are sent before they commit, of which a snapshot is told nothing.
+    streams: bool,
+    /// A snapshot is wanted, and cannot be made beside this connection.
+    pub(super) unfit: bool,
 }
 
 impl Emitter {
-    pub(super) fn new(orders: mpsc::Receiver<Order>) -> Self {
-        Self { orders, waiting: VecDeque::new(), due: NEVER, done: false }
+    pub(super) fn new(orders: mpsc::Receiver<Order>, streams: bool) -> Self {
+        Self { orders, waiting: VecDeque::new(), due: NEVER, done: false, streams, unfit: false }
     }
 
     /// The next order. Cancel safe; never comes when nobody gives orders any more.
@@ -40,6 +44,8 @@ impl Emitter {
     /// Carries an order out, or keeps its chunk. The one who gave it may be gone; then nobody waits for the answer.
     pub(super) fn take(&mut self, order: Order, tracker: &mut Tracker) {
         match order {
+            // Whoever asked ends with the connection.
+            Order::Watch(_) if self.streams => self.unfit = true,
             Order::Watch(done) => {
                 tracker.watch();
                 let _ = done.send(());

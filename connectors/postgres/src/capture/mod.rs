@@ -21,6 +21,8 @@ mod replay;
 mod resume;
 mod session;
 mod spill;
+mod streamed;
+mod streams;
 mod surrender;
 mod taking;
 mod waiting;
@@ -126,6 +128,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                         return Ok(());
                     }
                 };
+                link.whole |= session.assembly.streams.given_up();
                 backoff.note_connection(session.has_progressed(), started.elapsed());
                 if session.has_progressed() {
                     link.repeats.forget();

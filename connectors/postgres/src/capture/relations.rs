@@ -15,6 +15,8 @@ use crate::pgoutput::Relation;
 #[derive(Debug, Default)]
 pub(super) struct Relations {
     entries: HashMap<u32, Entry>,
+    /// Descriptions so far, those within open transactions included.
+    described: u64,
 }
 
 #[derive(Debug)]
@@ -25,6 +27,8 @@ struct Entry {
     state: State,
     /// What did not fit when the catalog was asked again.
     misfit: Option<(usize, usize)>,
+    /// Which description it is, in the order of the stream.
+    order: u64,
 }
 
 #[derive(Debug)]
@@ -61,9 +65,43 @@ pub(super) struct Known<'a> {
 impl Relations {
     /// Takes a description in; the old one of the same table is void.
     pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8]) {
-        let entry =
-            Entry { message: message.into(), width: relation.width(), state: State::Described, misfit: None };
+        let (width, order) = (relation.width(), self.next_order());
+        let entry = Entry { message: message.into(), width, state: State::Described, misfit: None, order };
         self.entries.insert(relation.id, entry);
+    }
+
+    /// The place of another description, within an open transaction.
+    pub(super) fn next_order(&mut self) -> u64 {
+        self.described += 1;
+        self.described
+    }
+
+    /// What a table is that has this very description and was looked up: its schema version, none when nobody wants it.
+    pub(super) fn settled(&self, id: u32, message: &[u8]) -> Option<(Option<SchemaId>, &[Composite])> {
+        let entry = self.entries.get(&id).filter(|entry| *entry.message == *message)?;
+        match &entry.state {
+            State::Described => None,
+            State::Unwanted => Some((None, &[])),
+            State::Known { schema, composites } => Some((Some(*schema), composites)),
+        }
+    }
+
+    /// Takes over a description from a transaction that has committed, unless a later one is there. When it is
+    /// `new`, the catalog is asked at its next change, as for any. Gives whether it was taken over.
+    pub(super) fn take_over(
+        &mut self,
+        id: u32,
+        message: &Arc<[u8]>,
+        width: u16,
+        (order, new): (u64, bool),
+    ) -> bool {
+        let known = self.entries.get(&id);
+        if known.is_some_and(|known| known.order > order || (!new && known.message == *message)) {
+            return false;
+        }
+        let message = Arc::clone(message);
+        self.entries.insert(id, Entry { message, width, state: State::Described, misfit: None, order });
+        true
     }
 
     pub(super) fn find(&self, id: u32) -> Lookup<'_> {

@@ -1,13 +1,17 @@
 //! One replication connection: reads, hands over, confirms. One task owns it, and nothing that it waits for keeps
 //! it from telling the server that it is alive.
 
+mod streamed;
+
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Counter;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
+use rowcast_engine::schema::Schema;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result};
 use tokio::sync::mpsc;
@@ -95,7 +99,7 @@ impl Session {
         feedback: Feedback,
         catalog: Catalog,
         (tables, ingest, status): (Tables, Ingest, Status),
-        (snapshots, orders): (Snapshots, mpsc::Receiver<Order>),
+        (snapshots, orders, streams): (Snapshots, mpsc::Receiver<Order>, bool),
         position: Lsn,
     ) -> Self {
         let now = Instant::now();
@@ -108,7 +112,7 @@ impl Session {
             ingest,
             status,
             large: Large::None,
-            emitter: Emitter::new(orders),
+            emitter: Emitter::new(orders, streams),
             _snapshots: snapshots,
             held: None,
             submitted: position,
@@ -150,6 +154,14 @@ impl Session {
                     Box::pin(self.finish_large(end, committed)).await?;
                     continue;
                 }
+                Some(Step::Ask(table)) => {
+                    self.describe_early(table).await?;
+                    continue;
+                }
+                Some(Step::Streamed(commit)) => {
+                    Box::pin(self.finish_streamed(commit)).await?;
+                    continue;
+                }
                 Some(Step::Next) => continue,
             }
             self.emit()?;
@@ -160,6 +172,11 @@ impl Session {
             self.show_now_and_then();
             if self.emitter.done {
                 return Ok(());
+            }
+            if self.emitter.unfit {
+                return Err(Error::transient(
+                    "A snapshot is wanted: the stream begins anew, with large transactions sent when they commit",
+                ));
             }
             self.wait().await?;
         }
@@ -184,7 +201,9 @@ impl Session {
                             self.held = Some((start, sent, body.to_vec()));
                             return Ok(Some(step));
                         }
-                        step @ Step::Spilled { .. } => return Ok(Some(step)),
+                        step @ (Step::Spilled { .. } | Step::Ask(_) | Step::Streamed(_)) => {
+                            return Ok(Some(step));
+                        }
                     }
                 }
                 CopyFrame::Keepalive { end, reply, .. } => {
@@ -239,6 +258,7 @@ impl Session {
             self.append(room);
         }
         self.assembly.spilling = self.large.relieve(self.ingest.journal(), &mut self.assembly.builder)?;
+        self.assembly.streams.relieve(self.ingest.journal())?;
         self.advance()
     }
 
@@ -285,7 +305,8 @@ impl Session {
     /// Waits for whatever comes first: bytes, room in the journal, a write, a time.
     async fn wait(&mut self) -> Result<()> {
         let ready = self.assembly.builder.ready_bytes();
-        let may_read = ready < MAX_READY && Large::has_room(&self.assembly.builder);
+        let may_read =
+            ready < MAX_READY && Large::has_room(&self.assembly.builder) && self.assembly.streams.has_room();
         let nap = self.assembly.is_behind().then_some(if self.stream.is_tcp() { NAP_TCP } else { NAP_UNIX });
         let until = self.next_duty();
         if !may_read {
@@ -294,11 +315,13 @@ impl Session {
             self.stale = true;
         }
         let Self { stream, feedback, ingest, large, emitter, assembly, .. } = self;
+        let Assembly { streams, snapshots, .. } = assembly;
         tokio::select! {
             biased;
             written = large.written(), if large.is_writing() => written?,
+            written = streams.written(), if streams.is_writing() => written?,
             // Before the socket, which may always have something.
-            order = emitter.order() => emitter.take(order, &mut assembly.snapshots),
+            order = emitter.order() => emitter.take(order, snapshots),
             room = ingest.room(), if ready > 0 => self.append(room?),
             count = fill(stream, nap), if may_read => {
                 let count = count?;
@@ -341,11 +364,21 @@ impl Session {
     /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever. Only a server that
     /// is stopping is left alone, since it does not stop before this stream has ended.
     async fn describe(&mut self, table: u32) -> Result<()> {
+        let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
+        let described = self.look_up(&message).await?;
+        let schema = self.register(described)?;
+        if let Some(schema) = &schema {
+            self.assembly.snapshots.describe(schema);
+        }
+        self.assembly.relations.settle(table, schema.as_deref());
+        Ok(())
+    }
+
+    async fn look_up(&mut self, message: &[u8]) -> Result<Described> {
         loop {
-            let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
-            let work = Box::pin(ask(&mut self.catalog, &message));
+            let work = Box::pin(ask(&mut self.catalog, message));
             match meanwhile(&mut self.stream, &mut self.feedback, work).await {
-                Ok(described) => return self.settle(table, described),
+                Ok(described) => return Ok(described),
                 Err(error) if error.kind() == Kind::Transient && slot::sqlstate(&error) != Some(STOPPING) => {
                     tracing::warn!("Capture pauses: {error}");
                     self.say("paused", Some(error.to_string()));
@@ -360,16 +393,12 @@ impl Session {
         }
     }
 
-    fn settle(&mut self, table: u32, described: Described) -> Result<()> {
+    /// The schema version of what the catalog has said; `None` when nobody wants the table.
+    fn register(&mut self, described: Described) -> Result<Option<Arc<Schema>>> {
         let (schema, name) = (&described.schema.schema, &described.schema.table);
         let wanted = self.tables.takes(schema, name, &described.names);
-        let schema = if wanted { Some(self.ingest.journal().register(described.schema)?) } else { None };
-        if let Some(schema) = &schema {
-            self.assembly.snapshots.describe(schema);
-        }
-        self.assembly.relations.settle(table, schema.as_deref());
         self.stale = true;
-        Ok(())
+        wanted.then(|| self.ingest.journal().register(described.schema)).transpose()
     }
 
     fn say(&self, state: &'static str, reason: Option<String>) {

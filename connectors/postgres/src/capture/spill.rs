@@ -9,7 +9,7 @@ use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Result};
 
 /// An open transaction that holds more memory than this gets a file, and is written on whenever it does again.
-const MAX_OPEN: usize = 16 << 20;
+pub(super) const MAX_OPEN: usize = 16 << 20;
 
 /// While one write is in flight so much more may come; then reading waits. Bounds the memory of one transaction.
 const MAX_WAITING: usize = 2 * MAX_OPEN;
@@ -33,6 +33,10 @@ impl Large {
         matches!(self, Self::Writing(_))
     }
 
+    pub(super) fn is_there(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
     /// Whether more of the open transaction may be read.
     pub(super) fn has_room(builder: &Builder) -> bool {
         builder.open_bytes() < MAX_WAITING
@@ -44,20 +48,25 @@ impl Large {
         if builder.open_bytes() < MAX_OPEN || builder.ready_bytes() > 0 {
             return Ok(!matches!(self, Self::None));
         }
+        if !self.is_writing() {
+            self.start(journal, builder.take_open_parts())?;
+        }
+        Ok(true)
+    }
+
+    /// Starts a write. None must be in flight.
+    pub(super) fn start(&mut self, journal: &Journal, parts: Vec<Part>) -> Result<()> {
+        debug_assert!(!self.is_writing());
         let spill = match std::mem::take(self) {
-            Self::None => {
+            Self::Ready(spill) => *spill,
+            Self::None | Self::Writing(_) => {
                 metrics::counter!("rowcast_source_spilled_transactions_total").increment(1);
                 tracing::debug!("A large transaction is arriving: it goes to a file of its own");
                 journal.spill()?
             }
-            Self::Ready(spill) => *spill,
-            writing @ Self::Writing(_) => {
-                *self = writing;
-                return Ok(true);
-            }
         };
-        *self = Self::write(spill, builder.take_open_parts());
-        Ok(true)
+        *self = Self::write(spill, parts);
+        Ok(())
     }
 
     fn write(spill: Spill, parts: Vec<Part>) -> Self {
@@ -73,6 +82,15 @@ impl Large {
             *self = Self::Ready(Box::new(result?));
         }
         Ok(())
+    }
+
+    /// Gives the file, if there is one.
+    pub(super) async fn take(&mut self) -> Result<Option<Spill>> {
+        self.written().await?;
+        Ok(match std::mem::take(self) {
+            Self::Ready(spill) => Some(*spill),
+            Self::None | Self::Writing(_) => None,
+        })
     }
 
     /// Writes the last parts and gives the file.

@@ -24,6 +24,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 const CANNOT_READ: &str = "Cannot read the catalog";
 
+/// Somebody's lock on a table is waited for so long by those who can ask again later.
+const NO_WAIT: &str = "set local lock_timeout = '100ms'";
+
 /// A client for catalog reads beside the stream, connected when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Catalog {
@@ -62,18 +65,33 @@ impl Catalog {
     ///
     /// When the catalog cannot be read; the next call connects anew.
     pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
+        self.ask(relation, "").await
+    }
+
+    /// The same, but for as long as a transaction has locked the table it is an error: that transaction may be the one
+    /// whose changes are read.
+    ///
+    /// # Errors
+    ///
+    /// When the catalog cannot be read now.
+    pub(crate) async fn describe_unlocked(&mut self, relation: &Relation<'_>) -> Result<Described> {
+        self.ask(relation, NO_WAIT).await
+    }
+
+    async fn ask(&mut self, relation: &Relation<'_>, first: &str) -> Result<Described> {
         let mut client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
             _ => sql_client(&self.info).await?,
         };
-        let described = timeout(READ_TIMEOUT, self.read(&mut client, relation)).await.map_err(|_| {
-            Error::transient(format!("Reading the catalog took longer than {} s", READ_TIMEOUT.as_secs()))
-        })??;
+        let described =
+            timeout(READ_TIMEOUT, self.read(&mut client, relation, first)).await.map_err(|_| {
+                Error::transient(format!("Reading the catalog took longer than {} s", READ_TIMEOUT.as_secs()))
+            })??;
         self.client = Some(client);
         Ok(described)
     }
 
-    async fn read(&self, client: &mut Client, relation: &Relation<'_>) -> Result<Described> {
+    async fn read(&self, client: &mut Client, relation: &Relation<'_>, first: &str) -> Result<Described> {
         let failed = |error| sql_error(CANNOT_READ, error);
         // One snapshot: keys and types of the same moment.
         let transaction = client
@@ -83,6 +101,9 @@ impl Catalog {
             .start()
             .await
             .map_err(failed)?;
+        if !first.is_empty() {
+            transaction.batch_execute(first).await.map_err(failed)?;
+        }
         let described = describe(&transaction, relation, &self.publications).await?;
         transaction.commit().await.map_err(failed)?;
         Ok(described)

@@ -11,7 +11,7 @@ const POSTGRES_EPOCH: Micros = 946_684_800_000_000;
 /// Why bytes are no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// The message's tag is none that protocol version 1 has.
+    /// The message's tag is none that protocol versions 1 and 2 have.
     UnknownTag(u8),
     /// The message ends before it should, goes on after it should end, or holds an impossible value.
     Body {

@@ -5,7 +5,7 @@ use rowcast_engine::record::Tuple;
 use rowcast_engine::schema::Identity;
 
 use super::cursor::{Cursor, Malformed};
-use super::{Change, Message, Relation, RelationColumn, RelationIds};
+use super::{Change, Message, Relation, RelationColumn, RelationIds, Within};
 
 const TRUNCATE_CASCADE: u8 = 1;
 const TRUNCATE_RESTART_IDENTITY: u8 = 2;
@@ -15,10 +15,30 @@ const COLUMN_IDENTITY: u8 = 1;
 ///
 /// # Errors
 ///
-/// When the bytes are no message of protocol version 1; the stream cannot go on after that.
+/// When the bytes are no message of protocol versions 1 and 2; the stream cannot go on after that.
 pub fn decode(body: &[u8]) -> Result<Message<'_>, Malformed> {
     let (tag, rest) = body.split_first().ok_or(Malformed::Empty)?;
+    message(Cursor::new(*tag, rest), *tag)
+}
+
+/// Reads one message between `S` and `E`, where changes and descriptions say to which subtransaction they belong.
+///
+/// # Errors
+///
+/// When the bytes are no message that may stand there; the stream cannot go on after that.
+pub fn decode_within(body: &[u8]) -> Result<Within<'_>, Malformed> {
+    let (tag, rest) = body.split_first().ok_or(Malformed::Empty)?;
     let mut cursor = Cursor::new(*tag, rest);
+    let xid = match tag {
+        b'I' | b'U' | b'D' | b'T' | b'M' | b'R' | b'Y' => cursor.u32()?,
+        b'O' | b'E' => 0,
+        b'B' | b'C' | b'S' | b'c' | b'A' => return Err(cursor.bad("it stands within another transaction")),
+        unknown => return Err(Malformed::UnknownTag(*unknown)),
+    };
+    message(cursor, *tag).map(|message| Within { xid, message })
+}
+
+fn message(mut cursor: Cursor<'_>, tag: u8) -> Result<Message<'_>, Malformed> {
     match tag {
         b'I' => insert(cursor).map(Message::Change),
         b'U' => update(cursor).map(Message::Change),
@@ -49,8 +69,30 @@ pub fn decode(body: &[u8]) -> Result<Message<'_>, Malformed> {
         }
         b'T' => truncate(cursor),
         b'M' => logical(cursor),
-        unknown => Err(Malformed::UnknownTag(*unknown)),
+        b'S' => {
+            let (xid, first) = (cursor.u32()?, cursor.u8()?);
+            if first > 1 {
+                return Err(cursor.unknown("its flags are unknown", first));
+            }
+            cursor.done().map(|()| Message::StreamStart { xid, first: first == 1 })
+        }
+        b'E' => cursor.done().map(|()| Message::StreamStop),
+        b'c' => stream_commit(cursor),
+        b'A' => {
+            let (xid, subxid) = (cursor.u32()?, cursor.u32()?);
+            cursor.done().map(|()| Message::StreamAbort { xid, subxid })
+        }
+        unknown => Err(Malformed::UnknownTag(unknown)),
     }
+}
+
+fn stream_commit(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
+    let (xid, flags) = (cursor.u32()?, cursor.u8()?);
+    if flags != 0 {
+        return Err(cursor.unknown("its flags are unknown", flags));
+    }
+    let (commit_lsn, end_lsn, committed) = (cursor.lsn()?, cursor.lsn()?, cursor.time()?);
+    cursor.done().map(|()| Message::StreamCommit { xid, commit_lsn, end_lsn, committed })
 }
 
 /// Takes a tuple off; gives how many columns it has.

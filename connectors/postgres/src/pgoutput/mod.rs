@@ -1,4 +1,4 @@
-//! pgoutput, protocol 1: what a logical replication stream says, looked at in place. No input or output here.
+//! pgoutput, protocols 1 and 2: what a logical replication stream says, looked at in place. No input or output here.
 //!
 //! Nothing is copied: messages borrow from the frame that holds them. Row changes are checked for their shape
 //! (lengths, kinds, column counts) and otherwise left as they are, since that is how the journal stores them.
@@ -11,7 +11,7 @@ mod decode;
 mod tests;
 
 pub use cursor::Malformed;
-pub use decode::decode;
+pub use decode::{decode, decode_within};
 
 use rowcast_engine::Lsn;
 use rowcast_engine::event::{Micros, Op};
@@ -69,6 +69,43 @@ pub enum Message<'a> {
         /// What it says.
         content: &'a [u8],
     },
+    /// `S`: what follows belongs to a transaction that has not committed, up to `E`.
+    StreamStart {
+        /// The transaction's 32-bit id.
+        xid: u32,
+        /// Nothing of it was sent before.
+        first: bool,
+    },
+    /// `E`: the end of what `S` began.
+    StreamStop,
+    /// `c`: a transaction that was sent before it committed is whole.
+    StreamCommit {
+        /// The transaction's 32-bit id.
+        xid: u32,
+        /// Where its commit record starts.
+        commit_lsn: Lsn,
+        /// Where the commit record ends: what is confirmed.
+        end_lsn: Lsn,
+        /// Its commit time.
+        committed: Micros,
+    },
+    /// `A`: a transaction that was sent before it ended was rolled back, or a subtransaction of it.
+    StreamAbort {
+        /// The transaction's 32-bit id.
+        xid: u32,
+        /// The subtransaction's; the transaction's own where all of it was rolled back.
+        subxid: u32,
+    },
+}
+
+/// A message between `S` and `E`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Within<'a> {
+    /// The subtransaction, or the transaction itself. Of a logical message always the latter; zero where a message
+    /// belongs to none.
+    pub xid: u32,
+    /// The message.
+    pub message: Message<'a>,
 }
 
 /// A row change.

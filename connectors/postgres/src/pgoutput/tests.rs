@@ -5,7 +5,7 @@ use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
 use rowcast_engine::schema::Identity;
 
-use super::{Malformed, Message, decode};
+use super::{Malformed, Message, Within, decode, decode_within};
 
 const EPOCH: i64 = 946_684_800_000_000;
 
@@ -92,7 +92,47 @@ fn all() -> Vec<Vec<u8>> {
         logical(),
         origin(),
         ty(),
+        stream_start(),
+        stream_commit(),
+        stream_abort(),
     ]
+}
+
+fn stream_start() -> Vec<u8> {
+    [&b"S"[..], &77_u32.to_be_bytes(), b"\x01"].concat()
+}
+
+fn stream_commit() -> Vec<u8> {
+    let commit = commit();
+    [&b"c"[..], &77_u32.to_be_bytes(), &commit[1..]].concat()
+}
+
+fn stream_abort() -> Vec<u8> {
+    [&b"A"[..], &77_u32.to_be_bytes(), &79_u32.to_be_bytes()].concat()
+}
+
+/// The same message between `S` and `E`, of subtransaction 79.
+fn within(message: &[u8]) -> Vec<u8> {
+    [&message[..1], &79_u32.to_be_bytes(), &message[1..]].concat()
+}
+
+#[test]
+fn open_transactions() {
+    let committed = EPOCH + 5;
+    assert_eq!(decode(&stream_start()), Ok(Message::StreamStart { xid: 77, first: true }));
+    assert_eq!(decode(b"E"), Ok(Message::StreamStop));
+    assert_eq!(decode_within(b"E"), Ok(Within { xid: 0, message: Message::StreamStop }));
+    let whole = Message::StreamCommit { xid: 77, commit_lsn: Lsn(0x1234), end_lsn: Lsn(0x1300), committed };
+    assert_eq!(decode(&stream_commit()), Ok(whole));
+    assert_eq!(decode(&stream_abort()), Ok(Message::StreamAbort { xid: 77, subxid: 79 }));
+    for message in [relation(), insert(), update(Some(b'K')), delete(), truncate(), logical(), ty()] {
+        let same = decode(&message).unwrap();
+        assert_eq!(decode_within(&within(&message)), Ok(Within { xid: 79, message: same }));
+    }
+    assert_eq!(decode_within(&origin()).unwrap().xid, 0);
+    for message in [begin(), commit(), stream_start(), stream_commit(), stream_abort()] {
+        assert!(decode_within(&message).is_err());
+    }
 }
 
 #[test]
@@ -157,9 +197,11 @@ fn truncates_and_messages() {
 
 #[test]
 fn unknown_tags_are_named() {
-    let error = decode(b"S\0\0\0\0").unwrap_err();
-    assert_eq!(error, Malformed::UnknownTag(b'S'));
-    assert_eq!(error.to_string(), "unknown message tag 'S' (byte 0x53)");
+    // Prepared transactions are sent when they commit: nobody asks for more.
+    let error = decode(b"P\0\0\0\0").unwrap_err();
+    assert_eq!(error, Malformed::UnknownTag(b'P'));
+    assert_eq!(error.to_string(), "unknown message tag 'P' (byte 0x50)");
+    assert_eq!(decode_within(b"P\0\0\0\0"), Err(Malformed::UnknownTag(b'P')));
     assert_eq!(decode(b""), Err(Malformed::Empty));
 }
 
@@ -177,7 +219,7 @@ fn every_cut_and_every_tail_is_refused() {
 proptest! {
     #[test]
     fn changed_messages_never_panic(
-        which in 0..12_usize,
+        which in 0..15_usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in any::<prop::sample::Index>(),
     ) {
@@ -199,7 +241,12 @@ proptest! {
 
 /// Decodes and looks at everything that is behind the message.
 fn read_all(bytes: &[u8]) {
-    match decode(bytes) {
+    look(bytes, &decode(bytes));
+    look(bytes, &decode_within(bytes).map(|within| within.message));
+}
+
+fn look(bytes: &[u8], message: &Result<Message<'_>, Malformed>) {
+    match message {
         Ok(Message::Relation(relation)) => {
             assert_eq!(relation.columns().count(), usize::from(relation.width()));
         }

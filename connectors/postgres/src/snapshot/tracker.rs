@@ -148,6 +148,12 @@ impl Tracker {
         }
     }
 
+    /// A transaction has been taken in that was sent before it committed, of whose changes nothing was told.
+    pub(crate) fn delivered_untold(&mut self, xid: u32) {
+        self.delivered(xid);
+        self.tables.values_mut().for_each(Table::lose);
+    }
+
     /// Goes through the rows of a chunk, once the stream has passed its position: gives those to `keep` that are not
     /// older than an event that was streamed. Closes the window.
     pub(crate) fn settle<'a>(&mut self, read: &Read<'a>, keep: impl FnMut(&'a [u8])) -> Verdict {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rowcast_engine::event::{Body, Event, Old, Op};
+use rowcast_engine::event::{Body, Event, Micros, Old, Op};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{Journal, Options, Read, open};
 use rowcast_engine::record::{Tuple, Value};
-use rowcast_engine::schema::Schema;
+use rowcast_engine::schema::{Column, Schema};
 use rowcast_engine::status::{Report, Status};
 use rowcast_engine::{Error, Lsn, Result, Source, Stopper, stop};
 use rowcast_postgres::conninfo::Conninfo;
@@ -62,6 +62,7 @@ impl Drop for Directory {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) id: u64,
+    pub(super) at: Micros,
     pub(super) op: Op,
     pub(super) channel: String,
     pub(super) lsn: Lsn,
@@ -76,6 +77,8 @@ pub(super) struct Seen {
     pub(super) seq: u32,
     pub(super) last: bool,
     pub(super) origin: String,
+    /// Names and types of its table's columns.
+    pub(super) columns: String,
 }
 
 impl Seen {
@@ -112,8 +115,17 @@ fn seen(event: &Event<'_>) -> Seen {
         Body::Gap { reason, .. } => (String::new(), reason.to_owned()),
     };
     let tx = event.tx;
+    let columns = match event.body {
+        Body::Row { schema, .. } | Body::Truncate { schema, .. } => {
+            let of = |column: &Column| format!("{} {}", column.name, column.ty.name);
+            schema.columns.iter().map(of).collect::<Vec<_>>().join(",")
+        }
+        Body::Message { .. } | Body::Gap { .. } => String::new(),
+    };
     Seen {
         id: event.id,
+        at: event.at,
+        columns,
         op: event.op,
         channel: event.channel().to_owned(),
         lsn: event.lsn,

@@ -2,6 +2,7 @@
 
 mod load;
 mod rows;
+mod streamed;
 
 use std::collections::BTreeMap;
 

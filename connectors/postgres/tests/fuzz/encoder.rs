@@ -1,4 +1,4 @@
-//! Messages as a server of protocol 1 would send them, any of them.
+//! Messages as a server of protocol 1 or 2 would send them, any of them.
 
 use crate::random::Random;
 
@@ -17,7 +17,7 @@ struct Encoder<'a> {
 
 /// One message of any kind.
 pub(super) fn message(random: &mut Random) -> Vec<u8> {
-    let tag = random.one_of(b"BCORYIIIUUUDDTM");
+    let tag = random.one_of(b"BCORYIIIUUUDDTMSEcA");
     let mut encoder = Encoder { random, bytes: vec![tag] };
     encoder.body(tag);
     encoder.bytes
@@ -31,6 +31,18 @@ impl Encoder<'_> {
                 self.bytes.push(0);
                 [8, 8, 8].into_iter().for_each(|width| self.number(width));
             }
+            b'S' => {
+                self.number(4);
+                let first = self.random.chance(128);
+                self.bytes.push(u8::from(first));
+            }
+            b'E' => {}
+            b'c' => {
+                self.number(4);
+                self.bytes.push(0);
+                [8, 8, 8].into_iter().for_each(|width| self.number(width));
+            }
+            b'A' => [4, 4].into_iter().for_each(|width| self.number(width)),
             b'O' => {
                 self.number(8);
                 self.name();

@@ -14,7 +14,7 @@ const PROTOCOL: u8 = 1;
 const EPOCH: i64 = 946_684_800_000_000;
 
 /// Tags of later versions of the protocol, which the other one reads in any.
-const LATER: &[u8] = b"SEcAbPKrp";
+const LATER: &[u8] = b"bPKrp";
 
 /// Decodes with both. Gives whether the bytes are a message.
 ///
@@ -76,6 +76,17 @@ fn same(ours: &Message<'_>, theirs: &Theirs) -> bool {
             Theirs::Message { flags, lsn: at, prefix: before, content: says },
         ) => {
             (u8::from(*transactional), lsn.0, *prefix, *content) == (*flags, *at, before.as_str(), &says[..])
+        }
+        (Message::StreamStart { xid, first }, Theirs::StreamStart { xid: id, first_segment }) => {
+            (xid, first) == (id, first_segment)
+        }
+        (Message::StreamStop, Theirs::StreamStop) => true,
+        (
+            Message::StreamCommit { xid, commit_lsn, end_lsn, committed },
+            Theirs::StreamCommit { xid: id, flags: 0, commit_lsn: at, end_lsn: end, timestamp },
+        ) => (xid, commit_lsn.0, end_lsn.0, *committed) == (id, *at, *end, moved(*timestamp)),
+        (Message::StreamAbort { xid, subxid }, Theirs::StreamAbort { xid: id, subtransaction_xid, .. }) => {
+            (xid, subxid) == (id, subtransaction_xid)
         }
         (Message::Relation(ours), theirs) => same_relation(ours, theirs),
         (Message::Change(ours), theirs) => same_change(ours, theirs),

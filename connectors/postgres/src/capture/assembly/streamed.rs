@@ -1,0 +1,108 @@
+//! Transactions that are sent before they commit (protocol 2): their pieces, and their ends.
+
+use rowcast_engine::record::TxStart;
+use rowcast_engine::{Lsn, Result};
+
+use super::{Assembly, NEW_TABLE, PARTLY, Step, StreamCommit, broken, outside};
+use crate::capture::custom;
+use crate::capture::replay::Verdict;
+use crate::capture::streamed::{Found, Streamed};
+use crate::pgoutput::{Message, Within, decode_within};
+
+impl Assembly {
+    pub(super) fn stream_start(&mut self, xid: u32, first: bool) -> Result<Step> {
+        if self.open.is_some() {
+            return Err(outside());
+        }
+        self.streams.start(xid, first)?;
+        Ok(Step::Next)
+    }
+
+    /// Takes in a message of the open transaction in whose piece the stream is.
+    pub(super) fn take_within(&mut self, lsn: Lsn, body: &[u8]) -> Result<Step> {
+        let Within { xid, message } =
+            decode_within(body).map_err(|malformed| broken(malformed, lsn, body))?;
+        let open = self.streams.within().ok_or_else(outside)?;
+        match message {
+            Message::Change(change) => open.change(xid, lsn, &change)?,
+            Message::Truncate { relations, cascade, restart_identity } => {
+                open.truncate(xid, lsn, relations, (cascade, restart_identity))?;
+            }
+            Message::Relation(relation) => {
+                let is_named = self.tables.matches(relation.schema, relation.table);
+                // As it comes outside of pieces: without the number of the subtransaction.
+                let plain = [body.get(..1).unwrap_or_default(), body.get(5..).unwrap_or_default()].concat();
+                let ask = open.describe(&relation, &plain, &mut self.relations, is_named);
+                self.streams.within_bounds()?;
+                return Ok(if ask { Step::Ask(relation.id) } else { Step::Next });
+            }
+            Message::Logical { transactional: true, lsn, prefix, content } => {
+                if let Some(channel) = custom::is_gap(true, prefix, &self.identity.slot, content) {
+                    open.gap(channel, NEW_TABLE, PARTLY);
+                } else if let Some(event) = custom::read(prefix, &self.identity.slot, content, &self.status) {
+                    open.message(event.channel, lsn, &event.payload);
+                }
+            }
+            Message::Logical { transactional, lsn, prefix, content } => {
+                self.message(transactional, lsn, prefix, content)?;
+            }
+            Message::Origin { name } => open.set_origin(name),
+            Message::StreamStop => {
+                self.streams.stop()?;
+                // What comes next is not late because this was.
+                self.committed = self.sent;
+            }
+            // The catalog is asked anyway.
+            Message::Type => {}
+            _ => return Err(outside()),
+        }
+        Ok(Step::Next)
+    }
+
+    /// The commit of one that was sent before it. What the journal holds already is dropped only now: its place in the
+    /// log was not known before.
+    pub(super) fn stream_commit(&mut self, commit: StreamCommit) -> Result<Step> {
+        let StreamCommit { xid, final_lsn, end, committed } = commit;
+        if self.open.is_some() {
+            return Err(outside());
+        }
+        self.committed = committed;
+        let streamed = self.streams.peek(xid)?;
+        if !self.replay.repeats(final_lsn) {
+            self.replay.finish()?;
+            return Ok(Step::Streamed(commit));
+        }
+        if self.replay.compare(end, xid, committed, !streamed.is_wanted())? == Verdict::NextPage {
+            return Ok(Step::NextPage);
+        }
+        let streamed = self.streams.take(xid)?;
+        streamed.tell(&mut self.relations, &Found::new());
+        self.stream_ended(end, streamed.live() > 0);
+        Ok(Step::Next)
+    }
+
+    /// What is known of it now.
+    pub(in crate::capture) fn start_of<'a>(
+        &self,
+        streamed: &'a Streamed,
+        commit: &StreamCommit,
+    ) -> TxStart<'a> {
+        TxStart {
+            xid: commit.xid,
+            final_lsn: commit.final_lsn,
+            previous_end_lsn: self.previous_end,
+            committed: commit.committed,
+            origin: &streamed.origin,
+        }
+    }
+
+    /// It has been handed over, or dropped. One of which nothing is left is not worth naming: sent whole, it would not
+    /// have come.
+    pub(in crate::capture) fn stream_ended(&mut self, end: Lsn, is_live: bool) {
+        if is_live {
+            self.previous_end = end;
+        }
+        self.passed = self.passed.max(end);
+        self.transactions.increment(1);
+    }
+}

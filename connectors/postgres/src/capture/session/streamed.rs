@@ -1,0 +1,158 @@
+//! The commit of a transaction that was sent before it: from here on it is one like any other.
+//!
+//! It becomes visible as a whole, in one of three ways. What fits into memory is copied behind what has committed
+//! before it. What has a file, of which nothing was rolled back and whose tables are what they were taken for, keeps it:
+//! the file becomes a segment. The rest is copied from its file to another one.
+
+use std::sync::Arc;
+
+use rowcast_engine::ingest::{finish_spill, recast_spill, settle_spill};
+use rowcast_engine::journal::Spill;
+use rowcast_engine::record::{Builder, Recast, TxStart};
+use rowcast_engine::schema::SchemaId;
+use rowcast_engine::{Error, Result};
+
+use super::{Session, meanwhile};
+use crate::capture::assembly::StreamCommit;
+use crate::capture::spill::MAX_OPEN;
+use crate::capture::streamed::{Found, Streamed};
+use crate::pgoutput::{Message, decode};
+
+impl Session {
+    pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
+        let mut streamed = self.assembly.streams.take(commit.xid)?;
+        let found = self.look_up_all(streamed.doubtful()).await?;
+        let is_live = streamed.live() > 0;
+        let recast = streamed.recast(&found);
+        let file = streamed.file.take();
+        let file = meanwhile(&mut self.stream, &mut self.feedback, file).await?;
+        match file {
+            None => self.copy(&mut streamed, &recast, &commit)?,
+            Some(file) if recast.changes_nothing() && is_large(&file, &streamed.builder) => {
+                self.keep(&mut streamed, file, &commit).await?;
+            }
+            Some(file) => self.recast(&mut streamed, file, recast, &commit).await?,
+        }
+        streamed.tell(&mut self.assembly.relations, &found);
+        if is_live {
+            self.assembly.snapshots.delivered_untold(commit.xid);
+        }
+        self.assembly.stream_ended(commit.end, is_live);
+        self.assembly.finished = commit.end;
+        Ok(())
+    }
+
+    /// The schema versions of tables that the catalog has to be asked for now: before, it did not show what the
+    /// transaction itself has changed.
+    async fn look_up_all(&mut self, doubtful: Vec<(SchemaId, Arc<[u8]>)>) -> Result<Found> {
+        let mut found = Found::new();
+        for (id, message) in doubtful {
+            let described = self.look_up(&message).await?;
+            found.insert(id, self.register(described)?);
+        }
+        Ok(found)
+    }
+
+    /// Asks the catalog for a table that an open transaction is the first to change. What it says is mostly what it will
+    /// say at the commit, and then the transaction's file can stay as it is; but its locks must not be waited for.
+    pub(super) async fn describe_early(&mut self, table: u32) -> Result<()> {
+        let within = self.assembly.streams.within();
+        let Some(message) = within.and_then(|open| open.description(table)) else { return Ok(()) };
+        let catalog = &mut self.catalog;
+        let work = Box::pin(async {
+            // That it cannot be read now is no matter: it is asked at the commit.
+            Ok(match decode(&message) {
+                Ok(Message::Relation(relation)) => catalog.describe_unlocked(&relation).await.ok(),
+                _ => None,
+            })
+        });
+        let described = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
+        let Some(described) = described else { return Ok(()) };
+        if let (Some(schema), Some(open)) = (self.register(described)?, self.assembly.streams.within()) {
+            open.settle(table, &schema);
+        }
+        Ok(())
+    }
+
+    /// Behind what is in memory already.
+    fn copy(&mut self, streamed: &mut Streamed, recast: &Recast, commit: &StreamCommit) -> Result<()> {
+        let parts = streamed.builder.take_open();
+        let start = self.assembly.start_of(streamed, commit);
+        let builder = &mut self.assembly.builder;
+        builder.begin(start);
+        for part in parts {
+            recast.copy(&part, builder)?;
+        }
+        builder.commit(commit.end);
+        Ok(())
+    }
+
+    /// Its file as it is.
+    async fn keep(&mut self, streamed: &mut Streamed, file: Spill, commit: &StreamCommit) -> Result<()> {
+        let TxStart { xid, final_lsn, previous_end_lsn, committed, .. } =
+            self.assembly.start_of(streamed, commit);
+        // Its origin is in the file.
+        let start = TxStart { xid, final_lsn, previous_end_lsn, committed, origin: "" };
+        streamed.builder.know(&start);
+        let parts = streamed.builder.finish_open(commit.end);
+        let work = settle_spill(file, start, commit.end, parts);
+        let file = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
+        self.adopt(file, commit).await
+    }
+
+    /// What stays of it in another file, or in none when that is little.
+    async fn recast(
+        &mut self,
+        streamed: &mut Streamed,
+        file: Spill,
+        recast: Recast,
+        commit: &StreamCommit,
+    ) -> Result<()> {
+        let parts = streamed.builder.take_open();
+        let mut builder = Builder::new();
+        builder.begin(self.assembly.start_of(streamed, commit));
+        let into = self.ingest.journal().spill()?;
+        let work = recast_spill(file, parts, recast, builder, into);
+        let (mut builder, into) = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
+        if into.is_empty() {
+            builder.commit(commit.end);
+            self.hand_over_ready().await?;
+            let ingest = &self.ingest;
+            let room = meanwhile(&mut self.stream, &mut self.feedback, ingest.room()).await?;
+            room.append(self.ingest.journal(), builder.take(), commit.end);
+            self.note_submitted(commit.end);
+            return Ok(());
+        }
+        let parts = builder.finish_open(commit.end);
+        if parts.is_empty() {
+            return Err(Error::failed("A large transaction has lost its end"));
+        }
+        let work = finish_spill(into, parts);
+        let file = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
+        self.adopt(file, commit).await
+    }
+
+    /// The file becomes a part of the journal.
+    async fn adopt(&mut self, file: Spill, commit: &StreamCommit) -> Result<()> {
+        self.hand_over_ready().await?;
+        let ingest = &self.ingest;
+        let room = meanwhile(&mut self.stream, &mut self.feedback, ingest.room()).await?;
+        room.adopt(self.ingest.journal(), file, commit.end, commit.committed);
+        self.note_submitted(commit.end);
+        Ok(())
+    }
+
+    /// What has committed before goes before it.
+    async fn hand_over_ready(&mut self) -> Result<()> {
+        if self.assembly.builder.ready_bytes() > 0 {
+            let ingest = &self.ingest;
+            let room = meanwhile(&mut self.stream, &mut self.feedback, ingest.room()).await?;
+            self.append(room);
+        }
+        Ok(())
+    }
+}
+
+fn is_large(file: &Spill, builder: &Builder) -> bool {
+    file.byte_len() + builder.open_bytes() as u64 >= MAX_OPEN as u64
+}

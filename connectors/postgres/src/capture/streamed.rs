@@ -1,0 +1,314 @@
+//! A transaction that the server sends before it ends: what has come of it, and what of that was rolled back.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rowcast_engine::record::{Builder, Recast, TxStart};
+use rowcast_engine::schema::{Schema, SchemaId};
+use rowcast_engine::{Lsn, Result};
+
+use super::assembly::{too_wide, undescribed};
+use super::composite::{self, Composite};
+use super::relations::Relations;
+use super::spill::Large;
+use crate::pgoutput::{Change, Relation, RelationIds};
+
+/// Numbers of schema versions from here on stand for descriptions that are looked up at the commit: before it the
+/// catalog does not show what the transaction itself has changed.
+const UNKNOWN: SchemaId = 1 << 31;
+
+/// What a description takes beside its bytes.
+const DESCRIPTION: usize = 128;
+
+/// What the catalog has said of descriptions, by the numbers that events of theirs have.
+pub(super) type Found = HashMap<SchemaId, Option<Arc<Schema>>>;
+
+/// What the stream says of a table within this transaction: nobody else's before it commits.
+#[derive(Debug)]
+struct Table {
+    version: usize,
+    width: u16,
+    /// `None`: nobody wants it.
+    schema: Option<SchemaId>,
+    composites: Vec<Composite>,
+    /// Its place among all descriptions of the stream.
+    order: u64,
+    /// Events of the transaction that had come before it.
+    at: u32,
+}
+
+/// A description of a table, as events use it.
+#[derive(Debug)]
+pub(super) struct Version {
+    pub(super) message: Arc<[u8]>,
+    pub(super) schema: Option<SchemaId>,
+    /// The table's own name is one of those that are captured.
+    pub(super) is_named: bool,
+    /// The catalog has to be asked at the commit.
+    pub(super) doubtful: bool,
+    /// There is an event of it.
+    used: bool,
+}
+
+/// The first event of a subtransaction.
+#[derive(Clone, Copy, Debug)]
+struct Sub {
+    xid: u32,
+    first: u32,
+    /// The event before it is a message.
+    after_message: bool,
+}
+
+/// What came of a rollback to a savepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undone {
+    /// It is known what was rolled back.
+    Known,
+    /// A message may belong to it or not: Postgres says of messages only in which transaction they were sent.
+    Unsure,
+}
+
+/// An open transaction.
+pub(super) struct Streamed {
+    pub(super) xid: u32,
+    pub(super) builder: Builder,
+    pub(super) file: Large,
+    pub(super) origin: String,
+    tables: HashMap<u32, Table>,
+    versions: Vec<Version>,
+    /// In the order of their numbers, which is that of their beginnings.
+    subs: Vec<Sub>,
+    /// Events that were rolled back.
+    dead: Vec<Range<u32>>,
+    /// The newest event's.
+    newest_xid: u32,
+    after_message: bool,
+    /// Bytes of descriptions.
+    described: usize,
+}
+
+impl Streamed {
+    pub(super) fn new(xid: u32) -> Self {
+        let mut builder = Builder::new();
+        builder.begin(TxStart { xid, ..TxStart::default() });
+        Self {
+            xid,
+            builder,
+            file: Large::None,
+            origin: String::new(),
+            tables: HashMap::new(),
+            versions: Vec::new(),
+            subs: Vec::new(),
+            dead: Vec::new(),
+            newest_xid: xid,
+            after_message: false,
+            described: 0,
+        }
+    }
+
+    /// Bytes of events that are in memory.
+    pub(super) fn held(&self) -> usize {
+        self.builder.open_bytes()
+    }
+
+    /// Bytes that stay in memory as long as it is open: descriptions, and what is known of subtransactions.
+    pub(super) fn kept(&self) -> usize {
+        self.described + self.subs.len() * size_of::<Sub>() + self.dead.len() * size_of::<Range<u32>>()
+    }
+
+    pub(super) fn set_origin(&mut self, name: &str) {
+        name.clone_into(&mut self.origin);
+        // Said before any event; it stands in what events follow.
+        self.builder.origin(name);
+    }
+
+    /// Takes a description in. What others have been told, word for word, need not be looked up again. Gives whether
+    /// the catalog might know the table.
+    pub(super) fn describe(
+        &mut self,
+        relation: &Relation<'_>,
+        message: &[u8],
+        others: &mut Relations,
+        is_named: bool,
+    ) -> bool {
+        let (at, order) = (self.builder.open_events(), others.next_order());
+        let (id, width) = (relation.id, relation.width());
+        if let Some(table) = self.tables.get_mut(&id)
+            && let Some(version) = self.versions.get_mut(table.version)
+            && *version.message == *message
+        {
+            // Said again: something of it has changed that the description does not show.
+            version.doubtful = true;
+            table.order = order;
+            return false;
+        }
+        let is_first = !self.tables.contains_key(&id);
+        let settled = others.settled(id, message).filter(|_| is_first);
+        let version = self.versions.len();
+        let provisional = SchemaId::try_from(version).unwrap_or(SchemaId::MAX) | UNKNOWN;
+        let (schema, composites, doubtful) = match settled {
+            Some((schema, composites)) => (schema, composites.to_vec(), false),
+            None => (Some(provisional), Vec::new(), true),
+        };
+        self.described += message.len() + DESCRIPTION;
+        self.versions.push(Version { message: message.into(), schema, is_named, doubtful, used: false });
+        self.tables.insert(id, Table { version, width, schema, composites, order, at });
+        is_first && doubtful
+    }
+
+    /// The newest description of a table.
+    pub(super) fn description(&self, id: u32) -> Option<Arc<[u8]>> {
+        let version = self.versions.get(self.tables.get(&id)?.version)?;
+        Some(Arc::clone(&version.message))
+    }
+
+    /// What the catalog has said of it before the commit: then it is asked again, to be sure.
+    pub(super) fn settle(&mut self, id: u32, schema: &Schema) {
+        if let Some(table) = self.tables.get_mut(&id)
+            && let Some(version) = self.versions.get_mut(table.version)
+        {
+            (table.schema, version.schema) = (Some(schema.id), Some(schema.id));
+            table.composites = composite::columns(schema);
+        }
+    }
+
+    /// Takes a row change in.
+    pub(super) fn change(&mut self, xid: u32, lsn: Lsn, change: &Change<'_>) -> Result<()> {
+        let table = self.tables.get_mut(&change.relation).ok_or_else(|| undescribed(change.relation))?;
+        if change.columns > table.width {
+            return Err(too_wide(change, table.width));
+        }
+        let (Some(schema), Some(version)) = (table.schema, self.versions.get_mut(table.version)) else {
+            return Ok(());
+        };
+        version.used = true;
+        if !table.composites.is_empty()
+            && let Some((column, fields)) = composite::mismatch(&table.composites, change.raw)
+        {
+            composite::accept(&mut table.composites, column, fields);
+            version.doubtful = true;
+        }
+        self.note(xid, false);
+        self.builder.change(schema, change.op, lsn, change.raw);
+        Ok(())
+    }
+
+    /// Takes the emptying of tables in: one event for each.
+    pub(super) fn truncate(
+        &mut self,
+        xid: u32,
+        lsn: Lsn,
+        tables: RelationIds<'_>,
+        (cascade, restart): (bool, bool),
+    ) -> Result<()> {
+        for id in tables.iter() {
+            let table = self.tables.get(&id).ok_or_else(|| undescribed(id))?;
+            let (Some(schema), version) = (table.schema, table.version) else { continue };
+            if let Some(version) = self.versions.get_mut(version) {
+                version.used = true;
+            }
+            self.note(xid, false);
+            self.builder.truncate(schema, lsn, cascade, restart);
+        }
+        Ok(())
+    }
+
+    pub(super) fn message(&mut self, channel: &str, lsn: Lsn, payload: &[u8]) {
+        self.note(self.xid, true);
+        self.builder.message(channel, lsn, payload);
+    }
+
+    pub(super) fn gap(&mut self, channel: &str, reason: &str, detail: &str) {
+        self.note(self.xid, true);
+        self.builder.gap(channel, reason, detail);
+    }
+
+    /// An event is about to be added.
+    fn note(&mut self, xid: u32, message: bool) {
+        if xid != self.newest_xid && xid != self.xid {
+            let at = self.place(xid);
+            if self.subs.get(at).is_none_or(|sub| sub.xid != xid) {
+                let (first, after_message) = (self.builder.open_events(), self.after_message);
+                self.subs.insert(at, Sub { xid, first, after_message });
+            }
+        }
+        // A message says nothing of where it was sent.
+        if !message {
+            self.newest_xid = xid;
+        }
+        self.after_message = message;
+    }
+
+    /// Where the subtransaction is among the known ones. Numbers are given in order, from the transaction's own on.
+    fn place(&self, xid: u32) -> usize {
+        let age = |xid: u32| xid.wrapping_sub(self.xid);
+        self.subs.partition_point(|sub| age(sub.xid) < age(xid))
+    }
+
+    /// A subtransaction was rolled back: with it all that came since its first event, since nobody else can have
+    /// written meanwhile but its own subtransactions, and all of those that began since it did.
+    pub(super) fn undo(&mut self, subxid: u32) -> Undone {
+        let gone = self.subs.split_off(self.place(subxid));
+        self.newest_xid = self.xid;
+        if let Some(first) = gone.iter().min_by_key(|sub| sub.first) {
+            let from = first.first;
+            self.after_message = first.after_message;
+            self.tables.retain(|_, table| table.at < from);
+            while self.dead.last().is_some_and(|range| range.start >= from) {
+                self.dead.pop();
+            }
+            let to = self.builder.open_events();
+            match self.dead.last_mut() {
+                Some(before) if before.end >= from => before.end = to,
+                _ if to > from => self.dead.push(from..to),
+                _ => {}
+            }
+        }
+        if self.after_message { Undone::Unsure } else { Undone::Known }
+    }
+
+    /// Events that stay.
+    pub(super) fn live(&self) -> u32 {
+        let dead: u32 = self.dead.iter().map(|range| range.end - range.start).sum();
+        self.builder.open_events() - dead
+    }
+
+    /// Whether something of it is certainly wanted.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.live() > 0 && self.used().all(|version| version.is_named)
+    }
+
+    fn used(&self) -> impl Iterator<Item = &Version> {
+        self.versions.iter().filter(|version| version.used && version.schema.is_some())
+    }
+
+    /// The descriptions that have to be looked up, with the numbers that events of theirs have.
+    pub(super) fn doubtful(&self) -> Vec<(SchemaId, Arc<[u8]>)> {
+        let doubtful = self.used().filter(|version| version.doubtful);
+        doubtful.filter_map(|version| Some((version.schema?, Arc::clone(&version.message)))).collect()
+    }
+
+    /// What becomes of its events, now that it has committed and the catalog was asked.
+    pub(super) fn recast(&mut self, found: &Found) -> Recast {
+        let number = |schema: &Option<Arc<Schema>>| schema.as_ref().map(|schema| schema.id);
+        let schemas = found.iter().map(|(id, schema)| (*id, number(schema))).collect();
+        Recast { dead: std::mem::take(&mut self.dead), schemas }
+    }
+
+    /// Its descriptions are everybody's from now on, with what the catalog has said of them.
+    pub(super) fn tell(&self, others: &mut Relations, found: &Found) {
+        for (id, table) in &self.tables {
+            if let Some(version) = self.versions.get(table.version) {
+                let place = (table.order, version.doubtful);
+                let is_new = others.take_over(*id, &version.message, table.width, place);
+                if let Some(schema) = version.schema.and_then(|id| found.get(&id)).filter(|_| is_new) {
+                    others.settle(*id, schema.as_deref());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! A snapshot that is asked for while transactions are sent before they commit.
+
+use rowcast_engine::snapshots::Command;
+use rowcast_postgres::{Config, Streaming};
+
+use super::*;
+
+#[tokio::test]
+async fn one_that_is_asked_for_has_transactions_sent_whole() {
+    let server = Server::start("logical_decoding_work_mem = 64kB");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 3000) i").await;
+    let capture =
+        Capture::start(Config { streaming: Streaming::On, ..config(&server) }, directory.path()).await;
+    let large = "insert into t select i, repeat('x', 500) from generate_series(4001, 6000) i; update t set v = 'new' where id < 100";
+    let other = sql(&server).await;
+    run(&other, &format!("begin; {large}")).await;
+    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    assert_eq!(capture.status.ask_for_snapshot(wanted).await.unwrap(), ["public.t"]);
+    run(&other, "commit").await;
+    until("the snapshot to be done", async || capture.status.read_tables().contains_key("public.t")).await;
+    read_whole(&capture).await;
+    caught_up(&client, &capture).await;
+    let table = rebuilt(&capture.events(), "public.t", 2);
+    assert_eq!(table, actual(&client, "t", &["id", "v"]).await);
+    assert!(capture.report().source.reconnects > 0);
+    capture.stop().await;
+}

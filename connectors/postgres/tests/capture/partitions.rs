@@ -71,7 +71,9 @@ async fn through_the_root() {
     let (server, directory) = (Server::start(""), Directory::new());
     let client = sql(&server).await;
     run(&client, TREE).await;
-    let capture = Capture::start(config(&server), directory.path()).await;
+    // The root alone: what is to become a partition, or was one, is not captured as a table of its own.
+    let root = Config { tables: vec!["public.p".to_owned()], ..config(&server) };
+    let capture = Capture::start(root, directory.path()).await;
     run(&client, LOAD).await;
     let events = capture.wait(EXPECTED.len()).await;
     let seen: Vec<String> = events.iter().map(|event| by_name(&capture, event)).collect();

@@ -10,6 +10,8 @@
 
 mod command;
 pub(crate) mod job;
+#[cfg(test)]
+mod model;
 pub(crate) mod order;
 mod read;
 pub(crate) mod rows;

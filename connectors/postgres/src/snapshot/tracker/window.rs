@@ -161,14 +161,15 @@ impl Table {
             return Verdict::Unseen;
         }
         let from = window.from;
-        for key in read.asked {
+        let newer = newer(&self.notes, from.saturating_sub(self.first), read.visible);
+        // One that a newer event without all values came for meanwhile waits on: the row need not be in this chunk.
+        for key in read.asked.iter().filter(|key| newer.get(&***key) != Some(&true)) {
             self.again.remove(key);
         }
         let emptied = self.truncates.iter().any(|(at, xid)| *at >= from && !read.visible.sees(*xid));
         if emptied {
             return Verdict::Written;
         }
-        let newer = newer(&self.notes, from.saturating_sub(self.first), read.visible);
         let mut again = Vec::new();
         for row in read.rows.iter() {
             let key = Tuple::split(row).and_then(|(tuple, _)| key_bytes(tuple, read.key));

@@ -21,6 +21,7 @@ mod replay;
 mod resume;
 mod session;
 mod spill;
+mod starting;
 mod streamed;
 mod streams;
 mod surrender;

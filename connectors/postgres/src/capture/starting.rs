@@ -1,0 +1,133 @@
+//! The start of the stream: by which command, and when the slot comes free.
+
+use std::time::Duration;
+
+use rowcast_engine::{Error, Lsn, Result};
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
+
+use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY, explain};
+use super::taking::same_server;
+use crate::config::{Origin, Source, Streaming};
+use crate::setup::server::Server;
+use crate::setup::slot;
+use crate::snapshot::job::Jobs;
+use crate::tables::{identifier, literal};
+use crate::wire::{Connection, CopyStream, Purpose};
+
+/// After a network cut the server notices within wal_sender_timeout; so much longer is enough.
+const PATIENCE_SLACK: Duration = Duration::from_secs(10);
+
+/// A database without encoding holds any bytes. The server does not recode them, and checks them all the same: one
+/// value that is not UTF-8 would end the stream, at every start anew.
+const UNENCODED: &str = "SQL_ASCII";
+const UNCHECKED: &str = "SET client_encoding = 'SQL_ASCII'";
+
+impl Link {
+    /// A snapshot that is being read has to know each change when it is delivered, not before.
+    pub(super) fn streaming(&self) -> Result<Streaming> {
+        let jobs = Jobs::read(&self.ingest.journal().notes())?;
+        let whole = self.whole || jobs.all.is_some() || !jobs.tables.is_empty();
+        Ok(if whole { Streaming::Off } else { self.source.streaming })
+    }
+
+    /// Starts the stream, waiting for the slot where another session has it.
+    pub(super) async fn start(
+        &self,
+        client: &Client,
+        connection: Connection,
+        server: &Server,
+        command: &str,
+    ) -> Result<CopyStream> {
+        let patience = if self.is_known() { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
+        let deadline = Instant::now() + patience;
+        let mut connection = Some(connection);
+        loop {
+            let mut next = match connection.take() {
+                Some(connection) => connection,
+                None => {
+                    let mut next = Connection::connect(&self.here, Purpose::Replication).await?;
+                    same_server(client, &mut next).await?;
+                    next
+                }
+            };
+            if server.encoding == UNENCODED {
+                next.simple_query(UNCHECKED).await?;
+            }
+            self.keep_copies(client, &mut next, server).await?;
+            match next.start_replication(command).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) if slot::sqlstate(&error) == Some("55006") => {
+                    if Instant::now() >= deadline {
+                        return Err(self.in_use(client, error).await);
+                    }
+                    self.say_in_use(client, patience).await;
+                    sleep(SLOT_RETRY).await;
+                }
+                Err(error) => return Err(explain(error)),
+            }
+        }
+    }
+
+    async fn in_use(&self, client: &Client, error: Error) -> Error {
+        let holder = slot::holder(client, &self.source.slot).await.ok().flatten();
+        let holder = holder.unwrap_or_else(|| "another session".to_owned());
+        Error::transient(format!("The replication slot {} is being read by {holder}", self.source.slot))
+            .because(error)
+            .hint(
+                "Stop that reader (select pg_terminate_backend(PID)), or give this one a slot of its own \
+                 (source.slot)",
+            )
+    }
+}
+
+/// Older servers refuse options that they do not know: `origin` is sent only where it was asked for.
+pub(super) fn start_command(
+    source: &Source,
+    from: Lsn,
+    publications: &[String],
+    streaming: Streaming,
+) -> String {
+    let (version, more) = match streaming {
+        Streaming::Off => (1, ""),
+        Streaming::On => (2, ", streaming 'on'"),
+    };
+    // An identifier within a string within a command: each layer quotes.
+    let names: Vec<String> = publications.iter().map(|name| identifier(name)).collect();
+    let origin = if source.origin == Origin::None { ", origin 'none'" } else { "" };
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '{version}', publication_names {}, \
+         messages 'true'{more}{origin})",
+        identifier(&source.slot),
+        literal(&names.join(","))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn names_are_quoted_at_each_layer() {
+        let names = ["rowcast".to_owned(), "My \"Pub's\"".to_owned()];
+        let config = Config { url: "host=/tmp user=u dbname=d".to_owned(), ..Config::default() };
+        let source = Source::new(&config).unwrap();
+        assert_eq!(
+            start_command(&source, Lsn::ZERO, &names, Streaming::Off),
+            "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '1', \
+             publication_names '\"rowcast\",\"My \"\"Pub''s\"\"\"', messages 'true')"
+        );
+        let local = Source { origin: Origin::None, ..source };
+        assert!(start_command(&local, Lsn(0x1A), &[], Streaming::Off).contains(" LOGICAL 0/1A ("));
+        assert!(
+            start_command(&local, Lsn::ZERO, &[], Streaming::Off)
+                .ends_with(", messages 'true', origin 'none')")
+        );
+        assert_eq!(
+            start_command(&Source::new(&config).unwrap(), Lsn::ZERO, &names[..1], Streaming::On),
+            "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '2', \
+             publication_names '\"rowcast\"', messages 'true', streaming 'on')"
+        );
+    }
+}

@@ -105,6 +105,8 @@ pub(super) struct Assembly {
     pub(super) reads_new_tables: bool,
     /// Tables that the open transaction wants to be read.
     wanted: Vec<Job>,
+    /// Those of a transaction that is in a file of its own, where there is no room for a note.
+    pub(super) late: Vec<Job>,
 }
 
 impl Assembly {
@@ -135,6 +137,7 @@ impl Assembly {
             snapshots: Tracker::default(),
             reads_new_tables: false,
             wanted: Vec::new(),
+            late: Vec::new(),
         }
     }
 
@@ -286,6 +289,9 @@ impl Assembly {
         if let Some(channel) = custom::is_gap(transactional, prefix, &self.identity.slot, content) {
             return self.gap(channel);
         }
+        if let Some(job) = custom::wish(transactional, prefix, &self.identity.slot, content) {
+            return self.wish(job);
+        }
         if !custom::is_event(prefix, &self.identity.slot) {
             return Ok(());
         }
@@ -320,6 +326,23 @@ impl Assembly {
         Ok(())
     }
 
+    /// Stores what a transaction in a file of its own has asked for, as soon as the stream is behind it.
+    pub(super) fn note_late(&mut self) -> Result<()> {
+        if self.late.is_empty() || self.open.is_some() {
+            return Ok(());
+        }
+        self.note_wanted_tables(self.committed)
+    }
+
+    /// The open transaction asks for a table's rows.
+    fn wish(&mut self, job: Job) -> Result<()> {
+        let open = self.open.as_mut().ok_or_else(outside)?;
+        if !open.repeated {
+            self.wanted.push(job);
+        }
+        Ok(())
+    }
+
     /// A table is captured from this transaction on, and had rows before.
     fn gap(&mut self, channel: &str) -> Result<()> {
         let open = self.open.as_mut().ok_or_else(outside)?;
@@ -342,9 +365,12 @@ impl Assembly {
                 return Ok(Step::NextPage);
             }
         } else if self.spilling {
-            // Its end is written elsewhere, where there is no room for a note.
             for job in self.wanted.drain(..) {
-                self.builder.gap(&job.channel(), NEW_TABLE, PARTLY);
+                if job.ad_hoc {
+                    self.late.push(job);
+                } else {
+                    self.builder.gap(&job.channel(), NEW_TABLE, PARTLY);
+                }
             }
         } else {
             self.builder.commit(end);
@@ -366,7 +392,7 @@ impl Assembly {
 
     /// Stored with the transaction that wants it.
     fn note_wanted_tables(&mut self, committed: Micros) -> Result<()> {
-        for job in self.wanted.drain(..) {
+        for job in self.late.drain(..).chain(self.wanted.drain(..)) {
             let job = Job { snapshot: u64::try_from(committed).unwrap_or(0), ..job };
             self.builder.note(&job.note(), &job.json()?);
         }

@@ -4,9 +4,12 @@ use std::borrow::Cow;
 
 use rowcast_engine::channel::check_custom;
 use rowcast_engine::status::Status;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
+
+use crate::snapshot::job::Job;
 
 /// What follows it is the channel. Messages with other prefixes are somebody else's.
 const PREFIX: &str = "rowcast.event.";
@@ -20,6 +23,12 @@ const DDL: &str = "rowcast.ddl";
 
 /// A longer name than any table has, in bytes: 63 for each of schema and table, and quotes.
 const CHANNEL_MAX: usize = 300;
+
+/// Said by `rowcast.snapshot`: a table whose rows are wanted, and a condition.
+const SNAPSHOT: &str = "rowcast.snapshot";
+
+/// A longer wish has a condition that nobody writes, in bytes.
+const WISH_MAX: usize = 64 << 10;
 
 /// Where events go that cannot go where they were sent.
 const REJECTED: &str = "rowcast.rejected";
@@ -56,6 +65,22 @@ pub(super) fn is_gap<'a>(
     let said = prefix == NEW_TABLE || is_for(slot, prefix, NEW_TABLE);
     let ours = transactional && said && (1..=CHANNEL_MAX).contains(&content.len());
     std::str::from_utf8(content).ok().filter(|_| ours)
+}
+
+/// The snapshot that a message of `rowcast.snapshot` asks the reader of `slot` for.
+pub(super) fn wish(transactional: bool, prefix: &str, slot: &str, content: &[u8]) -> Option<Job> {
+    #[derive(Deserialize)]
+    struct Wish {
+        schema: String,
+        table: String,
+        condition: Option<String>,
+    }
+    let ours = transactional && (prefix == SNAPSHOT || is_for(slot, prefix, SNAPSHOT));
+    if !ours || content.len() > WISH_MAX {
+        return None;
+    }
+    let Wish { schema, table, condition } = serde_json::from_slice(content).ok()?;
+    Some(Job { ad_hoc: true, schema, table, condition, ..Job::default() })
 }
 
 /// Schema and name of a table by its channel.

@@ -164,6 +164,7 @@ impl Session {
                 }
                 Some(Step::Next) => continue,
             }
+            self.assembly.note_late()?;
             self.emit()?;
             self.feedback.release(self.assembly.replay.is_done());
             self.hand_over()?;

@@ -16,6 +16,7 @@ use super::composite::{self, Composite};
 use super::relations::Relations;
 use super::spill::Large;
 use crate::pgoutput::{Change, Relation, RelationIds};
+use crate::snapshot::job::Job;
 
 /// Numbers of schema versions from here on stand for descriptions that are looked up at the commit: before it the
 /// catalog does not show what the transaction itself has changed.
@@ -89,6 +90,8 @@ pub(super) struct Streamed {
     after_message: bool,
     /// Bytes of descriptions.
     described: usize,
+    /// Tables whose rows it asks for.
+    pub(super) wishes: Vec<Job>,
 }
 
 impl Streamed {
@@ -107,6 +110,7 @@ impl Streamed {
             newest_xid: xid,
             after_message: false,
             described: 0,
+            wishes: Vec::new(),
         }
     }
 

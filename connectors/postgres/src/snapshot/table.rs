@@ -16,6 +16,7 @@ use super::rows::key_of_texts;
 use super::scan;
 use super::task::Surroundings;
 use crate::conninfo::Conninfo;
+use crate::setup::slot;
 use crate::tables::qualified;
 use crate::wire::{sql_client, sql_error};
 
@@ -39,6 +40,9 @@ const UNSEEN_SILENT: Duration = Duration::from_secs(10);
 /// An idle server does not send what would show that the stream has passed a chunk's position: after this it is given
 /// something to send.
 const NUDGE_AFTER: Duration = Duration::from_millis(200);
+
+/// SQLSTATEs of class 42: syntax, names and rights, which no second try mends.
+const WRONG_SQL: &str = "42";
 
 /// Between two looks whether sinks have come by.
 const CROWDED_PAUSE: Duration = Duration::from_millis(500);
@@ -106,7 +110,13 @@ impl Reading {
         let again = self.take_up(relation).await?;
         self.job.progress.again = texts_of(again.iter().map(AsRef::as_ref), again.len());
         self.order(Order::Begin(relation, again)).await?;
-        let ended = self.chunks(&mut client).await;
+        let mut ended = self.chunks(&mut client).await;
+        if let Err(error) = &ended
+            && self.job.condition.is_some()
+            && slot::sqlstate(error).is_some_and(|state| state.starts_with(WRONG_SQL))
+        {
+            ended = self.drop_it(&format!("cannot be read with that condition: {error}")).await;
+        }
         self.say(None);
         if !matches!(ended, Ok(Ended::Done)) {
             // The stream may be gone.

@@ -39,6 +39,8 @@ impl Assembly {
             Message::Logical { transactional: true, lsn, prefix, content } => {
                 if let Some(channel) = custom::is_gap(true, prefix, &self.identity.slot, content) {
                     open.gap(channel, NEW_TABLE, PARTLY);
+                } else if let Some(job) = custom::wish(true, prefix, &self.identity.slot, content) {
+                    open.wishes.push(job);
                 } else if let Some(event) = custom::read(prefix, &self.identity.slot, content, &self.status) {
                     open.message(event.channel, lsn, &event.payload);
                 }

@@ -22,6 +22,7 @@ impl Session {
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
         let mut streamed = self.assembly.streams.take(commit.xid)?;
         let found = self.look_up_all(streamed.doubtful()).await?;
+        self.assembly.late.append(&mut streamed.wishes);
         let is_live = streamed.live() > 0;
         let recast = streamed.recast(&found);
         let file = streamed.file.take();

@@ -48,3 +48,29 @@ async fn a_table_that_comes_later_with_rows_is_read() {
     assert_eq!(rebuilt(&events, "public.t", 2), actual(&client, "t", &["id", "v"]).await);
     capture.stop().await;
 }
+
+#[tokio::test]
+async fn a_transaction_can_ask_for_rows() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text); insert into t select i, 'v' from generate_series(1, 50) i").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "begin; select rowcast.snapshot('t'); rollback").await;
+    run(&client, "begin; insert into t values (100, 'new'); select rowcast.snapshot('t', 'id <= 10 or id = 100'); commit").await;
+    until("the rows", async || capture.status.read_tables().contains_key("public.t")).await;
+    read_whole(&capture).await;
+    let ops: Vec<Op> = capture.events().iter().map(|event| event.op).collect();
+    assert_eq!(ops, [vec![Op::Insert], vec![Op::Read; 11]].concat());
+    // What cannot be read is given up, and said so.
+    run(&client, "select rowcast.snapshot('t', 'nothing = 1')").await;
+    caught_up(&client, &capture).await;
+    read_whole(&capture).await;
+    run(
+        &client,
+        "select rowcast.snapshot('t', 'id = 1', 'another_slot'); insert into t values (101, 'last')",
+    )
+    .await;
+    assert_eq!(capture.wait(13).await[12].brief(), "insert public.t 101,last");
+    assert!(client.batch_execute("select rowcast.snapshot('pg_class_oid_index')").await.is_err());
+    capture.stop().await;
+}

@@ -59,6 +59,8 @@ pub struct Shown {
     pub rows: u64,
     /// Rows that there are thought to be, as far as statistics tell.
     pub estimate: u64,
+    /// Chunks that had to be read again since it goes on.
+    pub chunks_repeated: u64,
     /// Rows written in the last seconds, a second.
     pub rows_per_second: u64,
 }

@@ -154,8 +154,9 @@ impl World {
         self.tracker = Tracker::default();
         (self.window, self.chunk) = (None, None);
         if self.without != Without::RingRestart {
-            let unseen = self.order[..self.delivered].iter().filter(|at| self.transactions[**at].state < 3);
-            let unseen: Vec<u32> = unseen.map(|at| xid(*at)).collect();
+            let visible = self.seen();
+            let streamed = self.order[..self.delivered].iter().map(|at| xid(*at));
+            let unseen: Vec<u32> = streamed.filter(|xid| !visible.sees(*xid)).collect();
             self.tracker.seed(&unseen);
         }
         self.tracker.watch();
@@ -259,12 +260,13 @@ impl World {
     }
 
     fn seen(&self) -> Visible {
-        let running: Vec<String> = (0..self.transactions.len())
-            .filter(|at| self.transactions[*at].state < 3)
-            .map(|at| xid(at).to_string())
-            .collect();
-        let xmin = running.first().cloned().unwrap_or_else(|| xid(self.transactions.len()).to_string());
-        format!("{xmin}:{}:{}", xid(self.transactions.len()), running.join(",")).parse().unwrap()
+        // As the server reckons: what is in progress beyond the newest completed one is in no list.
+        let completed = (0..self.transactions.len()).rfind(|at| self.transactions[*at].state == 3);
+        let xmax = completed.map_or(0, |at| at + 1);
+        let running: Vec<String> =
+            (0..xmax).filter(|at| self.transactions[*at].state < 3).map(|at| xid(at).to_string()).collect();
+        let xmin = running.first().cloned().unwrap_or_else(|| xid(xmax).to_string());
+        format!("{xmin}:{}:{}", xid(xmax), running.join(",")).parse().unwrap()
     }
 
     fn read(&mut self, window: u64) {

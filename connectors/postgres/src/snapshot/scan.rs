@@ -1,6 +1,6 @@
 //! What the journal knows of transactions that were streamed before a snapshot began, or since its newest chunk.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use rowcast_engine::event::{Body, Old, Op};
 use rowcast_engine::journal::{Journal, Read};
@@ -8,6 +8,7 @@ use rowcast_engine::record::Value;
 use rowcast_engine::{Error, Lsn, Result};
 
 use super::rows::key_bytes;
+use super::visible::Visible;
 
 /// How far back a transaction may have been streamed that is still invisible to others, in bytes of the server's log: its
 /// commit waits for a standby all the while.
@@ -16,19 +17,25 @@ const BACK: u64 = 4 << 30;
 /// Transactions that are looked at for it.
 const LOOKED_AT: usize = 2_000_000;
 
-/// Those of the transactions in progress that have been streamed already. Reads the disk.
-pub(super) async fn streamed(journal: &Journal, running: Vec<u32>) -> Result<Vec<u32>> {
-    if running.is_empty() {
-        return Ok(running);
-    }
+/// Where no transaction older than the newest completed one is in progress, only one that came since can be invisible:
+/// it was streamed no further back than this.
+const NEAR: u64 = 64 << 20;
+
+/// The transactions that have been streamed and are not seen by a snapshot. Those beyond its `xmax` count too: that
+/// stands behind the newest transaction that is completed, and one that waits for a standby is not. Reads the disk.
+pub(super) async fn streamed(journal: &Journal, visible: Visible) -> Result<Vec<u32>> {
     let journal = journal.clone();
     let look = move || -> Result<Vec<u32>> {
-        let from = Lsn(journal.position().lsn.0.saturating_sub(BACK));
+        let back = if visible.running().next().is_some() { BACK } else { NEAR };
+        let from = Lsn(journal.position().lsn.0.saturating_sub(back));
         let stored = journal.transactions_above(from, LOOKED_AT)?;
-        let known: HashSet<u32> = stored.iter().map(|stored| stored.xid).collect();
-        // More than can be looked at: all of them may have been.
-        let unsure = stored.len() >= LOOKED_AT;
-        Ok(running.into_iter().filter(|xid| unsure || known.contains(xid)).collect())
+        let mut unseen: Vec<u32> =
+            stored.iter().map(|stored| stored.xid).filter(|xid| !visible.sees(*xid)).collect();
+        // More than can be looked at: all that are in progress may have been.
+        if stored.len() >= LOOKED_AT {
+            unseen.extend(visible.running());
+        }
+        Ok(unseen)
     };
     on_its_own(look).await
 }

@@ -327,6 +327,9 @@ impl Reading {
 
     async fn wait_for(&mut self, why: Why) {
         metrics::counter!("rowcast_snapshot_chunks_repeated_total").increment(1);
+        self.around.status.snapshots(|board| {
+            board.entry(self.job.note()).or_default().chunks_repeated += 1;
+        });
         match why {
             Why::Unseen => {
                 let since = *self.unseen_since.get_or_insert_with(Instant::now);

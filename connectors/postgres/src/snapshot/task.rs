@@ -223,8 +223,7 @@ impl Desk {
             .get::<_, &str>(0)
             .parse()
             .map_err(|_| Error::failed("The server's snapshot cannot be understood"))?;
-        let running: Vec<u32> = visible.running().collect();
-        let streamed = scan::streamed(&self.around.journal, running).await?;
+        let streamed = scan::streamed(&self.around.journal, visible).await?;
         self.around.orders.send(Order::Seed(streamed)).await.map_err(|_| gone(super::order::Gone))?;
         self.watching = true;
         Ok(())

@@ -1,8 +1,10 @@
 //! The rows that are there, read beside the stream: whoever follows both ends with the table.
 
+mod hidden;
 mod load;
 mod rows;
 mod streamed;
+mod window;
 
 use std::collections::BTreeMap;
 

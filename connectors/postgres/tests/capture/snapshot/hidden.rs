@@ -1,0 +1,68 @@
+//! A commit that the stream has sent and nobody sees yet: it waits for a synchronous standby that is not there.
+
+use rowcast_engine::snapshots::Command;
+
+use super::*;
+
+/// Lets commits wait, or go.
+async fn standbys(client: &Client, names: &str) {
+    // Alone, since it cannot be a part of a transaction.
+    client.batch_execute(&format!("alter system set synchronous_standby_names = '{names}'")).await.unwrap();
+    run(client, "select pg_reload_conf()").await;
+}
+
+/// A session whose commits wait; ours do not.
+async fn patient(server: &Server) -> Client {
+    let client = sql(server).await;
+    run(&client, "set synchronous_commit = on").await;
+    client
+}
+
+const WAITS: &str = "exists (select from pg_stat_activity where wait_event = 'SyncRep')";
+
+/// The server takes a moment to let commits wait: until then one is tried. The one that waits is let go with the others.
+async fn commits_wait(server: &Server, client: &Client) {
+    until("commits to wait", async || {
+        let probe = patient(server).await;
+        let tried = tokio::spawn(async move { probe.batch_execute("create temp table probe (a int)").await });
+        while !tried.is_finished() {
+            if value(client, WAITS).await == "true" {
+                return true;
+            }
+        }
+        false
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_does_not_undo_a_commit_that_is_not_seen_yet() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 100) i").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    standbys(&client, "nobody").await;
+    commits_wait(&server, &client).await;
+    let waiting = {
+        let client = patient(&server).await;
+        tokio::spawn(async move {
+            run(&client, "update t set v = 'new' where id = 7; delete from t where id = 8").await
+        })
+    };
+    // Both statements are one transaction; the stream has it, and it is not visible.
+    capture.wait(2).await;
+    assert_eq!(value(&client, "select v from public.t where id = 7").await, "old");
+    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    capture.status.ask_for_snapshot(wanted).await.unwrap();
+    until("chunks to be read again", async || {
+        capture.report().snapshots.iter().any(|shown| shown.chunks_repeated > 3)
+    })
+    .await;
+    assert_eq!(capture.events().len(), 2, "nothing is written that could be older");
+    standbys(&client, "").await;
+    waiting.await.unwrap();
+    until("the rows", async || capture.status.read_tables().contains_key("public.t")).await;
+    read_whole(&capture).await;
+    assert_eq!(rebuilt(&capture.events(), "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    capture.stop().await;
+}

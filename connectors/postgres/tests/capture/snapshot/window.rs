@@ -1,0 +1,44 @@
+//! What happens to a table while one of its chunks is read: it is emptied, and it is changed.
+
+use rowcast_engine::snapshots::Command;
+
+use super::*;
+
+async fn ask(capture: &Capture) {
+    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    capture.status.ask_for_snapshot(wanted).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emptied_and_filled_and_altered_while_it_is_read() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 20000) i").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    for round in 0..6 {
+        ask(&capture).await;
+        for step in 0..4 {
+            run(&client, &format!(
+                "begin; truncate t; insert into t select i, 'r{round}.{step}' from generate_series(1, 3000) i; commit;
+                 alter table t add column c{round}_{step} int default {step};
+                 update t set c{round}_{step} = 7 where id % 100 = 0;
+                 insert into t select i, 'more' from generate_series(3001, 20000) i"
+            ))
+            .await;
+        }
+        until("the rows", async || capture.report().snapshots.is_empty()).await;
+        read_whole(&capture).await;
+    }
+    caught_up(&client, &capture).await;
+    // Of the first columns: later ones are there only from their ALTER on, with no event for the rows before.
+    let events: Vec<Seen> = capture
+        .events()
+        .into_iter()
+        .map(|event| {
+            let new = event.new.splitn(3, ',').take(2).collect::<Vec<_>>().join(",");
+            Seen { new, ..event }
+        })
+        .collect();
+    assert_eq!(rebuilt(&events, "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    capture.stop().await;
+}

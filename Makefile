@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-huge bench-latency bench-journal \
+.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-huge bench-latency bench-snapshot bench-journal \
 	bench-instructions \
 	install-deps
 
@@ -64,6 +64,12 @@ bench-latency: ## From insert to SSE client, at 1 and at 500 transactions a seco
 	@scripts/install-postgres.sh
 	cargo build --release --locked --workspace
 	@exec target/release/rowcast-bench latency
+
+bench-snapshot: ## Rows per second of a snapshot beside changes, beside COPY
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	cargo build --release --locked --workspace
+	@exec target/release/rowcast-bench snapshot
 
 bench-journal: ## The journal's appends and reads, beside what the disk and the memory can do
 	@scripts/install-build.sh

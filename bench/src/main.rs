@@ -11,6 +11,7 @@ mod latency;
 mod process;
 mod program;
 mod server;
+mod snapshot;
 mod table;
 
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ enum Measurement {
     Huge(huge::Options),
     /// From insert to SSE client, with everything durable.
     Latency(latency::Options),
+    /// Rows per second of a snapshot beside changes, and of COPY.
+    Snapshot(snapshot::Options),
 }
 
 #[tokio::main]
@@ -72,5 +75,6 @@ async fn measure(arguments: Arguments) -> Result<String> {
         Measurement::Capture(options) => capture::measure(&place, &rowcast, &options).await,
         Measurement::Huge(options) => huge::measure(&place, &rowcast, &options).await,
         Measurement::Latency(options) => latency::measure(&place, &rowcast, &options).await,
+        Measurement::Snapshot(options) => snapshot::measure(&place, &rowcast, &options).await,
     }
 }

@@ -304,6 +304,9 @@ pub(super) async fn value(client: &Client, query: &str) -> String {
     row.get::<_, Option<String>>(0).unwrap_or_else(|| "NULL".to_owned())
 }
 
+/// From here on the server sends nothing of transactions that changed nothing that is published.
+pub(super) const SENDS_NO_EMPTY: u32 = 150_000;
+
 /// The server's version as a number: 150018.
 pub(super) async fn version(client: &Client) -> u32 {
     value(client, "current_setting('server_version_num')").await.parse().unwrap()

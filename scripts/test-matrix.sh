@@ -24,7 +24,7 @@ programs_of() {
 
 binary_of() { # PACKAGE: builds its integration tests
   cargo test --locked --package "$1" --test tests --no-run --message-format=json-render-diagnostics |
-    sed -n '/"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
 connector=$(binary_of rowcast-postgres)

@@ -50,6 +50,8 @@ pub(super) struct Feedback {
     awaited: Option<Lsn>,
     /// It was asked for a sign of life.
     probed: bool,
+    /// Somebody waits to hear how far it has sent.
+    curious: bool,
 }
 
 impl Feedback {
@@ -80,6 +82,7 @@ impl Feedback {
             asked: true,
             awaited: None,
             probed: false,
+            curious: false,
         }
     }
 
@@ -117,6 +120,11 @@ impl Feedback {
             self.awaited = Some(end);
         }
         waits
+    }
+
+    /// Asks the server how far it has sent, with the next status, which is due at once.
+    pub(super) fn ask(&mut self) {
+        self.curious = true;
     }
 
     /// The journal was given everything up to here.
@@ -158,14 +166,14 @@ impl Feedback {
         if silent >= self.silence {
             return Err(Error::transient(format!("Nothing came from the server for {} s", silent.as_secs())));
         }
-        let probe = !self.probed && silent >= self.probe_after();
+        let probe = self.curious || (!self.probed && silent >= self.probe_after());
         let told = self.told();
         let reached = self.awaited.is_some_and(|awaited| told >= awaited);
         if !(self.asked || probe || reached || now >= self.status_due(told)) {
             return Ok(());
         }
         // Cleared before the waiting begins: a dropped call must not ask again for ever.
-        self.asked = false;
+        (self.asked, self.curious) = (false, false);
         self.probed |= probe;
         if reached {
             self.awaited = None;

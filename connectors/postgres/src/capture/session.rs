@@ -322,7 +322,12 @@ impl Session {
             written = large.written(), if large.is_writing() => written?,
             written = streams.written(), if streams.is_writing() => written?,
             // Before the socket, which may always have something.
-            order = emitter.order() => emitter.take(order, snapshots),
+            order = emitter.order() => {
+                if matches!(order, Order::Write(..)) {
+                    feedback.ask();
+                }
+                emitter.take(order, snapshots);
+            }
             room = ingest.room(), if ready > 0 => self.append(room?),
             count = fill(stream, nap), if may_read => {
                 let count = count?;

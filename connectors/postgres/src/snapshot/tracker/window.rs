@@ -170,6 +170,10 @@ impl Table {
         if emptied {
             return Verdict::Written;
         }
+        if newer.is_empty() {
+            read.rows.iter().for_each(keep);
+            return Verdict::Written;
+        }
         let mut again = Vec::new();
         for row in read.rows.iter() {
             let key = Tuple::split(row).and_then(|(tuple, _)| key_bytes(tuple, read.key));

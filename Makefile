@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-huge bench-latency bench-snapshot bench-journal \
+.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-pgbench bench-huge bench-latency bench-snapshot bench-journal \
 	bench-instructions \
 	install-deps
 
@@ -47,11 +47,17 @@ lint: ## Formatting, clippy, shell scripts; dependencies where cargo-deny is ins
 test-compose: ## The integration tests inside docker compose, against its services
 	@scripts/test-compose.sh
 
-bench-capture: ## Rows per second from a backlog, beside pg_recvlogical
+bench-capture: ## Rows per second from seven backlogs, beside pg_recvlogical (about 15 minutes)
 	@scripts/install-build.sh
 	@scripts/install-postgres.sh
 	cargo build --release --locked --workspace
 	@exec target/release/rowcast-bench capture
+
+bench-pgbench: ## What a reader costs the server: pgbench beside rowcast, beside pg_recvlogical, alone
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	cargo build --release --locked --workspace
+	@exec target/release/rowcast-bench pgbench
 
 bench-huge: ## A transaction of 2M rows and small ones beside it, with source.streaming off and on
 	@scripts/install-build.sh

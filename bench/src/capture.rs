@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::backlog::{self, Backlog, SLOT};
+use crate::backlog::{self, Backlog, Change, Columns, Load, SLOT};
 use crate::process::{Manners, Process, command, cpu, peak_memory, run};
 use crate::program::Rowcast;
 use crate::server::{Place, Route, Server};
@@ -19,7 +19,7 @@ use crate::table::{median, set};
 /// The slot that pg_recvlogical drains.
 const PEER_SLOT: &str = "bench_peer";
 /// One reader has this long for the whole backlog.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Between two looks at a reader. Short beside what is measured, and rare enough to cost it nothing.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -27,21 +27,64 @@ const LOOK: Duration = Duration::from_millis(10);
 const SETTINGS: &[&str] =
     &["fsync=off", "autovacuum=off", "max_wal_size=16GB", "checkpoint_timeout=1h", "shared_buffers=512MB"];
 
-/// What to drain, and how often.
+/// What is drained where an option does not say: rows of one transaction, columns, change.
+const USUAL: (u64, Columns, Change) = (100, Columns::Narrow, Change::Insert);
+
+/// What to drain, and how often. Where nothing of what is drained is named, seven backlogs are: the usual one (100 rows
+/// a transaction, narrow, inserts), and those that differ from it in one thing.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Rows in the backlog.
+    /// Rows in a backlog.
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     rows: u64,
-    /// Rows of one transaction: try 1 and 10000, too.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    rows_per_transaction: u64,
+    /// Rows of one transaction; several make several backlogs.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    rows_per_transaction: Vec<u64>,
+    /// How the table looks; several make several backlogs.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    columns: Vec<Columns>,
+    /// What happens to a row; several make several backlogs.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    changes: Vec<Change>,
     /// Rounds; the medians are shown.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
     /// Let the server send large transactions before they commit.
     #[arg(long)]
     streaming: bool,
+}
+
+impl Options {
+    /// The backlogs to drain.
+    fn loads(&self) -> Vec<Load> {
+        let load =
+            |per_transaction, columns, change| Load { rows: self.rows, per_transaction, columns, change };
+        let (usual, narrow, insert) = USUAL;
+        if self.rows_per_transaction.is_empty() && self.columns.is_empty() && self.changes.is_empty() {
+            let lengths = [usual, 1, 10_000, self.rows].map(|per| load(per, narrow, insert));
+            let others = [(Columns::Wide, insert), (narrow, Change::Update), (narrow, Change::UpdateFull)];
+            return lengths
+                .into_iter()
+                .chain(others.map(|(columns, change)| load(usual, columns, change)))
+                .collect();
+        }
+        let mut loads = Vec::new();
+        for per_transaction in or(&self.rows_per_transaction, usual) {
+            for columns in or(&self.columns, narrow) {
+                loads.extend(
+                    or(&self.changes, insert)
+                        .into_iter()
+                        .map(|change| load(per_transaction, columns, change)),
+                );
+            }
+        }
+        loads
+    }
+}
+
+/// What was named, else the one.
+fn or<T: Clone>(named: &[T], otherwise: T) -> Vec<T> {
+    if named.is_empty() { vec![otherwise] } else { named.to_vec() }
 }
 
 /// What one reader did in one round.
@@ -62,15 +105,26 @@ struct Compared {
     rowcast: Vec<Drained>,
 }
 
-/// Measures, and gives the table.
-pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) -> Result<String> {
+/// Measures, and gives the tables.
+pub(crate) async fn measure(parent: &Path, program: &Path, options: &Options) -> Result<String> {
+    let mut tables = Vec::new();
+    for load in options.loads() {
+        let table = measure_load(&Place::new(parent)?, program, options, load).await?;
+        eprintln!("{table}");
+        tables.push(table);
+    }
+    Ok(tables.join("\n"))
+}
+
+/// One backlog on a server of its own, since what is left of one would be read over by the next.
+async fn measure_load(place: &Place, program: &Path, options: &Options, load: Load) -> Result<String> {
     let server = Server::start(place, SETTINGS).await?;
     let client = server.client().await?;
-    backlog::create_table(&client).await?;
+    load.prepare(&client).await?;
     let bench = Bench { place, program, server: &server, client: &client, streaming: options.streaming };
     bench.set_up().await?;
-    eprintln!("Filling the backlog with {} rows", options.rows);
-    let backlog = backlog::fill(&client, options.rows, options.rows_per_transaction).await?;
+    eprintln!("Filling the backlog: {}", load.shown());
+    let backlog = load.fill(&client).await?;
     let mut compared =
         [Route::Tcp, Route::Unix].map(|route| Compared { route, peer: Vec::new(), rowcast: Vec::new() });
     for round in 1..=options.rounds {
@@ -86,7 +140,7 @@ pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) ->
             compared.rowcast.push(rowcast);
         }
     }
-    Ok(report(&backlog, options, &compared))
+    Ok(report(load, options.rounds, &compared))
 }
 
 /// What every drain needs.
@@ -210,7 +264,7 @@ fn drained(rows: u64, time: Duration, reader: Duration, walsender: Duration, mem
     }
 }
 
-fn report(backlog: &Backlog, options: &Options, compared: &[Compared]) -> String {
+fn report(load: Load, rounds: u32, compared: &[Compared]) -> String {
     let heading = ["", "rows/s", "of pg_recvlogical", "CPU us/row", "walsender us/row", "peak MB"];
     let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
     for Compared { route, peer, rowcast } in compared {
@@ -229,9 +283,5 @@ fn report(backlog: &Backlog, options: &Options, compared: &[Compared]) -> String
             ]);
         }
     }
-    let (count, per, rounds) = (backlog.rows, options.rows_per_transaction, options.rounds);
-    format!(
-        "Backlog of {count} inserts, {per} per transaction; medians of {rounds} rounds, in turns.\n\n{}",
-        set(&rows)
-    )
+    format!("{}; medians of {rounds} rounds, in turns.\n\n{}", load.shown(), set(&rows))
 }

@@ -8,6 +8,7 @@ mod capture;
 mod http;
 mod huge;
 mod latency;
+mod pgbench;
 mod process;
 mod program;
 mod server;
@@ -42,6 +43,8 @@ enum Measurement {
     Huge(huge::Options),
     /// From insert to SSE client, with everything durable.
     Latency(latency::Options),
+    /// Transactions per second of pgbench while rowcast reads, and while pg_recvlogical does.
+    Pgbench(pgbench::Options),
     /// Rows per second of a snapshot beside changes, and of COPY.
     Snapshot(snapshot::Options),
 }
@@ -69,12 +72,13 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(arguments: Arguments) -> Result<String> {
-    let place = server::Place::new(&arguments.dir)?;
+    let place = || server::Place::new(&arguments.dir);
     let rowcast = program::find(arguments.rowcast)?;
     match arguments.measurement {
-        Measurement::Capture(options) => capture::measure(&place, &rowcast, &options).await,
-        Measurement::Huge(options) => huge::measure(&place, &rowcast, &options).await,
-        Measurement::Latency(options) => latency::measure(&place, &rowcast, &options).await,
-        Measurement::Snapshot(options) => snapshot::measure(&place, &rowcast, &options).await,
+        Measurement::Capture(options) => capture::measure(&arguments.dir, &rowcast, &options).await,
+        Measurement::Huge(options) => huge::measure(&place()?, &rowcast, &options).await,
+        Measurement::Latency(options) => latency::measure(&place()?, &rowcast, &options).await,
+        Measurement::Pgbench(options) => pgbench::measure(&place()?, &rowcast, &options).await,
+        Measurement::Snapshot(options) => snapshot::measure(&place()?, &rowcast, &options).await,
     }
 }

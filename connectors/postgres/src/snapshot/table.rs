@@ -29,6 +29,9 @@ const CHUNK_BYTES: usize = 8 << 20;
 const FIRST_ROWS: u32 = 2_000;
 const MAX_ROWS: u32 = 200_000;
 
+/// A chunk has at most so many times the rows of the one before: the first ones tell little of those behind them.
+const GROWTH: f64 = 8.0;
+
 /// Keys read again at once, and how many of them may wait before they go first.
 const KEYS_AT_ONCE: usize = 500;
 const KEYS_FIRST: usize = 2_000;
@@ -483,7 +486,7 @@ fn adapted(rows: u32, chunk: &Chunk) -> u32 {
         return rows;
     }
     let by_time = CHUNK_TIME.as_secs_f64() / chunk.took.as_secs_f64().max(0.001);
-    let wanted = f64::from(rows) * by_time.clamp(0.5, 2.0);
+    let wanted = f64::from(rows) * by_time.clamp(0.5, GROWTH);
     let by_bytes = CHUNK_BYTES / (chunk.rows.byte_len() / read).max(1);
     (wanted as u32).min(u32::try_from(by_bytes).unwrap_or(MAX_ROWS)).clamp(1, MAX_ROWS)
 }

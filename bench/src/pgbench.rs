@@ -97,7 +97,7 @@ impl Bench<'_> {
 
     /// One run of pgbench from a checkpoint on, with a reader that begins with it.
     async fn round(&self, reader: Reader, seconds: u32, round: u32) -> Result<f64> {
-        backlog::execute(self.client, "vacuum; checkpoint").await?;
+        backlog::execute(self.client, "checkpoint").await?;
         let speed = match reader {
             Reader::Nobody => self.transactions(seconds).await?,
             Reader::Peer(route) => {

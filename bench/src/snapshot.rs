@@ -122,5 +122,6 @@ async fn snapshot(place: &Place, program: &Path, server: &Server, round: u32) ->
 }
 
 async fn write(client: &Client) -> Result<()> {
-    backlog::execute(client, "update bench set a = a + 1 where id = (select (random() * 100000)::bigint)").await
+    backlog::execute(client, "update bench set a = a + 1 where id = (select (random() * 100000)::bigint)")
+        .await
 }

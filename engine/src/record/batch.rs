@@ -8,9 +8,9 @@ use crate::event::{Body, Event, Marks, Micros, Old, Op, Snapshot, Tx};
 use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, CHANGE_ROW, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP,
-    KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER,
-    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_LAST, TX_LOCAL,
-    TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
+    KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, OPS_FOR,
+    RECORD_HEADER, SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_FOR,
+    TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
 use crate::schema::{Schema, SchemaId};
@@ -114,7 +114,7 @@ pub struct Share {
     pub schema: Option<Arc<Schema>>,
     /// The custom channel's name; empty where `schema` is given.
     pub name: Box<str>,
-    /// Bit n is set when there is an event of `Op` n.
+    /// Bit n is set when there is an event of `Op` n that is for everybody, bit 0 when there is one for some sinks alone.
     pub ops: u8,
 }
 
@@ -202,8 +202,23 @@ impl Batch {
         let _ = self.next.set(Arc::downgrade(next));
     }
 
-    /// Its events, in order.
-    pub fn events(&self) -> Events<'_> {
+    /// Whether it holds events that are for some sinks alone.
+    pub fn is_addressed(&self) -> bool {
+        self.shares.iter().any(|share| share.ops & OPS_FOR != 0)
+    }
+
+    /// The events that are for everybody, in order.
+    pub fn events(&self) -> impl Iterator<Item = Event<'_>> {
+        self.all_events().filter(|event| event.sinks.is_empty())
+    }
+
+    /// The events that a sink is to have, in order: those for everybody, and those for it alone.
+    pub fn events_for<'a>(&'a self, sink: &'a str) -> impl Iterator<Item = Event<'a>> {
+        self.all_events().filter(move |event| event.is_for(sink))
+    }
+
+    /// All events, in order, those for some sinks alone included: for who looks after the journal, not for readers.
+    pub fn all_events(&self) -> Events<'_> {
         Events {
             batch: self,
             records: Records::new(&self.bytes, &self.header),
@@ -212,6 +227,7 @@ impl Batch {
             xid: 0,
             at: 0,
             local: true,
+            sinks: "",
             seq: 0,
             ending: false,
         }
@@ -329,6 +345,8 @@ pub struct Events<'a> {
     xid: u32,
     at: Micros,
     local: bool,
+    /// Whom they are for; empty for everybody.
+    pub(super) sinks: &'a str,
     seq: u32,
     /// The transaction ends in this batch: its last event is the one before the next tx record or the end.
     ending: bool,
@@ -366,13 +384,15 @@ impl<'a> Events<'a> {
         let stored = Lsn(get_u64(bytes, 24)?);
         let end_lsn =
             if stored == Lsn::ZERO { self.batch.spilled.unwrap_or_default().end_lsn } else { stored };
+        let origin = std::str::from_utf8(bytes.get(TX_ORIGIN..)?).ok()?;
+        self.sinks = if record.flags & TX_FOR != 0 { origin } else { "" };
         self.tx = (!self.local).then_some(Tx {
             xid: self.xid,
             final_lsn: Lsn(get_u64(bytes, 16)?),
             end_lsn,
             previous_end_lsn: Lsn(get_u64(bytes, 32)?),
             committed: self.at,
-            origin: std::str::from_utf8(bytes.get(TX_ORIGIN..)?).ok()?,
+            origin,
         });
         Some(())
     }
@@ -406,7 +426,7 @@ impl<'a> Events<'a> {
         // Where it begins is a field of the file.
         self.seq = self.seq.wrapping_add(1);
         let last = self.ending && self.ends_here();
-        Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, snapshot, body })
+        Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, snapshot, sinks: self.sinks, body })
     }
 
     /// Whether no further event of this transaction follows.

@@ -2,7 +2,7 @@
 
 use crate::event::{Marks, Micros, Op};
 use crate::lsn::Lsn;
-use crate::record::layout::{KIND_CHANGE, SNAPSHOT_TAG};
+use crate::record::layout::{KIND_CHANGE, OPS_FOR, SNAPSHOT_TAG};
 use crate::record::{Builder, Tuple, TxStart};
 use crate::schema::SchemaId;
 
@@ -11,7 +11,13 @@ impl Builder {
     /// [`Builder::commit`] ends it, whatever LSN it is given. `at` is the time of the snapshot, `lsn` the position whose
     /// changes it has, `xid` its xmin. To the stream the group is nothing: no transaction, no position.
     pub fn begin_snapshot(&mut self, at: Micros, lsn: Lsn, xid: u32) {
-        self.start(TxStart { xid, final_lsn: lsn, committed: at, ..TxStart::default() }, true);
+        self.begin_snapshot_for(&[], at, lsn, xid);
+    }
+
+    /// Likewise, for these sinks alone: nobody else is shown the rows. With none, for everybody.
+    pub fn begin_snapshot_for(&mut self, sinks: &[String], at: Micros, lsn: Lsn, xid: u32) {
+        let origin = &sinks.join(" ");
+        self.start(TxStart { xid, final_lsn: lsn, committed: at, origin, ..TxStart::default() }, true);
     }
 
     /// Adds a row that the snapshot read, as it was at `lsn`; `tuple` is pgoutput's TupleData, all columns filled.
@@ -19,7 +25,8 @@ impl Builder {
         debug_assert!(self.open.as_ref().is_some_and(|open| open.local), "a snapshot is of no transaction");
         debug_assert!(Tuple::split(tuple).is_some_and(|(_, rest)| rest.is_empty()), "one tuple");
         self.split_if_full();
-        let index = self.schema_index(schema, Op::Read);
+        let ops = if self.is_addressed() { OPS_FOR } else { Op::Read.bit() };
+        let index = self.schema_index(schema, ops);
         let at = self.record(KIND_CHANGE, Op::Read as u8, index);
         self.bytes.extend_from_slice(&lsn.0.to_le_bytes());
         self.bytes.extend_from_slice(&[SNAPSHOT_TAG, marks.bits(), b'N']);

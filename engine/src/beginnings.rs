@@ -43,8 +43,8 @@ pub(crate) struct Beginner {
     taken_up: bool,
 }
 
-/// All push doors by name.
-pub(crate) type Shared = Arc<Mutex<BTreeMap<String, Beginner>>>;
+/// All push doors by name; none before they are known.
+pub(crate) type Shared = Arc<Mutex<Option<BTreeMap<String, Beginner>>>>;
 
 /// How far the rows are that are read for one door alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -78,35 +78,37 @@ impl Moment {
 }
 
 impl Status {
-    fn beginners(&self) -> MutexGuard<'_, BTreeMap<String, Beginner>> {
+    fn beginners(&self) -> MutexGuard<'_, Option<BTreeMap<String, Beginner>>> {
         self.beginners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A push door is about to run. To be said of all of them before the source runs.
-    pub fn expect_sink(&self, name: &str, journal: &Journal) {
+    fn beginner<T>(&self, name: &str, look: impl FnOnce(&mut Beginner) -> T) -> Option<T> {
+        self.beginners().as_mut()?.get_mut(name).map(look)
+    }
+
+    /// These are all push doors, and they are about to run. To be said before the source runs.
+    pub fn expect_sinks<'a>(&self, names: impl Iterator<Item = &'a String>, journal: &Journal) {
         let beginner = Beginner { moment: Moment::now(journal), said: Said::Unsaid, taken_up: false };
-        self.beginners().insert(name.to_owned(), beginner);
+        *self.beginners() = Some(names.map(|name| (name.clone(), beginner)).collect());
     }
 
     /// The moment at which a door began to be expected.
     pub(crate) fn moment_of(&self, name: &str, journal: &Journal) -> Moment {
-        self.beginners().get(name).map_or_else(|| Moment::now(journal), |found| found.moment)
+        self.beginner(name, |beginner| beginner.moment).unwrap_or_else(|| Moment::now(journal))
     }
 
-    /// A door says how it began. One that was not expected is none that the source reads rows for.
+    /// A door says how it began.
     pub(crate) fn sink_began(&self, name: &str, started: Option<Started>) {
-        if let Some(beginner) = self.beginners().get_mut(name) {
-            beginner.said = Said::Began(started);
-        }
+        self.beginner(name, |beginner| beginner.said = Said::Began(started));
     }
 
     /// A door has ended. If it has said nothing, it has no wishes.
     pub fn sink_ended(&self, name: &str) {
-        if let Some(beginner) = self.beginners().get_mut(name)
-            && matches!(beginner.said, Said::Unsaid)
-        {
-            beginner.said = Said::Began(None);
-        }
+        self.beginner(name, |beginner| {
+            if matches!(beginner.said, Said::Unsaid) {
+                beginner.said = Said::Began(None);
+            }
+        });
     }
 
     /// For the source: the push doors by name, each with the moment of its wish for the rows that are there, if it
@@ -116,22 +118,26 @@ impl Status {
             Said::Unsaid => None,
             Said::Began(started) => Some((name.clone(), started.and_then(Started::wish))),
         };
-        self.beginners().iter().map(wish).collect()
+        self.beginners().iter().flatten().map(wish).collect()
+    }
+
+    /// For the source: whether it is known which push doors there are.
+    pub fn knows_sinks(&self) -> bool {
+        self.beginners().is_some()
     }
 
     /// For the source: the wish of a door has been taken up; what is not read yet stands among the snapshots.
     pub fn note_taken_up(&self, name: &str) {
-        if let Some(beginner) = self.beginners().get_mut(name) {
-            beginner.taken_up = true;
-        }
+        self.beginner(name, |beginner| beginner.taken_up = true);
     }
 
     /// How far the rows are that are read for a door alone; `None` when none are, or all have been read.
     pub fn filling(&self, name: &str) -> Option<Filling> {
-        let waits = self.beginners().get(name).is_some_and(|beginner| {
-            matches!(beginner.said, Said::Began(Some(started)) if started.wish().is_some())
-                && !beginner.taken_up
-        });
+        let waiting = |beginner: &mut Beginner| {
+            let wishes = matches!(beginner.said, Said::Began(Some(started)) if started.wish().is_some());
+            wishes && !beginner.taken_up
+        };
+        let waits = self.beginner(name, waiting) == Some(true);
         let of_it = |shown: &Shown| shown.sinks.iter().any(|sink| sink == name);
         let left: Vec<Shown> = self.unfinished_snapshots().into_iter().filter(of_it).collect();
         (waits || !left.is_empty()).then(|| Filling {

@@ -171,10 +171,16 @@ impl Sink for KafkaSink {
     }
 
     async fn send(&mut self, batch: &Arc<Batch>, after: u64) -> Result<(), SinkError> {
+        let name = self.name.clone();
+        let mut events = batch.events_for(&name).filter(|event| event.id > after).peekable();
+        // Rows that are for other sinks alone need no topics here.
+        if events.peek().is_none() {
+            return Ok(());
+        }
         self.topics.prepare(batch).await?;
         let producer = self.connection.producer();
         let mut sent = Ok(());
-        for (count, event) in batch.events().filter(|event| event.id > after).enumerate() {
+        for (count, event) in events.enumerate() {
             if count % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }

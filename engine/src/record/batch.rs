@@ -119,6 +119,11 @@ pub struct Share {
 }
 
 impl Share {
+    /// Whether there are events of it that are for some sinks alone.
+    pub fn is_addressed(&self) -> bool {
+        self.ops & OPS_FOR != 0
+    }
+
     /// The channel.
     pub fn channel(&self) -> &str {
         self.schema.as_ref().map_or(&self.name, |schema| &schema.channel)
@@ -204,7 +209,7 @@ impl Batch {
 
     /// Whether it holds events that are for some sinks alone.
     pub fn is_addressed(&self) -> bool {
-        self.shares.iter().any(|share| share.ops & OPS_FOR != 0)
+        self.shares.iter().any(Share::is_addressed)
     }
 
     /// The events that are for everybody, in order.

@@ -98,7 +98,7 @@ impl Status {
     }
 
     /// A door says how it began.
-    pub(crate) fn sink_began(&self, name: &str, started: Option<Started>) {
+    pub fn sink_began(&self, name: &str, started: Option<Started>) {
         self.beginner(name, |beginner| beginner.said = Said::Began(started));
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct DebeziumTables {
     pub(crate) repeated: u64,
     /// How many were applied.
     pub(crate) count: u64,
+    /// How many of them are rows that a snapshot read.
+    pub(crate) reads: u64,
 }
 
 impl DebeziumTables {
@@ -40,6 +42,7 @@ impl DebeziumTables {
             moved: HashMap::new(),
             repeated: 0,
             count: 0,
+            reads: 0,
         }
     }
 
@@ -51,6 +54,7 @@ impl DebeziumTables {
             return Ok(());
         }
         self.count += 1;
+        self.reads += u64::from(record.value.as_ref().is_some_and(|value| value["op"] == "r"));
         let channel = record.topic.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('.'));
         let channel = channel.ok_or_else(|| format!("A topic of somebody else: {}", record.topic))?;
         // Custom channels have topics, too.

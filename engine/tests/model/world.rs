@@ -427,9 +427,9 @@ impl World {
         let (at, xid) = (1_700_000_000_000_000 + self.tag as i64 * 100, self.tag as u32);
         // Where the stream has been, or has yet to come to: it is nothing to the stream.
         let lsn = Lsn(self.lsn / 2 + self.random.below(self.lsn));
-        let sinks: &[String] = if self.random.chance(30) { &["b".to_owned()] } else { &[] };
+        let sinks = if self.random.chance(30) { vec!["b".to_owned()] } else { Vec::new() };
         let addressed = !sinks.is_empty();
-        builder.begin_snapshot_for(sinks, at, lsn, xid);
+        builder.begin_snapshot_for(&sinks, at, lsn, xid);
         let mut events = Vec::new();
         let rows = if large { 4 } else { 1 + self.random.below(5) as u32 };
         for seq in 0..rows {

@@ -1,5 +1,6 @@
 //! The rows that are there, read beside the stream: whoever follows both ends with the table.
 
+mod alone;
 mod hidden;
 mod load;
 mod rows;
@@ -12,7 +13,7 @@ use rowcast_engine::event::Op;
 use rowcast_postgres::SnapshotMode;
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
+use super::harness::{Capture, Directory, Seen, Sink, config, run, sql, until, value};
 use crate::support::Server;
 
 pub(super) fn initial(server: &Server) -> rowcast_postgres::Config {

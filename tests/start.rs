@@ -91,7 +91,13 @@ async fn an_added_sink_begins_with_the_rows_with_what_is_held_or_with_what_comes
     for (name, how) in [("held", "earliest"), ("next", "latest"), ("rows", "snapshot")] {
         assert_eq!(started(name).as_deref(), Some(how), "{list}");
         let delivered = standing(&rowcast, name).await["delivered"].clone();
-        let expected = if name == "rows" { 6 } else if name == "held" { 3 } else { 1 };
+        let expected = if name == "rows" {
+            6
+        } else if name == "held" {
+            3
+        } else {
+            1
+        };
         assert_eq!(delivered, expected, "{name}");
     }
     assert_eq!(rowcast.metric("rowcast_sink_snapshot_tables_left{sink=\"rows\"}").await, Some(0.0));
@@ -157,7 +163,9 @@ fn keep_writing(database: &Database, stop: Arc<AtomicBool>) -> tokio::task::Join
                 0..5 => format!("update orders set v = v + 1 where id between {id} and {id} + 5"),
                 5 => format!("update lines set code = 'm' || code where code = 'c{id}'"),
                 6 => format!("delete from lines where code = 'c{id}'"),
-                7 => format!("insert into orders values ({other}, 1, repeat('x', 3000)) on conflict do nothing"),
+                7 => format!(
+                    "insert into orders values ({other}, 1, repeat('x', 3000)) on conflict do nothing"
+                ),
                 _ => format!("update lines set v = v + 1 where code = 'c{id}'"),
             };
             client.batch_execute(&sql).await.expect("a change");

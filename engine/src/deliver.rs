@@ -84,7 +84,9 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     let parked = place.paused.then(|| Parked::paused(&target.name));
     let mut delivering = Delivering { target, orders, stop, parked: None, lost_to: 0, pause: RETRY_MIN };
     delivering.target.journal.hold_above(&delivering.target.name, place.id);
-    delivering.target.status.door(&delivering.target.name, |door| (door.position, door.started) = (Some(place.id), place.started));
+    delivering.target.status.door(&delivering.target.name, |door| {
+        (door.position, door.started) = (Some(place.id), place.started)
+    });
     if let Some(parked) = parked {
         delivering.park(parked);
     }

@@ -19,7 +19,6 @@ use rowcast_engine::sinks::Sinks;
 use rowcast_engine::snapshots::Shown;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Stopper, stop};
-use uuid::Uuid;
 
 use crate::support::{Fixture, unlocked};
 
@@ -112,10 +111,20 @@ async fn rows_go_to_the_sinks_that_they_are_for_alone() {
     // In the same batch as rows of the same table for everybody.
     let mut builder = rowcast_engine::record::Builder::new();
     builder.begin_snapshot_for(&["ab".to_owned()], 5, rowcast_engine::Lsn(9), 7);
-    builder.read(fixture.orders.id, rowcast_engine::Lsn(9), Marks::NONE, &crate::support::insert(90, "x")[1..]);
+    builder.read(
+        fixture.orders.id,
+        rowcast_engine::Lsn(9),
+        Marks::NONE,
+        &crate::support::insert(90, "x")[1..],
+    );
     builder.commit(rowcast_engine::Lsn::ZERO);
     builder.begin_snapshot(5, rowcast_engine::Lsn(9), 7);
-    builder.read(fixture.orders.id, rowcast_engine::Lsn(9), Marks::NONE, &crate::support::insert(91, "x")[1..]);
+    builder.read(
+        fixture.orders.id,
+        rowcast_engine::Lsn(9),
+        Marks::NONE,
+        &crate::support::insert(91, "x")[1..],
+    );
     builder.commit(rowcast_engine::Lsn::ZERO);
     fixture.begin(&mut builder);
     fixture.row(&mut builder, "the end");
@@ -161,8 +170,11 @@ async fn clients_see_nothing_of_them_and_come_by() {
     let (_stopper, stop) = stop();
     let feed = Feed::new(journal.clone(), stop);
     let reads = Filter::new(vec![Pattern::All], &[Op::Read]);
-    let key =
-        |filter: &Filter| ViewKey { filter: filter.clone(), framing: Framing::Ndjson, options: Default::default() };
+    let key = |filter: &Filter| ViewKey {
+        filter: filter.clone(),
+        framing: Framing::Ndjson,
+        options: Default::default(),
+    };
     let mut live = feed.subscribe(key(&reads), journal.newest());
     fixture.transaction(1, "before").await;
     fixture.chunk_for(&["a"], &MARKS).await;
@@ -213,7 +225,10 @@ async fn who_looks_into_the_journal_sees_whom_they_are_for() {
     fixture.journal().close().await;
     drop(fixture);
     let shown = shown(dir.path());
-    assert!(shown[0].contains("\"op\":\"read\"") && shown[0].contains("\"sinks\":[\"a\",\"b\"]"), "{shown:?}");
+    assert!(
+        shown[0].contains("\"op\":\"read\"") && shown[0].contains("\"sinks\":[\"a\",\"b\"]"),
+        "{shown:?}"
+    );
     assert!(!shown[1].contains("sinks"), "{shown:?}");
 }
 
@@ -240,7 +255,8 @@ async fn a_journal_of_version_1_opens_and_goes_on() {
     bytes[124..128].copy_from_slice(&crc.to_le_bytes());
     fs::write(old, bytes).unwrap();
 
-    let mut fixture = Fixture::over(journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap()).await;
+    let mut fixture =
+        Fixture::over(journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap()).await;
     fixture.chunk_for(&["a"], &MARKS).await;
     fixture.journal().close().await;
     drop(fixture);
@@ -337,7 +353,6 @@ async fn the_board_says_how_far_the_rows_are() {
     });
     let told = filling().expect("rows are read");
     assert_eq!((told.tables, told.rows, told.estimate), (vec!["public.t".to_owned()], 4, 10));
-    assert_ne!(journal.installation(), Uuid::nil());
 }
 
 #[tokio::test]

@@ -24,7 +24,9 @@ Examples:
   rowcast sink resume kafka
   rowcast sink rewind kafka --from 2026-11-21T04:00:00Z
 
-A sink that has stopped says in its reason what a person has to do.")]
+A sink that has stopped says in its reason what a person has to do. One that is added begins with the rows of all
+captured tables, read for it alone, with all events that are held, or with what comes next: start = \"snapshot\",
+\"earliest\" or \"latest\" in its section.")]
 pub(crate) struct Sink {
     #[command(subcommand)]
     action: Action,
@@ -132,8 +134,9 @@ struct Started {
     how: String,
 }
 
+/// How far the rows are that are read for a sink alone.
 #[derive(Deserialize)]
-struct Filling {
+pub(super) struct Filling {
     tables: Vec<String>,
     rows: u64,
     estimate: u64,
@@ -205,23 +208,28 @@ fn table(listed: &Listed, style: &Style) -> String {
             let _ = writeln!(text, "  {} {}", style.paint(31, "✗"), harmless(reason));
         }
         if let Some(filling) = &sink.filling {
-            let _ = writeln!(text, "  {} {}", style.paint(33, "…"), harmless(&filled(filling)));
+            let _ = writeln!(text, "  {} {}", style.paint(33, "…"), harmless(&filling.told()));
         }
     }
     text
 }
 
-/// How far the rows are that are read for a sink alone.
-fn filled(filling: &Filling) -> String {
-    let Filling { tables, rows, estimate, reason } = filling;
-    let what = match tables.as_slice() {
-        [] => "The rows that are there will be read for it".to_owned(),
-        [table] => format!("The rows of {table} are read for it: {rows} of about {estimate}"),
-        tables => {
-            format!("The rows of {} tables are read for it: {rows} of about {estimate}", tables.len())
+impl Filling {
+    /// In a sentence.
+    pub(super) fn told(&self) -> String {
+        let Self { tables, rows, estimate, reason } = self;
+        let what = match tables.as_slice() {
+            [] => "The rows that are there will be read for it".to_owned(),
+            [table] => format!("The rows of {table} are read for it: {rows} of about {estimate}"),
+            tables => {
+                format!("The rows of {} tables are read for it: {rows} of about {estimate}", tables.len())
+            }
+        };
+        match reason {
+            Some(reason) => format!("{what}. That waits: {reason}"),
+            None => what,
         }
-    };
-    reason.as_ref().map_or_else(|| what.clone(), |reason| format!("{what}. It waits: {reason}"))
+    }
 }
 
 fn behind(sink: &Standing, now: i64) -> String {

@@ -136,8 +136,11 @@ fn follow(client: &Client, tables: &[String]) -> Result<()> {
     let mut drawn = 0;
     loop {
         let listed = list(client)?;
-        let left: Vec<&Standing> =
-            listed.tables.iter().filter(|shown| shown.sinks.is_empty() && tables.contains(&shown.channel)).collect();
+        let left: Vec<&Standing> = listed
+            .tables
+            .iter()
+            .filter(|shown| shown.sinks.is_empty() && tables.contains(&shown.channel))
+            .collect();
         if watched {
             drawn = draw(&left, drawn);
         }
@@ -215,8 +218,7 @@ mod tests {
             "estimate": 0, "percent": 0.0, "rows_per_second": 0
         }]}))
         .unwrap();
-        let expected =
-            "public.orders  ████████████░░░░░░░░░░░░  50.0 %  500 of about 1000 rows, 250/s  reading\n\
+        let expected = "public.orders  ████████████░░░░░░░░░░░░  50.0 %  500 of about 1000 rows, 250/s  reading\n\
              public.t for a and b  ░░░░░░░░░░░░░░░░░░░░░░░░   0.0 %  0 of about 0 rows, 0/s  waiting\n";
         assert_eq!(describe(&listed), expected);
         assert_eq!(describe(&Listed { tables: vec![], read: [].into() }), "No snapshot is under way\n");

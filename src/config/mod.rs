@@ -190,7 +190,8 @@ mod tests {
             let starts: Vec<_> = config.sinks.starts().collect();
             (config.source.snapshot, starts)
         };
-        let (snapshot, earliest, latest) = (Some(Start::Snapshot), Some(Start::Earliest), Some(Start::Latest));
+        let (snapshot, earliest, latest) =
+            (Some(Start::Snapshot), Some(Start::Earliest), Some(Start::Latest));
         assert_eq!(settled(&[]), (Some(Initial), vec![snapshot]));
         assert_eq!(settled(&[("source.snapshot", "never")]), (Some(Never), vec![earliest]));
         assert_eq!(settled(&[("kafka.start", "earliest")]), (Some(Initial), vec![earliest]));

@@ -37,7 +37,9 @@ impl<'a, W: Fn(&str, Op) -> bool> Iterator for EventsWhere<'a, W> {
             match record.kind {
                 KIND_TX => self.events.enter(&record)?,
                 kind if is_aside(kind) => {}
-                _ if self.events.sinks.is_empty() && self.wants(&record)? => return self.events.event(&record),
+                _ if self.events.sinks.is_empty() && self.wants(&record)? => {
+                    return self.events.event(&record);
+                }
                 _ => self.events.pass_over(),
             }
         }

@@ -441,7 +441,18 @@ impl World {
             let (op, channel) = (Op::Read as u8, digest(table.channel.as_bytes()));
             let (content, snapshot) = (digest(text.as_bytes()), Some(Snapshot { marks, xid }));
             let last = seq + 1 == rows;
-            events.push(Expected { seq, last, end: 0, xid: 0, at, op, channel, content, snapshot, addressed });
+            events.push(Expected {
+                seq,
+                last,
+                end: 0,
+                xid: 0,
+                at,
+                op,
+                channel,
+                content,
+                snapshot,
+                addressed,
+            });
         }
         builder.commit(lsn);
         let mut units = vec![Unit { events, ..Unit::default() }];

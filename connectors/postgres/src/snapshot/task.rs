@@ -17,11 +17,11 @@ use tokio_postgres::Client;
 
 use super::command;
 use super::job::{ALL, Job, Jobs, Progress, Wanted};
-use super::wishes::{self, Wishes};
 use super::order::{ORDERS, Order, Orders, ask};
 use super::scan;
 use super::table::{Ended, Reading};
 use super::visible::Visible;
+use super::wishes::{self, Wishes};
 use crate::config::{SnapshotMode, Source};
 use crate::setup::publications;
 use crate::tables::Tables;

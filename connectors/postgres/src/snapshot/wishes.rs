@@ -64,7 +64,9 @@ fn given_up(jobs: &Jobs, wishes: &Wishes) -> Vec<(String, Vec<u8>)> {
     let mut notes = Vec::new();
     for (note, job) in jobs.tables.iter().filter(|(_, job)| !job.sinks.is_empty()) {
         let away = job.sinks.iter().filter(|sink| !wishes.contains_key(*sink));
-        notes.extend(away.filter(|sink| jobs.taken_up.contains_key(*sink)).map(|sink| gone(&taken_up_note(sink))));
+        notes.extend(
+            away.filter(|sink| jobs.taken_up.contains_key(*sink)).map(|sink| gone(&taken_up_note(sink))),
+        );
         if job.sinks.iter().all(|sink| !wishes.contains_key(sink)) {
             tracing::warn!(
                 table = job.channel(),

@@ -24,7 +24,10 @@ pub(super) fn initial(server: &Server) -> rowcast_postgres::Config {
 pub(super) async fn read_whole(capture: &Capture) {
     until("the snapshot to be done", async || {
         let notes = capture.journal.notes();
-        notes.keys().all(|name| !name.starts_with("snapshot")) && capture.report().snapshots.is_empty()
+        let sinks = capture.status.wishes().unwrap_or_default();
+        notes.keys().all(|name| !name.starts_with("snapshot"))
+            && capture.report().snapshots.is_empty()
+            && sinks.keys().all(|sink| capture.status.filling(sink).is_none())
     })
     .await;
 }

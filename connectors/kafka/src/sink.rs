@@ -172,15 +172,14 @@ impl Sink for KafkaSink {
 
     async fn send(&mut self, batch: &Arc<Batch>, after: u64) -> Result<(), SinkError> {
         let name = self.name.clone();
-        let mut events = batch.events_for(&name).filter(|event| event.id > after).peekable();
         // Rows that are for other sinks alone need no topics here.
-        if events.peek().is_none() {
+        if batch.is_addressed() && !batch.events_for(&name).any(|event| event.id > after) {
             return Ok(());
         }
         self.topics.prepare(batch).await?;
         let producer = self.connection.producer();
         let mut sent = Ok(());
-        for (count, event) in events.enumerate() {
+        for (count, event) in batch.events_for(&name).filter(|event| event.id > after).enumerate() {
             if count % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }

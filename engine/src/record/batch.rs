@@ -8,9 +8,9 @@ use crate::event::{Body, Event, Marks, Micros, Old, Op, Snapshot, Tx};
 use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, CHANGE_ROW, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP,
-    KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, OPS_FOR,
-    RECORD_HEADER, SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_FOR,
-    TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
+    KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER,
+    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_FOR, TX_LAST, TX_LOCAL,
+    TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
 use crate::schema::{Schema, SchemaId};
@@ -119,11 +119,6 @@ pub struct Share {
 }
 
 impl Share {
-    /// Whether there are events of it that are for some sinks alone.
-    pub fn is_addressed(&self) -> bool {
-        self.ops & OPS_FOR != 0
-    }
-
     /// The channel.
     pub fn channel(&self) -> &str {
         self.schema.as_ref().map_or(&self.name, |schema| &schema.channel)
@@ -205,21 +200,6 @@ impl Batch {
     pub(crate) fn link(&self, next: &Arc<Self>) {
         // Set once, by the writer, when it publishes the next one.
         let _ = self.next.set(Arc::downgrade(next));
-    }
-
-    /// Whether it holds events that are for some sinks alone.
-    pub fn is_addressed(&self) -> bool {
-        self.shares.iter().any(Share::is_addressed)
-    }
-
-    /// The events that are for everybody, in order.
-    pub fn events(&self) -> impl Iterator<Item = Event<'_>> {
-        self.all_events().filter(|event| event.sinks.is_empty())
-    }
-
-    /// The events that a sink is to have, in order: those for everybody, and those for it alone.
-    pub fn events_for<'a>(&'a self, sink: &'a str) -> impl Iterator<Item = Event<'a>> {
-        self.all_events().filter(move |event| event.is_for(sink))
     }
 
     /// All events, in order, those for some sinks alone included: for who looks after the journal, not for readers.

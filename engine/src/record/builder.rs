@@ -140,17 +140,6 @@ impl Builder {
         self.start(TxStart { committed: at, ..TxStart::default() }, true);
     }
 
-    /// Likewise, for these sinks alone: nobody else is shown them. With none, for everybody.
-    pub fn begin_local_for(&mut self, sinks: &[String], at: Micros) {
-        let origin = &sinks.join(" ");
-        self.start(TxStart { committed: at, origin, ..TxStart::default() }, true);
-    }
-
-    /// Whether the open group is for some sinks alone.
-    fn is_addressed(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.local && !open.origin.is_empty())
-    }
-
     fn start(&mut self, start: TxStart<'_>, local: bool) {
         self.abort();
         self.open = Some(Open {

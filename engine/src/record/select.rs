@@ -6,8 +6,8 @@ use crate::record::batch::{Events, Record, is_aside};
 use crate::record::layout::{KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_TRUNCATE, KIND_TX};
 
 impl Batch {
-    /// The events for everybody whose channel and op are wanted, in order, numbered as in [`Batch::events`]. Tables are asked for
-    /// once a batch and the rows of the others are passed over unread, whatever stands in them.
+    /// The events for everybody whose channel and op are wanted, in order, numbered as in [`Batch::events`]. Tables are
+    /// asked for once a batch and the rows of the others are passed over unread, whatever stands in them.
     pub fn events_where<W: Fn(&str, Op) -> bool>(&self, wanted: W) -> EventsWhere<'_, W> {
         let ops_of = |channel: &str, has: u8| {
             let ops = Op::ALL.into_iter().filter(|op| has & op.bit() != 0 && wanted(channel, *op));

@@ -20,6 +20,18 @@ impl Builder {
         self.start(TxStart { xid, final_lsn: lsn, committed: at, origin, ..TxStart::default() }, true);
     }
 
+    /// Starts a group of events that did not come from Postgres, for these sinks alone: nobody else is shown them. With
+    /// none, for everybody.
+    pub fn begin_local_for(&mut self, sinks: &[String], at: Micros) {
+        let origin = &sinks.join(" ");
+        self.start(TxStart { committed: at, origin, ..TxStart::default() }, true);
+    }
+
+    /// Whether the open group is for some sinks alone.
+    pub(super) fn is_addressed(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.local && !open.origin.is_empty())
+    }
+
     /// Adds a row that the snapshot read, as it was at `lsn`; `tuple` is pgoutput's TupleData, all columns filled.
     pub fn read(&mut self, schema: SchemaId, lsn: Lsn, marks: Marks, tuple: &[u8]) {
         debug_assert!(self.open.as_ref().is_some_and(|open| open.local), "a snapshot is of no transaction");

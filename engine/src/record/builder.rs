@@ -171,8 +171,7 @@ impl Builder {
 
     fn write_tx_record(&mut self) {
         let Some(open) = &self.open else { return };
-        let addressed = open.local && !open.origin.is_empty();
-        let flags = if open.local { TX_LOCAL } else { 0 } | if addressed { TX_FOR } else { 0 };
+        let flags = if open.local { TX_LOCAL } else { 0 } | if self.is_addressed() { TX_FOR } else { 0 };
         let (xid, seq, times) = (open.xid, open.seq, open.committed);
         let lsns = [open.final_lsn.0, 0, open.previous_end_lsn.0];
         let origin = open.origin.clone();

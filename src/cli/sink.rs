@@ -200,7 +200,7 @@ fn table(listed: &Listed, style: &Style) -> String {
         let position = sink.position.map_or_else(|| "-".to_owned(), |position| position.to_string());
         let (name, kind, newest) = (harmless(&sink.name), harmless(&sink.kind), sink.newest);
         let behind = behind(sink, listed.now);
-        let started = sink.started.as_ref().map_or("-", |started| &started.how);
+        let started = sink.started.as_ref().map_or("-", |started| started.how.as_str());
         let started = harmless(started);
         let _ =
             writeln!(text, "{name:<width$}  {kind:<8}{state}{position:<18}{newest:<18}{started:<10}{behind}");

@@ -186,7 +186,7 @@ mod tests {
     fn where_sinks_begin_and_whether_rows_are_read_go_together() {
         use SnapshotMode::{Initial, Never};
         let settled = |pairs: &[(&str, &str)]| {
-            let config = with(&[&[("kafka.brokers", "b:1")], pairs].concat()).unwrap();
+            let config = with(&[&[("kafka.brokers", "b:1")][..], pairs].concat()).unwrap();
             let starts: Vec<_> = config.sinks.starts().collect();
             (config.source.snapshot, starts)
         };

@@ -165,6 +165,9 @@ impl Desk {
             jobs = Jobs::read(&self.around.journal.notes())?;
         }
         self.show(&jobs);
+        // Behind that: whoever asks how far the rows are must find them either wished for or shown.
+        let wishing = wishes.iter().filter(|(_, wish)| wish.is_some());
+        wishing.for_each(|(sink, _)| self.around.status.note_taken_up(sink));
         self.tell_filled(&jobs);
         // Who is paused, or not wanted any more, stops after its chunk.
         self.stops.retain(|note, _| jobs.tables.get(note).is_some_and(|job| !job.paused));
@@ -333,7 +336,7 @@ impl Surroundings {
 pub(super) async fn jobs_of(around: &Surroundings, like: &Job) -> Result<Vec<(String, Vec<u8>)>> {
     let client = sql_client(&around.source.info).await?;
     let tables = tables(&client, &around.source).await?;
-    let note = |(place, (schema, table))| {
+    let note = |(place, (schema, table)): (u32, (String, String))| -> Result<(String, Vec<u8>)> {
         let job = Job { place, schema, table, progress: Progress::default(), ..like.clone() };
         Ok((job.note(), job.json()?))
     };

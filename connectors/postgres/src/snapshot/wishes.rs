@@ -36,8 +36,6 @@ pub(super) async fn take_up(around: &Surroundings, jobs: &Jobs, wishes: &Wishes)
     if !notes.is_empty() {
         around.note(&notes).await?;
     }
-    let wishing = wishes.iter().filter(|(_, wish)| wish.is_some());
-    wishing.for_each(|(sink, _)| around.status.note_taken_up(sink));
     Ok(!notes.is_empty())
 }
 
@@ -51,11 +49,13 @@ pub(super) fn answered(jobs: &Jobs, wishes: &Wishes) -> Result<Vec<(String, Vec<
 
 fn new<'a>(jobs: &'a Jobs, wishes: &'a Wishes) -> impl Iterator<Item = (&'a String, Micros)> {
     let wished = wishes.iter().filter_map(|(sink, wish)| Some((sink, (*wish)?)));
-    wished.filter(|(sink, wish)| jobs.taken_up.get(*sink) != Some(wish))
+    wished.filter(move |(sink, wish)| jobs.taken_up.get(*sink) != Some(wish))
 }
 
 fn marks(jobs: &Jobs, wishes: &Wishes) -> Result<Vec<(String, Vec<u8>)>> {
-    let mark = |(sink, wish): (&String, Micros)| Ok((taken_up_note(sink), job::json(&TakenUp { wish })?));
+    let mark = |(sink, wish): (&String, Micros)| -> Result<(String, Vec<u8>)> {
+        Ok((taken_up_note(sink), job::json(&TakenUp { wish })?))
+    };
     new(jobs, wishes).map(mark).collect()
 }
 

@@ -113,7 +113,7 @@ mod tests {
     fn a_group_of_several_parts_is_of_no_transaction_either() {
         let mut builder = Builder::new();
         transaction(&mut builder, 100);
-        builder.begin_snapshot(AT, Lsn(90), 741);
+        builder.begin_snapshot_for(&["a".to_owned(), "b".to_owned()], AT, Lsn(90), 741);
         let long = "x".repeat(PART_BYTES / 3);
         (0..7).for_each(|_| builder.read(1, Lsn(90), Marks::NONE, &tuple_data(&[Text(&long)])));
         builder.commit(Lsn(90));
@@ -124,8 +124,13 @@ mod tests {
             assert_eq!((batch.header().lsn_min, batch.header().lsn_max), (Lsn::ZERO, Lsn::ZERO));
             assert_eq!(batch.transactions().count(), 0);
         }
-        let events: Vec<_> = batches[1..].iter().flat_map(Batch::events).collect();
+        let events: Vec<_> = batches[1..].iter().flat_map(Batch::all_events).collect();
         assert!(events.iter().zip(0..).all(|(event, seq)| (event.seq, event.last) == (seq, seq == 6)));
+        assert!(events.iter().all(|event| event.sinks == "a b" && event.is_for("b") && !event.is_for("c")));
+        for batch in &batches[1..] {
+            assert!(batch.is_addressed() && batch.events().next().is_none());
+            assert_eq!(batch.events_for("a").count(), batch.header().events as usize);
+        }
         assert!(
             events.iter().all(|event| event.tx.is_none() && event.snapshot.is_some_and(|s| s.xid == 741))
         );

@@ -106,11 +106,7 @@ pub(crate) struct House {
 
 impl House {
     /// Opens journal and doors, so that whatever stands in the way is told before the source is touched.
-    pub(crate) async fn open(mut config: Config) -> Result<Self> {
-        // A target that is filled needs the rows; clients ask for them.
-        let pushes = config.sinks.iter().next().is_some();
-        let unsaid = if pushes { SnapshotMode::Initial } else { SnapshotMode::Never };
-        config.source.snapshot.get_or_insert(unsaid);
+    pub(crate) async fn open(config: Config) -> Result<Self> {
         raise_open_files();
         let metrics = metrics::install()?;
         make_data(&config.data)?;

@@ -27,6 +27,7 @@ mod setup;
 mod sinks;
 mod slot;
 mod snapshot;
+mod start;
 mod support;
 mod tables;
 mod type_changes;

@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
+use crate::event::Micros;
+use crate::sink::Start;
 
 /// Of the files, which tells them from ones that are half written.
 const EXTENSION: &str = "json";
@@ -32,6 +34,27 @@ pub struct Place {
     /// From this event up to `id` a person has skipped them, and the target has not been told yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_from: Option<u64>,
+    /// How it began; none for one that began with an earlier version of rowcast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Started>,
+}
+
+/// How a push door began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// As configured then.
+    pub how: Start,
+    /// Behind this event.
+    pub id: u64,
+    /// When, microseconds since 1970: what tells it from another beginning of the same door.
+    pub at: Micros,
+}
+
+impl Started {
+    /// The moment of its wish for the rows that are there, if it began with one.
+    pub fn wish(self) -> Option<Micros> {
+        (self.how == Start::Snapshot).then_some(self.at)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,7 +81,7 @@ impl Cursor {
         let content: Content = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
         if content.installation != self.installation {
             return Err(Error::failed(format!("{} belongs to another installation", self.path.display()))
-                .hint("Remove the file to start this sink from the oldest event held."));
+                .hint("Remove the file to have this sink begin anew, as its start says (snapshot, earliest or latest)."));
         }
         Ok(Some(content.place))
     }

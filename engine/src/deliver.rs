@@ -12,11 +12,11 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::cursor::Place;
+use crate::cursor::{Place, Started};
 use crate::deliver::run::{Halt, Target, lost};
 use crate::error::{Error, Result};
 use crate::journal::{Gone, Journal};
-use crate::sink::{OnGap, Sink};
+use crate::sink::{OnGap, Sink, Start};
 use crate::sinks::{Obeyed, Order, Seat, Wish};
 use crate::status::Status;
 use crate::stop::{Stop, stop};
@@ -40,8 +40,8 @@ pub struct Delivery {
     pub status: Status,
     /// The stop signal.
     pub stop: Stop,
-    /// Where a sink begins that has no position yet: before the oldest event held, or at the newest.
-    pub from_earliest: bool,
+    /// Where a sink begins that has no position yet.
+    pub start: Start,
     /// What it does when retention has taken events that it never got.
     pub on_gap: OnGap,
 }
@@ -52,14 +52,16 @@ pub struct Delivery {
 /// # Errors
 /// When the stored position cannot be read.
 pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
-    let Delivery { journal, seat, status, stop, from_earliest, on_gap } = delivery;
+    let Delivery { journal, seat, status, stop, start, on_gap } = delivery;
     let Seat { cursor, orders } = seat;
     let name = sink.name().to_owned();
     let stored = cursor.load().inspect_err(|error| {
         status.door(&name, |door| (door.state, door.reason) = ("stopped", Some(sentence(error))));
     })?;
-    let begin = || if from_earliest { journal.seek_earliest() } else { journal.newest() };
-    let place = stored.unwrap_or_else(|| Place { id: begin(), ..Place::default() });
+    let place = stored.unwrap_or_else(|| {
+        let started = status.moment_of(&name, &journal).begin(start, &journal);
+        Place { id: started.id, started: Some(started), ..Place::default() }
+    });
     let target = Target {
         sink,
         name,
@@ -75,16 +77,31 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     if stored.is_none() {
         // From here on retention knows where the sink is, and a restart starts at the same place.
         target.remember(place);
+        tell_beginning(&target.name, place.started);
     }
+    // Behind the storing: what is read for it now is not read again after a crash.
+    target.status.sink_began(&target.name, place.started);
     let parked = place.paused.then(|| Parked::paused(&target.name));
     let mut delivering = Delivering { target, orders, stop, parked: None, lost_to: 0, pause: RETRY_MIN };
     delivering.target.journal.hold_above(&delivering.target.name, place.id);
-    delivering.target.status.door(&delivering.target.name, |door| door.position = Some(place.id));
+    delivering.target.status.door(&delivering.target.name, |door| {
+        (door.position, door.started) = (Some(place.id), place.started)
+    });
     if let Some(parked) = parked {
         delivering.park(parked);
     }
     delivering.live().await;
     Ok(())
+}
+
+fn tell_beginning(name: &str, started: Option<Started>) {
+    let Some(Started { how, id, .. }) = started else { return };
+    let what = match how {
+        Start::Snapshot => "with the rows of all captured tables, and the changes from here on",
+        Start::Earliest => "at the oldest event held",
+        Start::Latest => "at what comes next",
+    };
+    tracing::info!(sink = %name, position = id, start = how.name(), "The sink {name} has no position: it begins {what}");
 }
 
 struct Delivering<S> {

@@ -50,6 +50,9 @@ impl Op {
         Self::ROWS_AND_MESSAGES.into_iter().find(|op| op.name() == name)
     }
 
+    /// The bits of all ops.
+    pub(crate) const ANY: u8 = !1;
+
     /// Every op.
     pub(crate) const ALL: [Self; 7] =
         [Self::Insert, Self::Update, Self::Delete, Self::Truncate, Self::Read, Self::Message, Self::Gap];
@@ -88,6 +91,8 @@ pub struct Event<'a> {
     pub last: bool,
     /// The snapshot that read the row; only where `op` is [`Op::Read`], and then `tx` is none.
     pub snapshot: Option<Snapshot>,
+    /// The names of the sinks that it is for alone, with spaces between; empty for everybody.
+    pub sinks: &'a str,
     /// What it happened to.
     pub body: Body<'a>,
 }
@@ -169,6 +174,11 @@ impl<'a> Old<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// Whether a sink is to have it.
+    pub fn is_for(&self, sink: &str) -> bool {
+        self.sinks.is_empty() || self.sinks.split(' ').any(|name| name == sink)
+    }
+
     /// The channel it belongs to; empty for a gap of all channels.
     pub fn channel(&self) -> &'a str {
         match self.body {

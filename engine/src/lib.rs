@@ -2,6 +2,7 @@
 
 pub mod abort;
 pub mod adoption;
+pub mod beginnings;
 pub mod channel;
 mod confirm;
 pub mod cursor;

@@ -26,6 +26,31 @@ pub enum SinkError {
     },
 }
 
+/// Where a sink begins that has no position of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// With the rows of all captured tables, and the changes from then on: where the source's initial snapshot is still
+    /// to come, with that; else with rows that are read for it alone.
+    #[default]
+    Snapshot,
+    /// At the oldest event that the journal holds.
+    Earliest,
+    /// At what comes next.
+    Latest,
+}
+
+impl Start {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Earliest => "earliest",
+            Self::Latest => "latest",
+        }
+    }
+}
+
 /// What a sink does where the history is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,8 +107,8 @@ pub trait Sink: Send {
     /// each failure.
     fn resume(&mut self) -> impl Future<Output = Result<Option<u64>, SinkError>> + Send;
 
-    /// Takes the events of a batch that come after `after`, in order. They may still be on their way when this
-    /// returns.
+    /// Takes the events of a batch that are for this sink ([`Batch::events_for`] its name) and come after `after`, in
+    /// order. They may still be on their way when this returns.
     fn send(&mut self, batch: &Arc<Batch>, after: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Tells the target of events that it does not get. What comes next lies behind them.

@@ -55,6 +55,9 @@ pub struct Shown {
     pub reason: Option<String>,
     /// It was asked for; else it is the initial snapshot.
     pub ad_hoc: bool,
+    /// The sinks that it is read for alone; none: for everybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<String>,
     /// Rows written so far.
     pub rows: u64,
     /// Rows that there are thought to be, as far as statistics tell.

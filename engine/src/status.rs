@@ -8,7 +8,9 @@ use metrics::gauge;
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::beginnings::Filling;
 use crate::confirm::Confirm;
+use crate::cursor::Started;
 use crate::journal::{Journal, State};
 use crate::lsn::Lsn;
 
@@ -93,6 +95,10 @@ pub struct Door {
     pub delivered: u64,
     /// Clients connected, for doors that serve.
     pub clients: Option<u64>,
+    /// How a door that pushes began.
+    pub started: Option<Started>,
+    /// Rows that are read for it alone, until all have been.
+    pub filling: Option<Filling>,
 }
 
 /// One board for all parts. Clones are the same board.
@@ -102,6 +108,7 @@ pub struct Status {
     doors: Arc<Mutex<BTreeMap<String, Door>>>,
     pub(crate) adoption: crate::adoption::Shared,
     pub(crate) snapshots: crate::snapshots::Shared,
+    pub(crate) beginners: crate::beginnings::Shared,
     look: Arc<Notify>,
 }
 
@@ -165,7 +172,8 @@ impl Status {
     /// The whole board.
     pub fn report(&self, journal: &Journal) -> Report {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        doors.iter_mut().for_each(|(name, door)| door.filling = self.filling(name));
         source.held_by = journal.lacking(&source.required);
         let held = held_bytes(journal, &source);
         let journal = journal.summary();
@@ -231,6 +239,11 @@ impl Status {
             gauge!("rowcast_door_running", "door" => name.clone()).set(flag(door.state == "running"));
             if let Some(position) = door.position {
                 gauge!("rowcast_door_position_id", "door" => name.clone()).set(position as f64);
+            }
+            if door.started.is_some() {
+                // Before they are listed nobody knows how many.
+                let left = door.filling.map_or(0, |filling| filling.tables.len().max(1));
+                gauge!("rowcast_sink_snapshot_tables_left", "sink" => name.clone()).set(left as f64);
             }
             if let Some(clients) = door.clients {
                 gauge!("rowcast_door_clients", "door" => name).set(clients as f64);

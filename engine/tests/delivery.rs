@@ -7,7 +7,7 @@ use rowcast_engine::cursor;
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::{Gone, Options};
 use rowcast_engine::record::Batch;
-use rowcast_engine::sink::{Missing, OnGap, Reason, Sink, SinkError};
+use rowcast_engine::sink::{Missing, OnGap, Reason, Sink, SinkError, Start};
 use rowcast_engine::sinks::{Obeyed, Sinks, Wish};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
@@ -74,7 +74,7 @@ fn commanded(fixture: &Fixture, dir: &std::path::Path) -> (Delivery, rowcast_eng
     let sinks = Sinks::new(dir.join("cursors"));
     let seat = sinks.seat("target", journal.installation());
     let (status, on_gap) = (Status::default(), OnGap::Stop);
-    (Delivery { journal, seat, status, stop, from_earliest: true, on_gap }, stopper, sinks)
+    (Delivery { journal, seat, status, stop, start: Start::Earliest, on_gap }, stopper, sinks)
 }
 
 async fn until(target: &Target, count: usize) -> Vec<u64> {

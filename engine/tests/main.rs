@@ -1,6 +1,7 @@
 //! The engine against a real disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so at once")]
 
+mod addressed;
 mod backup;
 mod campaign;
 mod compressed_damage;

@@ -120,8 +120,14 @@ impl Fixture {
 
     /// Rows that a snapshot read, one with each of the marks, durable when this returns.
     pub(crate) async fn chunk(&mut self, marks: &[Marks]) {
+        self.chunk_for(&[], marks).await;
+    }
+
+    /// Likewise, for these sinks alone.
+    pub(crate) async fn chunk_for(&mut self, sinks: &[&str], marks: &[Marks]) {
         let mut builder = Builder::new();
-        builder.begin_snapshot(1_800_000_000_000_000, Lsn(self.lsn - 20), 7);
+        let sinks: Vec<String> = sinks.iter().map(ToString::to_string).collect();
+        builder.begin_snapshot_for(&sinks, 1_800_000_000_000_000, Lsn(self.lsn - 20), 7);
         for marks in marks {
             self.rows += 1;
             builder.read(self.orders.id, Lsn(self.lsn - 20), *marks, &insert(self.rows, "read")[1..]);

@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::{Gone, Options, State};
 use rowcast_engine::record::{Batch, Builder};
-use rowcast_engine::sink::{Missing, OnGap, Reason, Sink, SinkError};
+use rowcast_engine::sink::{Missing, OnGap, Reason, Sink, SinkError, Start};
 use rowcast_engine::sinks::{Sinks, Wish};
 use rowcast_engine::status::{Door, Status};
 use rowcast_engine::{Kind, Result, Stopper, cursor, stop};
@@ -161,7 +161,7 @@ impl House {
         let journal = self.fixture.journal().clone();
         let seat = self.sinks.seat(sink.name, journal.installation());
         let (status, stop) = (self.status.clone(), self.stop.clone());
-        let delivery = Delivery { journal, seat, status, stop, from_earliest: true, on_gap };
+        let delivery = Delivery { journal, seat, status, stop, start: Start::Earliest, on_gap };
         self.running.push(tokio::spawn(deliver(sink.clone(), delivery)));
     }
 

@@ -24,7 +24,9 @@ Examples:
   rowcast sink resume kafka
   rowcast sink rewind kafka --from 2026-11-21T04:00:00Z
 
-A sink that has stopped says in its reason what a person has to do.")]
+A sink that has stopped says in its reason what a person has to do. One that is added begins with the rows of all
+captured tables, read for it alone, with all events that are held, or with what comes next: start = \"snapshot\",
+\"earliest\" or \"latest\" in its section.")]
 pub(crate) struct Sink {
     #[command(subcommand)]
     action: Action,
@@ -123,6 +125,22 @@ struct Standing {
     newest: u64,
     behind_events: Option<u64>,
     behind_since: Option<i64>,
+    started: Option<Started>,
+    filling: Option<Filling>,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    how: String,
+}
+
+/// How far the rows are that are read for a sink alone.
+#[derive(Deserialize)]
+pub(super) struct Filling {
+    tables: Vec<String>,
+    rows: u64,
+    estimate: u64,
+    reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -170,8 +188,11 @@ fn table(listed: &Listed, style: &Style) -> String {
         return "This rowcast has no sinks: one is made with --kafka HOST:PORT\n".to_owned();
     }
     let width = listed.sinks.iter().map(|sink| sink.name.len()).max().unwrap_or(0).max(6);
-    let (state, position) = ("STATE", "POSITION");
-    let head = format!("{:<width$}  {:<8}{state:<10}{position:<18}{:<18}BEHIND", "NAME", "KIND", "NEWEST");
+    let (state, position, started) = ("STATE", "POSITION", "STARTED");
+    let head = format!(
+        "{:<width$}  {:<8}{state:<10}{position:<18}{:<18}{started:<10}BEHIND",
+        "NAME", "KIND", "NEWEST"
+    );
     let mut text = style.paint(1, &head) + "\n";
     for sink in &listed.sinks {
         let colour = if sink.state == "running" { 32 } else { 31 };
@@ -179,12 +200,36 @@ fn table(listed: &Listed, style: &Style) -> String {
         let position = sink.position.map_or_else(|| "-".to_owned(), |position| position.to_string());
         let (name, kind, newest) = (harmless(&sink.name), harmless(&sink.kind), sink.newest);
         let behind = behind(sink, listed.now);
-        let _ = writeln!(text, "{name:<width$}  {kind:<8}{state}{position:<18}{newest:<18}{behind}");
+        let started = sink.started.as_ref().map_or("-", |started| started.how.as_str());
+        let started = harmless(started);
+        let _ =
+            writeln!(text, "{name:<width$}  {kind:<8}{state}{position:<18}{newest:<18}{started:<10}{behind}");
         if let Some(reason) = &sink.reason {
             let _ = writeln!(text, "  {} {}", style.paint(31, "✗"), harmless(reason));
         }
+        if let Some(filling) = &sink.filling {
+            let _ = writeln!(text, "  {} {}", style.paint(33, "…"), harmless(&filling.told()));
+        }
     }
     text
+}
+
+impl Filling {
+    /// In a sentence.
+    pub(super) fn told(&self) -> String {
+        let Self { tables, rows, estimate, reason } = self;
+        let what = match tables.as_slice() {
+            [] => "The rows that are there will be read for it".to_owned(),
+            [table] => format!("The rows of {table} are read for it: {rows} of about {estimate}"),
+            tables => {
+                format!("The rows of {} tables are read for it: {rows} of about {estimate}", tables.len())
+            }
+        };
+        match reason {
+            Some(reason) => format!("{what}. That waits: {reason}"),
+            None => what,
+        }
+    }
 }
 
 fn behind(sink: &Standing, now: i64) -> String {
@@ -291,17 +336,23 @@ mod tests {
             {"name": "kafka", "kind": "kafka", "state": "running", "reason": null, "position": 9, "newest": 9,
                 "behind_events": 0, "behind_since": null},
             {"name": "warehouse", "kind": "kafka", "state": "stopped", "reason": "It is gone", "position": 4,
-                "newest": 9, "behind_events": 1, "behind_since": 5_000_000},
+                "newest": 9, "behind_events": 1, "behind_since": 5_000_000,
+                "started": {"how": "earliest", "id": 1, "at": 2}},
+            {"name": "third", "kind": "kafka", "state": "running", "reason": null, "position": 9, "newest": 9,
+                "behind_events": 0, "behind_since": null, "started": {"how": "snapshot", "id": 1, "at": 2},
+                "filling": {"tables": ["public.a", "public.b"], "rows": 5, "estimate": 20}},
             {"name": "new", "kind": "kafka", "state": "starting", "reason": null, "position": null, "newest": 9,
                 "behind_events": null, "behind_since": null},
         ]}))
         .unwrap();
         let expected = "\
-NAME       KIND    STATE     POSITION          NEWEST            BEHIND
-kafka      kafka   running   9                 9                 nothing
-warehouse  kafka   stopped   4                 9                 1 event, 1 min 5 s
+NAME       KIND    STATE     POSITION          NEWEST            STARTED   BEHIND
+kafka      kafka   running   9                 9                 -         nothing
+warehouse  kafka   stopped   4                 9                 earliest  1 event, 1 min 5 s
   ✗ It is gone
-new        kafka   starting  -                 9                 -
+third      kafka   running   9                 9                 snapshot  nothing
+  … The rows of 2 tables are read for it: 5 of about 20
+new        kafka   starting  -                 9                 -         -
 ";
         assert_eq!(table(&listed, &Style::new(false)), expected);
     }

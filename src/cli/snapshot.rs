@@ -79,6 +79,8 @@ struct Listed {
 #[derive(Deserialize)]
 struct Standing {
     channel: String,
+    #[serde(default)]
+    sinks: Vec<String>,
     state: String,
     reason: Option<String>,
     rows: u64,
@@ -134,8 +136,11 @@ fn follow(client: &Client, tables: &[String]) -> Result<()> {
     let mut drawn = 0;
     loop {
         let listed = list(client)?;
-        let left: Vec<&Standing> =
-            listed.tables.iter().filter(|shown| tables.contains(&shown.channel)).collect();
+        let left: Vec<&Standing> = listed
+            .tables
+            .iter()
+            .filter(|shown| shown.sinks.is_empty() && tables.contains(&shown.channel))
+            .collect();
         if watched {
             drawn = draw(&left, drawn);
         }
@@ -173,8 +178,12 @@ fn line(shown: &Standing) -> String {
     let filled = (shown.percent.clamp(0.0, 100.0) / 100.0 * BAR as f64) as usize;
     let bar: String = (0..BAR).map(|at| if at < filled { '█' } else { '░' }).collect();
     let reason = shown.reason.as_ref().map(|reason| format!("  {}", harmless(reason))).unwrap_or_default();
+    let whom = match shown.sinks.as_slice() {
+        [] => String::new(),
+        sinks => format!(" for {}", harmless(&sinks.join(" and "))),
+    };
     format!(
-        "{}  {bar} {:>5.1} %  {} of about {} rows, {}/s  {}{reason}\n",
+        "{}{whom}  {bar} {:>5.1} %  {} of about {} rows, {}/s  {}{reason}\n",
         harmless(&shown.channel),
         shown.percent,
         shown.rows,
@@ -204,10 +213,13 @@ mod tests {
         let listed: Listed = serde_json::from_value(json!({"read": {}, "tables": [{
             "channel": "public.orders", "state": "reading", "ad_hoc": true, "rows": 500, "estimate": 1000,
             "percent": 50.0, "rows_per_second": 250
+        }, {
+            "channel": "public.t", "state": "waiting", "ad_hoc": false, "sinks": ["a", "b"], "rows": 0,
+            "estimate": 0, "percent": 0.0, "rows_per_second": 0
         }]}))
         .unwrap();
-        let expected =
-            "public.orders  ████████████░░░░░░░░░░░░  50.0 %  500 of about 1000 rows, 250/s  reading\n";
+        let expected = "public.orders  ████████████░░░░░░░░░░░░  50.0 %  500 of about 1000 rows, 250/s  reading\n\
+             public.t for a and b  ░░░░░░░░░░░░░░░░░░░░░░░░   0.0 %  0 of about 0 rows, 0/s  waiting\n";
         assert_eq!(describe(&listed), expected);
         assert_eq!(describe(&Listed { tables: vec![], read: [].into() }), "No snapshot is under way\n");
     }

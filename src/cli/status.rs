@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use super::client::Target;
 use super::output::{Output, Style, harmless};
+use super::sink::Filling;
 use crate::config::units::{approximate_size, approximate_time};
 use crate::failure::{Failure, code};
 use crate::wiring;
@@ -79,6 +80,8 @@ struct Door {
     behind_since: Option<i64>,
     delivered: u64,
     clients: Option<u64>,
+    #[serde(default)]
+    filling: Option<Filling>,
 }
 
 impl Status {
@@ -120,7 +123,9 @@ fn describe(report: &Report, style: &Style) -> String {
     part("source", &report.source.state, &source_lines(&report.source));
     part("journal", &report.journal.state, &journal_lines(&report.journal, report.now));
     for (name, door) in &report.doors {
-        part(name, &door.state, &[door_line(door, report)]);
+        let mut lines = vec![door_line(door, report)];
+        lines.extend(door.filling.as_ref().map(|filling| harmless(&filling.told())));
+        part(name, &door.state, &lines);
     }
     text
 }
@@ -194,7 +199,9 @@ mod tests {
             "journal": {"state": "open", "oldest": 5, "newest": 9, "segments": 1, "bytes": 100,
                 "newest_commit": 8_000_000, "installation": "x"},
             "doors": {"http": {"state": "running", "position": null, "behind_since": null, "delivered": 1,
-                "clients": 2, "kind": "http", "reason": null}},
+                "clients": 2, "kind": "http", "reason": null},
+                "kafka": {"state": "running", "position": 9, "behind_since": null, "delivered": 0, "clients": null,
+                    "filling": {"tables": ["public.a"], "rows": 3, "estimate": 7}}},
         }))
         .unwrap()
     }
@@ -215,6 +222,9 @@ journal   open      100 B in 1 segment, newest commit 2 s ago
                     events 5 to 9
 
 http      running   2 clients, 1 event delivered
+
+kafka     running   0 events delivered, at 9
+                    The rows of public.a are read for it: 3 of about 7
 ";
         assert_eq!(describe(&report("streaming", &[]), &Style::new(false)), expected);
         let ill = describe(&report("stopped", &["The source is stopped: gone"]), &Style::new(false));

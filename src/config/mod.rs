@@ -12,7 +12,9 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
+use rowcast_engine::sink::Start;
 use rowcast_engine::{Error, Result};
+use rowcast_postgres::SnapshotMode;
 
 pub(crate) use journal::Journal;
 pub(crate) use show::show;
@@ -81,7 +83,7 @@ impl Config {
             secrets::resolve_url(source)?;
         }
         let mut section = |name: &str| tree.remove(name).unwrap_or_else(empty);
-        let config = Self {
+        let mut config = Self {
             source: typed::read("source", section("source"))?,
             journal: typed::read("journal", section("journal"))?,
             http: typed::read("http", section("http"))?,
@@ -91,10 +93,21 @@ impl Config {
                 .map_or_else(|| Ok(PathBuf::from(DATA)), |data| typed::read("data", data))?,
             said,
         };
+        config.settle_rows();
         config.journal.check()?;
         config.http.check()?;
         config.sinks.check()?;
         Ok(config)
+    }
+
+    /// Whom the rows are read for that are there already: a target that is filled needs them, clients ask for them.
+    fn settle_rows(&mut self) {
+        let filled = self.sinks.starts().any(|start| start != Some(Start::Latest));
+        let unsaid = if filled { SnapshotMode::Initial } else { SnapshotMode::Never };
+        let mode = *self.source.snapshot.get_or_insert(unsaid);
+        // Who wants no rows at the first start is not sent them later because nobody spoke of sinks.
+        let unsaid = if mode == SnapshotMode::Never { Start::Earliest } else { Start::Snapshot };
+        self.sinks.start_unless_said(unsaid);
     }
 
     /// Refuses to go on without a source that could be.
@@ -166,6 +179,36 @@ mod tests {
         assert_eq!(config.http.auth, Some(rowcast_http::Auth::None));
         assert_eq!(config.cursors(), Path::new("/tmp/x/cursors"));
         assert_eq!(config.journal.options(&config.data, 0).retention.as_secs(), 7200);
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn where_sinks_begin_and_whether_rows_are_read_go_together() {
+        use SnapshotMode::{Initial, Never};
+        let settled = |pairs: &[(&str, &str)]| {
+            let config = with(&[&[("kafka.brokers", "b:1")][..], pairs].concat()).unwrap();
+            let starts: Vec<_> = config.sinks.starts().collect();
+            (config.source.snapshot, starts)
+        };
+        let (snapshot, earliest, latest) =
+            (Some(Start::Snapshot), Some(Start::Earliest), Some(Start::Latest));
+        assert_eq!(settled(&[]), (Some(Initial), vec![snapshot]));
+        assert_eq!(settled(&[("source.snapshot", "never")]), (Some(Never), vec![earliest]));
+        assert_eq!(settled(&[("kafka.start", "earliest")]), (Some(Initial), vec![earliest]));
+        assert_eq!(settled(&[("kafka.start", "latest")]), (Some(Never), vec![latest]));
+        let alone = [("source.snapshot", "never"), ("kafka.start", "snapshot")];
+        assert_eq!(settled(&alone), (Some(Never), vec![snapshot]));
+        let two = [("kafka.start", "latest"), ("sinks.a.type", "kafka"), ("sinks.a.brokers", "b:1")];
+        assert_eq!(settled(&two), (Some(Initial), vec![snapshot, latest]));
+        assert_eq!(with(&[]).unwrap().source.snapshot, Some(Never));
+        let wrong = with(&[("kafka.brokers", "b:1"), ("kafka.start", "snapshoot")]).unwrap_err();
+        assert_eq!(
+            format!("{wrong} | {}", wrong.remedy().unwrap()),
+            "Wrong value for kafka.start (--set): \"snapshoot\" is none of snapshot, earliest, latest | \
+             Did you mean snapshot?"
+        );
+        let key = with(&[("kafka.brokers", "b:1"), ("kafka.strat", "latest")]).unwrap_err();
+        assert_eq!(key.remedy(), Some("Did you mean kafka.start?"));
     }
 
     #[test]

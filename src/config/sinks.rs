@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rowcast_engine::sink::Start;
 use rowcast_engine::{Error, Result};
 
 #[cfg(feature = "kafka")]
@@ -46,6 +47,16 @@ impl Sinks {
 
     pub(super) fn check(&self) -> Result<()> {
         self.0.values().try_for_each(Sink::check)
+    }
+
+    /// Where each begins that has no position, as far as it is said.
+    pub(super) fn starts(&self) -> impl Iterator<Item = Option<Start>> {
+        self.0.values().map(Sink::start)
+    }
+
+    /// Where those begin of which nothing else is said.
+    pub(super) fn start_unless_said(&mut self, start: Start) {
+        self.0.values_mut().for_each(|sink| sink.start_unless_said(start));
     }
 
     /// Each with its name.
@@ -99,6 +110,16 @@ impl Sink {
         let Self::Kafka(config) = self;
         config.check()
     }
+
+    fn start(&self) -> Option<Start> {
+        let Self::Kafka(config) = self;
+        config.start
+    }
+
+    fn start_unless_said(&mut self, start: Start) {
+        let Self::Kafka(config) = self;
+        config.start.get_or_insert(start);
+    }
 }
 
 #[cfg(not(feature = "kafka"))]
@@ -115,6 +136,14 @@ impl Sink {
     }
 
     fn check(&self) -> Result<()> {
+        match *self {}
+    }
+
+    fn start(&self) -> Option<Start> {
+        match *self {}
+    }
+
+    fn start_unless_said(&mut self, _: Start) {
         match *self {}
     }
 }

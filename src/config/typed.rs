@@ -248,10 +248,15 @@ impl<'de> Deserializer<'de> for Reader {
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _variants: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mistake> {
         match self.node.value {
+            Value::Text(text) | Value::String(text) if !variants.contains(&text.as_str()) => {
+                let what = format!("{text:?} is none of {}", variants.join(", "));
+                let hint = nearest(&text, variants).map(|near| format!("Did you mean {near}?"));
+                Err(Mistake { what, hint, located: false }.at(&self.key, &self.node.origin))
+            }
             Value::Text(text) | Value::String(text) => visitor
                 .visit_enum(text.into_deserializer())
                 .map_err(|mistake: Mistake| mistake.at(&self.key, &self.node.origin)),

@@ -40,6 +40,8 @@ impl Doors {
         let file = AddressFile::write(config.data.join("http.addr"), address)?;
         let feed = Feed::new(journal.clone(), stop.clone());
         let sinks = Sinks::new(config.cursors());
+        // Before the source brings anything, and before it asks for their wishes.
+        status.expect_sinks(config.sinks.iter().map(|(name, _)| name), journal);
         let (board, metrics) = (status.clone(), metrics.render(status, journal));
         let context = Context { feed, status: board, sinks: sinks.clone(), metrics };
         let mut running = JoinSet::new();
@@ -78,7 +80,10 @@ fn open_sinks(
         let (sinks, stop) = (sinks.clone(), stop.clone());
         match sink.clone() {
             config::Sink::Kafka(config) => running.spawn(watched(name.clone(), async move {
-                rowcast_kafka::run(name, *config, journal, status, sinks, stop).await
+                let ended = rowcast_kafka::run(name.clone(), *config, journal, status.clone(), sinks, stop);
+                let ended = ended.await;
+                status.sink_ended(&name);
+                ended
             })),
         };
     }

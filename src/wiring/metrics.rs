@@ -111,6 +111,10 @@ fn describe() {
     );
     describe_counter!("rowcast_sink_lost_events_total", "Events that a sink has lost in this way");
     describe_counter!("rowcast_sink_gaps_total", "Gaps made by retention behind which a sink has gone on");
+    describe_gauge!(
+        "rowcast_sink_snapshot_tables_left",
+        "Tables whose rows are still to be read for a sink alone, which began with start = snapshot"
+    );
     describe_counter!("rowcast_sink_retries_total", "Deliveries that failed and were tried again");
 }
 

@@ -136,8 +136,17 @@ impl Follower<Tables> {
 impl Follower<DebeziumTables> {
     /// Follows all topics under a prefix.
     pub(crate) fn kafka(kafka: &Kafka, prefix: &str, tables: &[Table]) -> Self {
+        Self::rebuilding(kafka, prefix, DebeziumTables::new(prefix, tables))
+    }
+
+    /// Likewise where the rows have still to come.
+    pub(crate) fn joining(kafka: &Kafka, prefix: &str, tables: &[Table]) -> Self {
+        Self::rebuilding(kafka, prefix, DebeziumTables::new(prefix, tables).joining())
+    }
+
+    fn rebuilding(kafka: &Kafka, prefix: &str, tables: DebeziumTables) -> Self {
         let mut reader = KafkaReader::start(kafka, prefix);
-        Self::spawn("Kafka".into(), DebeziumTables::new(prefix, tables), |state| async move {
+        Self::spawn("Kafka".into(), tables, |state| async move {
             lock(&state).connections += 1;
             loop {
                 if let Some(record) = reader.next(Duration::from_secs(1)).await {

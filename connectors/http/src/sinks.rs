@@ -15,6 +15,8 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use rowcast_engine::beginnings::Filling;
+use rowcast_engine::cursor::Started;
 use rowcast_engine::feed::{Filter, Pattern};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::sinks::{Obeyed, Wish};
@@ -48,6 +50,10 @@ struct Standing {
     gap: Option<(u64, u64)>,
     /// Events delivered since the start.
     delivered: u64,
+    /// How it began, `snapshot`, `earliest` or `latest`, behind which event and when; null where that is not known.
+    started: Option<Started>,
+    /// Rows that are read for it alone, while there are any left.
+    filling: Option<Filling>,
 }
 
 /// `GET /v1/sinks`.
@@ -69,7 +75,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Response, Refusa
 
 fn standing(name: String, door: Door, journal: &Journal) -> Result<Standing, Refusal> {
     let newest = journal.newest();
-    let Door { kind, state, reason, position, delivered, .. } = door;
+    let Door { kind, state, reason, position, delivered, started, filling, .. } = door;
     let since = position.map(|position| journal.waiting_since(position)).transpose()?.flatten();
     let gone = position.and_then(|position| journal.held_after(position));
     Ok(Standing {
@@ -83,6 +89,8 @@ fn standing(name: String, door: Door, journal: &Journal) -> Result<Standing, Ref
         behind_since: since,
         gap: gone.map(|gone| (gone.from, gone.to)),
         delivered,
+        started,
+        filling,
     })
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::record::Batch;
-use rowcast_engine::sink::{Missing, OnGap, Sink, SinkError};
+use rowcast_engine::sink::{Missing, OnGap, Sink, SinkError, Start};
 use rowcast_engine::{Stopper, stop};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -39,7 +39,7 @@ fn start(server: &Server) -> Stopper {
     let (journal, status) = (server.journal.clone(), server.status.clone());
     let seat = server.sinks.seat("taker", journal.installation());
     status.door("taker", |door| (door.kind, door.state) = ("test", "starting"));
-    let delivery = Delivery { journal, seat, status, stop, from_earliest: true, on_gap: OnGap::Stop };
+    let delivery = Delivery { journal, seat, status, stop, start: Start::Earliest, on_gap: OnGap::Stop };
     tokio::spawn(deliver(Taker, delivery));
     stopper
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rowcast_engine::format::debezium::DebeziumOptions;
-use rowcast_engine::sink::OnGap;
+use rowcast_engine::sink::{OnGap, Start};
 use rowcast_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +27,9 @@ pub struct Config {
     /// What to do where the history is broken. A break that the journal records is told on `{prefix}.rowcast` at once,
     /// what retention has taken when the sink goes on behind it, by itself or by hand.
     pub on_gap: OnGap,
-    /// Where a sink begins that has never delivered anything.
-    pub start: Start,
+    /// Where a sink begins that has no position yet. Unless it is said: with the rows of all captured tables, or at the
+    /// oldest event held where the source reads no rows by itself.
+    pub start: Option<Start>,
     /// Partitions of topics that rowcast creates; the broker's default where absent.
     pub partitions: Option<i32>,
     /// Replicas of topics that rowcast creates; the broker's default where absent.
@@ -50,17 +51,6 @@ pub enum Guarantee {
     AtLeastOnce,
 }
 
-/// Where a sink begins that has never delivered anything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Start {
-    /// At the oldest event that the journal holds.
-    #[default]
-    Earliest,
-    /// At what comes next.
-    Latest,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -68,7 +58,7 @@ impl Default for Config {
             topic_prefix: "rowcast".to_owned(),
             delivery: Guarantee::default(),
             on_gap: OnGap::default(),
-            start: Start::default(),
+            start: None,
             partitions: None,
             replication_factor: None,
             properties: BTreeMap::new(),
@@ -187,7 +177,7 @@ mod tests {
         let config = config(json!({"brokers": "localhost:9092"}));
         config.check().unwrap();
         assert_eq!(config, Config { brokers: "localhost:9092".to_owned(), ..Config::default() });
-        assert_eq!(config.start, Start::Earliest);
+        assert_eq!(config.start, None);
         assert_eq!(config.on_gap, OnGap::Stop);
     }
 
@@ -234,6 +224,18 @@ mod tests {
         assert!(with("properties", json!({"acks": "1"})).contains("acks"));
         assert!(with("properties", json!({"lingr.ms": 1})).contains("lingr.ms"));
         assert!(with("properties", json!({"linger.ms": "soon"})).contains("linger.ms"));
+    }
+
+    #[test]
+    fn a_start_is_one_of_three() {
+        for (said, start) in
+            [("snapshot", Start::Snapshot), ("earliest", Start::Earliest), ("latest", Start::Latest)]
+        {
+            assert_eq!(config(json!({"brokers": "b:1", "start": said})).start, Some(start));
+            assert_eq!(start.name(), said);
+        }
+        let error = serde_json::from_value::<Config>(json!({"start": "now"})).unwrap_err();
+        assert!(error.to_string().contains("`snapshot`, `earliest`, `latest`"), "{error}");
     }
 
     #[test]

@@ -34,8 +34,8 @@ use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Result, Stop};
 
-pub use config::{Config, Guarantee, Start};
-pub use rowcast_engine::sink::OnGap;
+pub use config::{Config, Guarantee};
+pub use rowcast_engine::sink::{OnGap, Start};
 
 use crate::monitor::{Board, Monitor};
 use crate::sink::KafkaSink;
@@ -55,12 +55,11 @@ pub async fn run(
 ) -> Result<()> {
     let board = Board::new(name.clone(), status.clone());
     board.starting();
-    let from_earliest = config.start == Start::Earliest;
-    let on_gap = config.on_gap;
+    let (start, on_gap) = (config.start.unwrap_or_default(), config.on_gap);
     let seat = sinks.seat(&name, journal.installation());
     let sink = KafkaSink::new(name, &config).inspect_err(|error| board.stopped(error))?;
     let monitor = Monitor::new(sink.connection(), board);
-    let delivery = Delivery { journal, seat, status, stop, from_earliest, on_gap };
+    let delivery = Delivery { journal, seat, status, stop, start, on_gap };
     tokio::select! {
         ended = deliver(sink, delivery) => ended,
         never = monitor.run() => match never {},

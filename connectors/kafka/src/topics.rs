@@ -114,7 +114,8 @@ impl Topics {
 fn suffix(share: &Share, truncates: bool) -> Option<String> {
     let has = |op: Op| share.ops & 1 << op as u8 != 0;
     let recorded = [Op::Insert, Op::Update, Op::Delete, Op::Read, Op::Message];
-    let has_records = recorded.into_iter().any(has) || truncates && has(Op::Truncate);
+    let rows_for_some = share.schema.is_some() && share.is_addressed();
+    let has_records = rows_for_some || recorded.into_iter().any(has) || truncates && has(Op::Truncate);
     has_records.then(|| match &share.schema {
         Some(schema) => format!("{}.{}", schema.schema, schema.table),
         None => share.channel().to_owned(),

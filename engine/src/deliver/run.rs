@@ -118,7 +118,7 @@ impl<S: Sink> Target<S> {
                         self.status.door(&self.name, |door| _ = door.behind_since.get_or_insert(waiting));
                         self.sink.send(&batch, position).await?;
                         bytes += batch.byte_len();
-                        events += batch.last() - position.max(batch.first() - 1);
+                        events += self.count(&batch, position);
                         position = batch.last();
                     }
                 }
@@ -132,6 +132,14 @@ impl<S: Sink> Target<S> {
             }
         }
         Ok((position, events))
+    }
+
+    /// How many events of a batch behind a position are for the sink.
+    fn count(&self, batch: &Batch, after: u64) -> u64 {
+        if batch.is_addressed() {
+            return batch.events_for(&self.name).filter(|event| event.id > after).count() as u64;
+        }
+        batch.last() - after.max(batch.first() - 1)
     }
 
     /// Whether what comes next is gone, and that needs a person.

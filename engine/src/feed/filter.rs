@@ -56,7 +56,7 @@ impl Filter {
             channels = vec![Pattern::All];
         }
         let asked = ops.iter().fold(0, |mask, op| mask | op.bit());
-        Self { channels, ops: if asked == 0 { u8::MAX } else { asked | Op::Gap.bit() } }
+        Self { channels, ops: if asked == 0 { Op::ANY } else { asked | Op::Gap.bit() } }
     }
 
     /// The patterns.

@@ -65,6 +65,7 @@ pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>, options: &NativeOptions
     if let Some(snapshot) = event.snapshot {
         write_snapshot(out, event, snapshot);
     }
+    write_sinks(out, event.sinks);
     write_schema(out, &event.body);
     write_member(out, "ts");
     write_rfc3339(out, event.at);
@@ -120,6 +121,20 @@ fn write_snapshot(out: &mut Vec<u8>, event: &Event<'_>, snapshot: Snapshot) {
     write_member(out, "lsn");
     json::write_lsn(out, event.lsn);
     out.push(b'}');
+}
+
+/// Whom an event is for, where it is not for everybody: for who looks into a journal.
+fn write_sinks(out: &mut Vec<u8>, sinks: &str) {
+    if sinks.is_empty() {
+        return;
+    }
+    write_member(out, "sinks");
+    out.push(b'[');
+    for sink in sinks.split(' ') {
+        json::separate(out);
+        write_string(out, sink);
+    }
+    out.push(b']');
 }
 
 /// The members of an event that is not about a row, so that all events but gaps have the same shape.

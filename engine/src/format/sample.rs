@@ -177,6 +177,7 @@ pub(super) fn other(op: Op, body: Body<'_>) -> Event<'_> {
         seq: 0,
         last: true,
         snapshot: None,
+        sinks: "",
         body,
     }
 }

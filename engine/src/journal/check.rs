@@ -79,7 +79,8 @@ pub fn for_each_event(
                 report.oldest = if report.oldest == 0 { batch.first() } else { report.oldest };
                 report.newest = report.newest.max(batch.last());
             }
-            let seen = batch.events().map(|event| going = going && (event.id < from || see(&event))).count();
+            let seen =
+                batch.all_events().map(|event| going = going && (event.id < from || see(&event))).count();
             if seen == batch.header().events as usize {
                 Ok(going)
             } else {

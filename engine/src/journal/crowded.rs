@@ -9,9 +9,15 @@ impl Journal {
     /// Why, if so: a door that moves lacks more than a gigabyte, or more than half of what the journal may take. What
     /// nobody needs does not count, since retention takes it.
     pub fn crowded(&self) -> Option<String> {
+        self.crowded_for(&[])
+    }
+
+    /// Likewise, where what is to be written is for these doors alone: they are waited for also while nobody works on
+    /// them, since it would only lie here.
+    pub fn crowded_for(&self, doors: &[String]) -> Option<String> {
         let limit = BEHIND_MAX.min(retention::max_size(&self.shared) / 2);
         let segments = self.shared.segments.load();
-        self.shared.holds.moving().into_iter().find_map(|(door, above)| {
+        self.shared.holds.moving(doors).into_iter().find_map(|(door, above)| {
             let lacking = segments.iter().filter(|segment| segment.last() > above);
             let bytes: u64 = lacking.map(|segment| segment.stored()).sum();
             (bytes > limit).then(|| format!("the sink {door} is {} MB behind", bytes >> 20))

@@ -142,10 +142,10 @@ impl Holds {
         Claim::Moving(names(holders.into_iter().filter(|(_, hold)| !still(hold)).collect()))
     }
 
-    /// The doors that somebody works on, with what they have everything up to.
-    pub(super) fn moving(&self) -> Vec<(String, u64)> {
+    /// The doors that somebody works on, or that are among these, with what they have everything up to.
+    pub(super) fn moving(&self, or: &[String]) -> Vec<(String, u64)> {
         let doors = self.locked();
-        let moving = doors.iter().filter(|(_, hold)| !hold.idle);
+        let moving = doors.iter().filter(|(door, hold)| !hold.idle || or.contains(door));
         moving.map(|(door, hold)| (door.clone(), hold.holds_above())).collect()
     }
 

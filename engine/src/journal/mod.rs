@@ -7,7 +7,7 @@
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //! DIR/00000001795226490105.zst.tmp  a closed segment on its way to its compressed form; removed at opening
 //!
-//! segment   0 "ROWCASTJ"      8 u16 format version (1)   10 u16 flags: 1 = one spilled transaction, 2 = compressed,
+//! segment   0 "ROWCASTJ"      8 u16 format version (2)   10 u16 flags: 1 = one spilled transaction, 2 = compressed,
 //!                                                        4 = a history of the source begins here,
 //!                                                        8 = a bridge over lost numbers (see `repair`)
 //!          12 u32 length of this header (128)            16 u64 base: number of the first event
@@ -16,7 +16,8 @@
 //!                                                      or position at which the history begins
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
-//! Magic, version, and the checksum over the first 124 bytes stay where they are in every version.
+//! Magic, version, and the checksum over the first 124 bytes stay where they are in every version. Version 2 has events
+//! for some sinks alone, which a program that knows version 1 would show to everybody; both are read.
 //! A batch is drawn in `record/layout.rs`, the rest of a compressed segment in `compressed.rs`. All integers are
 //! little-endian; tuples are as Postgres sent them. Events are numbered relative to their segment, so that a
 //! transaction can be written before its numbers are known.
@@ -51,7 +52,7 @@ mod scan;
 mod segment;
 mod sidecar;
 mod spill;
-mod writer;
+pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -352,8 +353,19 @@ impl Journal {
 
     /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
     pub async fn record_gap(&self, channel: &str, reason: &str, detail: &str, at: i64) -> Result<u64> {
+        self.record_gap_for(&[], channel, (reason, detail), at).await
+    }
+
+    /// Likewise, for these sinks alone. With none, for everybody.
+    pub async fn record_gap_for(
+        &self,
+        sinks: &[String],
+        channel: &str,
+        (reason, detail): (&str, &str),
+        at: i64,
+    ) -> Result<u64> {
         let mut builder = Builder::new();
-        builder.begin_local(at);
+        builder.begin_local_for(sinks, at);
         builder.gap(channel, reason, detail);
         builder.commit(Lsn::ZERO);
         self.append(builder, None).await

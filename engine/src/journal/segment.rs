@@ -13,7 +13,9 @@ use crate::record::{Header, SpilledTx};
 
 pub(crate) const SEGMENT_HEADER: usize = 128;
 const MAGIC: &[u8; 8] = b"ROWCASTJ";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The oldest one that can be read.
+const OLDEST_VERSION: u16 = 1;
 /// What is said of a sound header that this program cannot read; nobody may take it for damage.
 pub(crate) const OTHER_VERSION: &str = "its format is of another version of rowcast";
 const FLAG_SPILLED: u16 = 1;
@@ -72,7 +74,8 @@ impl SegmentHeader {
         if get_u32(bytes, 124) != Some(crc32c::crc32c(body)) {
             return Err("its header's checksum is wrong");
         }
-        if version != VERSION || get_u16(bytes, 10).is_none_or(|flags| flags & !FLAGS != 0) {
+        let known = (OLDEST_VERSION..=VERSION).contains(&version);
+        if !known || get_u16(bytes, 10).is_none_or(|flags| flags & !FLAGS != 0) {
             return Err(OTHER_VERSION);
         }
         let header = Self::fields(bytes).ok_or("its header is cut")?;

@@ -9,7 +9,7 @@ use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, CHANGE_ROW, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP,
     KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER,
-    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_LAST, TX_LOCAL,
+    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_FOR, TX_LAST, TX_LOCAL,
     TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
@@ -114,7 +114,7 @@ pub struct Share {
     pub schema: Option<Arc<Schema>>,
     /// The custom channel's name; empty where `schema` is given.
     pub name: Box<str>,
-    /// Bit n is set when there is an event of `Op` n.
+    /// Bit n is set when there is an event of `Op` n that is for everybody, bit 0 when there is one for some sinks alone.
     pub ops: u8,
 }
 
@@ -202,8 +202,8 @@ impl Batch {
         let _ = self.next.set(Arc::downgrade(next));
     }
 
-    /// Its events, in order.
-    pub fn events(&self) -> Events<'_> {
+    /// All events, in order, those for some sinks alone included: for who looks after the journal, not for readers.
+    pub fn all_events(&self) -> Events<'_> {
         Events {
             batch: self,
             records: Records::new(&self.bytes, &self.header),
@@ -212,6 +212,7 @@ impl Batch {
             xid: 0,
             at: 0,
             local: true,
+            sinks: "",
             seq: 0,
             ending: false,
         }
@@ -329,6 +330,8 @@ pub struct Events<'a> {
     xid: u32,
     at: Micros,
     local: bool,
+    /// Whom they are for; empty for everybody.
+    pub(super) sinks: &'a str,
     seq: u32,
     /// The transaction ends in this batch: its last event is the one before the next tx record or the end.
     ending: bool,
@@ -366,13 +369,15 @@ impl<'a> Events<'a> {
         let stored = Lsn(get_u64(bytes, 24)?);
         let end_lsn =
             if stored == Lsn::ZERO { self.batch.spilled.unwrap_or_default().end_lsn } else { stored };
+        let origin = std::str::from_utf8(bytes.get(TX_ORIGIN..)?).ok()?;
+        self.sinks = if record.flags & TX_FOR != 0 { origin } else { "" };
         self.tx = (!self.local).then_some(Tx {
             xid: self.xid,
             final_lsn: Lsn(get_u64(bytes, 16)?),
             end_lsn,
             previous_end_lsn: Lsn(get_u64(bytes, 32)?),
             committed: self.at,
-            origin: std::str::from_utf8(bytes.get(TX_ORIGIN..)?).ok()?,
+            origin,
         });
         Some(())
     }
@@ -406,7 +411,7 @@ impl<'a> Events<'a> {
         // Where it begins is a field of the file.
         self.seq = self.seq.wrapping_add(1);
         let last = self.ending && self.ends_here();
-        Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, snapshot, body })
+        Some(Event { id, op, at: self.at, lsn, tx: self.tx, seq, last, snapshot, sinks: self.sinks, body })
     }
 
     /// Whether no further event of this transaction follows.

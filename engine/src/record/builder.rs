@@ -10,8 +10,8 @@ use crate::event::{Micros, Op};
 use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_NOTE,
-    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, RECORD_HEADER, TRUNCATE_CASCADE, TRUNCATE_RESTART,
-    TX_BODY, TX_END_LSN, TX_LAST, TX_LOCAL, put,
+    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, OPS_FOR, RECORD_HEADER, TRUNCATE_CASCADE,
+    TRUNCATE_RESTART, TX_BODY, TX_END_LSN, TX_FOR, TX_LAST, TX_LOCAL, put,
 };
 use crate::record::{SEALED, Tail};
 use crate::schema::SchemaId;
@@ -77,6 +77,7 @@ struct Open {
     final_lsn: Lsn,
     previous_end_lsn: Lsn,
     committed: Micros,
+    /// Of what did not come from Postgres: the sinks that it is for, empty for everybody.
     origin: String,
     local: bool,
     /// Finished parts of it, all but the current one.
@@ -170,7 +171,7 @@ impl Builder {
 
     fn write_tx_record(&mut self) {
         let Some(open) = &self.open else { return };
-        let flags = if open.local { TX_LOCAL } else { 0 };
+        let flags = if open.local { TX_LOCAL } else { 0 } | if self.is_addressed() { TX_FOR } else { 0 };
         let (xid, seq, times) = (open.xid, open.seq, open.committed);
         let lsns = [open.final_lsn.0, 0, open.previous_end_lsn.0];
         let origin = open.origin.clone();
@@ -190,7 +191,7 @@ impl Builder {
     /// Adds a row change: `raw` is what follows the relation id in pgoutput's Insert, Update or Delete.
     pub fn change(&mut self, schema: SchemaId, op: Op, lsn: Lsn, raw: &[u8]) {
         self.split_if_full();
-        let index = self.schema_index(schema, op);
+        let index = self.schema_index(schema, op.bit());
         let length = RECORD_HEADER + 8 + raw.len();
         // In one piece: this runs for every row, and each piece is a look at the buffer's room.
         let mut head = [0; RECORD_HEADER + 8];
@@ -207,7 +208,7 @@ impl Builder {
     /// Adds the truncation of one table.
     pub fn truncate(&mut self, schema: SchemaId, lsn: Lsn, cascade: bool, restart_identity: bool) {
         self.split_if_full();
-        let index = self.schema_index(schema, Op::Truncate);
+        let index = self.schema_index(schema, Op::Truncate.bit());
         let flags =
             if cascade { TRUNCATE_CASCADE } else { 0 } | if restart_identity { TRUNCATE_RESTART } else { 0 };
         let at = self.record(KIND_TRUNCATE, flags, index);
@@ -219,7 +220,7 @@ impl Builder {
     /// Adds a custom event; `payload` is JSON text.
     pub fn message(&mut self, channel: &str, lsn: Lsn, payload: &[u8]) {
         self.split_if_full();
-        self.note_channel(channel, Op::Message);
+        self.note_channel(channel, Op::Message.bit());
         let at = self.record(KIND_MESSAGE, 0, 0);
         self.bytes.extend_from_slice(&lsn.0.to_le_bytes());
         self.string(channel);
@@ -239,7 +240,8 @@ impl Builder {
     }
 
     fn gap_record(&mut self, channel: &str, from: Option<u64>, reason: &str, detail: &str) {
-        self.note_channel(channel, Op::Gap);
+        let ops = if self.is_addressed() { OPS_FOR } else { Op::Gap.bit() };
+        self.note_channel(channel, ops);
         let at = self.record(KIND_GAP, if from.is_some() { GAP_NUMBERS } else { 0 }, 0);
         if let Some(from) = from {
             self.bytes.extend_from_slice(&from.to_le_bytes());

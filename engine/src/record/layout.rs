@@ -11,13 +11,14 @@
 //!         48 i64 lowest commit time 56 i64 highest commit time, microseconds since 1970
 //!         64 records ..., then the summary
 //!
-//! summary    u16 schema versions, each: u32 id, u8 ops (bit n = op n)
+//! summary    u16 schema versions, each: u32 id, u8 ops (bit n = op n; bit 0 = events for some sinks alone, of any op)
 //!            u16 custom channels, each: u16 length, name, u8 ops
 //!
 //! record   0 u32 length, this included  4 u8 kind  5 u8 flags  6 u16 schema (index in the summary)
 //!   1 tx       8 u32 xid 12 u32 index of the first event 16 u64 final LSN 24 u64 end LSN (0: the segment's)
 //!             32 u64 end LSN of the transaction before 40 i64 commit time 48 origin; flags 1 last, 2 not Postgres
-//!             (rows that a snapshot read are not of a transaction: flag 2, the snapshot's xmin as xid, its LSN as final)
+//!             (rows that a snapshot read are not of a transaction: flag 2, the snapshot's xmin as xid, its LSN as final;
+//!             flag 4, from version 2 on: for some sinks alone, whose names with spaces between stand for the origin)
 //!   2 change   8 u64 own LSN 16 pgoutput's bytes after the relation id; flags: the op
 //!             (read by a snapshot: 16 'S' 17 u8 marks 18 'N', TupleData; bit 0 first, 1 last, 2 first in its table,
 //!             3 last in its table, 4 ad hoc)
@@ -56,6 +57,7 @@ pub(crate) const SNAPSHOT_HEAD: usize = 2;
 
 pub(crate) const TX_LAST: u8 = 1;
 pub(crate) const TX_LOCAL: u8 = 2;
+pub(crate) const TX_FOR: u8 = 4;
 pub(crate) const TX_BODY: usize = 48;
 pub(crate) const TX_FINAL_LSN: usize = 16;
 pub(crate) const TX_END_LSN: usize = 24;
@@ -67,6 +69,9 @@ pub(crate) const TRUNCATE_CASCADE: u8 = 1;
 pub(crate) const TRUNCATE_RESTART: u8 = 2;
 
 pub(crate) const GAP_NUMBERS: u8 = 1;
+
+/// In the summary in place of the ops of events that are for some sinks alone: who looks for ops does not find them.
+pub(crate) const OPS_FOR: u8 = 1;
 
 pub(crate) fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))

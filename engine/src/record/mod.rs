@@ -1,5 +1,6 @@
 //! Bytes to events and back. Nothing here touches a file.
 
+mod addressed;
 mod batch;
 mod builder;
 mod checksum;
@@ -8,6 +9,7 @@ mod recast;
 mod select;
 mod tuple;
 
+pub use addressed::EventsFor;
 pub(crate) use batch::{Aside, SEALED, asides, intact, last_end, mark_early, seal, seal_with};
 pub use batch::{Batch, Events, Header, Share, SpilledTx};
 pub(crate) use builder::Note;

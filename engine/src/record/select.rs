@@ -6,8 +6,8 @@ use crate::record::batch::{Events, Record, is_aside};
 use crate::record::layout::{KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_TRUNCATE, KIND_TX};
 
 impl Batch {
-    /// The events whose channel and op are wanted, in order, numbered as in [`Batch::events`]. Tables are asked for
-    /// once a batch and the rows of the others are passed over unread, whatever stands in them.
+    /// The events for everybody whose channel and op are wanted, in order, numbered as in [`Batch::events`]. Tables are
+    /// asked for once a batch and the rows of the others are passed over unread, whatever stands in them.
     pub fn events_where<W: Fn(&str, Op) -> bool>(&self, wanted: W) -> EventsWhere<'_, W> {
         let ops_of = |channel: &str, has: u8| {
             let ops = Op::ALL.into_iter().filter(|op| has & op.bit() != 0 && wanted(channel, *op));
@@ -15,7 +15,7 @@ impl Batch {
         };
         let tables = self.shares().iter().take_while(|share| share.schema.is_some());
         let tables = tables.map(|share| ops_of(share.channel(), share.ops)).collect();
-        EventsWhere { events: self.events(), tables, wanted }
+        EventsWhere { events: self.all_events(), tables, wanted }
     }
 }
 
@@ -37,7 +37,9 @@ impl<'a, W: Fn(&str, Op) -> bool> Iterator for EventsWhere<'a, W> {
             match record.kind {
                 KIND_TX => self.events.enter(&record)?,
                 kind if is_aside(kind) => {}
-                _ if self.wants(&record)? => return self.events.event(&record),
+                _ if self.events.sinks.is_empty() && self.wants(&record)? => {
+                    return self.events.event(&record);
+                }
                 _ => self.events.pass_over(),
             }
         }
@@ -98,8 +100,9 @@ mod tests {
         })
     }
 
-    /// A row that a snapshot read.
+    /// A row that a snapshot read; and one for a sink alone.
     const READ: u8 = 6;
+    const READ_FOR: u8 = 7;
 
     fn batch(bytes: Vec<u8>) -> Batch {
         Batch::new(bytes.into(), 1000, None, |id| Some(table(id))).expect("a batch")
@@ -110,8 +113,9 @@ mod tests {
         let mut builder = Builder::new();
         for (at, events) in transactions.iter().enumerate() {
             let lsn = Lsn(100 * (at as u64 + 1));
-            if matches!(events.first(), Some((_, READ))) {
-                builder.begin_snapshot(6, lsn, 9);
+            if let Some((_, of @ (READ | READ_FOR))) = events.first() {
+                let sinks = if *of == READ { Vec::new() } else { vec!["a".to_owned()] };
+                builder.begin_snapshot_for(&sinks, 6, lsn, 9);
                 events.iter().for_each(|(of, _)| builder.read(*of, lsn, Marks::FIRST, b"\0\x01t\0\0\0\x01a"));
                 builder.commit(lsn);
                 continue;
@@ -140,7 +144,7 @@ mod tests {
     proptest! {
         #[test]
         fn gives_what_filtering_all_events_gives(
-            transactions in prop::collection::vec(prop::collection::vec((0..6u32, 0..=READ), 1..9), 1..9),
+            transactions in prop::collection::vec(prop::collection::vec((0..6u32, 0..=READ_FOR), 1..9), 1..9),
             channels in prop::collection::vec(0..6u32, 0..4),
             ops in 0..=u8::MAX,
         ) {

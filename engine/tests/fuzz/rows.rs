@@ -136,7 +136,8 @@ fn render(
         _ => Op::Update,
     };
     let snapshot = (op == Op::Read).then_some(Snapshot { marks: Marks::FIRST | Marks::AD_HOC, xid: 5 });
-    let event = Event { id: 7, op, at: 5, lsn: Lsn(9), tx: None, seq: 0, last: true, snapshot, body };
+    let event =
+        Event { id: 7, op, at: 5, lsn: Lsn(9), tx: None, seq: 0, last: true, snapshot, sinks: "", body };
     let mut line = Vec::new();
     native::write_event(&mut line, &event, &NativeOptions::default());
     assert!(!line.contains(&b'\n'), "an event is one line");

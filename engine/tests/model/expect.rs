@@ -15,6 +15,8 @@ pub(super) struct Expected {
     pub(super) channel: u32,
     pub(super) content: u32,
     pub(super) snapshot: Option<Snapshot>,
+    /// It is for a sink alone.
+    pub(super) addressed: bool,
 }
 
 pub(super) fn digest(text: &[u8]) -> u32 {
@@ -45,11 +47,12 @@ fn seen(event: &Event<'_>) -> Expected {
         channel: digest(event.channel().as_bytes()),
         content,
         snapshot: event.snapshot,
+        addressed: !event.sinks.is_empty(),
     }
 }
 
 pub(super) fn seen_in(batch: &Batch, after: u64) -> Vec<(u64, Expected)> {
-    let all: Vec<_> = batch.events().map(|event| (event.id, seen(&event))).collect();
+    let all: Vec<_> = batch.all_events().map(|event| (event.id, seen(&event))).collect();
     assert_eq!(all.len(), batch.header().events as usize, "every event can be read");
     assert!(all.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "numbers in a batch have no holes");
     assert_eq!((batch.first(), batch.last()), (all[0].0, all[all.len() - 1].0));

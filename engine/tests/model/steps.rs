@@ -179,6 +179,7 @@ impl World {
             channel: digest(channel.as_bytes()),
             content: digest(text.as_bytes()),
             snapshot: None,
+            addressed: false,
         };
         let events = texts.iter().enumerate().map(event).collect();
         self.past.units.push(Unit { events, ..Unit::default() });

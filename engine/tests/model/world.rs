@@ -390,6 +390,7 @@ impl World {
             channel: 0,
             content: 0,
             snapshot: None,
+            addressed: false,
         };
         Unit { events: vec![event], ..Unit::default() }
     }
@@ -426,7 +427,9 @@ impl World {
         let (at, xid) = (1_700_000_000_000_000 + self.tag as i64 * 100, self.tag as u32);
         // Where the stream has been, or has yet to come to: it is nothing to the stream.
         let lsn = Lsn(self.lsn / 2 + self.random.below(self.lsn));
-        builder.begin_snapshot(at, lsn, xid);
+        let sinks = if self.random.chance(30) { vec!["b".to_owned()] } else { Vec::new() };
+        let addressed = !sinks.is_empty();
+        builder.begin_snapshot_for(&sinks, at, lsn, xid);
         let mut events = Vec::new();
         let rows = if large { 4 } else { 1 + self.random.below(5) as u32 };
         for seq in 0..rows {
@@ -438,7 +441,18 @@ impl World {
             let (op, channel) = (Op::Read as u8, digest(table.channel.as_bytes()));
             let (content, snapshot) = (digest(text.as_bytes()), Some(Snapshot { marks, xid }));
             let last = seq + 1 == rows;
-            events.push(Expected { seq, last, end: 0, xid: 0, at, op, channel, content, snapshot });
+            events.push(Expected {
+                seq,
+                last,
+                end: 0,
+                xid: 0,
+                at,
+                op,
+                channel,
+                content,
+                snapshot,
+                addressed,
+            });
         }
         builder.commit(lsn);
         let mut units = vec![Unit { events, ..Unit::default() }];

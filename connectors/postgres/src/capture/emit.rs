@@ -113,7 +113,7 @@ fn write(ready: Ready, passed: Lsn, tracker: &mut Tracker, builder: &mut Builder
     let ends = job.progress.at_end && again.is_empty();
     let count = kept.len();
     if count > 0 {
-        builder.begin_snapshot(ready.at, ready.lsn, ready.visible.xmin());
+        builder.begin_snapshot_for(&job.sinks, ready.at, ready.lsn, ready.visible.xmin());
         for (at, row) in kept.into_iter().enumerate() {
             let first = at == 0 && job.progress.rows == 0;
             let last = at + 1 == count && ends;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rowcast_engine::event::Micros;
 use rowcast_engine::{Error, Lsn, Result};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,16 @@ pub(crate) struct Wanted {
     pub(crate) snapshot: u64,
 }
 
+/// Before the name of a sink in that of a note.
+const TAKEN_UP: &str = "rows for ";
+
+/// Which wish of a sink for the rows that are there has been taken up: its tables are jobs, or have been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TakenUp {
+    /// The moment of the wish.
+    pub(crate) wish: Micros,
+}
+
 /// One table of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -27,6 +38,9 @@ pub(crate) struct Job {
     pub(crate) snapshot: u64,
     /// It was asked for while the stream went on; else it is the initial one.
     pub(crate) ad_hoc: bool,
+    /// The sinks that it is read for alone; none: for everybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sinks: Vec<String>,
     /// Its place among the tables of the snapshot, from 0.
     pub(crate) place: u32,
     pub(crate) schema: String,
@@ -67,7 +81,7 @@ pub(crate) struct Progress {
 impl Job {
     /// The name of its note.
     pub(crate) fn note(&self) -> String {
-        note_of(&self.channel())
+        note_of(&self.channel(), &self.sinks)
     }
 
     pub(crate) fn channel(&self) -> String {
@@ -79,8 +93,17 @@ impl Job {
     }
 }
 
-pub(crate) fn note_of(channel: &str) -> String {
-    format!("{PREFIX}{channel}")
+/// Each has its own: a table can be wanted for everybody, and for some sinks.
+fn note_of(channel: &str, sinks: &[String]) -> String {
+    match sinks {
+        [] => format!("{PREFIX}{channel}"),
+        sinks => format!("{PREFIX}{channel} for {}", sinks.join(" ")),
+    }
+}
+
+/// The note that says which wish of a sink has been taken up.
+pub(crate) fn taken_up_note(sink: &str) -> String {
+    format!("{TAKEN_UP}{sink}")
 }
 
 pub(crate) fn json(value: &impl Serialize) -> Result<Vec<u8>> {
@@ -92,6 +115,8 @@ pub(crate) fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 pub(crate) struct Jobs {
     pub(crate) all: Option<Wanted>,
     pub(crate) tables: BTreeMap<String, Job>,
+    /// The moments of the wishes that have been taken up, by sink.
+    pub(crate) taken_up: BTreeMap<String, Micros>,
 }
 
 impl Jobs {
@@ -111,6 +136,9 @@ impl Jobs {
         for (name, json) in notes {
             if name == ALL {
                 jobs.all = Some(serde_json::from_slice(json).map_err(unread)?);
+            } else if let Some(sink) = name.strip_prefix(TAKEN_UP) {
+                let TakenUp { wish } = serde_json::from_slice(json).map_err(unread)?;
+                jobs.taken_up.insert(sink.to_owned(), wish);
             } else if name.starts_with(PREFIX) {
                 jobs.tables.insert(name.clone(), serde_json::from_slice(json).map_err(unread)?);
             }
@@ -139,7 +167,13 @@ mod tests {
         let jobs = Jobs::read(&notes).unwrap();
         assert_eq!(jobs.tables["snapshot public.\"Order\""], job);
         assert_eq!(jobs.all, Some(Wanted { snapshot: 9 }));
-        notes.insert(note_of("public.x"), b"[".as_slice().into());
+        let alone = Job { sinks: vec!["a".to_owned(), "b".to_owned()], ..job };
+        notes.insert(alone.note(), alone.json().unwrap().into());
+        notes.insert(taken_up_note("a"), json(&TakenUp { wish: 5 }).unwrap().into());
+        let jobs = Jobs::read(&notes).unwrap();
+        assert_eq!((jobs.tables.len(), &jobs.tables["snapshot public.\"Order\" for a b"]), (2, &alone));
+        assert_eq!(jobs.taken_up, BTreeMap::from([("a".to_owned(), 5)]));
+        notes.insert(note_of("public.x", &[]), b"[".as_slice().into());
         assert!(Jobs::read(&notes).is_err());
     }
 }

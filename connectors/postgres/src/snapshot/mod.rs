@@ -16,9 +16,11 @@ pub(crate) mod order;
 mod read;
 pub(crate) mod rows;
 mod scan;
+mod server;
 mod table;
 mod task;
 pub(crate) mod tracker;
 pub(crate) mod visible;
+mod wishes;
 
 pub(crate) use task::Snapshots;

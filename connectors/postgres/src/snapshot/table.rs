@@ -14,11 +14,11 @@ use super::order::{Gone, Order, Ready, Why, Written, ask};
 use super::read::{Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
 use super::scan;
+use super::server::{backend, instead_of, nudge, oid};
 use super::task::Surroundings;
-use crate::conninfo::Conninfo;
 use crate::setup::slot;
 use crate::tables::qualified;
-use crate::wire::{sql_client, sql_error};
+use crate::wire::sql_client;
 
 /// A chunk is to take about so long, and no more bytes than this: longer ones hold more back in memory, and in the
 /// server its vacuum.
@@ -103,7 +103,12 @@ impl Reading {
     pub(crate) async fn run(mut self) -> Result<Ended> {
         if self.around.standby {
             return Err(Error::refused("Snapshots are read from a primary, and the source is a standby")
-                .hint("Read the rows from the primary, or set source.snapshot = \"never\""));
+                .hint(if self.job.sinks.is_empty() {
+                    "Read the rows from the primary, or set source.snapshot = \"never\""
+                } else {
+                    "Read from the primary; or `rowcast snapshot '*' --cancel`, and a sink that is added has start = \
+                     \"earliest\""
+                }));
         }
         let mut client = sql_client(&self.around.source.info).await?;
         self.backend = backend(&client).await?;
@@ -384,7 +389,7 @@ impl Reading {
             "There is no snapshot of a table without a key: its rows so far are told as a gap"
         );
         let detail = "The table has no key by which a snapshot could tell its rows apart: those of before are in no event";
-        self.around.journal.record_gap(&channel, "no_key", detail, now()).await?;
+        self.around.journal.record_gap_for(&self.job.sinks, &channel, ("no_key", detail), now()).await?;
         self.around.journal.note(&[(&self.job.note(), b"")]).await?;
         Ok(Ended::Dropped)
     }
@@ -393,11 +398,14 @@ impl Reading {
         let took = self.started.0.elapsed();
         tracing::info!(
             table = self.job.channel(),
+            sinks = self.job.sinks.join(" "),
             rows,
             seconds = took.as_secs_f64(),
             "The snapshot of a table is done"
         );
-        self.around.status.note_read(&self.job.channel(), rows);
+        if self.job.sinks.is_empty() {
+            self.around.status.note_read(&self.job.channel(), rows);
+        }
     }
 
     /// Brings the board up to date.
@@ -426,7 +434,7 @@ impl Reading {
     /// Waits for sinks that are far behind.
     async fn make_room(&self) {
         let mut told = false;
-        while let Some(reason) = self.around.journal.crowded() {
+        while let Some(reason) = self.around.journal.crowded_for(&self.job.sinks) {
             if self.stopped.is_stopped() {
                 return;
             }
@@ -446,37 +454,6 @@ impl Reading {
 
 fn gone(_: Gone) -> Error {
     Error::transient("The stream that the snapshot stands beside has ended")
-}
-
-async fn oid(client: &Client, job: &Job) -> Result<Option<u32>> {
-    let sql = "select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-               where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')";
-    let failed = |error| sql_error(format!("Cannot find {}", job.channel()), error);
-    let row = client.query_opt(sql, &[&job.schema, &job.table]).await.map_err(failed)?;
-    Ok(row.map(|row| row.get(0)))
-}
-
-async fn backend(client: &Client) -> Result<i32> {
-    let failed = |error| sql_error("Cannot ask for the session's number", error);
-    Ok(client.query_one("select pg_backend_pid()", &[]).await.map_err(failed)?.get(0))
-}
-
-/// Another session, in place of one that is to send no more.
-async fn instead_of(backend: i32, info: &Conninfo) -> Result<Client> {
-    let client = sql_client(info).await?;
-    let failed = |error| sql_error("Cannot end a read that is too large", error);
-    client.execute("select pg_cancel_backend($1)", &[&backend]).await.map_err(failed)?;
-    Ok(client)
-}
-
-/// Has the server write and send something; it changes nothing.
-async fn nudge(client: &Client) -> Result<()> {
-    let failed = |error| sql_error("Cannot have the server send its position", error);
-    client
-        .execute("select pg_logical_emit_message(true, 'rowcast.heartbeat', '')", &[])
-        .await
-        .map(drop)
-        .map_err(failed)
 }
 
 /// How many rows the next chunk is to have.

@@ -21,6 +21,7 @@ use super::order::{ORDERS, Order, Orders, ask};
 use super::scan;
 use super::table::{Ended, Reading};
 use super::visible::Visible;
+use super::wishes::{self, Wishes};
 use crate::config::{SnapshotMode, Source};
 use crate::setup::publications;
 use crate::tables::Tables;
@@ -105,6 +106,10 @@ struct Desk {
     stops: BTreeMap<String, Stopper>,
     /// Those that have been told to.
     stopping: BTreeSet<String>,
+    /// The tables of all that have not ended: the stream looks after one reading of a table at a time.
+    tables: BTreeMap<String, String>,
+    /// Sinks that rows are read for alone.
+    filling: BTreeSet<String>,
     /// The stream notes what is streamed.
     watching: bool,
 }
@@ -116,6 +121,8 @@ impl Desk {
             reading: JoinSet::new(),
             stops: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            tables: BTreeMap::new(),
+            filling: BTreeSet::new(),
             watching: false,
         }
     }
@@ -147,12 +154,21 @@ impl Desk {
 
     /// Starts what is wanted and not under way.
     async fn look(&mut self) -> Result<()> {
+        // Sinks say how they begin as soon as they run; until then nobody knows whom a reading would serve.
+        let Some(wishes) = self.around.status.wishes() else { return Ok(()) };
         let mut jobs = Jobs::read(&self.around.journal.notes())?;
         if let Some(wanted) = jobs.all.take() {
-            self.list(&wanted).await?;
+            self.list(&wanted, &jobs, &wishes).await?;
+            jobs = Jobs::read(&self.around.journal.notes())?;
+        }
+        if wishes::take_up(&self.around, &jobs, &wishes).await? {
             jobs = Jobs::read(&self.around.journal.notes())?;
         }
         self.show(&jobs);
+        // Behind that: whoever asks how far the rows are must find them either wished for or shown.
+        let wishing = wishes.iter().filter(|(_, wish)| wish.is_some());
+        wishing.for_each(|(sink, _)| self.around.status.note_taken_up(sink));
+        self.tell_filled(&jobs);
         // Who is paused, or not wanted any more, stops after its chunk.
         self.stops.retain(|note, _| jobs.tables.get(note).is_some_and(|job| !job.paused));
         let jobs_left = !jobs.tables.is_empty();
@@ -163,7 +179,9 @@ impl Desk {
             .filter(|(note, job)| !job.paused && !self.stops.contains_key(note))
             .collect();
         ready.sort_by_key(|(_, job)| (job.snapshot, job.place));
-        if ready.is_empty() && self.reading.is_empty() && self.stops.is_empty() {
+        let mut taken: BTreeSet<String> = self.tables.values().cloned().collect();
+        ready.retain(|(_, job)| taken.insert(job.channel()));
+        if ready.is_empty() && self.tables.is_empty() {
             self.rest(jobs_left).await;
         }
         for (note, job) in ready.into_iter().take(free) {
@@ -190,6 +208,7 @@ impl Desk {
 
     fn begin(&mut self, note: String, job: Job) {
         let (stopper, stopped) = stop();
+        self.tables.insert(note.clone(), job.channel());
         let reading = Reading::new(self.around.clone(), job, stopped);
         self.stops.insert(note.clone(), stopper);
         self.reading.spawn(async move {
@@ -202,10 +221,15 @@ impl Desk {
     }
 
     fn ended(&mut self, note: &str, ended: Result<Ended>) {
+        self.tables.remove(note);
         self.stops.remove(note);
         self.stopping.remove(note);
         if let Err(error) = ended {
             tracing::warn!(hint = error.remedy(), "A snapshot waits and tries again: {error}");
+            self.around.status.snapshots(|board| {
+                let why = error.remedy().map_or_else(|| error.to_string(), |hint| format!("{error}. {hint}"));
+                board.entry(note.to_owned()).and_modify(|shown| shown.reason = Some(why));
+            });
         }
     }
 
@@ -229,24 +253,18 @@ impl Desk {
         Ok(())
     }
 
-    /// Makes a job of each captured table.
-    async fn list(&self, wanted: &Wanted) -> Result<()> {
-        let client = sql_client(&self.around.source.info).await?;
-        let tables = tables(&client, &self.around.source).await?;
-        let mut notes = vec![(ALL.to_owned(), Vec::new())];
-        for (place, (schema, table)) in (0..).zip(tables) {
-            let snapshot = wanted.snapshot;
-            let job = Job { snapshot, place, schema, table, progress: Progress::default(), ..Job::default() };
-            notes.push((job.note(), job.json()?));
-        }
-        tracing::info!(tables = notes.len() - 1, "A snapshot of all captured tables begins");
+    /// Makes a job of each captured table. Its rows are still to come, for everybody: whoever wishes for rows gets them.
+    async fn list(&self, wanted: &Wanted, jobs: &Jobs, wishes: &Wishes) -> Result<()> {
+        let whole = Job { snapshot: wanted.snapshot, ..Job::default() };
+        let mut notes = jobs_of(&self.around, &whole).await?;
+        tracing::info!(tables = notes.len(), "A snapshot of all captured tables begins");
+        notes.push((ALL.to_owned(), Vec::new()));
+        notes.extend(wishes::answered(jobs, wishes)?);
         self.note(&notes).await
     }
 
-    pub(super) async fn note(&self, notes: &[(String, Vec<u8>)]) -> Result<()> {
-        let notes: Vec<(&str, &[u8])> =
-            notes.iter().map(|(name, json)| (name.as_str(), json.as_slice())).collect();
-        self.around.journal.note(&notes).await
+    async fn note(&self, notes: &[(String, Vec<u8>)]) -> Result<()> {
+        self.around.note(notes).await
     }
 
     async fn command(&mut self, command: Command) -> Result<Vec<String>> {
@@ -275,16 +293,25 @@ impl Desk {
         Ok(())
     }
 
+    fn tell_filled(&mut self, jobs: &Jobs) {
+        let filling = jobs.tables.values().flat_map(|job| job.sinks.iter().cloned()).collect();
+        for sink in self.filling.difference(&filling) {
+            tracing::info!(sink, "No more rows are to be read for the sink {sink} alone");
+        }
+        self.filling = filling;
+    }
+
     /// Brings the board up to date: what is not being read, and what is not wanted any more.
     fn show(&self, jobs: &Jobs) {
         self.around.status.snapshots(|board| {
-            board.retain(|_, shown| jobs.tables.values().any(|job| job.channel() == shown.channel));
+            board.retain(|note, _| jobs.tables.contains_key(note));
             for (note, job) in &jobs.tables {
                 let shown = board.entry(note.clone()).or_default();
                 shown.channel = job.channel();
                 shown.rows = job.progress.rows;
                 shown.estimate = job.progress.estimate.max(job.progress.rows);
                 shown.ad_hoc = job.ad_hoc;
+                shown.sinks.clone_from(&job.sinks);
                 shown.state = match (job.paused, self.stops.contains_key(note)) {
                     (true, _) => State::Paused,
                     (false, true) if shown.reason.is_some() => State::Waiting,
@@ -294,6 +321,26 @@ impl Desk {
             }
         });
     }
+}
+
+impl Surroundings {
+    /// Stores notes, durably.
+    pub(super) async fn note(&self, notes: &[(String, Vec<u8>)]) -> Result<()> {
+        let notes: Vec<(&str, &[u8])> =
+            notes.iter().map(|(name, json)| (name.as_str(), json.as_slice())).collect();
+        self.journal.note(&notes).await
+    }
+}
+
+/// The notes of jobs like this one, for each captured table.
+pub(super) async fn jobs_of(around: &Surroundings, like: &Job) -> Result<Vec<(String, Vec<u8>)>> {
+    let client = sql_client(&around.source.info).await?;
+    let tables = tables(&client, &around.source).await?;
+    let note = |(place, (schema, table)): (u32, (String, String))| -> Result<(String, Vec<u8>)> {
+        let job = Job { place, schema, table, progress: Progress::default(), ..like.clone() };
+        Ok((job.note(), job.json()?))
+    };
+    (0..).zip(tables).map(note).collect()
 }
 
 /// The captured tables, as they stand in the publications.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rowcast_engine::cursor::Started;
 use rowcast_engine::event::{Body, Event, Micros, Old, Op};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{Journal, Options, Read, open};
 use rowcast_engine::record::{Tuple, Value};
 use rowcast_engine::schema::{Column, Schema};
+use rowcast_engine::sink::Start;
 use rowcast_engine::status::{Report, Status};
 use rowcast_engine::{Error, Lsn, Result, Source, Stopper, stop};
 use rowcast_postgres::conninfo::Conninfo;
@@ -141,6 +143,9 @@ fn seen(event: &Event<'_>) -> Seen {
     }
 }
 
+/// A push door by name, with the moment of its wish for the rows that are there, if it has one.
+pub(super) type Sink<'a> = (&'a str, Option<Micros>);
+
 /// A capture that runs.
 pub(super) struct Capture {
     pub(super) journal: Journal,
@@ -161,8 +166,20 @@ impl Capture {
 
     /// Starts on a journal of certain options.
     pub(super) fn launch_with(config: Config, options: Options) -> Self {
+        Self::launch_for(config, options, &[])
+    }
+
+    /// Likewise beside these sinks, each with the moment of its wish for rows.
+    pub(super) fn launch_for(config: Config, options: Options, sinks: &[Sink<'_>]) -> Self {
         let journal = open(options, Arc::new(RealDisk)).unwrap();
         let (status, (stopper, stopped)) = (Status::default(), stop());
+        if !sinks.is_empty() {
+            let names: Vec<String> = sinks.iter().map(|(name, _)| (*name).to_owned()).collect();
+            status.expect_sinks(names.iter(), &journal);
+            for (name, wish) in sinks {
+                status.sink_began(name, wish.map(|at| Started { how: Start::Snapshot, id: 0, at }));
+            }
+        }
         let task =
             tokio::spawn(Postgres::new(config).run(Ingest::new(journal.clone()), status.clone(), stopped));
         Self { journal, status, stopper, task }
@@ -170,7 +187,12 @@ impl Capture {
 
     /// Starts and waits until it streams.
     pub(super) async fn start(config: Config, directory: &Path) -> Self {
-        let mut capture = Self::launch(config, directory);
+        Self::start_for(config, directory, &[]).await
+    }
+
+    /// Likewise beside these sinks.
+    pub(super) async fn start_for(config: Config, directory: &Path, sinks: &[Sink<'_>]) -> Self {
+        let mut capture = Self::launch_for(config, Options::new(directory), sinks);
         capture.streams().await;
         capture
     }
@@ -227,8 +249,17 @@ impl Capture {
         error
     }
 
-    /// All events after a number.
-    pub(super) fn after(&self, mut after: u64) -> Vec<Seen> {
+    /// All events after a number that are for everybody.
+    pub(super) fn after(&self, after: u64) -> Vec<Seen> {
+        self.told(after, |event| event.sinks.is_empty())
+    }
+
+    /// All events that a sink is to have.
+    pub(super) fn events_for(&self, sink: &str) -> Vec<Seen> {
+        self.told(0, |event| event.is_for(sink))
+    }
+
+    fn told(&self, mut after: u64, of: impl Fn(&Event<'_>) -> bool) -> Vec<Seen> {
         let mut all = Vec::new();
         loop {
             match self.journal.read(after).unwrap() {
@@ -236,7 +267,7 @@ impl Capture {
                 Read::Gone(gone) => after = gone.to,
                 Read::Batches(batches) => {
                     for batch in batches {
-                        let events = batch.events().filter(|event| event.id > after);
+                        let events = batch.all_events().filter(|event| event.id > after && of(event));
                         all.extend(events.map(|event| seen(&event)));
                         after = after.max(batch.last());
                     }

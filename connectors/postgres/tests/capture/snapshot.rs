@@ -1,5 +1,6 @@
 //! The rows that are there, read beside the stream: whoever follows both ends with the table.
 
+mod alone;
 mod hidden;
 mod load;
 mod rows;
@@ -12,7 +13,7 @@ use rowcast_engine::event::Op;
 use rowcast_postgres::SnapshotMode;
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
+use super::harness::{Capture, Directory, Seen, Sink, config, run, sql, until, value};
 use crate::support::Server;
 
 pub(super) fn initial(server: &Server) -> rowcast_postgres::Config {
@@ -23,7 +24,10 @@ pub(super) fn initial(server: &Server) -> rowcast_postgres::Config {
 pub(super) async fn read_whole(capture: &Capture) {
     until("the snapshot to be done", async || {
         let notes = capture.journal.notes();
-        notes.keys().all(|name| !name.starts_with("snapshot")) && capture.report().snapshots.is_empty()
+        let sinks = capture.status.wishes().unwrap_or_default();
+        notes.keys().all(|name| !name.starts_with("snapshot"))
+            && capture.report().snapshots.is_empty()
+            && sinks.keys().all(|sink| capture.status.filling(sink).is_none())
     })
     .await;
 }

@@ -2,7 +2,7 @@
 
 use crate::event::{Marks, Micros, Op};
 use crate::lsn::Lsn;
-use crate::record::layout::{KIND_CHANGE, SNAPSHOT_TAG};
+use crate::record::layout::{KIND_CHANGE, OPS_FOR, SNAPSHOT_TAG};
 use crate::record::{Builder, Tuple, TxStart};
 use crate::schema::SchemaId;
 
@@ -11,7 +11,25 @@ impl Builder {
     /// [`Builder::commit`] ends it, whatever LSN it is given. `at` is the time of the snapshot, `lsn` the position whose
     /// changes it has, `xid` its xmin. To the stream the group is nothing: no transaction, no position.
     pub fn begin_snapshot(&mut self, at: Micros, lsn: Lsn, xid: u32) {
-        self.start(TxStart { xid, final_lsn: lsn, committed: at, ..TxStart::default() }, true);
+        self.begin_snapshot_for(&[], at, lsn, xid);
+    }
+
+    /// Likewise, for these sinks alone: nobody else is shown the rows. With none, for everybody.
+    pub fn begin_snapshot_for(&mut self, sinks: &[String], at: Micros, lsn: Lsn, xid: u32) {
+        let origin = &sinks.join(" ");
+        self.start(TxStart { xid, final_lsn: lsn, committed: at, origin, ..TxStart::default() }, true);
+    }
+
+    /// Starts a group of events that did not come from Postgres, for these sinks alone: nobody else is shown them. With
+    /// none, for everybody.
+    pub fn begin_local_for(&mut self, sinks: &[String], at: Micros) {
+        let origin = &sinks.join(" ");
+        self.start(TxStart { committed: at, origin, ..TxStart::default() }, true);
+    }
+
+    /// Whether the open group is for some sinks alone.
+    pub(super) fn is_addressed(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.local && !open.origin.is_empty())
     }
 
     /// Adds a row that the snapshot read, as it was at `lsn`; `tuple` is pgoutput's TupleData, all columns filled.
@@ -19,7 +37,8 @@ impl Builder {
         debug_assert!(self.open.as_ref().is_some_and(|open| open.local), "a snapshot is of no transaction");
         debug_assert!(Tuple::split(tuple).is_some_and(|(_, rest)| rest.is_empty()), "one tuple");
         self.split_if_full();
-        let index = self.schema_index(schema, Op::Read);
+        let ops = if self.is_addressed() { OPS_FOR } else { Op::Read.bit() };
+        let index = self.schema_index(schema, ops);
         let at = self.record(KIND_CHANGE, Op::Read as u8, index);
         self.bytes.extend_from_slice(&lsn.0.to_le_bytes());
         self.bytes.extend_from_slice(&[SNAPSHOT_TAG, marks.bits(), b'N']);
@@ -94,7 +113,7 @@ mod tests {
     fn a_group_of_several_parts_is_of_no_transaction_either() {
         let mut builder = Builder::new();
         transaction(&mut builder, 100);
-        builder.begin_snapshot(AT, Lsn(90), 741);
+        builder.begin_snapshot_for(&["a".to_owned(), "b".to_owned()], AT, Lsn(90), 741);
         let long = "x".repeat(PART_BYTES / 3);
         (0..7).for_each(|_| builder.read(1, Lsn(90), Marks::NONE, &tuple_data(&[Text(&long)])));
         builder.commit(Lsn(90));
@@ -105,8 +124,13 @@ mod tests {
             assert_eq!((batch.header().lsn_min, batch.header().lsn_max), (Lsn::ZERO, Lsn::ZERO));
             assert_eq!(batch.transactions().count(), 0);
         }
-        let events: Vec<_> = batches[1..].iter().flat_map(Batch::events).collect();
+        let events: Vec<_> = batches[1..].iter().flat_map(Batch::all_events).collect();
         assert!(events.iter().zip(0..).all(|(event, seq)| (event.seq, event.last) == (seq, seq == 6)));
+        assert!(events.iter().all(|event| event.sinks == "a b" && event.is_for("b") && !event.is_for("c")));
+        for batch in &batches[1..] {
+            assert!(batch.is_addressed() && batch.events().next().is_none());
+            assert_eq!(batch.events_for("a").count(), batch.header().events as usize);
+        }
         assert!(
             events.iter().all(|event| event.tx.is_none() && event.snapshot.is_some_and(|s| s.xid == 741))
         );

@@ -1,6 +1,5 @@
 //! What stands at a batch's end: whose events it holds, and of which ops.
 
-use crate::event::Op;
 use crate::record::Builder;
 use crate::schema::SchemaId;
 
@@ -21,8 +20,8 @@ impl Builder {
         }
     }
 
-    pub(super) fn schema_index(&mut self, schema: SchemaId, op: Op) -> u16 {
-        let bit = 1u8 << op as u8;
+    /// `bit` is that of the op, or the one in its place.
+    pub(super) fn schema_index(&mut self, schema: SchemaId, bit: u8) -> u16 {
         // Newest first: rows of one table come in runs.
         if let Some(index) = self.summary.schemas.iter().rposition(|(id, _)| *id == schema) {
             if let Some((_, ops)) = self.summary.schemas.get_mut(index) {
@@ -34,8 +33,7 @@ impl Builder {
         u16::try_from(self.summary.schemas.len() - 1).unwrap_or(u16::MAX)
     }
 
-    pub(super) fn note_channel(&mut self, channel: &str, op: Op) {
-        let bit = 1u8 << op as u8;
+    pub(super) fn note_channel(&mut self, channel: &str, bit: u8) {
         match self.summary.channels.iter_mut().find(|(name, _)| name == channel) {
             Some((_, ops)) => *ops |= bit,
             None => self.summary.channels.push((channel.to_owned(), bit)),

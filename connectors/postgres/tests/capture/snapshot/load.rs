@@ -43,10 +43,14 @@ pub(super) fn transaction(random: &mut StdRng) -> String {
     sql + if random.random_range(0..12) == 0 { "rollback" } else { "commit" }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn under_full_write_load_it_ends_equal_to_the_table() {
-    let server = Server::start("");
-    let client = sql(&server).await;
+/// Has the table changed and capture killed again and again until all that is wanted has been read.
+async fn read_under_load(
+    server: &Server,
+    config: &rowcast_postgres::Config,
+    sinks: &[Sink<'_>],
+    wanted: Option<&str>,
+) -> (Client, Capture, Directory) {
+    let client = sql(server).await;
     run(
         &client,
         "create table t (id int primary key, v text, big text);
@@ -79,15 +83,19 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
             })
         })
         .collect();
-    let mut config = initial(&server);
+    let mut config = config.clone();
     config.tables = vec!["public.*".to_owned()];
-    let mut capture = Capture::start(config.clone(), directory.path()).await;
+    let mut capture = Capture::start_for(config.clone(), directory.path(), sinks).await;
+    if let Some(wanted) = wanted {
+        run(&client, wanted).await;
+        until("the wish", async || capture.journal.notes().contains_key("snapshot public.t")).await;
+    }
     let mut random = StdRng::seed_from_u64(!seed);
     for _ in 0..6 {
         let pause = random.random_range(1..120);
         tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
         capture.crash().await;
-        capture = Capture::start(config.clone(), directory.path()).await;
+        capture = Capture::start_for(config.clone(), directory.path(), sinks).await;
     }
     read_whole(&capture).await;
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -96,13 +104,34 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
         transactions += writer.await.unwrap();
     }
     caught_up(&client, &capture).await;
-    let events = capture.events();
+    println!("{transactions} transactions");
+    (client, capture, directory)
+}
+
+async fn equal_to_the_table(client: &Client, events: &[Seen]) {
     let reads = events.iter().filter(|event| event.op == Op::Read).count();
-    println!("{transactions} transactions, {reads} rows read, {} events", events.len());
-    let (built, real) = (rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
+    println!("{reads} rows read, {} events", events.len());
+    let (built, real) = (rebuilt(events, "public.t", 3), actual(client, "t", &["id", "v", "big"]).await);
     for (key, row) in &real {
         assert_eq!(built.get(key), Some(row), "row {key}");
     }
     assert_eq!(built.len(), real.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_full_write_load_it_ends_equal_to_the_table() {
+    let server = Server::start("");
+    let (client, capture, _directory) = read_under_load(&server, &initial(&server), &[], None).await;
+    equal_to_the_table(&client, &capture.events()).await;
+    capture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_full_write_load_a_sink_and_everybody_end_equal_to_the_table() {
+    let server = Server::start("");
+    let (sinks, wanted) = ([("a", Some(5)), ("b", None)], Some("select rowcast.snapshot('t')"));
+    let (client, capture, _directory) = read_under_load(&server, &config(&server), &sinks, wanted).await;
+    equal_to_the_table(&client, &capture.events_for("a")).await;
+    equal_to_the_table(&client, &capture.events()).await;
     capture.stop().await;
 }

@@ -1,0 +1,129 @@
+//! Sinks that begin with the rows that are there: what they wish for is read for them alone.
+//!
+//! A sink has stored where it begins before it says its wish, so all that is read later comes behind that place. Which
+//! wish has been taken up stands in a note, stored together with the jobs: a crash before reads nothing twice, a crash
+//! behind forgets nothing.
+
+use std::collections::BTreeMap;
+
+use rowcast_engine::Result;
+use rowcast_engine::event::Micros;
+
+use super::job::{self, Job, Jobs, TakenUp, taken_up_note};
+use super::task::{Surroundings, jobs_of};
+use crate::capture::now;
+
+/// The push doors, each with the moment of its wish, if it has one.
+pub(super) type Wishes = BTreeMap<String, Option<Micros>>;
+
+/// Makes jobs of wishes that are new, one reading for all of them, and gives up those of sinks that there are no more.
+/// Gives whether there was anything to do.
+pub(super) async fn take_up(around: &Surroundings, jobs: &Jobs, wishes: &Wishes) -> Result<bool> {
+    let mut notes = if around.status.knows_sinks() { given_up(jobs, wishes) } else { Vec::new() };
+    let new: Vec<String> = new(jobs, wishes).map(|(sink, _)| sink.clone()).collect();
+    if !new.is_empty() {
+        let snapshot = u64::try_from(now()).unwrap_or(0);
+        let listed = jobs_of(around, &Job { snapshot, sinks: new.clone(), ..Job::default() }).await?;
+        tracing::info!(
+            sinks = new.join(" "),
+            tables = listed.len(),
+            "The rows of all captured tables are read for {} alone (start = \"snapshot\")",
+            new.join(" and ")
+        );
+        notes.extend(listed);
+        notes.extend(marks(jobs, wishes)?);
+    }
+    if !notes.is_empty() {
+        around.note(&notes).await?;
+    }
+    Ok(!notes.is_empty())
+}
+
+/// The notes that say that every wish is taken up by a snapshot for everybody, which begins: what was to be read for
+/// some alone need not be.
+pub(super) fn answered(jobs: &Jobs, wishes: &Wishes) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut notes = marks(jobs, wishes)?;
+    notes.extend(jobs.tables.iter().filter(|(_, job)| !job.sinks.is_empty()).map(|(note, _)| gone(note)));
+    Ok(notes)
+}
+
+fn new<'a>(jobs: &'a Jobs, wishes: &'a Wishes) -> impl Iterator<Item = (&'a String, Micros)> {
+    let wished = wishes.iter().filter_map(|(sink, wish)| Some((sink, (*wish)?)));
+    wished.filter(move |(sink, wish)| jobs.taken_up.get(*sink) != Some(wish))
+}
+
+fn marks(jobs: &Jobs, wishes: &Wishes) -> Result<Vec<(String, Vec<u8>)>> {
+    let mark = |(sink, wish): (&String, Micros)| -> Result<(String, Vec<u8>)> {
+        Ok((taken_up_note(sink), job::json(&TakenUp { wish })?))
+    };
+    new(jobs, wishes).map(mark).collect()
+}
+
+/// What is not read, since nobody is there whom it is for. A sink that comes back with its position wishes anew.
+fn given_up(jobs: &Jobs, wishes: &Wishes) -> Vec<(String, Vec<u8>)> {
+    let mut notes = Vec::new();
+    for (note, job) in jobs.tables.iter().filter(|(_, job)| !job.sinks.is_empty()) {
+        let away = job.sinks.iter().filter(|sink| !wishes.contains_key(*sink));
+        notes.extend(
+            away.filter(|sink| jobs.taken_up.contains_key(*sink)).map(|sink| gone(&taken_up_note(sink))),
+        );
+        if job.sinks.iter().all(|sink| !wishes.contains_key(sink)) {
+            tracing::warn!(
+                table = job.channel(),
+                "No more rows are read for {}, which is not configured any more",
+                job.sinks.join(" and ")
+            );
+            notes.push(gone(note));
+        }
+    }
+    notes
+}
+
+fn gone(note: &str) -> (String, Vec<u8>) {
+    (note.to_owned(), Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jobs(sinks: &[&str], taken_up: &[(&str, Micros)]) -> Jobs {
+        let sinks = sinks.iter().map(ToString::to_string).collect();
+        let job = Job { sinks, schema: "public".to_owned(), table: "t".to_owned(), ..Job::default() };
+        let taken_up = taken_up.iter().map(|(sink, wish)| ((*sink).to_owned(), *wish)).collect();
+        Jobs { all: None, tables: BTreeMap::from([(job.note(), job)]), taken_up }
+    }
+
+    fn wishes(all: &[(&str, Option<Micros>)]) -> Wishes {
+        all.iter().map(|(sink, wish)| ((*sink).to_owned(), *wish)).collect()
+    }
+
+    fn names(notes: &[(String, Vec<u8>)]) -> Vec<(&str, bool)> {
+        notes.iter().map(|(name, json)| (name.as_str(), json.is_empty())).collect()
+    }
+
+    #[test]
+    fn a_wish_is_taken_up_once_and_a_new_one_of_the_same_sink_again() {
+        let jobs = jobs(&["a"], &[("a", 5)]);
+        assert_eq!(new(&jobs, &wishes(&[("a", Some(5)), ("b", None)])).count(), 0);
+        let again = wishes(&[("a", Some(6)), ("b", Some(7))]);
+        assert_eq!(names(&marks(&jobs, &again).unwrap()), [("rows for a", false), ("rows for b", false)]);
+    }
+
+    #[test]
+    fn a_snapshot_for_everybody_answers_all_wishes() {
+        let jobs = jobs(&["a"], &[("a", 5)]);
+        let answered = answered(&jobs, &wishes(&[("a", Some(5)), ("b", Some(7))])).unwrap();
+        assert_eq!(names(&answered), [("rows for b", false), ("snapshot public.t for a", true)]);
+    }
+
+    #[test]
+    fn what_is_for_nobody_is_not_read_and_is_wished_for_anew() {
+        let both = jobs(&["a", "b"], &[("a", 5), ("b", 5)]);
+        assert!(given_up(&both, &wishes(&[("a", Some(5)), ("b", Some(5))])).is_empty());
+        assert_eq!(names(&given_up(&both, &wishes(&[("a", Some(5))]))), [("rows for b", true)]);
+        let none = given_up(&both, &wishes(&[]));
+        let all = [("rows for a", true), ("rows for b", true), ("snapshot public.t for a b", true)];
+        assert_eq!(names(&none), all);
+    }
+}

@@ -11,6 +11,7 @@ mod custom;
 mod debezium;
 mod demo;
 mod doors;
+mod extensions;
 mod flow;
 mod full;
 mod hangup;

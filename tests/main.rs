@@ -20,6 +20,7 @@ mod journal;
 mod large;
 mod layout;
 mod liveness;
+mod naps;
 mod neighbours;
 mod page;
 mod readme;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::assembly::{Assembly, Step};
 use super::emit::Emitter;
 use super::feedback::Feedback;
+use super::nap::{self, Naps};
 use super::spill::Large;
 use crate::catalog::{Catalog, Described};
 use crate::pgoutput::{Message, decode};
@@ -32,13 +33,6 @@ use crate::wire::{CopyFrame, CopyStream};
 /// Finished transactions that may wait for the disk before reading stops, in bytes. One group of this size is
 /// being written, one waits, one is being filled.
 const MAX_READY: usize = 4 << 20;
-
-/// A client that reads late makes the server's sends larger and thereby several times as fast, over TCP: with the
-/// window closed its kernel gathers small messages into large segments. Taken only when there is a backlog.
-const NAP_TCP: Duration = Duration::from_millis(1);
-
-/// Over a Unix socket the server stands still when the socket is full, so only as long as it takes to fill.
-const NAP_UNIX: Duration = Duration::from_micros(100);
 
 /// An idle position costs a write and a sync.
 const ADVANCE_EVERY: Duration = Duration::from_secs(10);
@@ -89,6 +83,7 @@ pub(super) struct Session {
     stale: bool,
     started_at: Lsn,
     bytes: Counter,
+    naps: Naps,
 }
 
 impl Session {
@@ -123,6 +118,7 @@ impl Session {
             stale: true,
             started_at: position,
             bytes: metrics::counter!("rowcast_source_bytes_total"),
+            naps: Naps::new(),
         }
     }
 
@@ -308,14 +304,14 @@ impl Session {
         let ready = self.assembly.builder.ready_bytes();
         let may_read =
             ready < MAX_READY && Large::has_room(&self.assembly.builder) && self.assembly.streams.has_room();
-        let nap = self.assembly.is_behind().then_some(if self.stream.is_tcp() { NAP_TCP } else { NAP_UNIX });
+        let nap = nap::wanted(self.assembly.is_behind(), self.stream.is_tcp());
         let until = self.next_duty();
         if !may_read {
             // What the server sends meanwhile is not heard; that is not its silence.
             self.feedback.heard();
             self.stale = true;
         }
-        let Self { stream, feedback, ingest, large, emitter, assembly, .. } = self;
+        let Self { stream, feedback, ingest, large, emitter, assembly, naps, .. } = self;
         let Assembly { streams, snapshots, .. } = assembly;
         tokio::select! {
             biased;
@@ -329,7 +325,7 @@ impl Session {
                 emitter.take(order, snapshots);
             }
             room = ingest.room(), if ready > 0 => self.append(room?),
-            count = fill(stream, nap), if may_read => {
+            count = fill(stream, nap, naps), if may_read => {
                 let count = count?;
                 self.feedback.heard();
                 self.bytes.increment(count as u64);
@@ -461,11 +457,9 @@ impl Session {
 }
 
 /// Reads once, late if so told. Cancel safe.
-async fn fill(stream: &mut CopyStream, nap: Option<Duration>) -> Result<usize> {
+async fn fill(stream: &mut CopyStream, nap: Option<Duration>, naps: &Naps) -> Result<usize> {
     if let Some(nap) = nap {
-        // The thread sleeps, not the task: a sleeping task's runtime is woken by each packet that arrives (seen:
-        // 25 times a nap), which is the very cost that the nap is to save. The thread is capture's own.
-        std::thread::sleep(nap);
+        naps.take(nap);
     }
     stream.fill().await
 }

@@ -28,6 +28,7 @@ test: install-deps ## All tests, against real Postgres, Kafka and Chromium
 test-matrix: ## What the server's version can change, on PostgreSQL 14 to 18 (VERSIONS="14 18" for fewer)
 	@scripts/install-build.sh
 	@scripts/install-postgres.sh
+	@scripts/install-extensions.sh
 	@scripts/install-kafka.sh
 	@scripts/apt-install.sh curl openssl python3
 	@$(if $(filter-out 15,$(VERSIONS)),scripts/install-postgres-matrix.sh $(filter-out 15,$(VERSIONS)))
@@ -88,6 +89,7 @@ bench-instructions: ## Instructions of appending and reading, beside the committ
 install-deps: ## Install what building and testing need, where it is missing
 	@scripts/install-build.sh
 	@scripts/install-postgres.sh
+	@scripts/install-extensions.sh
 	@scripts/install-kafka.sh
 	@scripts/install-browser.sh
 	@scripts/apt-install.sh curl openssl python3

@@ -5,9 +5,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Of the whole program: what rows, tables, positions and custom events become. Doors, sinks, journal, page and
-# commands see only what capture has made of them.
-scenarios="adopt:: custom:: flow:: huge:: resume:: setup:: tables:: types:: workload::"
+# Of the whole program: what rows, tables, types, slots, snapshots, positions and custom events become. Doors, sinks,
+# journal, page and commands see only what capture has made of them.
+scenarios="adopt:: confirm:: custom:: extensions:: flow:: huge:: large:: liveness:: resume:: setup:: slot:: snapshot::
+  tables:: type_changes:: types:: workload::"
 
 # Each test waits for its servers most of the time.
 threads=$(($(nproc) * 2))

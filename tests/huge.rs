@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::ndjson::Ndjson;
+use crate::support::ndjson::{Ndjson, page};
 use crate::support::rowcast::command;
 use crate::support::{Postgres, Rowcast, SOON, http, soon, wait_for};
 
@@ -137,6 +137,66 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
         }
     })
     .await;
+    assert_eq!(rowcast.terminate().await, 0);
+    let data = rowcast.data().display().to_string();
+    let output = command(&["journal", "check", "--data", &data]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+}
+
+/// Sent while it is written: two in turns, with savepoints that are rolled back, so that neither file can stay as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_flat_when_huge_ones_are_sent_before_they_commit() {
+    const PARTS: u64 = 10;
+    let database = Postgres::shared().await.create_database("huge_parts").await;
+    database
+        .execute("create table one (id integer primary key, v text); create table two (id integer, v text)")
+        .await;
+    // So that the server sends both in pieces.
+    let settings = format!("alter database \"{}\" set logical_decoding_work_mem = '1MB'", database.name());
+    database.execute(&settings).await;
+    let mut rowcast = Rowcast::of(&database).set("source.streaming=on").start().await;
+    let (one, two) = (database.client().await, database.client().await);
+    let rows = rows() / PARTS;
+    let fill = |table: &str, from: u64| {
+        let (from, to) = (from + 1, from + rows);
+        format!("insert into {table} select i, md5(i::text) from generate_series({from}, {to}) i")
+    };
+    one.batch_execute("begin").await.unwrap();
+    two.batch_execute("begin").await.unwrap();
+    for part in 0..PARTS {
+        one.batch_execute(&fill("one", part * rows)).await.unwrap();
+        let undone = format!("savepoint s; {}; rollback to s; {}", fill("two", 0), fill("two", part * rows));
+        two.batch_execute(&undone).await.unwrap();
+    }
+    one.batch_execute("commit").await.unwrap();
+    two.batch_execute("commit; insert into two values (0)").await.unwrap();
+    let address = rowcast.address();
+    let events = async |query: &str| Ok::<_, String>(page(address, query).await?["events"].clone());
+    let ends = wait_for("both and what follows", SOON * 6, async || {
+        let ends = events("/v1/events?channel=public.two&from=last:2").await?;
+        if ends[1]["after"]["id"] == 0 { Ok(ends) } else { Err(ends.to_string()) }
+    })
+    .await;
+    let status = rowcast.status().await;
+    assert_eq!(status["source"]["reconnects"], 0, "{status}");
+    let streamed = "rowcast_source_streamed_transactions_total";
+    assert_eq!(rowcast.metric(streamed).await, Some(2.0), "both were sent before they committed");
+    let resident = resident_max(rowcast.pid().expect("it runs"));
+    println!("two of {} rows in turns: at most {} MB resident", rows * PARTS, resident >> 10);
+    assert!(resident < RESIDENT_MAX_KB, "{resident} kB resident");
+
+    // All of each, in one piece, and nothing of what was rolled back.
+    let total = rows * PARTS;
+    let is_end = |event: &Value| {
+        let tx = &event["tx"];
+        (&event["after"]["id"], &tx["seq"], &tx["last"]) == (&json!(total), &json!(total - 1), &json!(true))
+    };
+    assert!(is_end(&ends[0]), "{ends}");
+    let begin = events("/v1/events?channel=public.two&from=earliest&limit=1").await.unwrap()[0].clone();
+    assert_eq!((&begin["after"]["id"], &begin["tx"]["seq"]), (&json!(1), &json!(0)), "{begin}");
+    let before = begin["id"].as_u64().unwrap() - 10;
+    let before = events(&format!("/v1/events?channel=public.one&from={before}&limit=10")).await.unwrap();
+    assert!(before.as_array().unwrap().last().is_some_and(is_end), "{before}");
     assert_eq!(rowcast.terminate().await, 0);
     let data = rowcast.data().display().to_string();
     let output = command(&["journal", "check", "--data", &data]).await;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::process::Directory;
-use crate::support::rowcast::PROGRAM;
-use crate::support::{Database, Kafka, Postgres, Rowcast};
+use crate::support::rowcast::{PROGRAM, command_in};
+use crate::support::{Database, Kafka, Postgres, Rowcast, browser};
 
 /// Commands that are run elsewhere.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -22,22 +22,34 @@ const ENDLESS: &[&str] = &["curl -N", "rowcast run"];
 /// Seconds for the others; endless ones are interrupted.
 const LIMIT: [&str; 2] = ["20", "5"];
 
-/// The lines of the README's blocks of a language, `\` at the end joined.
+/// The README's blocks of a language, as they stand there.
 fn blocks(language: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = std::fs::read_to_string(path).expect("README.md").replace("\\\n", " ");
-    let mut lines = Vec::new();
-    let mut inside = false;
+    let text = std::fs::read_to_string(path).expect("README.md");
+    let mut found = Vec::new();
+    let mut inside = None;
     for line in text.lines() {
-        match line.strip_prefix("```") {
-            Some(word) => inside = !inside && word == language,
-            None if inside && !line.trim().is_empty() && !line.starts_with('#') => {
-                lines.push(line.to_owned())
+        match (line.strip_prefix("```"), &mut inside) {
+            (Some(word), None) => inside = Some((word == language, String::new())),
+            (Some(_), Some((wanted, block))) => {
+                if *wanted {
+                    found.push(std::mem::take(block));
+                }
+                inside = None;
             }
-            None => {}
+            (None, Some((_, block))) => *block += &format!("{line}\n"),
+            (None, None) => {}
         }
     }
-    lines
+    assert!(!found.is_empty(), "no block of {language}");
+    found
+}
+
+/// The commands in the blocks of a language, `\` at the end joined.
+fn lines(language: &str) -> Vec<String> {
+    let text = blocks(language).concat().replace("\\\n", " ");
+    let commands = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    commands.map(ToOwned::to_owned).collect()
 }
 
 /// Runs a line in a shell, with the example's addresses replaced by those of the test.
@@ -78,11 +90,11 @@ async fn shop() -> (Database, Rowcast, Directory) {
 #[tokio::test]
 async fn every_command_of_the_readme_works() {
     let (database, rowcast, directory) = shop().await;
-    for statement in blocks("sql") {
+    for statement in lines("sql") {
         database.execute(&statement).await;
     }
     let other = Postgres::shared().await.create_database("shop").await;
-    let commands = blocks("sh");
+    let commands = lines("sh");
     assert!(commands.len() > 10, "{commands:?}");
     for (number, line) in commands.iter().enumerate() {
         if let Some((_, why)) = ELSEWHERE.iter().find(|(start, _)| line.starts_with(start)) {
@@ -105,5 +117,59 @@ async fn every_command_of_the_readme_works() {
         }
         println!("{line}");
         run(&line, directory.path()).await;
+    }
+}
+
+/// In a real browser, on a page of rowcast's own.
+#[tokio::test]
+async fn the_script_of_the_readme_shows_changes() {
+    let database = Postgres::shared().await.create_database("script").await;
+    database.execute("create table orders (id integer primary key)").await;
+    let rowcast = Rowcast::of(&database).start().await;
+    let address = rowcast.address().to_string();
+    let directory = Directory::new("script");
+    let scripts = blocks("js");
+    assert_eq!(scripts.len(), 1, "{scripts:?}");
+    let script = scripts[0].replace("127.0.0.1:8080", &address);
+    assert!(script.contains(&address), "{script}");
+    let file = directory.path().join("readme.js").display().to_string();
+    std::fs::write(&file, script).expect("a file");
+    let url = format!("http://{address}/");
+    let told = tokio::spawn(async move { browser::node("script.mjs", &[&url, &file, "3"]).await });
+    // Whenever it is ready, something changes.
+    let (client, mut id) = (database.client().await, 0);
+    while !told.is_finished() {
+        id += 1;
+        client.execute("insert into orders values ($1)", &[&id]).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let told = told.await.expect("the browser");
+    let ids: Vec<_> = told.iter().filter_map(|event| event["after"]["id"].as_i64()).collect();
+    assert_eq!(ids.len(), 3, "{told:?}");
+    assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "none is left out: {ids:?}");
+    assert!(told.iter().all(|event| event["channel"] == "public.orders" && event["op"] == "insert"));
+}
+
+#[tokio::test]
+async fn the_configuration_of_the_readme_is_one() {
+    let directory = Directory::new("configuration");
+    for (number, text) in blocks("toml").into_iter().enumerate() {
+        let secrets = directory.path().display().to_string();
+        let text = text.replace("/run/secrets", &secrets);
+        assert!(text.contains(&secrets), "{text}");
+        for (name, secret) in [("source", "postgres://postgres@127.0.0.1:5432/shop"), ("kafka", "sesame")] {
+            std::fs::write(directory.path().join(name), secret).expect("a file");
+        }
+        // What is commented out is an example, too.
+        for (way, text) in [("given", text.clone()), ("all", text.replace("\n# ", "\n"))] {
+            let file = format!("{way}-{number}.toml");
+            std::fs::write(directory.path().join(&file), &text).expect("a file");
+            let checked = command_in(directory.path(), &["config", "check", "--config", &file]).await;
+            assert_eq!(checked.code, 0, "{text}\n{checked:?}");
+            let shown = command_in(directory.path(), &["config", "show", "--config", &file]).await;
+            let streaming =
+                shown.stdout.lines().any(|line| line.trim_start().starts_with("streaming = \"on\""));
+            assert_eq!((shown.code, streaming), (0, way == "all"), "{shown:?}");
+        }
     }
 }

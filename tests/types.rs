@@ -1,4 +1,4 @@
-//! Every column type of stock Postgres: the stream shows what Postgres' own `to_jsonb` says.
+//! Every column type of stock Postgres: stream and snapshot show what Postgres' own `to_jsonb` says.
 
 mod cases;
 
@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use tokio_postgres::Client;
 
+use crate::support::rowcast::command;
 use crate::support::sse::{Sse, SseEvent};
 use crate::support::{Database, Postgres, Rowcast};
 use cases::{CASES, Case};
@@ -78,7 +79,7 @@ fn expected_sql() -> String {
 }
 
 /// Compares a row of an event with what it has to be, both as jsonb in Postgres.
-async fn compare(client: &Client, event: &SseEvent, member: &str) -> Vec<String> {
+async fn compare(client: &Client, event: &SseEvent, op: &str, member: &str) -> Vec<String> {
     let query = "
         select key, (row -> key)::text, (ours -> key)::text
         from (select $1::text::jsonb -> $2::text as ours) event, expected,
@@ -91,7 +92,7 @@ async fn compare(client: &Client, event: &SseEvent, member: &str) -> Vec<String>
         let ty = column.strip_prefix('c').and_then(|number| CASES.get(number.parse::<usize>().ok()?));
         let ty = ty.map_or("id", |case| case.ty);
         format!(
-            "{member}, {ty}: Postgres says {}, the stream {}",
+            "{member} of {op}, {ty}: Postgres says {}, rowcast {}",
             expected.unwrap_or("nothing"),
             ours.unwrap_or("nothing")
         )
@@ -108,7 +109,7 @@ fn as_known(sql: &str, version: i32) -> String {
     sql.replace("numeric(5,-2)", "numeric").replace("numeric(3,5)", "numeric")
 }
 
-/// Inserts and deletes all rows while the program, logged in at `url`, is watching; then compares.
+/// Inserts all rows, has them read, and deletes them, while the program, logged in at `url`, is watching; then compares.
 async fn judge(database: &Database, url: &str) {
     let client = database.client().await;
     let version = "select current_setting('server_version_num')::int";
@@ -125,17 +126,22 @@ async fn judge(database: &Database, url: &str) {
         client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{error:?}\nin: {sql}"));
     }
     client.batch_execute(&expected_sql()).await.unwrap();
-    client.batch_execute("delete from types").await.unwrap();
+    let data = rowcast.data().display().to_string();
+    let asked = command(&["snapshot", "public.types", "--detach", "--data", &data]).await;
+    assert_eq!(asked.code, 0, "{asked:?}");
 
     let mut wrong = Vec::new();
-    for (op, member) in [("insert", "after"), ("delete", "before")] {
+    for (op, member) in [("insert", "after"), ("read", "after"), ("delete", "before")] {
+        if op == "delete" {
+            client.batch_execute("delete from types").await.unwrap();
+        }
         for _ in 0..row_count() {
             let event = stream.expect_event("message").await;
             // As text: no number of Rust holds 1e400, which a JSON value may be.
             let right =
                 event.data.contains(&format!("\"op\":\"{op}\"")) && !event.data.contains("\"errors\":");
             assert!(right, "{op}, and all values rendered: {}", event.data);
-            wrong.extend(compare(&client, &event, member).await);
+            wrong.extend(compare(&client, &event, op, member).await);
         }
     }
     assert!(wrong.is_empty(), "{} values are wrong:\n{}", wrong.len(), wrong.join("\n"));

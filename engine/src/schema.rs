@@ -85,6 +85,8 @@ pub struct Type {
 pub enum TypeKind {
     /// A type of its own, rendered by its OID or name, else as its text.
     Base,
+    /// Likewise, but of another making than its name says: always its text. See [`Type::extension_of`].
+    Opaque,
     /// An array; `delimiter` is `,` but for `box`, which has `;`.
     Array {
         /// The elements' type.
@@ -123,6 +125,20 @@ impl Type {
     /// A base type without parts.
     pub fn base(oid: u32, name: &str) -> Self {
         Self { oid, name: name.to_owned(), kind: TypeKind::Base }
+    }
+
+    /// The extension whose types of this name are known by it. Another one's, or somebody's own, of the same name is
+    /// [`TypeKind::Opaque`].
+    pub fn extension_of(name: &str) -> Option<&'static str> {
+        Some(match name {
+            "hstore" => "hstore",
+            "citext" => "citext",
+            "ltree" => "ltree",
+            "isbn" => "isn",
+            "geometry" | "geography" => "postgis",
+            "vector" | "halfvec" | "sparsevec" => "vector",
+            _ => return None,
+        })
     }
 
     /// The type under all domains.

@@ -61,6 +61,10 @@ fn describe() {
     );
     describe_gauge!("rowcast_source_confirmed_lsn", "Position confirmed to the server");
     describe_counter!("rowcast_source_bytes_total", Unit::Bytes, "Bytes of the replication stream");
+    describe_counter!(
+        "rowcast_source_naps_total",
+        "Reads that were made late, which is faster where there is a backlog"
+    );
     describe_counter!("rowcast_source_transactions_total", "Transactions captured");
     describe_counter!(
         "rowcast_source_gaps_total",

@@ -74,8 +74,12 @@ impl Postgres {
 
     /// A server of the test's own, with settings (`name=value`) above the usual ones.
     pub(crate) async fn start(settings: &[&str]) -> Self {
+        Self::start_in(programs(), settings).await
+    }
+
+    /// Likewise, with the programs of this directory.
+    pub(crate) async fn start_in(programs: PathBuf, settings: &[&str]) -> Self {
         let directory = Directory::new("postgres");
-        let programs = programs();
         let data = text(&directory.path().join("data"));
         if rustix::process::geteuid().is_root() {
             run(&words(&["chown", "postgres:", &text(directory.path())]));
@@ -270,6 +274,13 @@ pub(crate) async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> 
     // A broken connection shows in the client's own errors.
     tokio::spawn(async move { connection.await.is_ok() });
     Ok(client)
+}
+
+/// Whether the server is what the scripts install: Debian's own, also where it is named.
+pub(crate) fn is_ours() -> bool {
+    let is_debians = |bin: std::ffi::OsString| Path::new(&bin).starts_with("/usr/lib/postgresql");
+    std::env::var_os(POSTGRES_URL).is_none()
+        && std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").is_none_or(is_debians)
 }
 
 /// Where `initdb` and `postgres` are: `ROWCAST_TEST_POSTGRES_BIN`, else Debian's newest, else the search path's.

@@ -109,10 +109,10 @@ impl<'a> DescribedType<'a> {
             element: None,
         };
         match &ty.kind {
-            TypeKind::Base | TypeKind::Range | TypeKind::Vector(_) => {}
+            TypeKind::Base | TypeKind::Opaque | TypeKind::Range | TypeKind::Vector(_) => {}
             TypeKind::Enum(labels) => described.labels = Some(labels),
             TypeKind::Domain { base, typmod } => described.base = Some(Box::new(Self::of(base, *typmod))),
-            TypeKind::Array { element, .. } if element.kind == TypeKind::Base => {}
+            TypeKind::Array { element, .. } if matches!(element.kind, TypeKind::Base | TypeKind::Opaque) => {}
             TypeKind::Array { element, .. } => described.element = Some(Box::new(Self::of(element, typmod))),
             TypeKind::Composite(fields) => {
                 let field = |field: &'a crate::schema::Field| DescribedField {

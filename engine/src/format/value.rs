@@ -83,7 +83,7 @@ pub fn write_value(out: &mut Vec<u8>, ty: &Type, text: &[u8], numbers: Numbers) 
 fn write(out: &mut Vec<u8>, ty: &Type, text: &[u8], numbers: Numbers) -> Result<(), ValueError> {
     match &ty.kind {
         TypeKind::Base => write_base(out, ty, text, numbers),
-        TypeKind::Enum(_) | TypeKind::Range => write_text(out, text),
+        TypeKind::Enum(_) | TypeKind::Range | TypeKind::Opaque => write_text(out, text),
         TypeKind::Domain { base, .. } => write(out, base, text, numbers),
         TypeKind::Array { element, delimiter } => {
             write_array(out, text, *delimiter, &mut |out, text| write(out, element, text, numbers))

@@ -11,6 +11,7 @@ use rowcast_engine::{Error, Lsn, Result};
 
 use super::composite;
 use super::custom;
+use super::nap;
 use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
 use super::streams::Streams;
@@ -21,10 +22,6 @@ use crate::tables::Tables;
 
 /// Microseconds from 1970 to 2000, where the clock of the stream's frames starts.
 const POSTGRES_EPOCH: Micros = 946_684_800_000_000;
-
-/// What was sent so long after its commit comes from a backlog; then reading late costs nobody anything. Larger than
-/// a commit takes on its way, smaller than what a person notices.
-const BEHIND: Micros = 20_000;
 
 /// The gap of a table whose earlier rows are in no event.
 const NEW_TABLE: &str = "new_table";
@@ -153,7 +150,7 @@ impl Assembly {
 
     /// Whether what arrives has waited on the server: there is a backlog.
     pub(super) fn is_behind(&self) -> bool {
-        self.sent - self.committed > BEHIND
+        nap::is_behind(self.sent, self.committed)
     }
 
     /// The server has gone through its log up to here.

@@ -14,6 +14,7 @@ mod emit;
 mod feedback;
 mod guard;
 mod lasting;
+mod nap;
 mod progress;
 mod reading;
 mod relations;

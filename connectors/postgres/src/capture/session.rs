@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::assembly::{Assembly, Step};
 use super::emit::Emitter;
 use super::feedback::Feedback;
+use super::nap::{self, Naps};
 use super::spill::Large;
 use crate::catalog::{Catalog, Described};
 use crate::pgoutput::{Message, decode};
@@ -32,18 +33,6 @@ use crate::wire::{CopyFrame, CopyStream};
 /// Finished transactions that may wait for the disk before reading stops, in bytes. One group of this size is
 /// being written, one waits, one is being filled.
 const MAX_READY: usize = 4 << 20;
-
-/// A client that reads late makes the server's sends larger and thereby several times as fast, over TCP: with the
-/// window closed its kernel gathers small messages into large segments. Taken only when there is a backlog. Long enough
-/// to close the window by single rows, and for many to gather behind it.
-const NAP_TCP: Duration = Duration::from_millis(8);
-
-/// What is worth a read without a nap: half of what the receive buffer holds, so that what has gathered is taken at once.
-/// In bytes.
-const WORTH_READING: u64 = 64 * 1024;
-
-/// Over a Unix socket the server stands still when the socket is full, so only as long as it takes to fill.
-const NAP_UNIX: Duration = Duration::from_micros(100);
 
 /// An idle position costs a write and a sync.
 const ADVANCE_EVERY: Duration = Duration::from_secs(10);
@@ -94,6 +83,7 @@ pub(super) struct Session {
     stale: bool,
     started_at: Lsn,
     bytes: Counter,
+    naps: Naps,
 }
 
 impl Session {
@@ -128,6 +118,7 @@ impl Session {
             stale: true,
             started_at: position,
             bytes: metrics::counter!("rowcast_source_bytes_total"),
+            naps: Naps::new(),
         }
     }
 
@@ -320,7 +311,7 @@ impl Session {
             self.feedback.heard();
             self.stale = true;
         }
-        let Self { stream, feedback, ingest, large, emitter, assembly, .. } = self;
+        let Self { stream, feedback, ingest, large, emitter, assembly, naps, .. } = self;
         let Assembly { streams, snapshots, .. } = assembly;
         tokio::select! {
             biased;
@@ -334,7 +325,7 @@ impl Session {
                 emitter.take(order, snapshots);
             }
             room = ingest.room(), if ready > 0 => self.append(room?),
-            count = fill(stream, nap), if may_read => {
+            count = fill(stream, nap, naps), if may_read => {
                 let count = count?;
                 self.feedback.heard();
                 self.bytes.increment(count as u64);
@@ -345,15 +336,12 @@ impl Session {
         Ok(())
     }
 
-    /// How late to read, if at all: only what comes from a backlog.
+    /// How late to read, if at all.
     fn nap(&self) -> Option<Duration> {
-        if !self.assembly.is_behind() {
-            return None;
-        }
-        if !self.stream.is_tcp() {
-            return Some(NAP_UNIX);
-        }
-        (self.stream.waiting() < WORTH_READING).then_some(NAP_TCP)
+        let behind = self.assembly.is_behind();
+        // The kernel is not asked where the answer changes nothing.
+        let waiting = (behind && self.stream.is_tcp()).then(|| self.stream.waiting());
+        nap::wanted(behind, waiting)
     }
 
     /// When something other than feedback is due.
@@ -477,11 +465,9 @@ impl Session {
 }
 
 /// Reads once, late if so told. Cancel safe.
-async fn fill(stream: &mut CopyStream, nap: Option<Duration>) -> Result<usize> {
+async fn fill(stream: &mut CopyStream, nap: Option<Duration>, naps: &Naps) -> Result<usize> {
     if let Some(nap) = nap {
-        // The thread sleeps, not the task: a sleeping task's runtime is woken by each packet that arrives (seen:
-        // 25 times a nap), which is the very cost that the nap is to save. The thread is capture's own.
-        std::thread::sleep(nap);
+        naps.take(nap);
     }
     stream.fill().await
 }

@@ -64,15 +64,6 @@ struct Sub {
     after_message: bool,
 }
 
-/// What came of a rollback to a savepoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Undone {
-    /// It is known what was rolled back.
-    Known,
-    /// A message may belong to it or not: Postgres says of messages only in which transaction they were sent.
-    Unsure,
-}
-
 /// An open transaction.
 pub(super) struct Streamed {
     pub(super) xid: u32,
@@ -88,6 +79,9 @@ pub(super) struct Streamed {
     /// The newest event's.
     newest_xid: u32,
     after_message: bool,
+    /// The first message that may have been rolled back, or not: Postgres says of messages only in which transaction
+    /// they were sent.
+    unsure: Option<u32>,
     /// Bytes of descriptions.
     described: usize,
     /// Tables whose rows it asks for.
@@ -109,6 +103,7 @@ impl Streamed {
             dead: Vec::new(),
             newest_xid: xid,
             after_message: false,
+            unsure: None,
             described: 0,
             wishes: Vec::new(),
         }
@@ -255,12 +250,13 @@ impl Streamed {
 
     /// A subtransaction was rolled back: with it all that came since its first event, since nobody else can have
     /// written meanwhile but its own subtransactions, and all of those that began since it did.
-    pub(super) fn undo(&mut self, subxid: u32) -> Undone {
+    pub(super) fn undo(&mut self, subxid: u32) {
         let gone = self.subs.split_off(self.place(subxid));
         self.newest_xid = self.xid;
         if let Some(first) = gone.iter().min_by_key(|sub| sub.first) {
             let from = first.first;
             self.after_message = first.after_message;
+            self.unsure = self.unsure.filter(|message| *message < from);
             self.tables.retain(|_, table| table.at < from);
             while self.dead.last().is_some_and(|range| range.start >= from) {
                 self.dead.pop();
@@ -272,7 +268,17 @@ impl Streamed {
                 _ => {}
             }
         }
-        if self.after_message { Undone::Unsure } else { Undone::Known }
+        if self.after_message {
+            let all = self.builder.open_events();
+            let stays = self.dead.last().filter(|range| range.end == all).map_or(all, |range| range.start);
+            let message = stays.saturating_sub(1);
+            self.unsure = Some(self.unsure.map_or(message, |before| before.min(message)));
+        }
+    }
+
+    /// Whether it is unknown of a message that would stay whether it was rolled back.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure.is_some()
     }
 
     /// Events that stay.

@@ -8,7 +8,7 @@ use rowcast_engine::{Error, Result};
 
 use super::assembly::Step;
 use super::spill::MAX_OPEN;
-use super::streamed::{Streamed, Undone};
+use super::streamed::Streamed;
 
 /// All of them together hold no more events in memory than one large transaction: above it, the one that holds most is
 /// written to its file.
@@ -93,15 +93,17 @@ impl Streams {
             self.show();
             return Ok(Step::Next);
         }
-        if streamed.undo(subxid) == Undone::Unsure {
-            return Err(self.give_up("a message may belong to a savepoint that was rolled back, or not"));
-        }
+        streamed.undo(subxid);
         self.within = Some(streamed);
         self.stop()?;
         Ok(Step::Next)
     }
 
-    pub(super) fn peek(&self, xid: u32) -> Result<&Streamed> {
+    /// One that has committed. What may have been rolled back matters only now: mostly all of it is in the end.
+    pub(super) fn peek(&mut self, xid: u32) -> Result<&Streamed> {
+        if self.open.get(&xid).is_some_and(|streamed| streamed.is_unsure()) {
+            return Err(self.give_up("a message may belong to a savepoint that was rolled back, or not"));
+        }
         self.open.get(&xid).map(|streamed| &**streamed).ok_or_else(|| unknown(xid))
     }
 

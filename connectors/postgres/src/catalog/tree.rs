@@ -27,6 +27,9 @@ fn at_depth(types: &Types, oid: u32, left: usize) -> Type {
         (_, b'd', _) => TypeKind::Domain { base: below(row.base), typmod: row.typmod },
         (_, b'e', _) => TypeKind::Enum(row.labels.clone()),
         (_, b'r' | b'm', _) => TypeKind::Range,
+        _ if Type::extension_of(&row.name).is_some_and(|known| row.extension.as_deref() != Some(known)) => {
+            TypeKind::Opaque
+        }
         _ => TypeKind::Base,
     };
     Type { oid, name: row.name.clone(), kind }
@@ -67,6 +70,7 @@ mod tests {
             typmod: -1,
             labels: Vec::new(),
             attributes: Vec::new(),
+            extension: None,
         }
     }
 
@@ -86,6 +90,20 @@ mod tests {
         let TypeKind::Composite(fields) = &element.kind else { panic!("{element:?}") };
         assert_eq!((fields[0].name.as_str(), fields[0].ty.name.as_str()), ("x", "int4"));
         assert_eq!(fields[1].ty.kind, TypeKind::Enum(vec!["sad".to_owned(), "ok".to_owned()]));
+    }
+
+    #[test]
+    fn a_name_says_something_of_an_extensions_own_types_alone() {
+        let named = |extension: Option<&str>| {
+            let extension = extension.map(str::to_owned);
+            let types =
+                Types::from([(16_500, TypeRow { name: "geometry".to_owned(), extension, ..row(b'b') })]);
+            build(&types, 16_500).kind
+        };
+        assert_eq!(named(Some("postgis")), TypeKind::Base);
+        assert_eq!((named(None), named(Some("hstore"))), (TypeKind::Opaque, TypeKind::Opaque));
+        let types = Types::from([(16_500, row(b'b'))]);
+        assert_eq!(build(&types, 16_500), Type::base(16_500, "t"));
     }
 
     #[test]

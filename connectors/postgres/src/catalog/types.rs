@@ -25,6 +25,8 @@ pub(super) struct TypeRow {
     pub(super) labels: Vec<String>,
     /// Of a row type, without dropped ones.
     pub(super) attributes: Vec<(String, u32)>,
+    /// The extension that brought it.
+    pub(super) extension: Option<String>,
 }
 
 /// Types by OID.
@@ -35,6 +37,9 @@ select t.oid, t.typname::text as name, t.typtype::text as kind, t.typbasetype as
        case when t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
             then nullif(t.typelem, 0) end as element,
        coalesce((select e.typdelim from pg_type e where e.oid = t.typelem), ',')::text as delimiter,
+       (select e.extname::text from pg_depend d join pg_extension e on e.oid = d.refobjid
+        where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.refclassid = 'pg_extension'::regclass
+          and d.deptype = 'e') as extension,
        array(select e.enumlabel::text from pg_enum e
              where e.enumtypid = t.oid order by e.enumsortorder) as labels,
        array(select a.attname::text from pg_attribute a
@@ -72,6 +77,7 @@ pub(super) async fn read(transaction: &Transaction<'_>, oids: Vec<u32>) -> Resul
                 typmod: row.try_get("typmod")?,
                 labels: row.try_get("labels")?,
                 attributes: names.into_iter().zip(members).collect(),
+                extension: row.try_get("extension")?,
             };
             wanted.extend(found.attributes.iter().map(|(_, oid)| *oid));
             wanted.extend(found.element);

@@ -8,10 +8,11 @@ use super::server::Server;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
+    ("V6__ddl_statement", include_str!("../../../../migrations/V6__ddl_statement.sql")),
 ];
 
 /// Which of them have been applied.
@@ -26,7 +27,7 @@ const LOCK_TIMEOUT: &str = "set lock_timeout = '30s'";
 
 /// Applies what is missing. Needs CREATE on the database only the first time.
 pub(super) async fn apply(client: &mut Client, server: &Server) -> Result<()> {
-    if newest(client).await? >= Some(FILES.len().try_into().unwrap_or(i32::MAX)) {
+    if applied(client).await? >= i64::try_from(FILES.len()).unwrap_or(i64::MAX) {
         return Ok(());
     }
     let failed = |error| sql_error("Cannot prepare the schema rowcast", error);
@@ -38,14 +39,14 @@ pub(super) async fn apply(client: &mut Client, server: &Server) -> Result<()> {
     applied.and(unlocked.map(drop))
 }
 
-/// The newest migration in the database; `None` before the first.
-async fn newest(client: &Client) -> Result<Option<i32>> {
+/// How many there are in the database; a newer rowcast may have applied more than we know.
+async fn applied(client: &Client) -> Result<i64> {
     let failed = |error| sql_error("Cannot read the history of schema rowcast", error);
     let there = client.query_one("select to_regclass($1) is not null", &[&HISTORY]).await.map_err(failed)?;
     if !there.get::<_, bool>(0) {
-        return Ok(None);
+        return Ok(0);
     }
-    let sql = format!("select max(version)::int4 from {HISTORY}");
+    let sql = format!("select count(*) from {HISTORY}");
     Ok(client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
 }
 

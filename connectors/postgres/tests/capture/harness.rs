@@ -24,7 +24,7 @@ use tokio_postgres::Client;
 use crate::support::Server;
 
 /// No test waits longer for something that must happen.
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Between two looks at something that must happen.
 const LOOK: Duration = Duration::from_millis(10);

@@ -40,23 +40,43 @@ const CHANGES: &[&str] = &[
     "select pg_replication_origin_session_setup('elsewhere'); insert into f (id) values (7)",
 ];
 
-async fn peek(client: &Client) -> Vec<Vec<u8>> {
-    let sql = "select data from pg_logical_slot_peek_binary_changes('s', null, null, 'proto_version', '1',
-               'publication_names', 'everything,inserts', 'messages', 'true')";
-    client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+/// What is sent before it commits, or rolls back: every message in pieces, in transactions and savepoints.
+const IN_PIECES: &[&str] = &[
+    "begin; insert into d select g, repeat('x', 90), 'ok', 's', g, '{1}' from generate_series(1000, 3000) g; savepoint s;
+     update d set n = 7 where id > 1000; update d set id = id + 10000 where id < 1100; rollback to s;
+     insert into f (id, big) select g, repeat('y', 3000) from generate_series(1, 300) g; savepoint r; update f set n = 2;
+     delete from f where id > 100; release r; truncate n, none restart identity;
+     select pg_logical_emit_message(true, 'prefix', 'content'); insert into p values (50, 'fifty'); commit",
+    "begin; insert into i select g, g, g from generate_series(1, 3000) g; delete from i; rollback",
+    "begin; alter table d add column later mood; insert into d (id, later) select g, 'sad' from generate_series(20000, 23000) g; commit",
+    "select pg_replication_origin_session_setup('elsewhere')",
+    "begin; insert into f (id) select g from generate_series(1000, 4000) g; commit",
+];
+
+async fn peek(client: &Client, more: &str) -> Vec<Vec<u8>> {
+    let sql = format!(
+        "select data from pg_logical_slot_peek_binary_changes('s', null, null, {more},
+         'publication_names', 'everything,inserts', 'messages', 'true')"
+    );
+    client.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+async fn begin(server: &Server) -> Client {
+    let client = sql(server).await;
+    run(&client, LOAD).await;
+    // It must be the first of its transaction.
+    client.execute("select pg_create_logical_replication_slot('s', 'pgoutput')", &[]).await.unwrap();
+    client
 }
 
 #[tokio::test]
 async fn the_same_bytes_are_the_same_messages() {
     let server = Server::start("");
-    let client = sql(&server).await;
-    run(&client, LOAD).await;
-    // It must be the first of its transaction.
-    client.execute("select pg_create_logical_replication_slot('s', 'pgoutput')", &[]).await.unwrap();
+    let client = begin(&server).await;
     for changes in CHANGES {
         run(&client, changes).await;
     }
-    let messages = peek(&client).await;
+    let messages = peek(&client, "'proto_version', '1'").await;
     let mut tags = BTreeMap::<char, usize>::new();
     for message in &messages {
         assert_eq!(other::compare(message), Ok(true));
@@ -69,4 +89,28 @@ async fn the_same_bytes_are_the_same_messages() {
     assert!(tags[&'B'] == tags[&'C'] && tags[&'B'] >= CHANGES.len() - 1, "{tags:?}");
     let slot = "select confirmed_flush_lsn < pg_current_wal_lsn() from pg_replication_slots";
     assert_eq!(value(&client, slot).await, "true");
+}
+
+#[tokio::test]
+async fn the_same_pieces_are_the_same_messages() {
+    let server = Server::start("logical_decoding_work_mem = 64kB");
+    let client = begin(&server).await;
+    for changes in IN_PIECES {
+        run(&client, changes).await;
+    }
+    let (mut around, mut within) = (BTreeMap::<char, usize>::new(), BTreeMap::<char, usize>::new());
+    let mut is_within = false;
+    for message in &peek(&client, "'proto_version', '2', 'streaming', 'on'").await {
+        let compared = if is_within { other::compare_within(message) } else { other::compare(message) };
+        assert_eq!(compared, Ok(true));
+        let tag = char::from(message[0]);
+        let tags = if is_within { &mut within } else { &mut around };
+        *tags.entry(tag).or_default() += 1;
+        is_within = if is_within { tag != 'E' } else { tag == 'S' };
+    }
+    // All that protocol 2 has in pieces was there, and pieces were begun, ended, rolled back and committed.
+    within.remove(&'O'); // Servers know where a transaction comes from only when it has committed.
+    assert_eq!(within.keys().collect::<String>(), "DEIMRTUY", "{within:?}");
+    assert!(around[&'S'] == within[&'E'] && around[&'S'] > 10, "{around:?}, {within:?}");
+    assert!(around[&'A'] >= 2 && around[&'c'] == 3, "{around:?}");
 }

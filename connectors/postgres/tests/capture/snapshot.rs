@@ -2,6 +2,7 @@
 
 mod alone;
 mod hidden;
+mod ids;
 mod load;
 mod rows;
 mod streamed;

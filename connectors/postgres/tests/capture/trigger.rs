@@ -250,14 +250,20 @@ async fn definitions_are_told_in_their_place() {
         "alter table public.secret add column v int",
         "create index on public.t (id)",
         "begin; alter table public.t rename to u; rollback",
+        "create role somebody password 'sesame'; alter table public.t alter \"N\" set statistics 7",
+        "do $$ begin perform 'sesame'; execute 'alter table public.t alter \"N\" set statistics 8'; end $$",
+        "-- sesame;\nalter table public.t alter \"N\" set statistics 9",
+        " /* one * ** */ -- two\n Alter table public.t alter \"N\" set statistics 9 ;\n ",
         "create temp table t (id int)",
         "drop table pg_temp.t",
         "drop table public.t",
     ] {
         client.batch_execute(statement).await.unwrap();
     }
-    let told = capture.briefs(5).await;
+    let told = capture.briefs(9).await;
     assert_eq!((told[0].as_str(), told[2].as_str()), ("insert public.t 1", "insert public.t 2,x'y"));
+    // What was sent beside it, or around it, is nobody's business.
+    assert!(!told.concat().contains("sesame"), "{told:?}");
     let payload = |at: usize| {
         let text = told[at].strip_prefix("message rowcast.ddl ").unwrap();
         serde_json::from_str::<serde_json::Value>(text).unwrap()
@@ -269,9 +275,14 @@ async fn definitions_are_told_in_their_place() {
         (payload(3)["command"].as_str(), payload(3)["object"].as_str()),
         (Some("CREATE INDEX"), Some("index"))
     );
+    for at in 4..7 {
+        let expected = serde_json::json!({"command": "ALTER TABLE", "object": "table", "table": "public.t", "statement": null});
+        assert_eq!(payload(at), expected);
+    }
+    assert!(payload(7)["statement"].as_str().is_some_and(|said| said.contains("statistics 9 ;")), "{told:?}");
     assert_eq!(
-        (payload(4)["command"].as_str(), payload(4)["table"].as_str()),
-        (Some("DROP TABLE"), Some("public.t"))
+        (payload(8)["command"].as_str(), payload(8)["table"].as_str(), payload(8)["statement"].as_str()),
+        (Some("DROP TABLE"), Some("public.t"), Some("drop table public.t"))
     );
     capture.stop().await;
 }

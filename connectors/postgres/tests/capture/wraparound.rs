@@ -19,7 +19,7 @@ const TRIES: u32 = 20;
 
 /// Leads a server to where ids are about to go beyond 2^32. What it holds is frozen on the way, as autovacuum would
 /// have done in the years that this takes.
-async fn lead(server: &mut Server) {
+pub(super) async fn lead(server: &mut Server) {
     run(&sql(server).await, "alter database template0 allow_connections true").await;
     freeze(server).await;
     for id in STEPS {
@@ -49,7 +49,7 @@ async fn pass_the_end(client: &Client) {
 async fn ids_beyond_2_to_the_32() {
     let (mut server, directory) = (Server::start(""), Directory::new());
     if !server.can_set_xids() {
-        println!("skipped: pg_resetwal is not among this server's programs");
+        println!("SKIPPED: pg_resetwal is not among this server's programs");
         return;
     }
     lead(&mut server).await;

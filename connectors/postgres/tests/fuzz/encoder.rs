@@ -23,6 +23,17 @@ pub(super) fn message(random: &mut Random) -> Vec<u8> {
     encoder.bytes
 }
 
+/// One of any kind that stands in a piece of a transaction that has not committed.
+pub(super) fn within(random: &mut Random) -> Vec<u8> {
+    let tag = random.one_of(b"ORYIIIUUUDDTME");
+    let mut encoder = Encoder { random, bytes: vec![tag] };
+    if !matches!(tag, b'O' | b'E') {
+        encoder.number(4);
+    }
+    encoder.body(tag);
+    encoder.bytes
+}
+
 impl Encoder<'_> {
     fn body(&mut self, tag: u8) {
         match tag {

@@ -1,14 +1,16 @@
 //! Another decoder of pgoutput, written by others, and whether it reads the same.
 
 use pg_walstream::{
-    LogicalReplicationMessage as Theirs, LogicalReplicationParser, TupleData, encode_message_to_bytes,
+    LogicalReplicationMessage as Theirs, LogicalReplicationParser, StreamingReplicationMessage, TupleData,
+    encode_streaming_message_to_bytes,
 };
 use rowcast_engine::record::{Tuple, Value};
 use rowcast_engine::schema::Identity;
-use rowcast_postgres::pgoutput::{Change, Malformed, Message, Relation, decode};
+use rowcast_postgres::pgoutput::{Change, Malformed, Message, Relation, Within, decode, decode_within};
 
-/// Both know this one.
-const PROTOCOL: u8 = 1;
+/// Both know these: transactions come whole; they come in pieces.
+const WHOLE: u8 = 1;
+const PIECES: u8 = 2;
 
 /// Microseconds from 1970 to 2000.
 const EPOCH: i64 = 946_684_800_000_000;
@@ -16,34 +18,73 @@ const EPOCH: i64 = 946_684_800_000_000;
 /// Tags of later versions of the protocol, which the other one reads in any.
 const LATER: &[u8] = b"bPKrp";
 
+/// Tags that never stand in a piece of a transaction; the other one reads them anywhere.
+const BETWEEN: &[u8] = b"BCScA";
+
 /// Decodes with both. Gives whether the bytes are a message.
 ///
 /// # Errors
 ///
 /// What each of them reads, when it is not the same: then one of them is wrong.
 pub(crate) fn compare(bytes: &[u8]) -> Result<bool, String> {
-    let mut parser = LogicalReplicationParser::with_protocol_version(PROTOCOL.into());
-    let theirs = parser.parse_wal_message(bytes).map(|message| message.message);
-    let (ours, agree) = match (decode(bytes), &theirs) {
-        (Ok(ours), Ok(theirs)) => (format!("{ours:?}"), same(&ours, theirs)),
+    let ours = decode(bytes).map(|message| Within { xid: 0, message });
+    judge(bytes, ours, &mut LogicalReplicationParser::with_protocol_version(WHOLE.into()), WHOLE)
+}
+
+/// The same of a message in a piece of a transaction that has not committed.
+///
+/// # Errors
+///
+/// As for [`compare`].
+pub(crate) fn compare_within(bytes: &[u8]) -> Result<bool, String> {
+    let ours = decode_within(bytes);
+    if bytes.first().is_some_and(|tag| BETWEEN.contains(tag)) {
+        return ours.map_or(Ok(false), |ours| Err(format!("in a piece: {ours:?}")));
+    }
+    let mut parser = LogicalReplicationParser::with_protocol_version(PIECES.into());
+    parser.parse_wal_message(b"S\0\0\0\x07\x01").map_err(|error| error.to_string())?;
+    judge(bytes, ours, &mut parser, PIECES)
+}
+
+fn judge(
+    bytes: &[u8],
+    ours: Result<Within<'_>, Malformed>,
+    parser: &mut LogicalReplicationParser,
+    protocol: u8,
+) -> Result<bool, String> {
+    let theirs = parser.parse_wal_message(bytes);
+    let read = |theirs: &StreamingReplicationMessage| encode_streaming_message_to_bytes(theirs, protocol);
+    let (ours, agree) = match (ours, &theirs) {
+        (Ok(ours), Ok(theirs)) => {
+            (format!("{ours:?}"), ours.xid == xid(theirs) && same(&ours.message, &theirs.message))
+        }
         (Ok(ours), Err(_)) => (format!("{ours:?}"), false),
         (Err(_), Err(_)) => return Ok(false),
-        (Err(malformed), Ok(theirs)) if is_stricter(&malformed, bytes, theirs) => return Ok(false),
+        (Err(malformed), Ok(theirs)) if is_stricter(&malformed, bytes, &theirs.message, &read(theirs)) => {
+            return Ok(false);
+        }
         (Err(malformed), Ok(_)) => (malformed.to_string(), false),
     };
     if agree { Ok(true) } else { Err(format!("ours: {ours}\ntheirs: {theirs:?}\nof {bytes:02X?}")) }
 }
 
-/// Whether we refuse with reason what the other one lets pass.
-fn is_stricter(malformed: &Malformed, bytes: &[u8], theirs: &Theirs) -> bool {
+/// The subtransaction that a message names. The other one gives the transaction's number to those that name none.
+fn xid(theirs: &StreamingReplicationMessage) -> u32 {
+    match theirs.message {
+        Theirs::Origin { .. } | Theirs::StreamStart { .. } | Theirs::StreamStop => 0,
+        _ => theirs.xid.unwrap_or(0),
+    }
+}
+
+/// Whether we refuse with reason what the other one lets pass; `read` is what it has read.
+fn is_stricter(malformed: &Malformed, bytes: &[u8], theirs: &Theirs, read: &[u8]) -> bool {
     match malformed {
         Malformed::UnknownTag(tag) => LATER.contains(tag),
         // Flags, and values in binary form, which are never asked for.
         Malformed::UnknownByte { byte, .. } => bytes.contains(byte),
         // What it has read is not all that was there.
         Malformed::Body { what: "it is longer than it says", .. } => {
-            let read = encode_message_to_bytes(theirs, PROTOCOL);
-            read.len() < bytes.len() && bytes.starts_with(&read)
+            read.len() < bytes.len() && bytes.starts_with(read)
         }
         Malformed::Body { what: "it holds no old row", .. } => {
             matches!(theirs, Theirs::Delete { key_type, .. } if !matches!(key_type, 'K' | 'O'))

@@ -93,7 +93,7 @@ impl<'a> Shape<'a> {
                 _ if has_array(element) => Some(Self::Array { element, delimiter: *delimiter, typmod }),
                 _ => None,
             },
-            TypeKind::Vector(_) | TypeKind::Composite(_) => None,
+            TypeKind::Opaque | TypeKind::Vector(_) | TypeKind::Composite(_) => None,
         }
     }
 

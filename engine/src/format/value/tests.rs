@@ -109,6 +109,9 @@ fn hstore_goes_by_name() {
     assert_eq!(json(&Type::base(16_800, "hstore"), r#""a"=>"1", "n"=>NULL"#), r#"{"a":"1","n":null}"#);
     let text = r#"{"\"a\"=>\"1\""}"#;
     assert_eq!(json(&array(Type::base(16_800, "hstore")), text), r#"[{"a":"1"}]"#);
+    let own = Type { kind: TypeKind::Opaque, ..Type::base(16_900, "hstore") };
+    assert_eq!(json(&own, r#""a"=>"1""#), r#""\"a\"=>\"1\"""#);
+    assert_eq!(json(&array(own), text), r#"["\"a\"=>\"1\""]"#);
 }
 
 #[test]

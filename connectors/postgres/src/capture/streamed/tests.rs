@@ -54,7 +54,7 @@ fn stays(mut open: Streamed) -> Vec<u64> {
 fn all_since_its_first_event() {
     let (mut open, _) = described();
     rows(&mut open, &[TOP, A, A, B, A, C]);
-    assert_eq!(open.undo(B), Undone::Known);
+    open.undo(B);
     rows(&mut open, &[A, TOP]);
     assert_eq!(stays(open), [0, 1, 2, 6, 7]);
 }
@@ -63,11 +63,12 @@ fn all_since_its_first_event() {
 fn rollbacks_within_one_that_is_rolled_back() {
     let (mut open, _) = described();
     rows(&mut open, &[TOP, A, B]);
-    assert_eq!(open.undo(B), Undone::Known);
+    open.undo(B);
     rows(&mut open, &[A, C, A]);
-    assert_eq!(open.undo(C), Undone::Known);
+    open.undo(C);
     // As the server says it: the subtransactions first.
-    assert_eq!((open.undo(A), open.kept() > 0), (Undone::Known, true));
+    open.undo(A);
+    assert!(open.kept() > 0 && !open.is_unsure());
     rows(&mut open, &[TOP]);
     assert_eq!((open.dead.len(), &open.dead[0]), (1, &(1..6)));
     assert_eq!(stays(open), [0, 6]);
@@ -89,8 +90,8 @@ fn one_whose_own_first_event_comes_behind_those_within_it() {
 fn nothing_of_it_was_wanted() {
     let (mut open, _) = described();
     rows(&mut open, &[TOP]);
-    assert_eq!(open.undo(B), Undone::Known);
-    assert!(open.is_wanted());
+    open.undo(B);
+    assert!(open.is_wanted() && !open.is_unsure());
     assert_eq!(stays(open), [0]);
 }
 
@@ -100,17 +101,42 @@ fn a_message_may_belong_to_it() {
     let (mut open, _) = described();
     rows(&mut open, &[TOP]);
     message(&mut open);
-    assert_eq!(open.undo(A), Undone::Unsure, "sent before it, or by it");
+    open.undo(A);
+    assert!(open.is_unsure(), "sent before it, or by it");
     let (mut open, _) = described();
     message(&mut open);
     rows(&mut open, &[A]);
-    assert_eq!(open.undo(A), Undone::Unsure);
+    open.undo(A);
+    assert!(open.is_unsure());
     let (mut open, _) = described();
     message(&mut open);
     rows(&mut open, &[TOP, A]);
     message(&mut open);
-    assert_eq!(open.undo(A), Undone::Known, "the first was certainly not, the second certainly was");
+    open.undo(A);
+    assert!(!open.is_unsure(), "the first was certainly not, the second certainly was");
     assert_eq!(stays(open), [9, 1]);
+}
+
+#[test]
+fn a_message_goes_with_what_was_certainly_rolled_back() {
+    let message = |open: &mut Streamed| open.message("a.b", Lsn(9), b"1");
+    let (mut open, _) = described();
+    rows(&mut open, &[TOP, A]);
+    message(&mut open);
+    open.undo(C);
+    assert!(open.is_unsure());
+    rows(&mut open, &[A]);
+    assert!(open.is_unsure(), "what comes later tells nothing");
+    open.undo(A);
+    assert!(!open.is_unsure(), "it was rolled back, by the one or the other");
+    assert_eq!(stays(open), [0]);
+    let (mut open, _) = described();
+    message(&mut open);
+    rows(&mut open, &[A]);
+    open.undo(A);
+    rows(&mut open, &[TOP, B]);
+    open.undo(B);
+    assert!(open.is_unsure(), "the first message is still in doubt");
 }
 
 #[test]
@@ -118,7 +144,7 @@ fn descriptions_go_with_the_one_that_has_made_them() {
     let (mut open, mut others) = (Streamed::new(TOP), Relations::default());
     assert!(describe(&mut open, &mut others), "the first one may be asked for");
     rows(&mut open, &[A]);
-    assert_eq!(open.undo(A), Undone::Known);
+    open.undo(A);
     assert!(open.description(7).is_none() && !open.is_wanted());
     describe(&mut open, &mut others);
     rows(&mut open, &[TOP]);

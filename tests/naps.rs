@@ -1,0 +1,57 @@
+//! Reading late is for a backlog: who waits for the next change gets it at once.
+
+use std::time::{Duration, Instant};
+
+use crate::support::ndjson::page;
+use crate::support::sse::Sse;
+use crate::support::{Postgres, Rowcast, SOON, wait_for};
+
+const NAPS: &str = "rowcast_source_naps_total";
+
+/// What was seen sooner after its commit was sent sooner, and that is less than what makes a backlog (20 ms).
+const SOONER: Duration = Duration::from_millis(15);
+
+/// Changes, each waited for.
+const JUDGED: u32 = 20;
+
+/// On a machine that is busy with other things many changes come late.
+const LIMIT: Duration = Duration::from_mins(2);
+
+#[tokio::test]
+async fn only_a_backlog_is_read_late() {
+    let database = Postgres::shared().await.create_database("naps").await;
+    let client = database.client().await;
+    client.batch_execute("create table t (id serial primary key, v text)").await.unwrap();
+    // Over TCP.
+    let mut rowcast = Rowcast::of(&database).start().await;
+    let mut stream = Sse::open(rowcast.address(), "/v1/events?channel=public.t").await;
+    stream.expect("open").await;
+    let (begun, mut judged, mut before) = (Instant::now(), 0, None);
+    while judged < JUDGED {
+        assert!(begun.elapsed() < LIMIT, "{judged} changes were seen within {SOONER:?}");
+        let start = Instant::now();
+        client.batch_execute("insert into t (v) values ('one')").await.unwrap();
+        stream.expect_event("message").await;
+        let is_sooner = start.elapsed() < SOONER;
+        let naps = rowcast.metric(NAPS).await.expect("a counter");
+        if let (Some(before), true) = (before, is_sooner) {
+            assert!(naps <= before, "naps while caught up: {before}, then {naps}");
+            judged += 1;
+        }
+        before = is_sooner.then_some(naps);
+    }
+
+    assert_eq!(rowcast.terminate().await, 0);
+    for _ in 0..20 {
+        let rows = "insert into t (v) select repeat('x', 100) from generate_series(1, 5000)";
+        client.batch_execute(rows).await.unwrap();
+    }
+    client.batch_execute("insert into t (v) values ('last')").await.unwrap();
+    rowcast.resume().await;
+    wait_for("the backlog", SOON * 2, async || {
+        let last = page(rowcast.address(), "/v1/events?channel=public.t&from=last:1").await?;
+        if last["events"][0]["after"]["v"] == "last" { Ok(()) } else { Err(last.to_string()) }
+    })
+    .await;
+    assert!(rowcast.metric(NAPS).await.expect("a counter") > 0.0, "the backlog was not read late");
+}

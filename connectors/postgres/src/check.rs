@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
-use crate::wire::sql_client;
+use crate::wire::answering_client;
 
 /// Tables that are named one by one; more are counted.
 const NAMED_TABLES: usize = 20;
@@ -46,7 +46,7 @@ fn requirement(
 /// `Kind::Usage` for a wrong configuration; others when the connection breaks meanwhile.
 pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     let source = Source::new(config)?;
-    let client = match sql_client(&source.info).await {
+    let client = match answering_client(&source.info).await {
         Ok(client) => client,
         Err(error) if error.kind() == Kind::Usage => return Err(error),
         Err(error) => return Ok(vec![unreachable(&error)]),

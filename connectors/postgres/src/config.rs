@@ -8,7 +8,7 @@ use std::time::Duration;
 use rowcast_engine::{Confirm, Error, Result};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::conninfo::Conninfo;
+use crate::conninfo::{Conninfo, TargetServer};
 use crate::tables::Tables;
 
 /// Names are cut by Postgres beyond this, in bytes.
@@ -247,7 +247,12 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let info = Conninfo::parse(&config.url)?;
+        let mut info = Conninfo::parse(&config.url)?;
+        if config.manage && info.target == TargetServer::Any {
+            // On a standby nothing can be kept. When the primary of before comes back as one, it must not be waited for
+            // while another host has taken its place.
+            info.target = TargetServer::PreferPrimary;
+        }
         let tables = Tables::parse(&config.tables, &config.exclude)?;
         let plain = |name: &str| {
             name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')

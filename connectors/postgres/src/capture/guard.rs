@@ -17,9 +17,10 @@ use tokio_postgres::Client;
 use super::connect::Link;
 use super::reading::Reading;
 use crate::config::Source;
+use crate::conninfo::Conninfo;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Observed};
-use crate::wire::sql_client;
+use crate::wire::answering_client;
 
 /// Between two looks: a server that writes 200 MB a second writes a GB meanwhile.
 const EVERY: Duration = Duration::from_secs(5);
@@ -98,6 +99,7 @@ impl Guard {
             status: link.status.clone(),
             journal: link.ingest.journal().clone(),
             reading: link.reading.clone(),
+            here: None,
             calls: sender,
             still: Still::new(),
             concern: None,
@@ -140,6 +142,8 @@ struct Look {
     status: Status,
     journal: Journal,
     reading: Reading,
+    /// The server that is looked at; `None` before capture has found one.
+    here: Option<Conninfo>,
     calls: Sender<Call>,
     still: Still,
     /// What was said last, without its figures.
@@ -158,19 +162,31 @@ impl Look {
                 continue;
             }
             // Capture itself says that the server is away. What could not be seen did not stand still.
-            tracing::debug!("Cannot look after the replication slot: {done:?}");
+            match done {
+                Ok(Err(error)) => tracing::debug!("Cannot look after the replication slot: {error}"),
+                _ => tracing::debug!(
+                    "Cannot look after the replication slot: the server has not answered for {} s",
+                    ROUND_TIMEOUT.as_secs()
+                ),
+            }
             client = None;
             self.still = Still::new();
         }
     }
 
-    async fn round(&mut self, client: &mut Option<(Client, Server)>) -> Result<()> {
-        if client.as_ref().is_none_or(|(client, _)| client.is_closed()) {
-            let new = sql_client(&self.source.info).await?;
-            let server = Server::read(&new).await?;
-            *client = Some((new, server));
+    async fn round(&mut self, client: &mut Option<Client>) -> Result<()> {
+        // The server of the stream and no other, which may have a slot of the same name: a copy, or an old one.
+        let here = self.reading.here();
+        if self.here != here {
+            (self.here, self.still, *client) = (here, Still::new(), None);
         }
-        let Some((client, server)) = client else { return Ok(()) };
+        if client.as_ref().is_none_or(Client::is_closed) {
+            let info = self.here.as_ref().unwrap_or(&self.source.info);
+            *client = Some(answering_client(info).await?);
+        }
+        let Some(client) = client else { return Ok(()) };
+        // A standby that is promoted keeps its connections.
+        let server = &Server::read(client).await?;
         let observed = slot::observe(client, &self.source).await?;
         self.show(&observed, server);
         self.tell(&observed);

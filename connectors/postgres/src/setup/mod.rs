@@ -4,6 +4,7 @@
 pub(crate) mod candidates;
 pub(crate) mod creation;
 pub(crate) mod installation;
+pub(crate) mod loans;
 mod migrations;
 pub(crate) mod publications;
 pub(crate) mod server;

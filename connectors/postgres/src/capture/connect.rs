@@ -274,30 +274,6 @@ impl Link {
         }
     }
 
-    /// A publication that the journal's stream reads, and that is gone or another one now.
-    ///
-    /// # Errors
-    ///
-    /// When the one that is configured does not exist and never was the stream's: nothing is lost by a wrong name, and
-    /// nothing is to be remembered of it.
-    fn unpublished(&self, situation: &Situation) -> Result<Option<Break>> {
-        if situation.stored.slot.is_empty() {
-            return Ok(None);
-        }
-        let named = |list: &[(String, u32)], name: &str| list.iter().any(|(there, _)| there == name);
-        let noted = published::noted(self.ingest.journal())?.unwrap_or_default();
-        let all = &self.source.publication;
-        if !named(&situation.published, all) && !named(&noted, all) {
-            if self.source.adopt {
-                return Ok(Some(Break::another_publication(all)));
-            }
-            return Err(never_read(all, &noted));
-        }
-        let ours = self.source.publications();
-        let noted: Publications = noted.into_iter().filter(|(name, _)| ours.contains(&name.as_str())).collect();
-        Ok(published::missing(&noted, &situation.published).map(Break::unpublished))
-    }
-
     /// Remembers a break that the server may not show for long.
     pub(super) async fn remember(&self, broken: &Break) -> Result<()> {
         self.ingest.settled().await?;
@@ -344,20 +320,6 @@ impl Link {
         self.ingest.identify(StreamPosition { broken, ..position }, &notes).await?;
         abort::point(Point::SourceIdentified);
         Ok(lsn)
-    }
-
-    /// The note of the publications that the stream is going to read, if those of before are still there.
-    pub(super) async fn publications(
-        &self,
-        client: &Client,
-        before: &[(String, u32)],
-    ) -> Result<(&'static str, Vec<u8>)> {
-        let now = slot::observe(client, &self.source).await?.publications;
-        match published::missing(before, &now) {
-            None => published::note(&now),
-            // The next connection compares with what is noted.
-            Some(name) => Err(Error::transient(format!("The publication {name} was dropped just now"))),
-        }
     }
 
     /// The note that wants the rows of all captured tables.
@@ -447,20 +409,6 @@ impl Link {
         }
         self.create(client, connection, &situation.server).await
     }
-}
-
-/// A wrong name is not a lost history.
-fn never_read(name: &str, noted: &[(String, u32)]) -> Error {
-    let reads: Vec<&str> = noted.iter().map(|(name, _)| name.as_str()).collect();
-    let what = if reads.is_empty() {
-        format!("The publication {name} does not exist, and is not known to be the one that the journal's stream reads")
-    } else {
-        format!("The publication {name} does not exist; the journal's stream reads {}", reads.join(" and "))
-    };
-    Error::refused(what).hint(
-        "Set source.publication as it was before. To read another publication, which has to be older than the slot's \
-         position, make it anew behind a gap: `rowcast adopt`, while rowcast does not run",
-    )
 }
 
 /// Adds the remedy to what the server says while streaming or at its start.

@@ -35,6 +35,11 @@ const STILL_FOR_SURE: Duration = Duration::from_secs(8);
 /// before anything is sent.
 const STILL_PERHAPS: Duration = Duration::from_secs(600);
 
+/// A capture that moves keeps its slot above the budget for so many looks, ten minutes, in which what is kept does not
+/// become less: then it is too slow for what is written. The server's log goes in steps, the largest of them a checkpoint
+/// apart, so fewer would be a guess.
+const LOOKS_ABOVE: u32 = 120;
+
 /// Less is not behind: what an idle server has not told us of.
 const BEHIND: u64 = 16 << 20;
 
@@ -102,6 +107,7 @@ impl Guard {
             here: None,
             calls: sender,
             still: Still::new(),
+            above: Above::default(),
             concern: None,
         };
         Self { task: tokio::spawn(look.forever()), calls }
@@ -137,6 +143,25 @@ impl Still {
     }
 }
 
+/// How often in a row what is kept was above the budget and did not become less.
+#[derive(Debug, Default)]
+struct Above {
+    looks: u32,
+    least: u64,
+}
+
+impl Above {
+    /// Takes in what is kept, if that is above the budget. Gives whether it has been so for too long.
+    fn note(&mut self, kept: Option<u64>) -> bool {
+        *self = match kept {
+            None => Self::default(),
+            Some(kept) if self.looks == 0 || kept < self.least => Self { looks: 1, least: kept },
+            Some(_) => Self { looks: self.looks + 1, ..*self },
+        };
+        self.looks >= LOOKS_ABOVE
+    }
+}
+
 struct Look {
     source: Source,
     status: Status,
@@ -146,6 +171,7 @@ struct Look {
     here: Option<Conninfo>,
     calls: Sender<Call>,
     still: Still,
+    above: Above,
     /// What was said last, without its figures.
     concern: Option<&'static str>,
 }
@@ -189,6 +215,7 @@ impl Look {
         let server = &Server::read(client).await?;
         let observed = slot::observe(client, &self.source).await?;
         self.show(&observed, server);
+        slot::show_decoding(client, &self.source.slot).await?;
         self.tell(&observed);
         self.warn_of(&observed);
         Ok(())
@@ -221,12 +248,16 @@ impl Look {
         // What the server says of its position while nothing can be stored is no movement of ours.
         let received = if for_sure { Lsn::ZERO } else { received };
         let still = self.still.note(confirmed.unwrap_or_default(), received);
-        let over = self.source.wal_budget.is_some_and(|budget| observed.retained() > Some(budget));
+        let kept = observed.retained().filter(|kept| self.source.wal_budget.is_some_and(|budget| *kept > budget));
+        let over = kept.is_some();
+        // What is kept for other people's transactions is no slowness of ours.
+        let ours = kept.filter(|kept| observed.behind() >= kept / 2);
+        let too_slow = self.above.note(ours);
         let stands = if for_sure { still >= STILL_FOR_SURE } else { still >= STILL_PERHAPS };
         let idle = state == "streaming" && !for_sure && observed.behind() < BEHIND;
-        let call = if over && stands && !idle {
+        let call = if over && (stands || too_slow) && !idle {
             // The next call is due after as long again.
-            self.still = Still::new();
+            (self.still, self.above) = (Still::new(), Above::default());
             Call::OverBudget
         } else if state == "streaming" && self.reading.missing(&observed.publications).is_some() {
             Call::Unpublished
@@ -349,6 +380,18 @@ mod tests {
         still.since = Instant::now().checked_sub(STILL_PERHAPS).unwrap();
         assert!(still.note(Lsn(1), Lsn(2)) >= STILL_PERHAPS);
         assert!(still.note(Lsn(1), Lsn(3)) < STILL_FOR_SURE);
+    }
+
+    #[test]
+    fn what_does_not_become_less_is_too_slow() {
+        let mut above = Above::default();
+        let mut looks = |kept: &mut dyn FnMut(u32) -> Option<u64>| {
+            (1..=LOOKS_ABOVE * 3).find(|look| above.note(kept(*look)))
+        };
+        assert_eq!(looks(&mut |look| Some(100 + u64::from(look))), Some(LOOKS_ABOVE), "it grows");
+        assert_eq!(looks(&mut |look| Some(10_000 - u64::from(look / 100))), None, "it becomes less, however slowly");
+        assert_eq!(looks(&mut |look| (look % 100 != 0).then_some(50)), None, "below the budget now and then");
+        assert_eq!(looks(&mut |look| Some(if look % 7 == 0 { 51 } else { 70 })), Some(LOOKS_ABOVE + 6));
     }
 
     #[test]

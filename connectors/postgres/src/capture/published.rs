@@ -5,6 +5,11 @@
 use rowcast_engine::journal::Journal;
 use rowcast_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use super::broken::Break;
+use super::connect::{Link, Situation};
+use crate::setup::slot;
 
 /// Its name in the journal.
 pub(super) const NOTE: &str = "publications";
@@ -56,6 +61,60 @@ fn read(json: &[u8]) -> Result<Publications> {
 /// One of those before that is not there any more, or is another one by now.
 pub(super) fn missing<'a>(before: &'a [(String, u32)], now: &[(String, u32)]) -> Option<&'a str> {
     before.iter().find(|publication| !now.contains(publication)).map(|(name, _)| name.as_str())
+}
+
+impl Link {
+    /// A publication that the journal's stream reads, and that is gone or another one now.
+    ///
+    /// # Errors
+    ///
+    /// When the one that is configured does not exist and never was the stream's: nothing is lost by a wrong name, and
+    /// nothing is to be remembered of it.
+    pub(super) fn unpublished(&self, situation: &Situation) -> Result<Option<Break>> {
+        if situation.stored.slot.is_empty() {
+            return Ok(None);
+        }
+        let named = |list: &[(String, u32)], name: &str| list.iter().any(|(there, _)| there == name);
+        let stream = noted(self.ingest.journal())?.unwrap_or_default();
+        let all = &self.source.publication;
+        if !named(&situation.published, all) && !named(&stream, all) {
+            if self.source.adopt {
+                return Ok(Some(Break::another_publication(all)));
+            }
+            return Err(never_read(all, &stream));
+        }
+        let ours = self.source.publications();
+        let stream: Publications = stream.into_iter().filter(|(name, _)| ours.contains(&name.as_str())).collect();
+        Ok(missing(&stream, &situation.published).map(Break::unpublished))
+    }
+
+    /// The note of the publications that the stream is going to read, if those of before are still there.
+    pub(super) async fn publications(
+        &self,
+        client: &Client,
+        before: &[(String, u32)],
+    ) -> Result<(&'static str, Vec<u8>)> {
+        let now = slot::observe(client, &self.source).await?.publications;
+        match missing(before, &now) {
+            None => note(&now),
+            // The next connection compares with what is noted.
+            Some(name) => Err(Error::transient(format!("The publication {name} was dropped just now"))),
+        }
+    }
+}
+
+/// A wrong name is not a lost history.
+fn never_read(name: &str, noted: &[(String, u32)]) -> Error {
+    let reads: Vec<&str> = noted.iter().map(|(name, _)| name.as_str()).collect();
+    let what = if reads.is_empty() {
+        format!("The publication {name} does not exist, and is not known to be the one that the journal's stream reads")
+    } else {
+        format!("The publication {name} does not exist; the journal's stream reads {}", reads.join(" and "))
+    };
+    Error::refused(what).hint(
+        "Set source.publication as it was before. To read another publication, which has to be older than the slot's \
+         position, make it anew behind a gap: `rowcast adopt`, while rowcast does not run",
+    )
 }
 
 #[cfg(test)]

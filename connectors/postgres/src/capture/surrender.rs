@@ -42,11 +42,11 @@ impl Link {
         }
         let detail = format!(
             "rowcast has given up the replication slot {}, since the server kept {} of its log for it, more than \
-             source.wal_budget ({}), and capture could not go on: {}",
+             source.wal_budget ({}), and capture could not go on in time: {}",
             self.source.slot,
             rounded(kept),
             show_size(self.source.wal_budget.unwrap_or_default()),
-            why.as_deref().unwrap_or("it stood still")
+            why.as_deref().unwrap_or("it stood still, or was slower than what is written")
         );
         tracing::error!("{detail}. Changes from here on are lost to the journal; {ADOPT}");
         self.status.source(|source| {

@@ -51,7 +51,7 @@ pub async fn sql_session(info: &Conninfo) -> Result<(Client, Conninfo)> {
 
 async fn open(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Conninfo)> {
     let connection = Connection::connect(info, Purpose::Query).await?;
-    let here = info.at(connection.host());
+    let (here, at) = (info.at(connection.host()), connection.host().to_string());
     let stream = Adopted::new(connection, answer);
     let mut config = tokio_postgres::Config::new();
     config.user(&info.user).dbname(&info.dbname);
@@ -63,12 +63,21 @@ async fn open(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Connin
             match message {
                 Ok(AsyncMessage::Notice(notice)) => tracing::debug!("Postgres says: {}", notice.message()),
                 Ok(_) => {}
+                Err(error) if is_late(&error) => {
+                    return tracing::warn!("A session at {at} is given up: {error}");
+                }
                 // Whoever uses the client gets an error of their own.
                 Err(error) => return tracing::debug!("The SQL session ended: {error}"),
             }
         }
     });
     Ok((client, here))
+}
+
+/// Whether an answer was waited for in vain. To whoever has asked the session is only closed.
+fn is_late(error: &tokio_postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
 /// A logged-in socket that looks as if it were about to be.

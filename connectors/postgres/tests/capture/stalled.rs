@@ -114,7 +114,8 @@ async fn stalls_at(stage: &'static str, number: usize, address: SocketAddr, base
     let stall = Stall::at(address, stage).await;
     let mut capture = Capture::launch(stall.config(&config), directory.path());
     told(&capture, "s so far", stage).await;
-    told(&capture, "has not answered for 40 s", stage).await;
+    // Which is when it is tried again.
+    told(&capture, "The source is reconnecting", stage).await;
     stall.end();
     capture.streams().await;
     assert!(capture.report().source.stuck.is_none());

@@ -286,3 +286,22 @@ fn source_reason(source: &Source) -> Option<String> {
     }
     source.stuck.as_ref().map(|stuck| format!("The source is streaming, but {stuck}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_repeats_very_much_is_told() {
+        let source = |repeated| Source {
+            state: "streaming",
+            heard: Some(Instant::now()),
+            silence_max: Some(Duration::from_secs(60)),
+            repeated,
+            ..Source::default()
+        };
+        assert_eq!(source_reason(&source(MANY_REPEATED - 1)), None);
+        let reason = source_reason(&source(MANY_REPEATED)).unwrap();
+        assert!(reason.contains("repeats what the journal has: 100000 transactions"), "{reason}");
+    }
+}

@@ -151,11 +151,7 @@ fn describe_stream() {
     );
     describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
     describe_gauge!("rowcast_source_stuck", "1 while a position does not move although it has a reason to");
-    describe_gauge!(
-        "rowcast_source_silence_seconds",
-        Unit::Seconds,
-        "Since the server was last heard of"
-    );
+    describe_gauge!("rowcast_source_silence_seconds", Unit::Seconds, "Since the server was last heard of");
     describe_gauge!(
         "rowcast_source_lag_seconds",
         Unit::Seconds,
@@ -266,15 +262,22 @@ mod tests {
     fn every_metric_is_described() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut files = Vec::new();
-        for folder in ["src", "engine/src", "connectors/http/src", "connectors/kafka/src", "connectors/postgres/src"] {
+        for folder in
+            ["src", "engine/src", "connectors/http/src", "connectors/kafka/src", "connectors/postgres/src"]
+        {
             sources(&root.join(folder), &mut files);
         }
         let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
         let all = texts.concat();
-        let mut used = named(&all, &[" counter", " gauge", " histogram", ":counter", ":gauge", ":histogram", "=counter"]);
+        let mut used = named(
+            &all,
+            &[" counter", " gauge", " histogram", ":counter", ":gauge", ":histogram", "=counter"],
+        );
         // Through a function that adds a label.
         for part in all.split("count(\"").skip(1) {
-            used.extend(part.split('"').next().filter(|name| name.starts_with("rowcast_")).map(str::to_owned));
+            used.extend(
+                part.split('"').next().filter(|name| name.starts_with("rowcast_")).map(str::to_owned),
+            );
         }
         let described = named(&all, &["describe_counter", "describe_gauge", "describe_histogram"]);
         assert!(used.len() > 50, "only {} were found", used.len());

@@ -175,7 +175,10 @@ async fn of_loans(client: &Client, schema: &Schema) -> Result<Vec<Removal>> {
     let rows = client.query(sql, &[]).await.map_err(failed)?;
     let goes = |row: &tokio_postgres::Row| {
         let (relation, name): (u32, String) = (row.get(0), row.get(1));
-        Removal::goes(format!("REPLICA IDENTITY FULL of {name}"), format!("SELECT rowcast.repay({relation});"))
+        Removal::goes(
+            format!("REPLICA IDENTITY FULL of {name}"),
+            format!("SELECT rowcast.repay({relation});"),
+        )
     };
     Ok(rows.iter().map(goes).collect())
 }

@@ -274,8 +274,7 @@ impl Drop for Server {
 
 /// Where the programs of the version under test are.
 fn under_test() -> Option<PathBuf> {
-    let mut newest: Vec<_> =
-        fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut newest: Vec<_> = fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
     newest.sort();
     let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
     given.or_else(|| newest.last().map(|dir| dir.join("bin")))

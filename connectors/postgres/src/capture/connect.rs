@@ -12,8 +12,8 @@ use tokio_postgres::Client;
 
 use super::assembly::Assembly;
 use super::broken::Break;
-use super::feedback::Feedback;
 use super::during::during;
+use super::feedback::Feedback;
 use super::lasting::Repeats;
 use super::published::{self, Publications};
 use super::reading::Reading;

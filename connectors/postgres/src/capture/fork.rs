@@ -51,12 +51,7 @@ impl Fork {
 
 impl Link {
     /// Compares what the slot, which nobody reads, would send from `confirmed` on.
-    pub(super) async fn fork(
-        &self,
-        client: &Client,
-        situation: &Situation,
-        confirmed: Lsn,
-    ) -> Result<Fork> {
+    pub(super) async fn fork(&self, client: &Client, situation: &Situation, confirmed: Lsn) -> Result<Fork> {
         let stored = &situation.stored;
         let end = stored.lsn.min(situation.system.end);
         if stored.system != situation.system.id || stored.slot.is_empty() || confirmed >= end {

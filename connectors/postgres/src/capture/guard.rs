@@ -248,7 +248,8 @@ impl Look {
         // What the server says of its position while nothing can be stored is no movement of ours.
         let received = if for_sure { Lsn::ZERO } else { received };
         let still = self.still.note(confirmed.unwrap_or_default(), received);
-        let kept = observed.retained().filter(|kept| self.source.wal_budget.is_some_and(|budget| *kept > budget));
+        let kept =
+            observed.retained().filter(|kept| self.source.wal_budget.is_some_and(|budget| *kept > budget));
         let over = kept.is_some();
         // What is kept for other people's transactions is no slowness of ours.
         let ours = kept.filter(|kept| observed.behind() >= kept / 2);
@@ -389,7 +390,11 @@ mod tests {
             (1..=LOOKS_ABOVE * 3).find(|look| above.note(kept(*look)))
         };
         assert_eq!(looks(&mut |look| Some(100 + u64::from(look))), Some(LOOKS_ABOVE), "it grows");
-        assert_eq!(looks(&mut |look| Some(10_000 - u64::from(look / 100))), None, "it becomes less, however slowly");
+        assert_eq!(
+            looks(&mut |look| Some(10_000 - u64::from(look / 100))),
+            None,
+            "it becomes less, however slowly"
+        );
         assert_eq!(looks(&mut |look| (look % 100 != 0).then_some(50)), None, "below the budget now and then");
         assert_eq!(looks(&mut |look| Some(if look % 7 == 0 { 51 } else { 70 })), Some(LOOKS_ABOVE + 6));
     }

@@ -84,7 +84,8 @@ impl Link {
             return Err(never_read(all, &stream));
         }
         let ours = self.source.publications();
-        let stream: Publications = stream.into_iter().filter(|(name, _)| ours.contains(&name.as_str())).collect();
+        let stream: Publications =
+            stream.into_iter().filter(|(name, _)| ours.contains(&name.as_str())).collect();
         Ok(missing(&stream, &situation.published).map(Break::unpublished))
     }
 
@@ -107,7 +108,9 @@ impl Link {
 fn never_read(name: &str, noted: &[(String, u32)]) -> Error {
     let reads: Vec<&str> = noted.iter().map(|(name, _)| name.as_str()).collect();
     let what = if reads.is_empty() {
-        format!("The publication {name} does not exist, and is not known to be the one that the journal's stream reads")
+        format!(
+            "The publication {name} does not exist, and is not known to be the one that the journal's stream reads"
+        )
     } else {
         format!("The publication {name} does not exist; the journal's stream reads {}", reads.join(" and "))
     };

@@ -59,7 +59,12 @@ pub(super) async fn of_rights(
         found.push(requirement(&format!("snapshot of {channel}"), ok, what, sql.join(" ")));
     }
     if let Some(more) = rows.len().checked_sub(NAMED_TABLES).filter(|more| *more > 0) {
-        found.push(requirement("snapshots", ok, format!("{more} more tables whose rows cannot be read"), None));
+        found.push(requirement(
+            "snapshots",
+            ok,
+            format!("{more} more tables whose rows cannot be read"),
+            None,
+        ));
     }
     Ok(found)
 }

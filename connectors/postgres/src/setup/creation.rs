@@ -77,7 +77,9 @@ async fn watched(connection: &mut Connection, client: &Client, command: &str) ->
         }
         // It may have ended just now.
         return timeout(PROBE_EVERY, making).await.unwrap_or_else(|_| {
-            Err(Error::transient("The server does not make the replication slot any more, and has not said what came of it"))
+            Err(Error::transient(
+                "The server does not make the replication slot any more, and has not said what came of it",
+            ))
         });
     }
 }

@@ -1,5 +1,5 @@
 //! Tables that have lost their key while somebody held their publication: they were lent REPLICA IDENTITY FULL (migration
-//! V5), so that their UPDATE and DELETE go on working, and it is given back as soon as that can be.
+//! V7), so that their UPDATE and DELETE go on working, and it is given back as soon as that can be.
 
 use rowcast_engine::Result;
 use tokio_postgres::Client;
@@ -31,9 +31,12 @@ pub(crate) async fn repay(client: &mut Client) -> Result<()> {
             Err(error) => Err(error),
         };
         match done {
-            Ok(()) => tracing::info!(table, "The replica identity is again what it was before the key was lost"),
+            Ok(()) => {
+                tracing::info!(table, "The replica identity is again what it was before the key was lost")
+            }
             Err(error) => {
-                let error = sql_error("The replica identity FULL that it was lent is not given back yet", error);
+                let error =
+                    sql_error("The replica identity FULL that it was lent is not given back yet", error);
                 tracing::warn!(table, "{error}; it is tried again");
             }
         }

@@ -12,11 +12,11 @@ const FILES: [(&str, &str); 4] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
-    ("V5__lent", include_str!("../../../../migrations/V5__lent.sql")),
+    ("V7__lent", include_str!("../../../../migrations/V7__lent.sql")),
 ];
 
 /// The number of the newest one.
-const NEWEST: i32 = 5;
+const NEWEST: i32 = 7;
 
 /// Which of them have been applied.
 const HISTORY: &str = "rowcast.migrations";

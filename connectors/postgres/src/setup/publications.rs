@@ -283,7 +283,9 @@ async fn change(client: &mut Client, source: &Source, plans: impl Iterator<Item 
             for table in tables.iter().filter(|table| table.in_all && !table.identified) {
                 match loans::lend(client, source, table).await {
                     Ok(_) => {}
-                    Err(error) => tracing::warn!(table = table.channel(), "{error}: its UPDATE and DELETE fail"),
+                    Err(error) => {
+                        tracing::warn!(table = table.channel(), "{error}: its UPDATE and DELETE fail")
+                    }
                 }
             }
         }

@@ -213,9 +213,11 @@ mod tests {
         let warning = told(160_009, two()).unwrap();
         assert!(warning.contains("2 servers") && warning.contains("Postgres 16.9"), "{warning}");
         assert!(told(170_000, Config { failover: false, ..two() }).unwrap().contains("source.failover"));
-        for (version, config) in
-            [(170_000, two()), (160_009, of("postgres://me@a/db")), (160_009, Config { manage: false, ..two() })]
-        {
+        for (version, config) in [
+            (170_000, two()),
+            (160_009, of("postgres://me@a/db")),
+            (160_009, Config { manage: false, ..two() }),
+        ] {
             assert_eq!(told(version, config), None);
         }
     }

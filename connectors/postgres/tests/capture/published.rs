@@ -16,7 +16,8 @@ async fn a_wrong_name_is_no_lost_history() {
         for _ in 0..2 {
             let error = Capture::launch(wrong.clone(), directory.path()).fails().await;
             assert_eq!(error.kind(), Kind::Refused);
-            let words = "publication another does not exist; the journal's stream reads rowcast and rowcast_inserts";
+            let words =
+                "publication another does not exist; the journal's stream reads rowcast and rowcast_inserts";
             assert!(error.to_string().contains(words), "{error}");
             assert!(error.remedy().unwrap().contains("source.publication"), "{:?}", error.remedy());
         }

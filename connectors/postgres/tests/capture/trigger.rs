@@ -291,7 +291,7 @@ async fn a_key_that_is_lost_while_somebody_holds_the_publication() {
          create table p1 partition of p for values from (0) to (9); insert into p values (1, 1)",
     )
     .await;
-    let capture = Capture::start(Config { ddl: true, ..config(&server) }, directory.path()).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
     let before = server.dump();
     run(&other, "begin; create table m (id int primary key)").await;
     let changes = [
@@ -317,8 +317,6 @@ async fn a_key_that_is_lost_while_somebody_holds_the_publication() {
     assert_eq!(capture.report().source.state, "streaming");
     let told: Vec<String> = capture.events().iter().map(|event| event.brief()).collect();
     assert!(told.contains(&"update public.t O:1,2 1,3".to_owned()), "{told:?}");
-    let said = told.iter().filter(|event| event.contains(r#""table" : "public.t""#)).count();
-    assert_eq!(said, 1, "what was lent is told: {told:?}");
 
     run(&other, "commit").await;
     capture.status.look_again();
@@ -327,7 +325,8 @@ async fn a_key_that_is_lost_while_somebody_holds_the_publication() {
     assert_eq!(listed(&client, "rowcast_inserts").await, "i p t");
     assert_eq!(value(&client, "select count(*) from rowcast.lent").await, "0");
     run(&client, "update t set v = 5; insert into t values (2, 2); update u set v = 5").await;
-    until("the row", async || capture.events().iter().any(|event| event.brief() == "insert public.t 2,2")).await;
+    until("the row", async || capture.events().iter().any(|event| event.brief() == "insert public.t 2,2"))
+        .await;
     assert!(capture.events().iter().all(|event| event.new != "1,5" || event.channel == "public.u"));
     run(
         &client,

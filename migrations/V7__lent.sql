@@ -73,92 +73,42 @@ begin
         for near in
             select repay.relation union select a.relid::oid from pg_partition_ancestors(repay.relation) a
         loop
-            perform rowcast.settle(captured, near, false);
+            perform rowcast.move(captured, near, false);
         end loop;
     end loop;
 end
 $$;
 
--- The event trigger. Whatever goes wrong in here is left to rowcast's next look at the tables, and told in the
--- server's log: the application's own command never fails of it. It runs as its owner, so that whoever changes a
--- table needs no right on the publications, and so that whoever owns this function gains nothing from a superuser's
--- commands.
-create or replace function rowcast.on_ddl() returns event_trigger
-    language plpgsql security definer
+-- Puts a table into the publication that its replica identity allows, as before; where that cannot be now, it is lent
+-- one.
+alter function rowcast.settle(rowcast.capture, oid, boolean) rename to move;
+
+create function rowcast.settle(captured rowcast.capture, relation oid, created boolean) returns void
+    language plpgsql
     set search_path = pg_catalog, pg_temp
-    set lock_timeout = '10ms'
 as $$
 declare
-    item  record;
     stack text;
     why   text;
 begin
     get diagnostics stack = pg_context;
     if stack ~ 'function rowcast[.](lend|repay)[(]' then
-        -- What is lent and given back is no change of anybody's.
+        -- What these change they settle themselves.
         return;
     end if;
-    for item in
-        with touched as (
-            select coalesce(i.indrelid, d.objid) as relation,
-                   bool_or(d.command_tag in ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')) as created,
-                   max(d.object_type) as object
-            from pg_event_trigger_ddl_commands() d left join pg_index i on i.indexrelid = d.objid
-            where d.classid = 'pg_class'::regclass and d.schema_name is distinct from 'pg_temp'
-            group by 1
-        ), near as (
-            select t.relation, t.created, t.object, t.relation as oid, 0 as height from touched t
-            union all
-            select t.relation, t.created, t.object, a.relid, a.height
-            from touched t, pg_partition_ancestors(t.relation) with ordinality a(relid, height)
-            where a.relid <> t.relation
-        ), places as (
-            select k, n.relation, n.created, n.object, n.oid, n.height,
-                   rowcast.wants(k.slot, s.nspname::text, c.relname::text) as wanted,
-                   rowcast.channel(s.nspname::text, c.relname::text) as channel
-            from near n join pg_class c on c.oid = n.oid join pg_namespace s on s.oid = c.relnamespace,
-                 rowcast.capture k
-            where c.relkind in ('r', 'p') and c.relpersistence = 'p' and (k.kept or k.ddl)
-        ), tops as (
-            select p.*, p.wanted and not exists (
-                       select from places above where (above.k).slot = (p.k).slot and above.relation = p.relation
-                                                  and above.height > p.height and above.wanted) as top
-            from places p
-        )
-        select k, oid, created and top and oid = relation and (k).kept as created,
-               -- Told once, of the table that is captured.
-               case when (k).ddl and top then object end as object, channel
-        from tops
-        union all
-        -- What is dropped can take a key with it, and does not say whose.
-        select k, r.prrelid, false, null, null
-        from rowcast.capture k join pg_publication p on p.pubname = k.publication
-             join pg_publication_rel r on r.prpubid = p.oid
-        where k.kept and tg_tag like 'DROP %'
-    loop
-        begin
-            if (item.k).kept then
-                perform rowcast.settle(item.k, item.oid, item.created);
-            end if;
-        exception when others then
-            why := sqlerrm;
-            begin
-                if not rowcast.lend(item.k, item.oid) then
-                    raise log 'rowcast: % of % is left to the next look at the tables: %',
-                        tg_tag, item.oid::regclass, why;
-                end if;
-            exception when others then
-                raise log 'rowcast: % of % is left to the next look at the tables: %, and %',
-                    tg_tag, item.oid::regclass, why, sqlerrm;
-            end;
-        end;
-        if item.object is not null then
-            perform rowcast.tell((item.k).slot, tg_tag, item.object, item.channel);
-        end if;
-    end loop;
+    begin
+        perform rowcast.move(captured, relation, created);
+        return;
+    exception when others then
+        why := sqlerrm;
+    end;
+    if not rowcast.lend(captured, relation) then
+        raise exception '%', why;
+    end if;
 exception when others then
-    raise log 'rowcast: % is left to the next look at the tables: %', tg_tag, sqlerrm;
+    raise exception '%', concat_ws('; and ', why, nullif(sqlerrm, why));
 end
 $$;
 
-revoke all on function rowcast.lend(rowcast.capture, oid), rowcast.repay(oid) from public;
+revoke all on function rowcast.lend(rowcast.capture, oid), rowcast.repay(oid),
+    rowcast.settle(rowcast.capture, oid, boolean) from public;

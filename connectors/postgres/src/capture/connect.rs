@@ -239,11 +239,12 @@ impl Link {
         };
         let judged =
             resume::judge(&situation.stored, &facts).map_err(|broken| self.as_given_up(situation, broken));
-        let unpublished = self.unpublished(situation)?;
-        let noticed = self.noticed(situation).or(unpublished);
-        let broken = match (judged, noticed) {
-            (Ok(verdict), None) => return Ok(Plan::As(verdict)),
+        let broken = match (judged, self.noticed(situation)) {
             (Err(broken), _) | (Ok(_), Some(broken)) => broken,
+            (Ok(verdict), None) => match self.unpublished(situation)? {
+                Some(broken) => broken,
+                None => return Ok(Plan::As(verdict)),
+            },
         };
         if self.may_adopt(&broken, situation.slot.as_ref()) {
             if let Some(unfit) = &situation.unfit {

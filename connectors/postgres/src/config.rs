@@ -69,8 +69,8 @@ pub struct Config {
     /// When the server keeps more of its log for the slot than this, it is said, and the flow is unhealthy.
     #[serde(with = "crate::config::units::size")]
     pub wal_warning: u64,
-    /// When the server keeps more of its log for the slot than this and capture cannot go on, the slot is given up:
-    /// a gap in the history, and not a server without a disk. Never, when left out: nobody but the server's
+    /// When the server keeps more of its log for the slot than this, and capture cannot go on or is too slow to make it
+    /// less, the slot is given up: a gap in the history, and not a server without a disk. Never, when left out: nobody but the server's
     /// administrator knows how large that disk is.
     #[serde(with = "crate::config::units::optional_size")]
     pub wal_budget: Option<u64>,

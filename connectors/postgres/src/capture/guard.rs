@@ -308,7 +308,8 @@ fn concern(observed: &Observed, source: &Source) -> Option<(&'static str, String
     }
     if let Some(budget) = source.wal_budget.filter(|budget| retained > budget / BUDGET_SHARE) {
         let what = format!(
-            "{keeps}; above {} and standing still, it is given up (source.wal_budget)",
+            "{keeps}; above {} and standing still, or not becoming less for ten minutes, it is given up \
+             (source.wal_budget)",
             show_size(budget)
         );
         return Some(("budget", what));

@@ -10,8 +10,10 @@
 
 mod append;
 mod memory;
+mod opening;
 mod paired;
 mod readers;
+mod removal;
 mod rows;
 mod sequential;
 
@@ -64,6 +66,11 @@ fn main() {
     }
     if wanted("memory") {
         memory::run(dir.path());
+    }
+    // What takes minutes and gigabytes has to be asked for.
+    if wish.as_deref() == Some("opening") {
+        opening::run(dir.path());
+        removal::run(dir.path());
     }
     report.print();
 }

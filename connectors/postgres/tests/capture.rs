@@ -18,6 +18,7 @@ mod origin;
 mod partitions;
 mod prepared;
 mod publications;
+mod resnapshot;
 mod restored;
 mod resume;
 mod setup;

@@ -30,6 +30,7 @@ pub(crate) fn run(dir: &Path) {
         shape.fill(bytes);
         shape.open_often();
         shape.places();
+        shape.appends();
         shape.retention(bytes / 2);
         fs::remove_dir_all(&dir).unwrap();
     }
@@ -134,6 +135,17 @@ impl Shape<'_> {
         })
         .unwrap();
         println!("show, from a time in the middle:       {:?}", shown(Start::Time(at)));
+    }
+
+    /// What so many segments cost the writer, who looks at all of them before each megabyte.
+    fn appends(&self) {
+        let journal = self.open(Options { segment_bytes: 64 << 20, ..self.options() });
+        let mut stream = self.runtime.block_on(Stream::over(journal.clone(), 10));
+        let before = journal.summary().bytes;
+        let took = timed(|| self.runtime.block_on(crate::fill(&mut stream, 3_000_000)));
+        let bytes = journal.summary().bytes - before;
+        println!("appending {} MB beside them:           {took:?}", bytes >> 20);
+        self.close(&journal);
     }
 
     /// Appends while segments go until so many bytes are left.

@@ -1,19 +1,21 @@
 //! An end of the journal that is not there, though an index speaks of it: the newest segment was cut, or removed.
 //!
 //! An index is written when all of its segment is durable, and goes after it. So one that speaks of more than there is
-//! at the end of the journal tells that something was taken away; in the middle the next segment tells it.
+//! at the end of the journal tells that something was taken away; in the middle the next segment tells it. The segment
+//! that is being written is looked at by its writer.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::journal::compressed::open_segment;
-use crate::journal::disk::Disk;
+use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::opening::{index_paths, never_begun, segment_paths};
 use crate::journal::refusal::{MEND, broken_middle};
 use crate::journal::scan::Broken;
 use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
 use crate::journal::sidecar::{self, Said};
+use crate::journal::writer::Writer;
 
 /// What is wrong with a segment that was cut.
 pub(crate) const SHORT: &str = "it ends before its index says";
@@ -78,6 +80,30 @@ impl LostEnd {
     pub(crate) fn missing(&self) -> String {
         let Self { path, first, .. } = self;
         format!("{} is missing: its index is there, and speaks of events from {first} on", path.display())
+    }
+}
+
+impl Writer {
+    /// Somebody may have removed or cut the file that is being written: what goes into it then is nowhere.
+    pub(super) fn look_at_file(&self) -> Result<()> {
+        let file = self.shared.disk.open(&self.active.segment.path);
+        if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Err(self.taken_away("removed"));
+        }
+        file.map_or(Ok(()), |file| self.look_whole(&*file))
+    }
+
+    /// A write behind the end would hide what was cut.
+    pub(super) fn look_whole(&self, file: &dyn DiskFile) -> Result<()> {
+        let cut = file.length().is_ok_and(|length| length < self.active.written);
+        if cut { Err(self.taken_away("cut")) } else { Ok(()) }
+    }
+
+    fn taken_away(&self, how: &str) -> Error {
+        let path = self.active.segment.path.display();
+        Error::journal(format!("{path} was {how} while it was being written")).hint(
+            "Start rowcast again: it goes on behind what is left, and what Postgres has forgotten of the rest is a gap.",
+        )
     }
 }
 

@@ -319,6 +319,7 @@ impl Writer {
 
     /// Writes, waiting for room as long as it takes, unless that is not wanted.
     fn put(&self, bytes: &[u8], offset: u64, turns_away: bool) -> Result<()> {
+        self.look_whole(&*self.active.file)?;
         loop {
             match self.active.file.write_at(bytes, offset) {
                 Ok(()) => {
@@ -444,19 +445,6 @@ impl Writer {
         self.wait_while_short(&mut Round::default())?;
         self.shared.say_roomy();
         Ok(())
-    }
-
-    /// Somebody may have removed or cut the file that is being written: what goes into it then is nowhere.
-    fn look_at_file(&self) -> Result<()> {
-        let path = &self.active.segment.path;
-        let what = match self.shared.disk.open(path).and_then(|file| file.length()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "removed",
-            Ok(length) if length < self.active.written => "cut",
-            _ => return Ok(()),
-        };
-        Err(Error::journal(format!("{} was {what} while it was being written", path.display())).hint(
-            "Restart rowcast: it goes on behind what is left. What Postgres has been told to forget is told as a gap.",
-        ))
     }
 
     /// Waits while what is about to be written would take the last room of others on the file system, and while a

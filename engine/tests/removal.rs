@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use rowcast_engine::Lsn;
 use rowcast_engine::ingest::{finish_spill, spill_parts};
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::Lsn;
 use rowcast_engine::journal::{self, Options};
 
 use crate::room::{adopt, huge, soon};

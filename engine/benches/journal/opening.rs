@@ -36,6 +36,18 @@ pub(crate) fn run(dir: &Path) {
     }
 }
 
+/// What the program is told to be the process that only opens.
+pub(crate) const MEMORY_OF: &str = "memory-of";
+
+/// Opens a journal and says how much memory that took.
+pub(crate) fn memory_of(dir: &Path) {
+    let shape = Shape { dir, segment_bytes: 64 << 20, runtime: crate::runtime() };
+    let before = resident();
+    let journal = shape.open(shape.options());
+    println!("memory of the open journal:            {} kB more than before", (resident() - before) >> 10);
+    shape.close(&journal);
+}
+
 struct Shape<'a> {
     dir: &'a Path,
     segment_bytes: u64,
@@ -100,11 +112,10 @@ impl Shape<'_> {
             fs::remove_file(newest.unwrap().with_extension("idx")).unwrap();
         };
         println!("open, a segment to scan, cached:       {:?}", opened(&killed));
-        let before = resident();
-        let journal = self.open(self.options());
-        let memory = resident().saturating_sub(before);
-        println!("memory of the open journal:            {} kB more than before", memory >> 10);
-        self.close(&journal);
+        // In a process that has freed nothing yet.
+        let program = std::env::current_exe().unwrap();
+        let status = std::process::Command::new(program).arg(MEMORY_OF).arg(self.dir).status().unwrap();
+        assert!(status.success());
     }
 
     /// As `rowcast journal show` finds them, and as readers of the open journal do.

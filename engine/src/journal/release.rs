@@ -36,9 +36,12 @@ impl Release {
         let (files, removed) = sync_channel(FILES_MAX);
         let left = Arc::new(AtomicU64::new(0));
         let of_thread = Arc::clone(&left);
-        std::thread::Builder::new().name("release".into()).spawn(move || close(&removed, &of_thread)).map_err(
-            |error| Error::failed("Cannot start the thread that gives removed files back").because(error),
-        )?;
+        std::thread::Builder::new()
+            .name("release".into())
+            .spawn(move || close(&removed, &of_thread))
+            .map_err(|error| {
+                Error::failed("Cannot start the thread that gives removed files back").because(error)
+            })?;
         Ok(Self { files, left })
     }
 

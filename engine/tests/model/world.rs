@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rowcast_engine::event::{Marks, Op, Snapshot};
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::{self, Compression, Journal, Options, Read, Spill, State, StreamPosition, Sync};
+use rowcast_engine::journal::{
+    self, Compression, Journal, Options, Read, Spill, State, StreamPosition, Sync,
+};
 use rowcast_engine::record::{Builder, TxStart};
 use rowcast_engine::schema::Schema;
 use rowcast_engine::{Lsn, Result};

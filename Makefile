@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-pgbench bench-huge bench-latency bench-snapshot bench-journal \
-	bench-instructions \
+	bench-opening bench-instructions \
 	install-deps
 
 # Of PostgreSQL, for test-matrix.
@@ -81,6 +81,10 @@ bench-snapshot: ## Rows per second of a snapshot beside changes, beside COPY
 bench-journal: ## The journal's appends and reads, beside what the disk and the memory can do
 	@scripts/install-build.sh
 	cargo bench --locked -p rowcast-engine --bench journal
+
+bench-opening: ## Opening 10 GiB of journal, 10,000 segments, the removal of a huge one (10 GiB of disk; as root also uncached)
+	@scripts/install-build.sh
+	cargo bench --locked -p rowcast-engine --bench journal -- opening
 
 bench-instructions: ## Instructions of appending and reading, beside the committed counts (WRITE=--write takes them over)
 	@scripts/install-build.sh

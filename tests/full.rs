@@ -18,20 +18,20 @@ fn on(disk: &SmallDisk, database: &Database) -> Rowcast {
     Rowcast::of(database).set(&dir).set("journal.segment_size=4MB").set("journal.max_size=1GB")
 }
 
-async fn with_table(name: &str) -> Database {
+pub(crate) async fn with_table(name: &str) -> Database {
     let database = Postgres::shared().await.create_database(name).await;
     database.execute("create table t (id serial primary key, v text)").await;
     database
 }
 
-async fn insert(database: &Database, rows: u64) {
+pub(crate) async fn insert(database: &Database, rows: u64) {
     let repeat = ROW_BYTES / 32;
     let sql =
         format!("insert into t (v) select repeat(md5(i::text), {repeat}) from generate_series(1, {rows}) i");
     database.execute(&sql).await;
 }
 
-async fn publish(rowcast: &Rowcast, number: i64) -> http::Answer {
+pub(crate) async fn publish(rowcast: &Rowcast, number: i64) -> http::Answer {
     let path = "/v1/channels/custom.event/events";
     let body = number.to_string();
     soon("an answer", http::post(rowcast.address(), path, &body)).await.expect("rowcast listens")
@@ -90,7 +90,7 @@ async fn last_row(database: &Database) -> i64 {
 }
 
 /// Waits until the witness has every row and asserts that it has each once, and everybody else has too.
-async fn assert_all_told(rowcast: &Rowcast, database: &Database, witness: &Witness) {
+pub(crate) async fn assert_all_told(rowcast: &Rowcast, database: &Database, witness: &Witness) {
     let last = last_row(database).await;
     wait_for("the witness to be told everything", SOON * 3, async || {
         let told = witness.look(|memory| memory.keys("public.t").last().copied());

@@ -26,6 +26,10 @@ pub(crate) const RENAME: u32 = 64;
 pub(crate) const REMOVE: u32 = 128;
 pub(crate) const LIST: u32 = 256;
 pub(crate) const SYNC_DIR: u32 = 512;
+/// Not calls but whose they are: a fault with one of these bits is for the thread that compresses, or for all others.
+/// So the others' calls are the same again with the same seed, whatever that thread has come to.
+pub(crate) const COMPRESSOR: u32 = 1024;
+pub(crate) const OTHERS: u32 = 2048;
 pub(crate) const CHANGING: u32 = CREATE | WRITE | SYNC | TRUNCATE | RENAME | REMOVE | SYNC_DIR;
 pub(crate) const ANY: u32 = CHANGING | OPEN | READ | LIST;
 
@@ -186,10 +190,12 @@ impl FakeDisk {
         work: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut state = self.0.0.lock().unwrap();
-        while state.held && std::thread::current().name() == Some("journal") {
+        let thread = std::thread::current();
+        while state.held && thread.name() == Some("journal") {
             state = self.0.1.wait(state).unwrap();
         }
-        match state.verdict(kind) {
+        let not_for = if thread.name() == Some("compress") { OTHERS } else { COMPRESSOR };
+        match state.verdict(kind, not_for) {
             Ok(()) => work(&mut state),
             Err(error) => {
                 let power = state.dead && state.fault.take().is_some();
@@ -203,11 +209,12 @@ impl FakeDisk {
 }
 
 impl State {
-    fn verdict(&mut self, kind: u32) -> io::Result<()> {
+    fn verdict(&mut self, kind: u32, not_for: u32) -> io::Result<()> {
         if self.dead {
             return Err(io::Error::other("the power is out"));
         }
-        let Some(fault) = self.fault.as_mut().filter(|fault| fault.calls & kind != 0) else { return Ok(()) };
+        let meant = |fault: &&mut Fault| fault.calls & kind != 0 && fault.calls & not_for == 0;
+        let Some(fault) = self.fault.as_mut().filter(meant) else { return Ok(()) };
         if fault.after > 0 {
             fault.after -= 1;
             return Ok(());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rowcast_engine::feed::{Feed, From};
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::journal::{self, Options, Read, check, repair};
+use rowcast_engine::journal::{self, Options, Read, State, check, repair};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
 
@@ -285,6 +285,33 @@ async fn files_that_vanish_meanwhile_are_noticed_by_who_reads_them() {
             report.reasons
         );
         journal.close().await;
+    }
+}
+
+/// What goes into a file that is nobody's any more is nowhere: nothing more is taken.
+#[tokio::test]
+async fn a_file_that_is_taken_away_while_it_is_written_ends_writing() {
+    let ways: [(&dyn Fn(&Path), &str); 3] = [
+        (&|path| OpenOptions::new().write(true).open(path).unwrap().set_len(200).unwrap(), "was cut"),
+        (&|path| fs::remove_file(path).unwrap(), "was removed"),
+        (&|path| fs::remove_dir_all(path.parent().unwrap()).unwrap(), "was removed"),
+    ];
+    for (take, words) in ways {
+        let dir = tempfile::tempdir().unwrap();
+        let mut fixture = Fixture::open(Options::new(dir.path())).await;
+        fixture.transaction(5, "told").await;
+        let (journal, told) = (fixture.journal().clone(), fixture.journal().position().lsn);
+        take(&segments(dir.path()).pop().unwrap());
+        if words == "was cut" {
+            // By the next write, or by the look that comes before it.
+            journal.publish(&[("custom.event", b"1")], 1).await.unwrap_err();
+        }
+        let mut state = journal.state();
+        let failed = state.wait_for(|state| matches!(state, State::Failed(_)));
+        let failed = tokio::time::timeout(std::time::Duration::from_secs(20), failed).await.unwrap().unwrap();
+        assert!(matches!(&*failed, State::Failed(why) if why.contains(words)), "{failed:?}");
+        assert_eq!(journal.position().lsn, told, "nothing more is confirmed");
+        assert!(journal.publish(&[("custom.event", b"2")], 1).await.is_err());
     }
 }
 

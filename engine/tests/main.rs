@@ -22,6 +22,7 @@ mod notes;
 mod power;
 mod quick;
 mod random;
+mod removal;
 mod repair;
 mod room;
 mod seam;

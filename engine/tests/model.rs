@@ -1,6 +1,6 @@
 //! The journal against a plain list: random lives of random steps, on a disk that fails and forgets.
 //!
-//! A seed gives the same life again, step by step: `ROWCAST_SEED=7 cargo test -p rowcast-engine model::`.
+//! A seed gives the same life again, step by step (but for how far the thread has come that compresses): `ROWCAST_SEED=7 cargo test -p rowcast-engine model::`.
 
 mod expect;
 mod steps;

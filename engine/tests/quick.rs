@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rowcast_engine::Lsn;
-use rowcast_engine::journal::{self, Compression, Options};
+use rowcast_engine::journal::{self, Compression, Options, Start, first_of_last, for_each_event};
 
 use crate::seam::WatchedDisk;
 use crate::support::{Fixture, read_all};
@@ -82,6 +82,48 @@ async fn no_more_than_a_stride_is_read_to_find_a_place() {
         assert_eq!(journal.seek_last(count), all[all.len() - usize::try_from(count).unwrap()].0 - 1);
     }
     assert_eq!(disk.0.read.load(Ordering::SeqCst), before, "counting back reads nothing");
+}
+
+/// As `rowcast journal show` does, with rowcast running and without.
+#[tokio::test]
+async fn who_only_looks_finds_a_place_as_quickly() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = filled(dir.path()).await;
+    let all = read_all(fixture.journal(), 0);
+    let looked = |start: Start| {
+        let (disk, mut first) = (WatchedDisk::default(), None);
+        for_each_event(dir.path(), &disk, start, |event| {
+            first = Some((event.id, event.at));
+            false
+        })
+        .unwrap();
+        (first, disk.0.read.load(Ordering::SeqCst))
+    };
+    let last = |count: usize| {
+        let disk = WatchedDisk::default();
+        let first = first_of_last(dir.path(), &disk, count as u64).unwrap();
+        (first, disk.0.read.load(Ordering::SeqCst))
+    };
+    for running in [true, false] {
+        // The segment that is being written has no index yet: it is read, and no other.
+        let newest = if running { 3 << 20 } else { STRIDE + BATCH };
+        for at in (0..all.len()).step_by(7013) {
+            let (found, read) = looked(Start::Number(all[at].0));
+            let (id, time) = found.unwrap();
+            assert_eq!(id, all[at].0);
+            assert!(read <= newest.max(1 << 20) + (1 << 20), "{read} bytes read to find {id}");
+            let (found, read) = looked(Start::Time(time));
+            assert_eq!(found.unwrap(), (all[at / 100 * 100].0, time), "the first of its transaction");
+            assert!(read <= newest.max(1 << 20) + (1 << 20), "{read} bytes read to find a time");
+        }
+        for count in [1, 100, 1000, all.len() - 1, all.len(), all.len() + 1] {
+            let (found, read) = last(count);
+            assert_eq!(found, Some(all[all.len() - count.min(all.len())].0), "the last {count}");
+            assert!(read <= newest + 10 * HEADER, "{read} bytes read to find the last {count}");
+        }
+        assert_eq!(last(0).0, None);
+        fixture.journal().close().await;
+    }
 }
 
 #[tokio::test]

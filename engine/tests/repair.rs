@@ -136,7 +136,8 @@ async fn a_healthy_journal_is_left_alone() {
     let before = contents(dir.path());
     assert!(mend(dir.path(), false).is_sound());
     assert!(contents(dir.path()) == before);
-    // The torn end of a crash is no damage.
+    // The torn end of a crash is no damage; a segment that was closed has none, and an index that says so.
+    no_indexes(dir.path());
     cut(&segments(dir.path()).pop().unwrap(), |length| length - 7);
     let before = contents(dir.path());
     assert!(mend(dir.path(), false).is_sound());
@@ -182,6 +183,63 @@ async fn whatever_is_broken_is_mended_once() {
         assert!(gaps.ends_with(&told) && gaps.len() <= told.len() + 1, "{gaps:?} {told:?}");
         assert!(mend(dir.path(), false).is_sound(), "also after it was opened");
     }
+}
+
+/// What was there when its index was written, and is not there any more, at the end of the journal.
+const ENDS: &[Break] = &[
+    ("cut between two batches", |dir| {
+        let path = segments(dir).pop().unwrap();
+        let end = batch_end(&path, 3);
+        cut(&path, |_| end);
+    }),
+    ("cut within a batch", |dir| cut(&segments(dir).pop().unwrap(), |length| length - 20)),
+    ("cut to its header", |dir| cut(&segments(dir).pop().unwrap(), |_| 128)),
+    ("cut to nothing", |dir| cut(&segments(dir).pop().unwrap(), |_| 0)),
+    ("gone", |dir| fs::remove_file(segments(dir).pop().unwrap()).unwrap()),
+    ("two are gone", |dir| {
+        let paths = segments(dir);
+        paths[paths.len() - 2..].iter().for_each(|path| fs::remove_file(path).unwrap());
+    }),
+    ("cut, and the next one is gone", |dir| {
+        let paths = segments(dir);
+        fs::remove_file(&paths[paths.len() - 1]).unwrap();
+        cut(&paths[paths.len() - 2], |length| length - 1);
+    }),
+];
+
+#[tokio::test]
+async fn an_end_that_was_taken_away_is_missed_and_mended() {
+    let source = history().await;
+    let whole = all(copy(source.path()).path()).await;
+    for (name, damage) in ENDS {
+        println!("{name}");
+        let dir = copy(source.path());
+        damage(dir.path());
+        let before = contents(dir.path());
+        let opening = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap_err();
+        let checking = journal::check(dir.path(), &RealDisk).unwrap_err();
+        assert_eq!(opening.to_string(), checking.to_string());
+        let hint = opening.remedy().unwrap_or_default();
+        assert!(opening.kind() == Kind::Journal && hint.contains("rowcast journal repair"), "{opening}");
+        assert!(contents(dir.path()) == before, "opening changes nothing");
+        let plan = mend(dir.path(), true);
+        assert!(contents(dir.path()) == before, "only told");
+        let done = mend(dir.path(), false);
+        assert_eq!(format!("{:?}", plan.cuts), format!("{:?}", done.cuts));
+        assert!(done.gaps.len() == 1 && done.gaps[0].open_end, "{done:?}");
+        assert!(mend(dir.path(), false).is_sound(), "once is enough");
+        let gaps = mended(dir.path(), &whole).await;
+        assert_eq!(gaps, [(done.gaps[0].from, done.gaps[0].to)]);
+    }
+    // With everything: the numbers are gone, and are not given again.
+    let dir = copy(source.path());
+    segments(dir.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
+    let error = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap_err();
+    assert!(error.to_string().contains("is missing: its index is there"), "{error}");
+    let done = mend(dir.path(), false);
+    assert!(done.gaps[0].to > whole.iter().map(crate::damage::number).max().unwrap(), "{done:?}");
+    let left = all(dir.path()).await;
+    assert!(matches!(left[..], [crate::damage::Told::Gap { .. }]), "{left:?}");
 }
 
 /// Opening does not read what an index speaks for; repair does, and the index goes with what it told of.

@@ -1,12 +1,9 @@
 //! A full disk: capture waits, who publishes is turned away, readers are served, and all of it goes on by itself.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rowcast_engine::ingest::{self, finish_spill, spill_parts};
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
 use rowcast_engine::journal::{self, Journal, Options, Spill, State};
 use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Kind, Lsn};
@@ -16,7 +13,7 @@ use crate::support::{Fixture, read_all};
 
 const SOON: Duration = Duration::from_secs(20);
 
-async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, work).await.unwrap_or_else(|_| panic!("Waited {SOON:?} for {what}"))
 }
 
@@ -134,7 +131,7 @@ async fn a_journal_that_starts_on_a_full_disk_serves_what_it_holds() {
 }
 
 /// The first 3 MB and the rest of a huge transaction.
-fn huge(fixture: &mut Fixture) -> (Builder, Vec<Part>) {
+pub(crate) fn huge(fixture: &mut Fixture) -> (Builder, Vec<Part>) {
     let (mut builder, text) = (Builder::new(), "z".repeat(1000));
     fixture.begin(&mut builder);
     for _ in 0..3000 {
@@ -145,7 +142,7 @@ fn huge(fixture: &mut Fixture) -> (Builder, Vec<Part>) {
     (builder, parts)
 }
 
-async fn adopt(fixture: &Fixture, spill: Spill) {
+pub(crate) async fn adopt(fixture: &Fixture, spill: Spill) {
     let room = fixture.ingest.room().await.unwrap();
     room.adopt(fixture.journal(), spill, Lsn(fixture.lsn), 1_800_000_000_000_000);
     soon("the huge transaction", fixture.durable()).await;
@@ -238,73 +235,4 @@ async fn several_huge_transactions_at_once_are_each_whole() {
     assert!(disk.names().iter().all(|name| !name.ends_with(".tmp")));
     let report = journal::check(dir.path(), &disk).unwrap();
     assert_eq!(report.events, 3 * 3001 + rounds + 3);
-}
-
-/// The machine's disk, on which removing a file takes until somebody allows it.
-#[derive(Clone, Debug, Default)]
-struct SlowRemoval(Arc<(Mutex<bool>, Condvar)>);
-
-impl SlowRemoval {
-    fn allow(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
-    }
-}
-
-impl Disk for SlowRemoval {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.create(path)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.open(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        let allowed = self.0.0.lock().unwrap();
-        let allowed = self.0.1.wait_while(allowed, |allowed| !*allowed).unwrap();
-        drop(allowed);
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        RealDisk.space(dir)
-    }
-}
-
-#[tokio::test]
-async fn nobody_waits_for_the_removal_of_a_huge_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = SlowRemoval::default();
-    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
-    let mut fixture = Fixture::over(journal).await;
-    let mut spill = fixture.journal().spill().unwrap();
-    while spill.byte_len() < 80 << 20 {
-        let (_, parts) = huge(&mut fixture);
-        spill = spill_parts(spill, parts).await.unwrap();
-    }
-    // On this very task, which would wait for ever.
-    drop(spill);
-    let file = dir.path().join("spill-0.tmp");
-    assert!(file.exists());
-    fixture.journal().publish(&[("custom.event", b"1")], 1).await.unwrap();
-    disk.allow();
-    soon("the file to go", async {
-        while file.exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
 }

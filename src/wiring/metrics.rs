@@ -60,6 +60,11 @@ fn describe() {
     describe_gauge!("rowcast_journal_oldest_id", "Number of the oldest event held");
     describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments, as they lie on the disk");
     describe_gauge!(
+        "rowcast_journal_removed_bytes",
+        Unit::Bytes,
+        "Of files that were removed, what the file system has not given back yet"
+    );
+    describe_gauge!(
         "rowcast_journal_open",
         "1 while the journal takes events, 0 while it waits for room or has failed"
     );

@@ -8,6 +8,7 @@
 pub(crate) mod browser;
 pub(crate) mod database;
 pub(crate) mod debezium;
+pub(crate) mod failing_disk;
 pub(crate) mod follow;
 pub(crate) mod http;
 pub(crate) mod kafka;

@@ -19,6 +19,8 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_rowcast");
 pub(crate) struct Rowcast {
     arguments: Vec<String>,
     env: Vec<(String, String)>,
+    /// Who runs the program: a command and its arguments, in front of it.
+    under: Vec<String>,
     /// A port of the system's choice at first, and the same one after a restart.
     listen: String,
     process: Option<Process>,
@@ -34,6 +36,7 @@ impl Rowcast {
         Self {
             arguments: vec!["--source".into(), source.into()],
             env: Vec::new(),
+            under: Vec::new(),
             listen: "127.0.0.1:0".into(),
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -61,6 +64,12 @@ impl Rowcast {
     /// Keeps its data elsewhere than in a directory of its own.
     pub(crate) fn data_at(mut self, data: &Path) -> Self {
         self.data = data.to_owned();
+        self
+    }
+
+    /// Is run by a command, as somebody else.
+    pub(crate) fn under(mut self, command: &[&str]) -> Self {
+        self.under = command.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -116,7 +125,8 @@ impl Rowcast {
     pub(crate) fn spawn(&mut self) {
         let _ = std::fs::remove_file(self.address_file());
         let data = self.data().display().to_string();
-        let mut command = vec![PROGRAM.to_owned(), "run".into()];
+        let mut command = self.under.clone();
+        command.extend([PROGRAM.to_owned(), "run".into()]);
         command.extend(self.arguments.iter().cloned());
         command.extend(["--data", &data, "--listen", &self.listen, "--log", "json"].map(ToOwned::to_owned));
         let (log, directory) = (self.log_file(), self.directory.path());

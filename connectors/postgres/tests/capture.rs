@@ -19,6 +19,7 @@ mod partitions;
 mod prepared;
 mod publications;
 mod published;
+mod resnapshot;
 mod restored;
 mod resume;
 mod setup;

@@ -10,8 +10,10 @@
 
 mod append;
 mod memory;
+mod opening;
 mod paired;
 mod readers;
+mod removal;
 mod rows;
 mod sequential;
 
@@ -46,6 +48,10 @@ async fn fill(stream: &mut Stream, rows: usize) {
 }
 
 fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(opening::MEMORY_OF) {
+        return opening::memory_of(Path::new(&arguments.next().unwrap()));
+    }
     // Beside the binary: the temporary directory of a machine may be memory.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let dir = tempfile::tempdir_in(target).unwrap();
@@ -64,6 +70,11 @@ fn main() {
     }
     if wanted("memory") {
         memory::run(dir.path());
+    }
+    // What takes minutes and gigabytes has to be asked for.
+    if wish.as_deref() == Some("opening") {
+        opening::run(dir.path());
+        removal::run(dir.path());
     }
     report.print();
 }

@@ -33,7 +33,7 @@ impl Rounds {
     }
 }
 
-fn median<T: Copy + PartialOrd>(mut values: Vec<T>) -> T {
+pub(crate) fn median<T: Copy + PartialOrd>(mut values: Vec<T>) -> T {
     values.sort_by(|a, b| a.partial_cmp(b).unwrap());
     values[values.len() / 2]
 }

@@ -74,7 +74,7 @@ pub(crate) struct Stream {
     pub(crate) ingest: Ingest,
     pub(crate) lsn: u64,
     tables: Vec<Arc<Schema>>,
-    rows: u64,
+    row: u64,
     raw: Vec<u8>,
 }
 
@@ -98,7 +98,7 @@ impl Stream {
             ..ingest.journal().position()
         };
         ingest.identify(position, &[]).await.unwrap();
-        Self { ingest, lsn: 1000, tables, rows: 0, raw: row() }
+        Self { ingest, lsn: 1000, tables, row: 0, raw: row() }
     }
 
     pub(crate) fn journal(&self) -> &Journal {
@@ -117,6 +117,12 @@ impl Stream {
     }
 
     fn transaction(&mut self, builder: &mut Builder, rows: usize) {
+        self.begin(builder);
+        self.rows(builder, rows);
+        builder.commit(Lsn(self.lsn));
+    }
+
+    pub(crate) fn begin(&mut self, builder: &mut Builder) {
         let previous_end_lsn = Lsn(self.lsn);
         self.lsn += 100;
         builder.begin(TxStart {
@@ -126,13 +132,16 @@ impl Stream {
             committed: 1_800_000_000_000_000 + i64::try_from(self.lsn).unwrap(),
             origin: "",
         });
+    }
+
+    /// Rows of the transaction that has begun.
+    pub(crate) fn rows(&mut self, builder: &mut Builder, rows: usize) {
         for _ in 0..rows {
-            self.rows += 1;
-            let table = usize::try_from(self.rows).unwrap() % self.tables.len();
-            number(&mut self.raw, self.rows);
+            self.row += 1;
+            let table = usize::try_from(self.row).unwrap() % self.tables.len();
+            number(&mut self.raw, self.row);
             builder.change(self.tables[table].id, Op::Insert, Lsn(self.lsn - 50), &self.raw);
         }
-        builder.commit(Lsn(self.lsn));
     }
 
     /// Appends a group and waits until it is durable.

@@ -1,19 +1,23 @@
 //! Looking at a journal without opening it for writing.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::journal::compressed::open_segment;
-use crate::journal::disk::Disk;
+use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::lost_end::LostEnd;
 use crate::journal::opening::{never_begun, note_asides, segment_paths};
+use crate::journal::place::Start;
 use crate::journal::refusal::{MEND, broken_middle, broken_segment, cannot_read, misfit};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, ScanError, Scanner};
-use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader, is_compressed};
-use crate::journal::sidecar::Leftover;
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
+use crate::journal::sidecar::{self, Leftover};
+use crate::lsn::Lsn;
 use crate::record::Batch;
 
 /// What a check found.
@@ -37,29 +41,29 @@ pub struct CheckReport {
 
 /// Reads every batch of a journal. The first damage is an error that names file and offset.
 pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
-    for_each_event(dir, disk, 0, |_| true)
+    let report = for_each_event(dir, disk, Start::Earliest, |_| true)?;
+    match LostEnd::of(dir, disk)? {
+        Some(lost) => Err(lost.refusal()),
+        None => Ok(report),
+    }
 }
 
-/// Reads a journal, calling `see` for each event of whole transactions from event `from` on. When it says false the
-/// rest is not read, and the report is of what was. Segments that end before `from` are not read either.
+/// Reads a journal, calling `see` for each event of whole transactions from a place on. When it says false the rest is
+/// not read, and the report is of what was. What lies before the place is not read either, as far as indexes tell
+/// where that is.
 pub fn for_each_event(
     dir: &Path,
     disk: &dyn Disk,
-    from: u64,
+    start: Start,
     mut see: impl FnMut(&Event<'_>) -> bool,
 ) -> Result<CheckReport> {
     let registry = Registry::default();
     let mut report = CheckReport::default();
-    let paths = segment_paths(dir, disk)?;
-    if paths.is_empty() {
-        return Err(Error::journal(format!("There is no journal in {}", dir.display()))
-            .hint("Name the data directory of rowcast (--data DIR)."));
-    }
+    let paths = segments(dir, disk)?;
     let mut going = true;
     let mut last = None;
-    let starts_after = |path: &PathBuf| first_number(path).is_none_or(|first| first > from);
-    let paths =
-        paths.get(paths.partition_point(|path| !starts_after(path)).saturating_sub(1)..).unwrap_or(&[]);
+    let mut begun = false;
+    let paths = paths.get(start.segment_of(&paths, disk)..).unwrap_or(&[]);
     for (at, path) in paths.iter().enumerate() {
         let mut file = match Walk::open(path, at + 1 == paths.len(), disk)? {
             Opened::Segment(file) => file,
@@ -70,6 +74,9 @@ pub fn for_each_event(
                 continue;
             }
         };
+        if at == 0 {
+            file.go_to(start, disk, &registry);
+        }
         let previous = file.header.previous_last;
         if let Some(last) = last.filter(|last| *last != previous) {
             return Err(broken_segment(path, &misfit(previous, last)));
@@ -79,8 +86,12 @@ pub fn for_each_event(
                 report.oldest = if report.oldest == 0 { batch.first() } else { report.oldest };
                 report.newest = report.newest.max(batch.last());
             }
-            let seen =
-                batch.all_events().map(|event| going = going && (event.id < from || see(&event))).count();
+            let mut one = |event: &Event<'_>| {
+                // Times are not in order: from the first one that is late enough on.
+                begun = begun || start.is_reached(event);
+                going = going && (!begun || see(event));
+            };
+            let seen = batch.all_events().map(|event| one(&event)).count();
             if seen == batch.header().events as usize {
                 Ok(going)
             } else {
@@ -95,9 +106,14 @@ pub fn for_each_event(
     Ok(report)
 }
 
-/// The number in a segment's name: of its first event.
-fn first_number(path: &Path) -> Option<u64> {
-    path.file_stem()?.to_str()?.parse().ok()
+/// The segments of a journal, of which there is at least one.
+pub(super) fn segments(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>> {
+    let paths = segment_paths(dir, disk)?;
+    if paths.is_empty() {
+        return Err(Error::journal(format!("There is no journal in {}", dir.display()))
+            .hint("Name the data directory of rowcast (--data DIR)."));
+    }
+    Ok(paths)
 }
 
 fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
@@ -108,7 +124,7 @@ fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
     .hint(MEND)
 }
 
-enum Opened<'a> {
+pub(super) enum Opened<'a> {
     Segment(Box<Walk<'a>>),
     /// The newest one, without a header: opening removes it.
     NeverBegun,
@@ -116,11 +132,12 @@ enum Opened<'a> {
 }
 
 /// One segment file on the way through its batches.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     path: &'a Path,
     newest: bool,
-    header: SegmentHeader,
+    pub(super) header: SegmentHeader,
     length: u64,
+    file: Arc<dyn DiskFile>,
     scanner: Scanner,
     /// Batches of a transaction whose last one has not come yet; bounded by what a transaction may take in memory,
     /// since a larger one has a segment of its own, which is whole by being there.
@@ -129,11 +146,11 @@ struct Walk<'a> {
     whole: bool,
     good_end: u64,
     /// Number of the last event of a whole transaction.
-    last: u64,
+    pub(super) last: u64,
 }
 
 impl<'a> Walk<'a> {
-    fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
+    pub(super) fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
         let unreadable = |error| cannot_read(path, error);
         let file = match open_segment(disk, path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Opened::Removed),
@@ -148,13 +165,39 @@ impl<'a> Walk<'a> {
         };
         let length = file.length().map_err(unreadable)?;
         let good_end = SEGMENT_HEADER as u64;
-        let scanner = Scanner::new(file, good_end, length);
+        let scanner = Scanner::new(Arc::clone(&file), good_end, length);
         let last = header.previous_last;
         let (pending, whole) = (Vec::new(), true);
         // A compressed one was whole when it got its name.
         let newest = newest && !is_compressed(&bytes);
-        let walk = Self { path, newest, header, length, scanner, pending, whole, good_end, last };
+        let walk = Self { path, newest, header, length, file, scanner, pending, whole, good_end, last };
         Ok(Opened::Segment(Box::new(walk)))
+    }
+
+    /// What its index says of it, with its tables; `None` where there is none.
+    pub(super) fn index(&self, disk: &dyn Disk, registry: &Registry) -> Option<Segment> {
+        let segment = Segment::new(self.header, self.path.to_owned(), 0, Lsn::ZERO);
+        sidecar::load(disk, &segment, &self.file, self.newest, registry).map(|_| segment)
+    }
+
+    /// Goes to where the index says that the place is.
+    fn go_to(&mut self, start: Start, disk: &dyn Disk, registry: &Registry) {
+        if start == Start::Earliest {
+            return;
+        }
+        let Some(segment) = self.index(disk, registry) else { return };
+        self.good_end = start.offset_in(&segment);
+        self.scanner = Scanner::new(Arc::clone(&self.file), self.good_end, self.length);
+    }
+
+    /// The number of its last event, from its index or by reading it.
+    pub(super) fn end(&mut self, disk: &dyn Disk) -> Result<u64> {
+        let registry = Registry::default();
+        if let Some(segment) = self.index(disk, &registry) {
+            return Ok(segment.last());
+        }
+        self.run(&registry, &mut CheckReport::default(), |_, _| Ok(true))?;
+        Ok(self.last)
     }
 
     fn run(

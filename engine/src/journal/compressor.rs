@@ -23,8 +23,8 @@ use crate::journal::{Compression, Shared, retention};
 
 /// Of zstd: see ARCHITECTURE.md for what the others cost and give.
 const LEVEL: i32 = 1;
-/// A smaller segment gives back no more than a few blocks of the file system.
-const SMALLEST: u64 = 64 << 10;
+/// A smaller segment gives back no more than a block of the file system.
+const SMALLEST: u64 = 8 << 10;
 /// The new file is synced after so many bytes, so that no sync of the writer waits for more of it than this.
 const SYNC_BYTES: u64 = 4 << 20;
 /// A tenth of what others count where they want the processor: it gives way, and comes to an end.

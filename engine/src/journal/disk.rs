@@ -11,7 +11,7 @@ use std::time::Duration;
 pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// Makes a new, empty file for reading and writing.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// Opens a file for reading and writing.
+    /// Opens a file for reading, and for writing where that is allowed.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Gives a file another name, replacing what has it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -60,7 +60,11 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        // What may only be read can be read: a copy on a read-only file system, or one that an error has made so.
+        let refused = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied];
+        let reads = opened.as_ref().is_err_and(|error| refused.contains(&error.kind()));
+        Ok(Arc::new(if reads { File::open(path)? } else { opened? }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

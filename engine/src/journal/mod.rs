@@ -37,13 +37,16 @@ mod distance;
 mod history;
 mod holds;
 mod installation;
+mod lost_end;
 mod marks;
 mod notes;
 mod opening;
+mod place;
 mod position;
 mod reader;
 mod refusal;
 mod registry;
+mod release;
 mod repair;
 mod retention;
 mod rolling;
@@ -68,6 +71,7 @@ use uuid::Uuid;
 pub use backup::{BackupReport, backup, empty_dir};
 pub use check::{CheckReport, check, for_each_event};
 pub use opening::open;
+pub use place::{Start, first_of_last};
 pub use position::{Broken, StreamPosition};
 pub use reader::{Gone, Read, StoredTransaction};
 pub use repair::{Cut, LostNumbers, RepairReport, repair};
@@ -82,6 +86,7 @@ use crate::journal::holds::Holds;
 use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
+use crate::journal::release::Release;
 use crate::journal::room::Claim;
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
@@ -224,6 +229,8 @@ pub(crate) struct Shared {
     pub(crate) spills: AtomicU64,
     /// Held while a segment's name goes, or goes to its compressed form: else a removed one would come back.
     pub(crate) names: Mutex<()>,
+    /// Gives the blocks of removed files back.
+    pub(crate) release: Release,
     /// Huge transactions that wait for room.
     pub(crate) spills_waiting: AtomicU64,
     /// Held until the writer has closed the journal.

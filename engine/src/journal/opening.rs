@@ -24,10 +24,12 @@ use crate::journal::disk::{Disk, make_dir};
 use crate::journal::history::ASIDE;
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
+use crate::journal::lost_end::LostEnd;
 use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::refusal::{broken_segment, cannot_open, cannot_read, foreign, misfit};
 use crate::journal::registry::Registry;
+use crate::journal::release::Release;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::sidecar;
@@ -52,7 +54,11 @@ const TICK: Duration = Duration::from_secs(1);
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let lock = lock(&options.dir)?;
     let installation = installation(&options.dir, &*disk)?;
-    remove_spills(&options.dir, &*disk)?;
+    let release = Release::start()?;
+    remove_spills(&options.dir, &*disk, &release)?;
+    if let Some(lost) = LostEnd::of(&options.dir, &*disk)? {
+        return Err(lost.refusal());
+    }
     remove_lone_indexes(&options.dir, &*disk)?;
     abort::point(Point::OpenCleared);
     let registry = Registry::default();
@@ -81,6 +87,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
         names: Mutex::new(()),
+        release,
         spills_waiting: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         options,
@@ -325,6 +332,11 @@ pub(crate) fn segment_paths(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>>
     files_named(dir, disk, "seg")
 }
 
+/// Their indexes by number.
+pub(crate) fn index_paths(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>> {
+    files_named(dir, disk, "idx")
+}
+
 fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathBuf>> {
     let mut paths = disk
         .list(dir)
@@ -336,7 +348,7 @@ fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathB
 
 /// Removes what was not whole when the process ended: transactions that had not committed, a history not begun,
 /// segments that were being compressed.
-fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
+fn remove_spills(dir: &Path, disk: &dyn Disk, release: &Release) -> Result<()> {
     let ours = |path: &PathBuf| {
         path.file_name().is_some_and(|name| {
             let bytes = name.as_encoded_bytes();
@@ -345,8 +357,8 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
     };
     for path in files_named(dir, disk, "tmp")?.into_iter().filter(ours) {
         tracing::info!(path = %path.display(), "Removed a file that was not whole");
-        // Harmless if it stays.
-        let _ = disk.remove(&path);
+        // Harmless if it stays. It may be huge, and nobody waits for how huge.
+        let _ = release.remove(disk, &path);
     }
     Ok(())
 }
@@ -354,7 +366,7 @@ fn remove_spills(dir: &Path, disk: &dyn Disk) -> Result<()> {
 /// Removes the indexes of segments that were removed, or never came to be, before the process ended.
 fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
     let segments = segment_paths(dir, disk)?;
-    for path in files_named(dir, disk, "idx")? {
+    for path in index_paths(dir, disk)? {
         if segments.binary_search(&path.with_extension("seg")).is_err() {
             // Harmless if it stays.
             let _ = disk.remove(&path);

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
@@ -16,6 +17,10 @@ use crate::event::Micros;
 use crate::journal::Shared;
 use crate::journal::holds::{Claim, Loss};
 use crate::journal::segment::Segment;
+
+/// Appends wait while segments are removed, each with a sync of the directory. What is left after this time goes at the
+/// next look, a second or a megabyte later.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// Removes segments that are too old or too many. The one being written always stays. Says what keeps the journal
 /// above its `max_size`, if anything does.
@@ -27,7 +32,11 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
     shared.holds.note_newest(*shared.head.borrow());
     let mut losses = BTreeMap::new();
     let mut blocked = None;
+    let begun = Instant::now();
     for segment in segments.iter().take(segments.len().saturating_sub(1)) {
+        if begun.elapsed() > AT_ONCE || shared.release.is_behind() {
+            break;
+        }
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
         let (reason, losers) = match shared.holds.claim_on(segment.last()) {
             Claim::Free if old => ("age", Vec::new()),
@@ -96,7 +105,7 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::
     shared.segments.rcu(|segments| segments.iter().skip(1).cloned().collect::<Vec<_>>());
     abort::point(Point::RetentionListed);
     let names = shared.names.lock().unwrap_or_else(PoisonError::into_inner);
-    let removed = shared.disk.remove(&segment.path);
+    let removed = shared.release.remove(&*shared.disk, &segment.path);
     drop(names);
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

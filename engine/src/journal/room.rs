@@ -97,7 +97,7 @@ impl Shared {
 
     /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
     pub(crate) fn say_failed(&self, error: &Error) {
-        tracing::error!(%error, "The journal takes no more events until rowcast is started again");
+        tracing::error!(%error, hint = error.remedy(), "The journal takes no more events until rowcast is started again");
         self.state.send_replace(State::Failed(error.to_string()));
     }
 

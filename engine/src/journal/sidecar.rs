@@ -8,6 +8,7 @@
 //! the checksums of what it gives out.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -96,12 +97,8 @@ pub(crate) fn load(
     newest: bool,
     registry: &Registry,
 ) -> Option<Leftover> {
-    let file = disk.open(&segment.path.with_extension("idx")).ok()?;
-    let mut bytes = vec![0; usize::try_from(file.length().ok()?).ok()?];
-    file.read_at(&mut bytes, 0).ok()?;
-    let (body, crc) = bytes.split_last_chunk::<4>()?;
-    (u32::from_le_bytes(*crc) == crc32c::crc32c(body)).then_some(())?;
-    let sidecar: Sidecar = serde_json::from_slice(body).ok()?;
+    let index = segment.path.with_extension("idx");
+    let sidecar: Sidecar = read(disk, &index, longest(data.length().ok()?))?;
     (sidecar.created == segment.header.created && data.length().ok()? == sidecar.length).then_some(())?;
     // An event takes more than a byte.
     (sidecar.events < sidecar.length).then_some(())?;
@@ -124,6 +121,37 @@ pub(crate) fn load(
     let position = sidecar.position.map(|json| json.get().as_bytes().to_vec());
     let notes = sidecar.notes.into_iter().map(|(name, json)| (name, json.get().as_bytes().into())).collect();
     Some(Leftover { position, last_tx_end: Lsn(sidecar.last_tx_end), schemas, notes })
+}
+
+/// What an index says of its segment, for one who does not have the segment, or less of it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Said {
+    pub(crate) created: Micros,
+    pub(crate) length: u64,
+    pub(crate) events: u64,
+}
+
+/// Reads no more of an index than that; `None` when there is no good one.
+pub(crate) fn said(disk: &dyn Disk, index: &Path) -> Option<Said> {
+    // As many as a segment of more than 100 GB has.
+    read(disk, index, 64 << 20)
+}
+
+/// Reads an index whose checksum is right, unless it is longer than any can be.
+fn read<T: serde::de::DeserializeOwned>(disk: &dyn Disk, index: &Path, longest: u64) -> Option<T> {
+    let file = disk.open(index).ok()?;
+    let length = file.length().ok().filter(|length| *length <= longest)?;
+    let mut bytes = vec![0; usize::try_from(length).ok()?];
+    file.read_at(&mut bytes, 0).ok()?;
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    (u32::from_le_bytes(*crc) == crc32c::crc32c(body)).then_some(())?;
+    serde_json::from_slice(body).ok()
+}
+
+/// No sidecar of so much data is longer: tables and notes stand in the data as well, and an entry of the index, which
+/// speaks for a stride of data, has four numbers of 20 digits at most.
+fn longest(data: u64) -> u64 {
+    4096 + 2 * data
 }
 
 /// Whether sound batches lead from the last entry of the index to the end of the segment, and to its last event.

@@ -19,10 +19,6 @@ use crate::record::{Header, Part, seal};
 /// Ask the disk to start writing after so many bytes, so that the sync at commit is short.
 const SYNC_BYTES: u64 = 32 << 20;
 
-/// Removing a file that is larger than this is left to a thread of its own: giving back 10 GB of blocks can take
-/// longer than anybody should wait.
-const LONG_REMOVAL: u64 = 64 << 20;
-
 /// The file of one open transaction. Dropped before it is taken in, it vanishes.
 #[derive(Debug)]
 pub struct Spill {
@@ -160,19 +156,9 @@ impl Spill {
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        let length = self.byte_len();
         let Some(Spilled { path, file, .. }) = self.body.take() else { return };
-        let shared = Arc::clone(&self.shared);
         // What stays behind is removed at the next opening.
-        let remove = move || {
-            let _ = shared.disk.remove(&path);
-            // The blocks are given back when the last one who has it open closes it.
-            drop(file);
-        };
-        if length < LONG_REMOVAL {
-            remove();
-        } else {
-            let _ = std::thread::Builder::new().name("removal".into()).spawn(remove);
-        }
+        let _ = self.shared.disk.remove(&path);
+        self.shared.release.close(file);
     }
 }

@@ -319,6 +319,7 @@ impl Writer {
 
     /// Writes, waiting for room as long as it takes, unless that is not wanted.
     fn put(&self, bytes: &[u8], offset: u64, turns_away: bool) -> Result<()> {
+        self.look_whole(&*self.active.file)?;
         loop {
             match self.active.file.write_at(bytes, offset) {
                 Ok(()) => {
@@ -440,6 +441,7 @@ impl Writer {
         if self.active.segment.events() > 0 && self.active.opened.elapsed() >= age {
             self.roll()?;
         }
+        self.look_at_file()?;
         self.wait_while_short(&mut Round::default())?;
         self.shared.say_roomy();
         Ok(())

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use rowcast_engine::event::Op;
-use rowcast_engine::journal::{Read, State};
+use rowcast_engine::journal::{Compression, Read, State};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Lsn, Result};
 
 use super::expect::{Expected, Unit, digest};
 use super::world::{OpenSpill, World, read_to_head};
-use crate::disk::{CHANGING, CREATE, Fault, Ill, RENAME, SYNC, SYNC_DIR, WRITE};
+use crate::disk::{ANY, CHANGING, COMPRESSOR, CREATE, Fault, Ill, OTHERS, RENAME, SYNC, SYNC_DIR, WRITE};
 
 type Reply = Pin<Box<dyn Future<Output = Result<u64>>>>;
 
@@ -151,7 +151,7 @@ impl World {
         if large && self.disk.is_well() && self.random.chance(128) {
             // Between two parts of one transaction.
             let (after, ill) = (self.random.below(5) as u32, self.random.one_of(&[Ill::Broken, Ill::Power]));
-            self.disk.plan(Some(Fault { calls: WRITE, after, ill, times: 1, waits: 0 }));
+            self.disk.plan(Some(Fault { calls: WRITE | OTHERS, after, ill, times: 1, waits: 0 }));
         }
         let Some(room) = self.room(ingest) else { return };
         let lsn = Lsn(self.lsn);
@@ -383,10 +383,13 @@ impl World {
     /// Something that is going to happen to the disk.
     fn fault(&mut self) {
         let ill = self.random.one_of(&[Ill::Broken, Ill::Full, Ill::Full, Ill::Power, Ill::Power]);
+        let compresses = self.life().setup.compression == Compression::Zstd && self.random.chance(128);
         let calls = match ill {
             Ill::Full => CREATE | WRITE | RENAME,
+            _ if compresses => self.random.one_of(&[ANY, SYNC, SYNC_DIR, WRITE, CREATE, RENAME]),
             _ => self.random.one_of(&[CHANGING, SYNC, SYNC_DIR, WRITE, CREATE, RENAME]),
         };
+        let calls = calls | if compresses { COMPRESSOR } else { OTHERS };
         let times = if ill == Ill::Full { u32::MAX } else { self.random.one_of(&[1, 2, u32::MAX]) };
         let fault = Fault {
             calls,
@@ -402,8 +405,8 @@ impl World {
     /// The disk is full until somebody makes room, or until the journal is closed.
     fn stay_full(&mut self) {
         self.note("full");
-        let full =
-            Fault { calls: CREATE | WRITE, after: 0, ill: Ill::Full, times: u32::MAX, waits: u32::MAX };
+        let calls = CREATE | WRITE | OTHERS;
+        let full = Fault { calls, after: 0, ill: Ill::Full, times: u32::MAX, waits: u32::MAX };
         self.disk.plan(Some(full));
         self.append(0);
         let mut state = self.life().journal.state();

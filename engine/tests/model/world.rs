@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use rowcast_engine::event::{Marks, Op, Snapshot};
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::{self, Journal, Options, Read, Spill, State, StreamPosition, Sync};
+use rowcast_engine::journal::{
+    self, Compression, Journal, Options, Read, Spill, State, StreamPosition, Sync,
+};
 use rowcast_engine::record::{Builder, TxStart};
 use rowcast_engine::schema::Schema;
 use rowcast_engine::{Lsn, Result};
 use tokio::runtime::{Builder as Tokio, Runtime};
 
 use super::expect::{Expected, Past, Unit, digest, seen_in};
-use crate::disk::{ANY, FakeDisk, Fault, Ill};
+use crate::disk::{ANY, FakeDisk, Fault, Ill, OTHERS};
 use crate::random::Random;
 use crate::support::{insert, table, unlocked};
 
@@ -31,6 +33,7 @@ pub(super) struct Setup {
     pub(super) max_size: Option<u64>,
     pub(super) ages: bool,
     pub(super) hold: Option<u64>,
+    pub(super) compression: Compression,
 }
 
 impl Setup {
@@ -46,6 +49,7 @@ impl Setup {
             max_size: (always && random.chance(80)).then(|| segment_bytes * (2 + random.below(4))),
             ages: random.chance(60),
             hold: (!always || random.chance(128)).then(|| highest.saturating_sub(random.below(300))),
+            compression: if random.chance(100) { Compression::Zstd } else { Compression::None },
         }
     }
 
@@ -62,7 +66,7 @@ impl Setup {
         options.stalled_after = Duration::ZERO;
         options.retention = if self.ages { Duration::ZERO } else { FOREVER };
         options.holds = self.hold.map(|id| ("sink".to_owned(), id)).into_iter().collect::<BTreeMap<_, _>>();
-        options.seen = world.seen;
+        (options.seen, options.compression) = (world.seen, self.compression);
         options
     }
 }
@@ -181,7 +185,7 @@ impl World {
         let ill = self.random.one_of(&[Ill::Broken, Ill::Full, Ill::Power]);
         let times = self.random.one_of(&[1, u32::MAX]);
         let calls = if ill == Ill::Full { crate::disk::CREATE | crate::disk::WRITE } else { ANY };
-        Fault { calls, after: self.random.below(30) as u32, ill, times, waits: u32::MAX }
+        Fault { calls: calls | OTHERS, after: self.random.below(30) as u32, ill, times, waits: u32::MAX }
     }
 
     fn opened(&mut self, journal: Journal, setup: Setup) {

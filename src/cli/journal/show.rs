@@ -1,6 +1,5 @@
 //! `rowcast journal show`.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -8,7 +7,7 @@ use clap::Args;
 use rowcast_engine::feed::From;
 use rowcast_engine::format::native::{NativeOptions, write_event};
 use rowcast_engine::journal::disk::RealDisk;
-use rowcast_engine::journal::for_each_event;
+use rowcast_engine::journal::{Start, first_of_last, for_each_event};
 use rowcast_engine::{Error, Result};
 
 use super::journal_dir;
@@ -17,8 +16,6 @@ use crate::cli::settings::Base;
 
 /// Events between the reading thread and the printing one.
 const AHEAD: usize = 256;
-/// `last:N` remembers the numbers of no more events than this: 8 MB.
-const LAST_MAX: u64 = 1_000_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -54,7 +51,7 @@ impl Show {
 
 fn read(dir: &Path, from: From, send: &SyncSender<Result<Vec<u8>>>) {
     let read = first(dir, from).and_then(|found| match found {
-        Some((number, time)) => give(dir, number, time, send),
+        Some(start) => give(dir, start, send),
         None => Ok(()),
     });
     if let Err(error) = read {
@@ -63,40 +60,21 @@ fn read(dir: &Path, from: From, send: &SyncSender<Result<Vec<u8>>>) {
     }
 }
 
-/// The number and the time of the first event to print, whichever comes later; `None` when there is none.
-fn first(dir: &Path, from: From) -> Result<Option<(u64, i64)>> {
+/// Where the events to print begin; `None` when there are none.
+fn first(dir: &Path, from: From) -> Result<Option<Start>> {
     Ok(match from {
-        From::Latest | From::Last(0) => None,
-        From::Earliest => Some((0, i64::MIN)),
-        From::After(number) => Some((number, i64::MIN)),
-        From::Time(time) => Some((0, time)),
-        From::Last(count) if count > LAST_MAX => {
-            return Err(Error::usage(format!("last:{count} is more than last:{LAST_MAX}"))
-                .hint("Name a time or a number, or leave --from out."));
-        }
-        From::Last(count) => {
-            let mut numbers = VecDeque::new();
-            for_each_event(dir, &RealDisk, 0, |event| {
-                numbers.push_back(event.id);
-                if numbers.len() as u64 > count {
-                    numbers.pop_front();
-                }
-                true
-            })?;
-            numbers.front().map(|number| (*number, i64::MIN))
-        }
+        From::Latest => None,
+        From::Earliest => Some(Start::Earliest),
+        From::After(number) => Some(Start::Number(number)),
+        From::Time(time) => Some(Start::Time(time)),
+        From::Last(count) => first_of_last(dir, &RealDisk, count)?.map(Start::Number),
     })
 }
 
-/// Gives the events from a place on. Times are not in order: the first one that is late enough is where it starts.
-fn give(dir: &Path, number: u64, time: i64, send: &SyncSender<Result<Vec<u8>>>) -> Result<()> {
+/// Gives the events from a place on.
+fn give(dir: &Path, start: Start, send: &SyncSender<Result<Vec<u8>>>) -> Result<()> {
     let options = NativeOptions::default();
-    let mut started = false;
-    let read = for_each_event(dir, &RealDisk, number, |event| {
-        started = started || event.at >= time;
-        if !started {
-            return true;
-        }
+    let read = for_each_event(dir, &RealDisk, start, |event| {
         let mut line = Vec::new();
         write_event(&mut line, event, &options);
         send.send(Ok(line)).is_ok()
@@ -129,9 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_take_too_much_memory_is_refused() {
-        let error = first(Path::new("/nonexistent"), From::Last(LAST_MAX + 1)).unwrap_err();
-        assert!(error.to_string().contains("is more than"), "{error}");
+    fn nothing_is_shown_of_what_is_to_come() {
         assert_eq!(first(Path::new("/nonexistent"), From::Latest).unwrap(), None);
     }
 }

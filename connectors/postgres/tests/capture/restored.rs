@@ -13,7 +13,7 @@ fn at(server: &Server, of: &Config) -> Config {
 }
 
 /// A server that was copied with one captured row, went on to three, and was put back to the copy.
-async fn put_back(policy: OnGap) -> (Server, Directory, Config) {
+pub(super) async fn put_back(policy: OnGap) -> (Server, Directory, Config) {
     let (mut server, directory, config) = one_row("", policy).await;
     server.stop_in_order();
     let backup = server.copy();
@@ -205,23 +205,29 @@ async fn a_promoted_standby_that_has_everything_goes_on() {
     stays(config, capture, &directory, &expected).await;
 }
 
+/// A primary that is down, and its standby, promoted without the newest row that was captured.
+pub(super) async fn promoted_too_early(policy: OnGap) -> (Server, Server, Directory, Config) {
+    let (mut primary, mut standby, directory, config) = pair(policy).await;
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    run(&sql(&primary).await, "insert into t values (2)").await;
+    capture.wait(2).await;
+    // Both have this; the standby's slot is from before it.
+    caught_up(&primary, &standby).await;
+    standby.stop_in_order();
+    run(&sql(&primary).await, "insert into t values (3)").await;
+    capture.wait(3).await;
+    capture.stop().await;
+    primary.stop_in_order();
+    standby.launch("");
+    standby.promote();
+    let config = at(&standby, &config);
+    (primary, standby, directory, config)
+}
+
 #[tokio::test]
 async fn a_standby_that_was_promoted_too_early() {
     for policy in POLICIES {
-        let (mut primary, mut standby, directory, config) = pair(policy).await;
-        let capture = Capture::start(config.clone(), directory.path()).await;
-        run(&sql(&primary).await, "insert into t values (2)").await;
-        capture.wait(2).await;
-        // Both have this; the standby's slot is from before it.
-        caught_up(&primary, &standby).await;
-        standby.stop_in_order();
-        run(&sql(&primary).await, "insert into t values (3)").await;
-        capture.wait(3).await;
-        capture.stop().await;
-        primary.stop_in_order();
-        standby.launch("");
-        standby.promote();
-        let config = at(&standby, &config);
+        let (_primary, standby, directory, config) = promoted_too_early(policy).await;
         let capture = goes_on(config.clone(), &directory, "left timeline 1 at", "timeline").await;
         // The server repeats what both have, and that is compared with the old history.
         capture.crash().await;

@@ -11,6 +11,7 @@ use crate::journal::StreamPosition;
 use crate::journal::compressed::{FOOTER_BYTES, blanked_view};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::installation;
+use crate::journal::lost_end::{LostEnd, SHORT};
 use crate::journal::opening::{SHOWN_MAX, never_begun, segment_paths};
 use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit};
 use crate::journal::repair::mend::{Bridge, Mend};
@@ -54,6 +55,12 @@ struct Wound {
     history: Option<Lsn>,
 }
 
+impl Wound {
+    fn without_cuts(what: String) -> Self {
+        Self { cuts: Vec::new(), what, reserved: 0, before: None, history: None }
+    }
+}
+
 #[derive(Debug)]
 struct Survey<'a> {
     disk: &'a dyn Disk,
@@ -62,6 +69,8 @@ struct Survey<'a> {
     kept: Kept,
     wound: Option<Wound>,
     mends: Vec<Mend>,
+    /// What an index knows of the end.
+    lost: Option<LostEnd>,
 }
 
 pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
@@ -74,10 +83,12 @@ pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
         kept: Kept::default(),
         wound: None,
         mends: Vec::new(),
+        lost: LostEnd::of(dir, disk)?,
     };
     for (at, path) in paths.iter().enumerate() {
         survey.look(path, at + 1 == paths.len())?;
     }
+    survey.miss();
     survey.end(dir, seen);
     if !paths.is_empty() && survey.installation.is_none() {
         return Err(Error::journal(format!(
@@ -122,7 +133,9 @@ impl Survey<'_> {
                 }
             }
             // Opening removes it; only behind a bridge it would be in the way.
-            Err(_) if newest && never_begun(&bytes, read) && self.wound.is_none() => Ok(()),
+            Err(_) if newest && never_begun(&bytes, read) && self.wound.is_none() && !self.is_cut(path) => {
+                Ok(())
+            }
             Err(reason) if reason == OTHER_VERSION => Err(broken_segment(path, reason)),
             Err(reason) => {
                 let base = number_of(path);
@@ -157,13 +170,8 @@ impl Survey<'_> {
             return Err(broken_segment(path, &what)
                 .hint("Move one of the two files out of the directory, then run this again."));
         }
-        let missing = |last: u64| Wound {
-            cuts: Vec::new(),
-            what: format!("{}: {}", name_of(path), misfit(previous, last)),
-            reserved: 0,
-            before: None,
-            history: None,
-        };
+        let missing =
+            |last: u64| Wound::without_cuts(format!("{}: {}", name_of(path), misfit(previous, last)));
         let wound = match (self.wound.take(), self.kept.last) {
             (None, Some(last)) if last < previous => Some(missing(last)),
             (wound, _) => wound,
@@ -196,6 +204,21 @@ impl Survey<'_> {
         });
         self.mends.push(Mend { cuts: wound.cuts, bridge });
         self.kept.last = Some(to);
+    }
+
+    /// Whether an index knows that this file was longer.
+    fn is_cut(&self, path: &Path) -> bool {
+        self.lost.as_ref().is_some_and(|lost| lost.cut_at.is_some() && lost.path == *path)
+    }
+
+    /// What is missing behind the newest segment is a wound, too.
+    fn miss(&mut self) {
+        let Some(lost) = &self.lost else { return };
+        let wound = self.wound.get_or_insert_with(|| Wound {
+            before: lost.first.checked_sub(1),
+            ..Wound::without_cuts(lost.missing())
+        });
+        wound.reserved = wound.reserved.max(lost.last);
     }
 
     /// The end of the journal ends a wound in the newest segment: how many numbers it took is not known, but they all
@@ -237,12 +260,19 @@ impl Survey<'_> {
         let broken = walk.run().map_err(|error| cannot_read(path, error))?;
         let unfinished = || (walk.good_end, "its last transaction is not whole");
         let broken = broken.or_else(|| (walk.good_end < length).then(unfinished));
+        let lost = self.is_cut(path);
+        if lost && broken.is_none() {
+            let what = format!("{} is damaged at offset {length}: {SHORT}", name_of(path));
+            self.kept = walk.sound;
+            self.wound = Some(Wound::without_cuts(what));
+            return Ok(());
+        }
         let Some((damaged_at, reason)) = broken else {
             self.kept = walk.sound;
             return Ok(());
         };
         // A compressed one was whole when it got its name.
-        let may_be_torn = newest && !packed && header.spilled.is_none();
+        let may_be_torn = newest && !packed && header.spilled.is_none() && !lost;
         if may_be_torn && !follows(&mut walk.scanner, path)? {
             self.kept = walk.sound;
             return Ok(());
@@ -276,13 +306,7 @@ impl Survey<'_> {
             saved: PathBuf::from(format!("{}.cut-{kept_from}", path.display())),
         };
         let what = format!("{} is damaged at offset {damaged_at}: {reason}", name_of(path));
-        let wound = self.wound.get_or_insert_with(|| Wound {
-            cuts: Vec::new(),
-            what,
-            reserved: 0,
-            before: None,
-            history: None,
-        });
+        let wound = self.wound.get_or_insert_with(|| Wound::without_cuts(what));
         wound.history = history.or(wound.history);
         wound.reserved = wound.reserved.max(highest).max(base);
         wound.cuts.push(cut);

@@ -1,0 +1,139 @@
+//! An end of the journal that is not there, though an index speaks of it: the newest segment was cut, or removed.
+//!
+//! An index is written when all of its segment is durable, and goes after it. So one that speaks of more than there is
+//! at the end of the journal tells that something was taken away; in the middle the next segment tells it. The segment
+//! that is being written is looked at by its writer.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::journal::compressed::open_segment;
+use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::opening::{index_paths, never_begun, segment_paths};
+use crate::journal::refusal::{MEND, broken_middle};
+use crate::journal::scan::Broken;
+use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
+use crate::journal::sidecar::{self, Said};
+use crate::journal::writer::Writer;
+
+/// What is wrong with a segment that was cut.
+pub(crate) const SHORT: &str = "it ends before its index says";
+
+/// What is missing.
+#[derive(Debug)]
+pub(crate) struct LostEnd {
+    /// The segment.
+    pub(crate) path: PathBuf,
+    /// Its length, where it is there.
+    pub(crate) cut_at: Option<u64>,
+    /// Number of its first event.
+    pub(crate) first: u64,
+    /// Number of the last event that is known to have been there, in whichever segment.
+    pub(crate) last: u64,
+}
+
+impl LostEnd {
+    /// What is lost at the end of a journal, if anything is.
+    pub(crate) fn of(dir: &Path, disk: &dyn Disk) -> Result<Option<Self>> {
+        let (segments, indexes) = (segment_paths(dir, disk)?, index_paths(dir, disk)?);
+        let newest = segments.iter().rev().find_map(|path| match Looks::at(disk, path) {
+            Looks::Sound(header) => Some((path, header)),
+            _ => None,
+        });
+        let mut found: Option<Self> = None;
+        for index in indexes {
+            let path = index.with_extension("seg");
+            if newest.as_ref().is_some_and(|(newest, _)| path < **newest) {
+                continue;
+            }
+            let Some(said) = sidecar::said(disk, &index).filter(|said| said.events > 0) else { continue };
+            let Some(first) = number_of(&path) else { continue };
+            let cut_at = match Looks::at(disk, &path) {
+                Looks::Missing => None,
+                Looks::Empty => Some(0),
+                Looks::Sound(header) => match shorter(disk, &path, &header, &said) {
+                    Some(length) => Some(length),
+                    None => continue,
+                },
+                // That is told as what it is.
+                Looks::Other => continue,
+            };
+            let last = (first + said.events).saturating_sub(1);
+            match &mut found {
+                Some(found) => found.last = found.last.max(last),
+                None => found = Some(Self { path, cut_at, first, last }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is said of it.
+    pub(crate) fn refusal(&self) -> Error {
+        match self.cut_at {
+            Some(offset) => broken_middle(&self.path, &Broken { offset, reason: SHORT }),
+            None => Error::journal(self.missing()).hint(MEND),
+        }
+    }
+
+    /// In words, for a segment that is gone.
+    pub(crate) fn missing(&self) -> String {
+        let Self { path, first, .. } = self;
+        format!("{} is missing: its index is there, and speaks of events from {first} on", path.display())
+    }
+}
+
+impl Writer {
+    /// Somebody may have removed or cut the file that is being written: what goes into it then is nowhere.
+    pub(super) fn look_at_file(&self) -> Result<()> {
+        let file = self.shared.disk.open(&self.active.segment.path);
+        if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Err(self.taken_away("removed"));
+        }
+        file.map_or(Ok(()), |file| self.look_whole(&*file))
+    }
+
+    /// A write behind the end would hide what was cut.
+    pub(super) fn look_whole(&self, file: &dyn DiskFile) -> Result<()> {
+        let cut = file.length().is_ok_and(|length| length < self.active.written);
+        if cut { Err(self.taken_away("cut")) } else { Ok(()) }
+    }
+
+    fn taken_away(&self, how: &str) -> Error {
+        let path = self.active.segment.path.display();
+        Error::journal(format!("{path} was {how} while it was being written")).hint(
+            "Start rowcast again: it goes on behind what is left, and what Postgres has forgotten of the rest is a gap.",
+        )
+    }
+}
+
+/// The length of the segment, if it is less than the index of this very segment says.
+fn shorter(disk: &dyn Disk, path: &Path, header: &SegmentHeader, said: &Said) -> Option<u64> {
+    let length = open_segment(disk, path).and_then(|file| file.length()).ok()?;
+    (said.created == header.created && length < said.length).then_some(length)
+}
+
+/// What stands where a segment should be.
+enum Looks {
+    Sound(SegmentHeader),
+    /// A file that nothing was ever written to, as it seems.
+    Empty,
+    Missing,
+    Other,
+}
+
+impl Looks {
+    fn at(disk: &dyn Disk, path: &Path) -> Self {
+        let mut bytes = [0; SEGMENT_HEADER];
+        match disk.open(path).and_then(|file| file.read_at(&mut bytes, 0)) {
+            Ok(read) if never_begun(&bytes, read) => Self::Empty,
+            Ok(_) => SegmentHeader::decode(&bytes).map_or(Self::Other, Self::Sound),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Missing,
+            Err(_) => Self::Other,
+        }
+    }
+}
+
+fn number_of(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
+}

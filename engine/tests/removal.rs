@@ -1,0 +1,195 @@
+//! Giving back the blocks of a huge file takes long: nobody waits for it, and names vanish in their order all the same.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use rowcast_engine::Lsn;
+use rowcast_engine::ingest::{finish_spill, spill_parts};
+use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::{self, Options};
+
+use crate::room::{adopt, huge, soon};
+use crate::support::{Fixture, unlocked};
+
+/// A file of more bytes than this is one.
+const HUGE: u64 = 50_000;
+
+/// The machine's disk, which gives back the blocks of a huge file when the last one who has it open closes it (at
+/// its removal, when nobody has), and takes until somebody allows it.
+#[derive(Clone, Debug, Default)]
+struct SlowDisk(Arc<Gate>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    allowed: Mutex<bool>,
+    changed: Condvar,
+    files: Mutex<HashMap<PathBuf, Arc<Blocks>>>,
+    /// Names in the order in which they went.
+    removed: Mutex<Vec<PathBuf>>,
+}
+
+/// Of one file, held by its name and by all who have it open.
+#[derive(Debug)]
+struct Blocks {
+    gate: Arc<Gate>,
+    removed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct SlowFile {
+    inner: Arc<dyn DiskFile>,
+    _blocks: Arc<Blocks>,
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        if self.removed.load(Ordering::SeqCst) {
+            let allowed = self.gate.allowed.lock().unwrap();
+            drop(self.gate.changed.wait_while(allowed, |allowed| !*allowed).unwrap());
+        }
+    }
+}
+
+impl SlowDisk {
+    fn allow(&self) {
+        *self.0.allowed.lock().unwrap() = true;
+        self.0.changed.notify_all();
+    }
+
+    fn file(&self, path: &Path, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let new = || Arc::new(Blocks { gate: Arc::clone(&self.0), removed: AtomicBool::new(false) });
+        let blocks = Arc::clone(self.0.files.lock().unwrap().entry(path.to_owned()).or_insert_with(new));
+        Arc::new(SlowFile { inner, _blocks: blocks })
+    }
+
+    fn removed(&self, extension: &str) -> Vec<PathBuf> {
+        let mut removed = self.0.removed.lock().unwrap().clone();
+        removed.retain(|path| path.extension().is_some_and(|found| found == extension));
+        removed
+    }
+}
+
+impl Disk for SlowDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(path, RealDisk.create(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(path, RealDisk.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)?;
+        let mut files = self.0.files.lock().unwrap();
+        let replaced = files.remove(from).and_then(|blocks| files.insert(to.to_owned(), blocks));
+        drop(files);
+        drop(replaced);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let huge = fs::metadata(path)?.len() > HUGE;
+        RealDisk.remove(path)?;
+        self.0.removed.lock().unwrap().push(path.to_owned());
+        let blocks = self.0.files.lock().unwrap().remove(path);
+        if let Some(blocks) = blocks {
+            blocks.removed.store(huge, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        RealDisk.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
+        Ok((1 << 40, 1 << 40))
+    }
+}
+
+impl DiskFile for SlowFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.inner.write_at(bytes, offset)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.inner.truncate(length)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.inner.length()
+    }
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|found| found == "seg")).collect();
+    paths.sort();
+    paths
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_segment_that_retention_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SlowDisk::default();
+    let mut options = Options::new(dir.path());
+    options.segment_bytes = 100_000;
+    options.max_size = Some(2 << 20);
+    let journal = journal::open(options.clone(), Arc::new(disk.clone())).unwrap();
+    let mut fixture = Fixture::over(journal).await;
+    // One that is far larger than the others, and some that go with it.
+    let (mut builder, parts) = huge(&mut fixture);
+    let spill = spill_parts(fixture.journal().spill().unwrap(), parts).await.unwrap();
+    let spill = finish_spill(spill, builder.take_tail(Lsn(fixture.lsn))).await.unwrap();
+    adopt(&fixture, spill).await;
+    let held = segments(dir.path());
+    for _ in 0..30 {
+        soon("a transaction", fixture.transaction(100, &"y".repeat(1000))).await;
+    }
+    let removed = disk.removed("seg");
+    assert!(removed.len() > 5 && removed.is_sorted(), "{removed:?}");
+    assert!(held.iter().all(|path| removed.contains(path) && !path.exists()), "{held:?}");
+    assert!(fixture.journal().summary().bytes <= 3 << 20);
+    // Nor does the end, nor the next start.
+    soon("the end", fixture.journal().close()).await;
+    drop(fixture);
+    unlocked(dir.path());
+    let left = dir.path().join("spill-7.tmp");
+    fs::write(&left, vec![0; 100_000]).unwrap();
+    let journal = journal::open(options, Arc::new(disk.clone())).unwrap();
+    assert!(!left.exists() && disk.removed("tmp").contains(&left));
+    soon("an event", journal.publish(&[("custom.event", b"1")], 1)).await.unwrap();
+    disk.allow();
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_huge_transaction_that_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SlowDisk::default();
+    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let mut fixture = Fixture::over(journal).await;
+    let (_, parts) = huge(&mut fixture);
+    let spill = spill_parts(fixture.journal().spill().unwrap(), parts).await.unwrap();
+    // On this very task, which would wait for ever.
+    drop(spill);
+    assert!(!dir.path().join("spill-0.tmp").exists());
+    soon("an event", fixture.journal().publish(&[("custom.event", b"1")], 1)).await.unwrap();
+    disk.allow();
+}

@@ -203,19 +203,24 @@ async fn killed_while_it_is_filled_an_added_sink_ends_equal_to_the_tables() {
     let writer = keep_writing(&database, Arc::clone(&stop));
     rowcast.kill9().await;
     rowcast = add(rowcast, kafka, "second", &prefixes[1], "snapshot");
-    let mut kills = 0;
+    let (mut kills, mut before) = (0, 0);
     loop {
         rowcast.resume().await;
         let filling = wait_for("rows to be read", SOON * 2, async || {
             let filling = standing(&rowcast, "second").await["filling"].clone();
-            let rows = filling["rows"].as_u64().unwrap_or(0) > kills * 500;
-            if filling.is_null() || rows { Ok(filling) } else { Err(filling.to_string()) }
+            let rows = filling["rows"].as_u64().unwrap_or(0);
+            if filling.is_null() || rows > 0 && rows != before {
+                Ok(filling)
+            } else {
+                Err(filling.to_string())
+            }
         })
         .await;
         if filling.is_null() || kills == 4 {
             break;
         }
         println!("Killed at {filling}");
+        before = filling["rows"].as_u64().expect("a number");
         rowcast.kill9().await;
         kills += 1;
     }

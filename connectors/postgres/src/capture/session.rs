@@ -34,8 +34,13 @@ use crate::wire::{CopyFrame, CopyStream};
 const MAX_READY: usize = 4 << 20;
 
 /// A client that reads late makes the server's sends larger and thereby several times as fast, over TCP: with the
-/// window closed its kernel gathers small messages into large segments. Taken only when there is a backlog.
-const NAP_TCP: Duration = Duration::from_millis(1);
+/// window closed its kernel gathers small messages into large segments. Taken only when there is a backlog. Long enough
+/// to close the window by single rows, and for many to gather behind it.
+const NAP_TCP: Duration = Duration::from_millis(8);
+
+/// What is worth a read without a nap: half of what the receive buffer holds, so that what has gathered is taken at once.
+/// In bytes.
+const WORTH_READING: u64 = 64 * 1024;
 
 /// Over a Unix socket the server stands still when the socket is full, so only as long as it takes to fill.
 const NAP_UNIX: Duration = Duration::from_micros(100);
@@ -308,7 +313,7 @@ impl Session {
         let ready = self.assembly.builder.ready_bytes();
         let may_read =
             ready < MAX_READY && Large::has_room(&self.assembly.builder) && self.assembly.streams.has_room();
-        let nap = self.assembly.is_behind().then_some(if self.stream.is_tcp() { NAP_TCP } else { NAP_UNIX });
+        let nap = self.nap();
         let until = self.next_duty();
         if !may_read {
             // What the server sends meanwhile is not heard; that is not its silence.
@@ -338,6 +343,17 @@ impl Session {
             () = feedback.wake(until) => {}
         }
         Ok(())
+    }
+
+    /// How late to read, if at all: only what comes from a backlog.
+    fn nap(&self) -> Option<Duration> {
+        if !self.assembly.is_behind() {
+            return None;
+        }
+        if !self.stream.is_tcp() {
+            return Some(NAP_UNIX);
+        }
+        (self.stream.waiting() < WORTH_READING).then_some(NAP_TCP)
     }
 
     /// When something other than feedback is due.

@@ -72,8 +72,11 @@ async fn sinks_are_listed_paused_resumed_and_moved() {
     let _stopper = start(&server);
     at(&server, ids[9]).await;
     let standing = json!({"name": "taker", "kind": "test", "state": "running", "reason": null, "position": ids[9],
-        "newest": ids[9], "behind_events": 0, "behind_since": null, "gap": null, "delivered": 10});
-    assert_eq!(sink(&server).await, standing);
+        "newest": ids[9], "behind_events": 0, "behind_since": null, "gap": null, "delivered": 10, "started": null, "filling": null});
+    let mut shown = sink(&server).await;
+    let started = shown["started"].take();
+    assert_eq!((&started["how"], started["at"].is_i64()), (&json!("earliest"), true), "{started}");
+    assert_eq!(shown, standing);
 
     let (status, paused) = order(&server, "/v1/sinks/taker/pause", "").await;
     assert_eq!((status, &paused["state"], &paused["position"]), (200, &json!("paused"), &json!(ids[9])));

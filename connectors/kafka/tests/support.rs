@@ -20,7 +20,7 @@ use rowcast_engine::schema::{Column, Identity, Schema, Type};
 use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::{Door, Status};
 use rowcast_engine::{Lsn, Result, Stopper, stop};
-use rowcast_kafka::Config;
+use rowcast_kafka::{Config, Start};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -155,7 +155,9 @@ impl Fixture {
 
     /// Starts the door.
     pub(crate) fn deliver(&self, config: Value) -> Delivering {
-        let config: Config = serde_json::from_value(config).unwrap();
+        let mut config: Config = serde_json::from_value(config).unwrap();
+        // What a test has put into the journal before is delivered, too.
+        config.start.get_or_insert(Start::Earliest);
         let (stopper, stop) = stop();
         let status = Status::default();
         let sinks = Sinks::new(self.directory.path().join("cursors"));

@@ -272,6 +272,8 @@ impl Desk {
         let jobs = Jobs::read(&self.around.journal.notes())?;
         let (notes, named) = command::carry_out(&self.around, jobs, command).await?;
         self.note(&notes).await?;
+        // Whoever asks next finds what was wished for.
+        self.show(&Jobs::read(&self.around.journal.notes())?);
         Ok(named)
     }
 
@@ -304,7 +306,8 @@ impl Desk {
     /// Brings the board up to date: what is not being read, and what is not wanted any more.
     fn show(&self, jobs: &Jobs) {
         self.around.status.snapshots(|board| {
-            board.retain(|note, _| jobs.tables.contains_key(note));
+            // A reading that has not ended has not said yet how many rows there were.
+            board.retain(|note, _| jobs.tables.contains_key(note) || self.tables.contains_key(note));
             for (note, job) in &jobs.tables {
                 let shown = board.entry(note.clone()).or_default();
                 shown.channel = job.channel();

@@ -24,11 +24,21 @@ fn insert(first: u64, last: u64) -> String {
     format!("insert into t select i, repeat(md5(i::text), 30) from generate_series({first}, {last}) i;")
 }
 
+/// The next event; how far the reader is comes between, when a slow machine takes long over the transaction.
+async fn next_event(events: &mut Ndjson) -> Value {
+    loop {
+        let line = events.expect("the transaction").await;
+        if line["type"] != "position" {
+            return line;
+        }
+    }
+}
+
 /// Reads one transaction, rows `first` to `last`, and asserts that it is whole. Gives its position in the log.
 async fn read(events: &mut Ndjson, first: u64, last: u64) -> Value {
     let (mut lsn, mut before) = (Value::Null, 0);
     for row in first..=last {
-        let event = events.expect("the transaction").await;
+        let event = next_event(events).await;
         assert_eq!((&event["op"], &event["after"]["id"]), (&json!("insert"), &json!(row)), "{event}");
         let (seq, end) = (json!(row - first), json!(row == last));
         assert_eq!((&event["tx"]["seq"], &event["tx"]["last"]), (&seq, &end));

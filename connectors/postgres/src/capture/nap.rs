@@ -7,8 +7,13 @@ use metrics::Counter;
 use rowcast_engine::event::Micros;
 
 /// A client that reads late makes the server's sends larger and thereby several times as fast, over TCP: with the
-/// window closed its kernel gathers small messages into large segments.
-const TCP: Duration = Duration::from_millis(1);
+/// window closed its kernel gathers small messages into large segments. Long enough to close the window by single rows,
+/// and for many to gather behind it.
+const TCP: Duration = Duration::from_millis(8);
+
+/// What is worth a read without a nap: half of what the receive buffer holds on one machine, so that what has gathered
+/// is taken at once. In bytes.
+const WORTH_READING: u64 = 64 * 1024;
 
 /// Over a Unix socket the server stands still when the socket is full, so only as long as it takes to fill.
 const UNIX: Duration = Duration::from_micros(100);
@@ -22,9 +27,14 @@ pub(super) fn is_behind(sent: Micros, committed: Micros) -> bool {
     sent - committed > BEHIND
 }
 
-/// How late to read.
-pub(super) fn wanted(is_behind: bool, is_tcp: bool) -> Option<Duration> {
-    is_behind.then_some(if is_tcp { TCP } else { UNIX })
+/// How late to read; `waiting` are the bytes that the kernel has over TCP.
+pub(super) fn wanted(is_behind: bool, waiting: Option<u64>) -> Option<Duration> {
+    match waiting {
+        _ if !is_behind => None,
+        Some(WORTH_READING..) => None,
+        Some(_) => Some(TCP),
+        None => Some(UNIX),
+    }
 }
 
 /// The naps that were taken.
@@ -59,7 +69,8 @@ mod tests {
             (-1_000_000, None, None),
         ] {
             let behind = is_behind(committed + waited, committed);
-            assert_eq!((wanted(behind, true), wanted(behind, false)), (tcp, unix), "{waited}");
+            assert_eq!((wanted(behind, Some(0)), wanted(behind, None)), (tcp, unix), "{waited}");
+            assert_eq!(wanted(behind, Some(WORTH_READING)), None, "what has gathered is taken at once");
         }
         assert!(!is_behind(0, 0), "before the first message");
     }

@@ -304,7 +304,7 @@ impl Session {
         let ready = self.assembly.builder.ready_bytes();
         let may_read =
             ready < MAX_READY && Large::has_room(&self.assembly.builder) && self.assembly.streams.has_room();
-        let nap = nap::wanted(self.assembly.is_behind(), self.stream.is_tcp());
+        let nap = self.nap();
         let until = self.next_duty();
         if !may_read {
             // What the server sends meanwhile is not heard; that is not its silence.
@@ -334,6 +334,14 @@ impl Session {
             () = feedback.wake(until) => {}
         }
         Ok(())
+    }
+
+    /// How late to read, if at all.
+    fn nap(&self) -> Option<Duration> {
+        let behind = self.assembly.is_behind();
+        // The kernel is not asked where the answer changes nothing.
+        let waiting = (behind && self.stream.is_tcp()).then(|| self.stream.waiting());
+        nap::wanted(behind, waiting)
     }
 
     /// When something other than feedback is due.

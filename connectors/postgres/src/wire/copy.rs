@@ -131,6 +131,11 @@ impl CopyStream {
         self.socket.is_tcp()
     }
 
+    /// Bytes that have arrived and not been read; 0 where the kernel does not say.
+    pub fn waiting(&self) -> u64 {
+        self.socket.waiting().unwrap_or(0)
+    }
+
     /// Tells the server how far we are: written, durable, applied. A flush position lets it forget WAL for good.
     ///
     /// When dropped half-way, the next call first finishes that status.

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::io::ioctl_fionread;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -22,6 +23,16 @@ impl Socket {
     /// Whether TCP carries it, with or without TLS.
     pub fn is_tcp(&self) -> bool {
         !matches!(self, Self::Unix(_))
+    }
+
+    /// Bytes that have arrived and not been read, with TLS still enciphered. None where the kernel does not say.
+    pub(super) fn waiting(&self) -> Option<u64> {
+        match self {
+            Self::Tcp(stream) => ioctl_fionread(stream),
+            Self::Unix(stream) => ioctl_fionread(stream),
+            Self::Tls(stream) => ioctl_fionread(stream.get_ref().0),
+        }
+        .ok()
     }
 
     /// Whether a password may be sent as it is: nobody on the way can read it.

@@ -70,8 +70,8 @@ pub struct Config {
     #[serde(with = "crate::config::units::size")]
     pub wal_warning: u64,
     /// When the server keeps more of its log for the slot than this, and capture cannot go on or is too slow to make it
-    /// less, the slot is given up: a gap in the history, and not a server without a disk. Never, when left out: nobody but the server's
-    /// administrator knows how large that disk is.
+    /// less, the slot is given up: a gap in the history, and not a server without a disk. Never, when left out: nobody
+    /// but the server's administrator knows how large that disk is.
     #[serde(with = "crate::config::units::optional_size")]
     pub wal_budget: Option<u64>,
     /// Whether the server sends large transactions before they commit.

@@ -42,7 +42,7 @@ impl Removal {
 const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
 
 /// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
-const RELATIONS: [&str; 5] = ["capture", "identity", "installation", "migrations", "pattern"];
+const RELATIONS: [&str; 6] = ["capture", "identity", "installation", "migrations", "pattern", "secret"];
 
 /// What in the schema is not ours, and what outside depends on something in it. An event trigger of ours goes before.
 const FOREIGN: &str = "

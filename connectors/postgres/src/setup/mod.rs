@@ -6,6 +6,7 @@ pub(crate) mod creation;
 pub(crate) mod installation;
 mod migrations;
 pub(crate) mod publications;
+pub(crate) mod secret;
 pub(crate) mod server;
 pub(crate) mod slot;
 pub(crate) mod trigger;

@@ -51,6 +51,7 @@ impl Metrics {
 
 fn describe() {
     describe_slot();
+    describe_snapshots();
     describe_gauge!("rowcast_build_info", "The version, as a label");
     describe_gauge!("rowcast_healthy", "1 when changes flow as they should; /v1/health/flow says why not");
     describe_gauge!("rowcast_source_streaming", "1 while the replication stream runs");
@@ -140,4 +141,21 @@ fn describe_slot() {
         "rowcast_source_slots_given_up_total",
         "Slots given up because the server kept more for them than source.wal_budget"
     );
+}
+
+/// The rows that are there, read beside the stream.
+fn describe_snapshots() {
+    describe_counter!("rowcast_snapshot_rows_total", "Rows that snapshots have written");
+    describe_counter!(
+        "rowcast_snapshot_chunks_repeated_total",
+        "Chunks read again, since the table had changed or a commit was not visible yet"
+    );
+    describe_gauge!("rowcast_snapshot_unfinished_tables", "Tables whose snapshot is wanted and not done");
+    describe_gauge!(
+        "rowcast_snapshot_failed_tables",
+        "Tables that cannot be read before somebody mends something; the status says what"
+    );
+    describe_gauge!("rowcast_snapshot_table_rows", "Rows of a table written so far; of 100 tables at most");
+    describe_gauge!("rowcast_snapshot_table_estimated_rows", "Rows that the table is thought to have");
+    describe_gauge!("rowcast_snapshot_table_percent", "How much of the table has been read");
 }

@@ -3,21 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
 use rowcast_engine::snapshots::{Command, State};
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, Lsn, Result, Stop, Stopper, stop};
-use tokio::sync::mpsc;
+use rowcast_engine::{Error, Kind, Lsn, Result, Stop, Stopper, stop};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
 
 use super::command;
-use super::job::{ALL, Job, Jobs, Progress, Wanted};
+use super::job::{ALL, Job, Jobs, Wanted};
 use super::order::{ORDERS, Order, Orders, ask};
+use super::read::CHUNK_MB;
+use super::rowless::rows_last;
 use super::scan;
 use super::table::{Ended, Reading};
 use super::visible::Visible;
@@ -31,6 +33,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A table that could not be read is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// One that cannot be read before somebody has mended something: a right, a key.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Memory of all chunks that are being read, or were and wait for the stream, in megabytes: four of the largest. How many
+/// tables are read at a time changes nothing about it.
+const CHUNKS_MB: usize = 4 * CHUNK_MB as usize;
+
+/// Why a table could not be read, and when that is tried again.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    /// It does not pass by itself.
+    lasting: bool,
+    again: Instant,
+}
 
 /// The readers of one connection of the stream. They end with it.
 #[derive(Debug)]
@@ -49,6 +67,8 @@ pub(crate) struct Surroundings {
     /// The slot's birth: which history the stream is of.
     pub(crate) history: Lsn,
     pub(crate) standby: bool,
+    /// A permit for each megabyte that chunks may take.
+    pub(crate) memory: Arc<Semaphore>,
 }
 
 impl Snapshots {
@@ -73,6 +93,7 @@ impl Snapshots {
             orders,
             version,
             standby,
+            memory: Arc::new(Semaphore::new(CHUNKS_MB)),
         };
         // A thread of its own: reading must not take time from the stream, whose thread sleeps when it is behind.
         thread::Builder::new()
@@ -105,6 +126,8 @@ struct Desk {
     stops: BTreeMap<String, Stopper>,
     /// Those that have been told to.
     stopping: BTreeSet<String>,
+    /// Those that could not be read, and have not been since.
+    failed: BTreeMap<String, Failure>,
     /// The stream notes what is streamed.
     watching: bool,
 }
@@ -116,6 +139,7 @@ impl Desk {
             reading: JoinSet::new(),
             stops: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            failed: BTreeMap::new(),
             watching: false,
         }
     }
@@ -155,14 +179,11 @@ impl Desk {
         self.show(&jobs);
         // Who is paused, or not wanted any more, stops after its chunk.
         self.stops.retain(|note, _| jobs.tables.get(note).is_some_and(|job| !job.paused));
+        self.failed.retain(|note, _| jobs.tables.contains_key(note));
         let jobs_left = !jobs.tables.is_empty();
         let free = self.around.source.snapshot_tables.saturating_sub(self.reading.len());
-        let mut ready: Vec<(String, Job)> = jobs
-            .tables
-            .into_iter()
-            .filter(|(note, job)| !job.paused && !self.stops.contains_key(note))
-            .collect();
-        ready.sort_by_key(|(_, job)| (job.snapshot, job.place));
+        let mut ready = self.ready(jobs);
+        ready.sort_by_key(|(_, job)| (job.snapshot, !job.rowless, job.place));
         if ready.is_empty() && self.reading.is_empty() && self.stops.is_empty() {
             self.rest(jobs_left).await;
         }
@@ -173,7 +194,27 @@ impl Desk {
         Ok(())
     }
 
-    /// Nobody reads; `left`: what is not done is paused.
+    /// Those whose turn it is: tables with rows come when those without are done with.
+    fn ready(&self, jobs: Jobs) -> Vec<(String, Job)> {
+        let now = Instant::now();
+        let may = |note: &String, job: &Job| {
+            !job.paused && self.failed.get(note).is_none_or(|failure| failure.again <= now)
+        };
+        let first: BTreeSet<u64> = jobs
+            .tables
+            .iter()
+            .filter(|(note, job)| job.rowless && may(note, job))
+            .map(|(_, job)| job.snapshot)
+            .collect();
+        let is_ready = |(note, job): &(String, Job)| {
+            may(note, job)
+                && !self.stops.contains_key(note)
+                && (job.rowless || !first.contains(&job.snapshot))
+        };
+        jobs.tables.into_iter().filter(is_ready).collect()
+    }
+
+    /// Nobody reads; `left`: what is not done is paused, or has failed.
     async fn rest(&mut self, left: bool) {
         if self.watching {
             self.watching = false;
@@ -192,21 +233,28 @@ impl Desk {
         let (stopper, stopped) = stop();
         let reading = Reading::new(self.around.clone(), job, stopped);
         self.stops.insert(note.clone(), stopper);
-        self.reading.spawn(async move {
-            let ended = Box::pin(reading.run()).await;
-            if ended.is_err() {
-                sleep(TRY_AGAIN).await;
-            }
-            (note, ended)
-        });
+        self.reading.spawn(async move { (note, Box::pin(reading.run()).await) });
     }
 
     fn ended(&mut self, note: &str, ended: Result<Ended>) {
         self.stops.remove(note);
         self.stopping.remove(note);
-        if let Err(error) = ended {
-            tracing::warn!(hint = error.remedy(), "A snapshot waits and tries again: {error}");
+        let Err(error) = ended else {
+            self.failed.remove(note);
+            return;
+        };
+        let lasting = error.kind() != Kind::Transient;
+        let reason = error.remedy().map_or_else(|| error.to_string(), |remedy| format!("{error}. {remedy}"));
+        let known = self.failed.get(note).is_some_and(|before| before.reason == reason);
+        match (lasting, known) {
+            (_, true) => tracing::debug!("A snapshot has failed again: {error}"),
+            (true, false) => tracing::error!(hint = error.remedy(), "A snapshot has failed: {error}"),
+            (false, false) => {
+                tracing::warn!(hint = error.remedy(), "A snapshot waits and tries again: {error}");
+            }
         }
+        let again = Instant::now() + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
+        self.failed.insert(note.to_owned(), Failure { reason, lasting, again });
     }
 
     /// Has the stream note what it streams, with what it has streamed before and may still be invisible.
@@ -234,9 +282,8 @@ impl Desk {
         let client = sql_client(&self.around.source.info).await?;
         let tables = tables(&client, &self.around.source).await?;
         let mut notes = vec![(ALL.to_owned(), Vec::new())];
-        for (place, (schema, table)) in (0..).zip(tables) {
-            let snapshot = wanted.snapshot;
-            let job = Job { snapshot, place, schema, table, progress: Progress::default(), ..Job::default() };
+        for job in rows_last(&client, tables).await {
+            let job = Job { snapshot: wanted.snapshot, ..job };
             notes.push((job.note(), job.json()?));
         }
         tracing::info!(tables = notes.len() - 1, "A snapshot of all captured tables begins");
@@ -251,6 +298,8 @@ impl Desk {
 
     async fn command(&mut self, command: Command) -> Result<Vec<String>> {
         self.quiet(&command).await?;
+        // Who orders something may have mended what was wrong.
+        self.failed.clear();
         let jobs = Jobs::read(&self.around.journal.notes())?;
         let (notes, named) = command::carry_out(&self.around, jobs, command).await?;
         self.note(&notes).await?;
@@ -276,8 +325,9 @@ impl Desk {
     }
 
     /// Brings the board up to date: what is not being read, and what is not wanted any more.
-    fn show(&self, jobs: &Jobs) {
-        self.around.status.snapshots(|board| {
+    fn show(&mut self, jobs: &Jobs) {
+        let Self { around, stops, failed, .. } = self;
+        around.status.snapshots(|board| {
             board.retain(|_, shown| jobs.tables.values().any(|job| job.channel() == shown.channel));
             for (note, job) in &jobs.tables {
                 let shown = board.entry(note.clone()).or_default();
@@ -285,11 +335,23 @@ impl Desk {
                 shown.rows = job.progress.rows;
                 shown.estimate = job.progress.estimate.max(job.progress.rows);
                 shown.ad_hoc = job.ad_hoc;
-                shown.state = match (job.paused, self.stops.contains_key(note)) {
+                let is_read = stops.contains_key(note);
+                // A chunk has been written since.
+                if is_read && shown.reason.is_none() {
+                    failed.remove(note);
+                }
+                let failure = failed.get(note);
+                if let Some(failure) = failure {
+                    shown.reason = Some(failure.reason.clone());
+                }
+                if !is_read {
+                    shown.rows_per_second = 0;
+                }
+                shown.state = match (job.paused, failure) {
                     (true, _) => State::Paused,
-                    (false, true) if shown.reason.is_some() => State::Waiting,
-                    (false, true) => State::Reading,
-                    (false, false) => State::Waiting,
+                    (false, Some(failure)) if failure.lasting => State::Failed,
+                    (false, None) if is_read && shown.reason.is_none() => State::Reading,
+                    (false, _) => State::Waiting,
                 };
             }
         });

@@ -1,7 +1,13 @@
 //! The rows that are there, read beside the stream: whoever follows both ends with the table.
 
+mod failing;
+mod forged;
 mod hidden;
+mod keys;
+mod late;
 mod load;
+mod marks;
+mod orders;
 mod rows;
 mod streamed;
 mod window;

@@ -24,7 +24,7 @@ use rowcast_engine::journal::{self, Journal, Options};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Result, cursor};
 use rowcast_postgres::SnapshotMode;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use crate::config::Config;
 use crate::failure::{Failure, code};
@@ -32,6 +32,8 @@ use capture::Capture;
 use doors::Doors;
 pub(crate) use signals::Signals;
 
+/// How often it is looked whether sinks have all, when nothing more comes.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Everything has to have ended by then.
 const END_WITHIN: Duration = Duration::from_millis(9500);
 /// For the source to confirm its position and say goodbye.
@@ -132,6 +134,7 @@ impl House {
     pub(crate) async fn run(self, mut signals: Signals) -> Result<ExitCode, Failure> {
         let Self { config, journal, status, doors } = self;
         let sinks = sinks(&config);
+        let required = sinks.clone();
         let ends_by_itself = config.source.snapshot == Some(SnapshotMode::Only);
         let capture = Capture::start(config.source, &journal, &status, sinks);
         let mut capture = match capture {
@@ -144,7 +147,12 @@ impl House {
         let watch = watch::spawn(journal.clone());
         let ended = tokio::select! {
             () = signals.first() => Ok(ExitCode::SUCCESS),
-            ended = capture.refused(ends_by_itself) => ended.map_or(Ok(ExitCode::SUCCESS), |error| Err(Failure::source(error))),
+            ended = async {
+                match capture.refused(ends_by_itself).await {
+                    Some(error) => Err(Failure::source(error)),
+                    None => delivered(&journal, &status, &required).await,
+                }
+            } => ended,
         };
         tracing::info!("Stopping");
         let ended = tokio::select! {
@@ -161,6 +169,39 @@ impl House {
         };
         watch.abort();
         ended
+    }
+}
+
+/// Waits until every sink has all that the journal has, now that nothing more comes (`source.snapshot = "only"`).
+async fn delivered(journal: &Journal, status: &Status, sinks: &[String]) -> Result<ExitCode, Failure> {
+    let mut look = interval(LOOK_EVERY);
+    let mut told = false;
+    loop {
+        look.tick().await;
+        let lacking = journal.lacking(sinks);
+        if lacking.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!(sinks = lacking.join(", "), "All has been read; waiting until the sinks have it");
+        }
+        for name in &lacking {
+            let mut halted = None;
+            status.door(name, |door| {
+                let halts = matches!(door.state, "stopped" | "paused");
+                halted = halts.then(|| (door.state, door.reason.clone().unwrap_or_default()));
+            });
+            if let Some((state, reason)) = halted {
+                let what = format!(
+                    "All has been read, but the sink {name} is {state} and lacks some of it: {reason}"
+                );
+                return Err(Error::failed(what)
+                    .hint(
+                        "Nothing is lost: start it again when that is mended, and it goes on where it stands",
+                    )
+                    .into());
+            }
+        }
     }
 }
 

@@ -59,6 +59,77 @@ async fn one_that_only_reads_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn one_that_only_reads_ends_when_its_sinks_have_all() {
+    let kafka = Kafka::shared().await;
+    let prefix = kafka.prefix("only");
+    let database = Postgres::shared().await.create_database("only_sink").await;
+    database
+        .execute(
+            "create table orders (id integer primary key, note text);
+             insert into orders select i, repeat('x', 500) from generate_series(1, 40000) i",
+        )
+        .await;
+    // Nobody listens there: all is read, and nothing delivered.
+    let nowhere = ["--kafka", "127.0.0.1:1", "--topic-prefix", &prefix];
+    let mut rowcast = Rowcast::of(&database).set("source.snapshot=only").with(&nowhere);
+    rowcast.spawn();
+    let data = rowcast.data();
+    wait_for("all to be read", SOON, async || {
+        let log = rowcast.log();
+        if log.contains("waiting until the sinks have it") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(rowcast.ended(), None, "it waits");
+    assert_eq!(rowcast.terminate().await, 0);
+    // The next start delivers what is left, and ends.
+    let slot = format!("source.slot={}", database.name());
+    let ended = command(&[
+        "run",
+        "--source",
+        database.url(),
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        data.to_str().unwrap(),
+        "--set",
+        &slot,
+        "--set",
+        "source.snapshot=only",
+        "--kafka",
+        kafka.brokers(),
+        "--topic-prefix",
+        &prefix,
+    ])
+    .await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let mut records = KafkaReader::start(kafka, &prefix);
+    for id in 1..=40_000 {
+        assert_eq!(next(&mut records).await.1, json!(id));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told_to_whoever_asks() {
+    let database = Postgres::shared().await.create_database("unreadable").await;
+    database
+        .execute("create table orders (id integer primary key, note text); insert into orders values (1, '4111-secret')")
+        .await;
+    let rowcast = Rowcast::of(&database).start().await;
+    let data = rowcast.data().to_str().unwrap().to_owned();
+    let asked = command(&["snapshot", "public.orders", "--where", "note::int > 5", "--data", &data]).await;
+    assert_eq!(asked.code, 1, "{asked:?}");
+    assert!(asked.stderr.contains("22P02") && !asked.stderr.contains("4111"), "{asked:?}");
+    assert!(!rowcast.log().contains("4111"));
+    let listed = rowcast.get("/v1/snapshots").await.json();
+    assert_eq!((&listed["tables"], &listed["read"]), (&json!([]), &json!({})));
+    assert!(listed["dropped"]["public.orders"].as_str().unwrap().contains("22P02"), "{listed}");
+    assert_eq!(command(&["snapshot", "public.orders", "--data", &data]).await.code, 0);
+    let listed = rowcast.get("/v1/snapshots").await.json();
+    assert_eq!(listed, json!({"tables": [], "read": {"public.orders": 1}, "dropped": {}}));
+    assert!(rowcast.get("/metrics").await.text().contains("rowcast_snapshot_failed_tables 0"));
+}
+
+#[tokio::test]
 async fn one_that_is_asked_for_is_waited_for_and_can_be_paused() {
     let database = Postgres::shared().await.create_database("asked").await;
     database

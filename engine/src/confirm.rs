@@ -68,7 +68,7 @@ impl Journal {
     }
 
     /// Those of the push doors that lack something that the journal has.
-    pub(crate) fn lacking(&self, sinks: &[String]) -> Vec<String> {
+    pub fn lacking(&self, sinks: &[String]) -> Vec<String> {
         let newest = self.newest();
         let lacks = |sink: &&String| {
             self.shared.holds.reached_by(std::slice::from_ref(sink)).is_none_or(|number| number < newest)

@@ -1,13 +1,17 @@
 //! What is wanted of a source's snapshots, and what is told of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use metrics::gauge;
 use serde::Serialize;
 use tokio::sync::{Mutex as Turn, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::status::Status;
+
+/// Tables that have metrics of their own, since the start: each is a few series more. The others are in the sums.
+const LABELLED: usize = 100;
 
 /// Commands that may wait for the source.
 const WAITING: usize = 8;
@@ -41,6 +45,8 @@ pub enum State {
     Reading,
     /// Somebody has paused it.
     Paused,
+    /// It cannot be read before somebody has mended what is said; it is tried again now and then.
+    Failed,
 }
 
 /// A table of a snapshot that is not done.
@@ -50,7 +56,7 @@ pub struct Shown {
     pub channel: String,
     /// Whether it is being read.
     pub state: State,
-    /// What it waits for.
+    /// What it waits for; with the remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// It was asked for; else it is the initial snapshot.
@@ -94,12 +100,17 @@ pub(crate) struct Desk {
     shown: Mutex<BTreeMap<String, Shown>>,
     /// Tables that have been read since the start.
     done: Mutex<BTreeMap<String, u64>>,
+    /// Tables that were given up since the start, and why.
+    dropped: Mutex<BTreeMap<String, String>>,
+    /// Tables that have metrics of their own.
+    labelled: Mutex<BTreeSet<String>>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
         let (commands, heard) = mpsc::channel(WAITING);
-        Self { commands, heard: Turn::new(heard), shown: Mutex::default(), done: Mutex::default() }
+        let (shown, done, dropped) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { commands, heard: Turn::new(heard), shown, done, dropped, labelled: Mutex::default() }
     }
 }
 
@@ -139,10 +150,29 @@ impl Status {
         change(&mut self.snapshots.shown.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// For the source: a table is wanted; what became of an earlier wish is of no interest any more.
+    pub fn note_wanted(&self, channel: &str) {
+        self.snapshots.done.lock().unwrap_or_else(PoisonError::into_inner).remove(channel);
+        self.snapshots.dropped.lock().unwrap_or_else(PoisonError::into_inner).remove(channel);
+    }
+
     /// For the source: a table has been read whole.
     pub fn note_read(&self, channel: &str, rows: u64) {
+        self.note_wanted(channel);
         let mut done = self.snapshots.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.insert(channel.to_owned(), rows);
+    }
+
+    /// For the source: a table is not read, for good.
+    pub fn note_dropped(&self, channel: &str, why: &str) {
+        self.note_wanted(channel);
+        let mut dropped = self.snapshots.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        dropped.insert(channel.to_owned(), why.to_owned());
+    }
+
+    /// Tables that were given up since the start, and why.
+    pub fn dropped_tables(&self) -> BTreeMap<String, String> {
+        self.snapshots.dropped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tables that have been read whole since the start, with their rows.
@@ -154,5 +184,28 @@ impl Status {
     pub fn unfinished_snapshots(&self) -> Vec<Shown> {
         let shown = self.snapshots.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.values().cloned().collect()
+    }
+
+    /// Sets the gauges that `/metrics` shows of them.
+    pub(crate) fn record_snapshots(&self) {
+        let (shown, done) = (self.unfinished_snapshots(), self.read_tables());
+        let failed = shown.iter().filter(|shown| shown.state == State::Failed).count();
+        gauge!("rowcast_snapshot_failed_tables").set(failed as f64);
+        gauge!("rowcast_snapshot_unfinished_tables").set(shown.len() as f64);
+        let mut labelled = self.snapshots.labelled.lock().unwrap_or_else(PoisonError::into_inner);
+        for shown in &shown {
+            if labelled.len() < LABELLED {
+                labelled.insert(shown.channel.clone());
+            }
+        }
+        for channel in labelled.iter() {
+            let rows = done.get(channel).copied();
+            let whole = Shown { rows: rows.unwrap_or(0), estimate: rows.unwrap_or(0), ..Shown::default() };
+            let table = shown.iter().find(|shown| shown.channel == *channel).unwrap_or(&whole);
+            let set = |name: &'static str, value: f64| gauge!(name, "table" => channel.clone()).set(value);
+            set("rowcast_snapshot_table_rows", table.rows as f64);
+            set("rowcast_snapshot_table_estimated_rows", table.estimate as f64);
+            set("rowcast_snapshot_table_percent", table.percent());
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::confirm::Confirm;
 use crate::cursor::Started;
 use crate::journal::{Journal, State};
 use crate::lsn::Lsn;
+use crate::snapshots::{Shown, State as SnapshotState};
 
 /// A server that has repeated so many transactions, and goes on, had not stored for long what it was told: since each
 /// telling is stored within seconds, fewer are what a busy server does after any restart.
@@ -132,7 +133,7 @@ pub struct Report {
     /// The door in.
     pub source: Source,
     /// Tables that snapshots are reading, or are going to read.
-    pub snapshots: Vec<crate::snapshots::Shown>,
+    pub snapshots: Vec<Shown>,
     /// The journal.
     pub journal: crate::journal::Summary,
     /// The doors out by name.
@@ -208,12 +209,14 @@ impl Status {
                 reasons.extend(source.held_by.contains(name).then(|| slot_waits(&source, name, held)));
             }
         }
+        let snapshots = self.unfinished_snapshots();
+        reasons.extend(snapshots.iter().filter_map(failed_snapshot));
         Report {
             healthy: reasons.is_empty(),
             reasons,
             version: env!("CARGO_PKG_VERSION"),
             source,
-            snapshots: self.unfinished_snapshots(),
+            snapshots,
             journal,
             doors,
         }
@@ -245,6 +248,7 @@ impl Status {
         gauge!("rowcast_journal_oldest_id").set(report.journal.oldest as f64);
         gauge!("rowcast_journal_size_bytes").set(report.journal.bytes as f64);
         gauge!("rowcast_journal_compressed_segments").set(report.journal.compressed as f64);
+        self.record_snapshots();
         for (name, door) in report.doors {
             gauge!("rowcast_door_running", "door" => name.clone()).set(flag(door.state == "running"));
             if let Some(position) = door.position {
@@ -265,6 +269,12 @@ impl Status {
 /// What the server keeps for push doors alone.
 fn held_bytes(journal: &Journal, source: &Source) -> u64 {
     journal.durable().borrow().0.saturating_sub(source.confirmed_lsn.0)
+}
+
+fn failed_snapshot(shown: &Shown) -> Option<String> {
+    let why = shown.reason.as_deref().unwrap_or("no reason is known");
+    (shown.state == SnapshotState::Failed)
+        .then(|| format!("The snapshot of {} has failed: {why}", shown.channel))
 }
 
 fn slot_waits(source: &Source, sink: &str, held: u64) -> String {

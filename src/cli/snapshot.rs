@@ -1,5 +1,6 @@
 //! `rowcast snapshot`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -73,7 +74,8 @@ struct Answer {
 #[derive(Deserialize)]
 struct Listed {
     tables: Vec<Standing>,
-    read: std::collections::BTreeMap<String, u64>,
+    read: BTreeMap<String, u64>,
+    dropped: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -148,16 +150,39 @@ fn follow(client: &Client, tables: &[String]) -> Result<()> {
             return Err(Error::failed(format!("The snapshot of {} is paused", harmless(&paused.channel)))
                 .hint("rowcast snapshot TABLE --resume lets it go on"));
         }
+        if let Some(failed) = left.iter().find(|shown| shown.state == "failed") {
+            let why = failed.reason.as_deref().unwrap_or("the log says why");
+            let what = format!("The snapshot of {} has failed: {}", harmless(&failed.channel), harmless(why));
+            return Err(Error::failed(what).hint(format!(
+                "It is tried again every minute. `rowcast snapshot {} --cancel` ends it",
+                harmless(&failed.channel)
+            )));
+        }
         if left.is_empty() {
-            let lines = tables.iter().map(|table| match listed.read.get(table) {
-                Some(rows) => format!("{}: {rows} rows\n", harmless(table)),
-                None => format!("{}: not read; the log says why\n", harmless(table)),
-            });
-            return output::print(&lines.collect::<String>());
+            return tell(tables, &listed);
         }
         // A look at a program that works on its own; nothing depends on when.
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// What has become of them, now that all are done.
+fn tell(tables: &[String], listed: &Listed) -> Result<()> {
+    let read = tables.iter().filter_map(|table| Some((table, listed.read.get(table)?)));
+    let lines: String = read.map(|(table, rows)| format!("{}: {rows} rows\n", harmless(table))).collect();
+    output::print(&lines)?;
+    let missing: Vec<String> = tables
+        .iter()
+        .filter(|table| !listed.read.contains_key(*table))
+        .map(|table| match listed.dropped.get(table) {
+            Some(why) => format!("{} {}", harmless(table), harmless(why)),
+            None => format!("{} was cancelled, or is not known any more", harmless(table)),
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed(format!("Not all was read: {}", missing.join("; "))))
 }
 
 /// Draws over what was drawn before; gives how many lines there are now.
@@ -210,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_person_sees_how_far_it_is() {
-        let listed: Listed = serde_json::from_value(json!({"read": {}, "tables": [{
+        let listed: Listed = serde_json::from_value(json!({"read": {}, "dropped": {}, "tables": [{
             "channel": "public.orders", "state": "reading", "ad_hoc": true, "rows": 500, "estimate": 1000,
             "percent": 50.0, "rows_per_second": 250
         }, {
@@ -221,6 +246,9 @@ mod tests {
         let expected = "public.orders  ████████████░░░░░░░░░░░░  50.0 %  500 of about 1000 rows, 250/s  reading\n\
              public.t for a and b  ░░░░░░░░░░░░░░░░░░░░░░░░   0.0 %  0 of about 0 rows, 0/s  waiting\n";
         assert_eq!(describe(&listed), expected);
-        assert_eq!(describe(&Listed { tables: vec![], read: [].into() }), "No snapshot is under way\n");
+        assert_eq!(
+            describe(&Listed { tables: vec![], read: [].into(), dropped: [].into() }),
+            "No snapshot is under way\n"
+        );
     }
 }

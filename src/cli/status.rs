@@ -17,6 +17,9 @@ use crate::config::units::{approximate_size, approximate_time};
 use crate::failure::{Failure, code};
 use crate::wiring;
 
+/// Tables of snapshots that are named.
+const SNAPSHOTS_SHOWN: usize = 8;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -39,6 +42,8 @@ struct Report {
     reasons: Vec<String>,
     version: String,
     source: Source,
+    #[serde(default)]
+    snapshots: Vec<Snapshot>,
     journal: Journal,
     doors: BTreeMap<String, Door>,
     now: i64,
@@ -61,6 +66,15 @@ struct Source {
 #[derive(Deserialize)]
 struct Captured {
     inserts_only: bool,
+}
+
+#[derive(Deserialize)]
+struct Snapshot {
+    channel: String,
+    state: String,
+    reason: Option<String>,
+    rows: u64,
+    estimate: u64,
 }
 
 #[derive(Deserialize)]
@@ -121,6 +135,10 @@ fn describe(report: &Report, style: &Style) -> String {
         );
     };
     part("source", &report.source.state, &source_lines(&report.source));
+    if !report.snapshots.is_empty() {
+        let reads = report.snapshots.iter().any(|shown| shown.state == "reading");
+        part("snapshot", if reads { "running" } else { "waiting" }, &snapshot_lines(&report.snapshots));
+    }
     part("journal", &report.journal.state, &journal_lines(&report.journal, report.now));
     for (name, door) in &report.doors {
         let mut lines = vec![door_line(door, report)];
@@ -149,6 +167,29 @@ fn source_lines(source: &Source) -> Vec<String> {
     }
     if source.reconnects > 0 {
         lines.push(format!("connected again {}", plural(source.reconnects, "time")));
+    }
+    lines
+}
+
+/// Those that are under way first; no more than a screen has room for.
+fn snapshot_lines(snapshots: &[Snapshot]) -> Vec<String> {
+    let mut shown: Vec<&Snapshot> = snapshots.iter().collect();
+    shown.sort_by_key(|shown| shown.state == "waiting");
+    let line = |shown: &&Snapshot| {
+        let reason = shown.reason.as_ref().map(|reason| format!(": {}", harmless(reason)));
+        format!(
+            "{}, {} of about {} rows, {}{}",
+            harmless(&shown.channel),
+            shown.rows,
+            shown.estimate,
+            harmless(&shown.state),
+            reason.unwrap_or_default()
+        )
+    };
+    let mut lines: Vec<String> = shown.iter().take(SNAPSHOTS_SHOWN).map(line).collect();
+    let more = shown.len().saturating_sub(SNAPSHOTS_SHOWN) as u64;
+    if more > 0 {
+        lines.push(format!("and {} (rowcast snapshot --status)", plural(more, "more table")));
     }
     lines
 }
@@ -228,6 +269,17 @@ kafka     running   0 events delivered, at 9
 ";
         assert_eq!(describe(&report("streaming", &[]), &Style::new(false)), expected);
         let ill = describe(&report("stopped", &["The source is stopped: gone"]), &Style::new(false));
+        let mut reading = report("streaming", &[]);
+        reading.snapshots = serde_json::from_value(json!([
+            {"channel": "public.a", "state": "waiting", "rows": 0, "estimate": 0},
+            {"channel": "public.b", "state": "reading", "rows": 5, "estimate": 10},
+        ]))
+        .unwrap();
+        let lines = "\
+snapshot  running   public.b, 5 of about 10 rows, reading
+                    public.a, 0 of about 0 rows, waiting
+";
+        assert!(describe(&reading, &Style::new(false)).contains(lines));
         assert!(ill.starts_with("rowcast 1.0 is not healthy\n  ✗ The source is stopped: gone\n"), "{ill}");
     }
 }

@@ -54,6 +54,7 @@ fn describe() {
     describe_stream();
     describe_sinks();
     describe_clients();
+    describe_snapshots();
     describe_gauge!("rowcast_build_info", "The version, as a label");
     describe_gauge!("rowcast_healthy", "1 when changes flow as they should; /v1/health/flow says why not");
     describe_gauge!("rowcast_journal_newest_id", "Number of the newest event");
@@ -196,11 +197,6 @@ fn describe_stream() {
         "rowcast_source_streaming_given_up_total",
         "Times that source.streaming was given up until the next start"
     );
-    describe_counter!("rowcast_snapshot_rows_total", "Rows that snapshots have read");
-    describe_counter!(
-        "rowcast_snapshot_chunks_repeated_total",
-        "Chunks that were read again, since they did not see what had been streamed before"
-    );
     describe_counter!(
         "rowcast_unrendered_values_total",
         "Values that could not be shown, by format and reason; their events name them"
@@ -240,6 +236,23 @@ fn describe_clients() {
     describe_gauge!("rowcast_http_clients", "Clients connected, by kind");
     describe_counter!("rowcast_http_events_total", "Events sent to clients, by kind");
     describe_counter!("rowcast_http_bytes_total", Unit::Bytes, "Bytes sent to clients, by kind");
+}
+
+/// The rows that are there, read beside the stream.
+fn describe_snapshots() {
+    describe_counter!("rowcast_snapshot_rows_total", "Rows that snapshots have written");
+    describe_counter!(
+        "rowcast_snapshot_chunks_repeated_total",
+        "Chunks read again, since the table had changed or a commit was not visible yet"
+    );
+    describe_gauge!("rowcast_snapshot_unfinished_tables", "Tables whose snapshot is wanted and not done");
+    describe_gauge!(
+        "rowcast_snapshot_failed_tables",
+        "Tables that cannot be read before somebody mends something; the status says what"
+    );
+    describe_gauge!("rowcast_snapshot_table_rows", "Rows of a table written so far; of 100 tables at most");
+    describe_gauge!("rowcast_snapshot_table_estimated_rows", "Rows that the table is thought to have");
+    describe_gauge!("rowcast_snapshot_table_percent", "How much of the table has been read");
 }
 
 #[cfg(test)]

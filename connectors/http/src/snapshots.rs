@@ -1,7 +1,8 @@
 //! `/v1/snapshots`: the rows that are there, read beside the stream.
 //!
 //! ```text
-//! GET  /v1/snapshots           the tables that are not done, each with its rows, estimate and percent
+//! GET  /v1/snapshots           the tables that are not done, each with its rows, estimate and percent; and what has
+//!                              become of others since the start: read (with the rows), dropped (and why)
 //! POST /v1/snapshots           {"tables": ["public.orders"], "where": "id > 1000"}: read them
 //! POST /v1/snapshots/pause     {"tables": ["public.*"]}: stop after the chunk on its way, over restarts, too
 //! POST /v1/snapshots/resume    {"tables": …}: go on from there
@@ -48,7 +49,8 @@ struct Standing {
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
     let standing = |shown: Shown| Standing { percent: (shown.percent() * 10.0).round() / 10.0, shown };
     let tables: Vec<Standing> = app.status.unfinished_snapshots().into_iter().map(standing).collect();
-    let body = json!({"tables": tables, "read": app.status.read_tables()});
+    let (read, dropped) = (app.status.read_tables(), app.status.dropped_tables());
+    let body = json!({"tables": tables, "read": read, "dropped": dropped});
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 

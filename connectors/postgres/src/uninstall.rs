@@ -42,7 +42,8 @@ impl Removal {
 const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
 
 /// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
-const RELATIONS: [&str; 6] = ["capture", "identity", "installation", "lent", "migrations", "pattern"];
+const RELATIONS: [&str; 7] =
+    ["capture", "identity", "installation", "lent", "migrations", "pattern", "secret"];
 
 /// What in the schema is not ours, and what outside depends on something in it. An event trigger of ours goes before.
 const FOREIGN: &str = "

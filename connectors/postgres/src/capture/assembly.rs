@@ -12,8 +12,9 @@ use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Lsn, Result};
 
 use super::composite;
-use super::custom;
+use super::custom::{self, Said};
 use super::nap;
+use super::proof::Proof;
 use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
 use super::streams::Streams;
@@ -102,9 +103,11 @@ pub(super) struct Assembly {
     pub(super) snapshots: Tracker,
     /// A table that comes later is read, in place of a gap.
     pub(super) reads_new_tables: bool,
+    /// What tells rowcast's own messages from others.
+    pub(super) proof: Proof,
     /// Tables that the open transaction wants to be read.
     wanted: Vec<Job>,
-    /// Those of a transaction that is in a file of its own, where there is no room for a note.
+    /// Those of a transaction that is in a file of its own: there is no room for a note in it.
     pub(super) late: Vec<Job>,
 }
 
@@ -135,6 +138,7 @@ impl Assembly {
             transactions: metrics::counter!("rowcast_source_transactions_total"),
             snapshots: Tracker::default(),
             reads_new_tables: false,
+            proof: Proof::default(),
             wanted: Vec::new(),
             late: Vec::new(),
         }
@@ -291,18 +295,18 @@ impl Assembly {
     }
 
     fn message(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: &[u8]) -> Result<()> {
-        if let Some(channel) = custom::is_gap(transactional, prefix, &self.identity.slot, content) {
-            return self.gap(channel);
-        }
-        if let Some(job) = custom::wish(transactional, prefix, &self.identity.slot, content) {
-            return self.wish(job);
-        }
-        if !custom::is_event(prefix, &self.identity.slot) {
-            return Ok(());
+        let xid = self.open.as_ref().filter(|_| transactional).map(|open| open.xid);
+        let said = custom::hear(&self.proof, &self.identity.slot, xid, prefix, content);
+        match said {
+            Said::Nothing => return Ok(()),
+            Said::Gap(channel) => return self.gap(channel),
+            Said::Wish(job) => return self.wish(*job),
+            Said::Ddl(_) | Said::Event(..) | Said::Forged(_) => {}
         }
         let repeated = match &mut self.open {
             Some(open) if transactional => {
-                open.wanted = true;
+                // What is believed can be another thing at the next start: then the key is another one.
+                open.wanted |= !matches!(said, Said::Forged(_));
                 open.repeated
             }
             _ => self.replay.repeats_message(lsn),
@@ -310,9 +314,13 @@ impl Assembly {
         if !repeated && !transactional {
             self.replay.finish()?;
         }
-        let slot = &self.identity.slot;
-        let event = if repeated { None } else { custom::read(prefix, slot, content, &self.status) };
-        let Some(event) = event else { return Ok(()) };
+        let event = match said {
+            _ if repeated => return Ok(()),
+            Said::Ddl(content) => custom::ddl(content),
+            Said::Event(channel, content) => custom::event(channel, content, &self.status),
+            Said::Forged(reason) => custom::forged(prefix, reason, content),
+            Said::Nothing | Said::Gap(_) | Said::Wish(_) => return Ok(()),
+        };
         if self.builder.is_open() {
             self.builder.message(event.channel, lsn, &event.payload);
             return Ok(());
@@ -331,11 +339,10 @@ impl Assembly {
         Ok(())
     }
 
-    /// Stores what a transaction in a file of its own has asked for, as soon as the stream is behind it.
+    /// Notes what a transaction in a file of its own has asked for. It goes before the file becomes a part of the
+    /// journal: after a crash in between the transaction comes again, and with it what it asks for; the other way round
+    /// that would be forgotten.
     pub(super) fn note_late(&mut self) -> Result<()> {
-        if self.late.is_empty() || self.open.is_some() {
-            return Ok(());
-        }
         self.note_wanted_tables(self.committed)
     }
 
@@ -351,12 +358,12 @@ impl Assembly {
     /// A table is captured from this transaction on, and had rows before.
     fn gap(&mut self, channel: &str) -> Result<()> {
         let open = self.open.as_mut().ok_or_else(outside)?;
-        open.wanted = true;
+        // What was made of it, an event or a note, is a matter of the configuration of then.
         if open.repeated {
             return Ok(());
         }
-        match custom::names(channel).filter(|_| self.reads_new_tables) {
-            Some((schema, table)) => self.wanted.push(Job { schema, table, ..Job::default() }),
+        match new_table(self.reads_new_tables, channel) {
+            Some(job) => self.wanted.push(job),
             None => self.builder.gap(channel, NEW_TABLE, PARTLY),
         }
         Ok(())
@@ -370,13 +377,7 @@ impl Assembly {
                 return Ok(Step::NextPage);
             }
         } else if self.spilling {
-            for job in self.wanted.drain(..) {
-                if job.ad_hoc {
-                    self.late.push(job);
-                } else {
-                    self.builder.gap(&job.channel(), NEW_TABLE, PARTLY);
-                }
-            }
+            self.late.append(&mut self.wanted);
         } else {
             self.builder.commit(end);
             self.finished = end;
@@ -414,6 +415,12 @@ impl Assembly {
         }
         Ok(())
     }
+}
+
+/// That the rows of a new table are read, where `reads` says so.
+fn new_table(reads: bool, channel: &str) -> Option<Job> {
+    let (schema, table) = custom::names(channel).filter(|_| reads)?;
+    Some(Job { schema, table, ..Job::default() })
 }
 
 pub(super) const REPORT: &str =

@@ -29,7 +29,7 @@ use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Observed, Slot};
-use crate::setup::{self, installation, publications};
+use crate::setup::{self, installation, publications, secret};
 use crate::snapshot::Snapshots;
 use crate::snapshot::job::{self, ALL, Wanted};
 use crate::wire::{Connection, Purpose, sql_session};
@@ -172,6 +172,7 @@ impl Link {
         let (tables, status) = (&self.source.tables, &self.status);
         let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
         assembly.reads_new_tables = self.source.snapshot.is_on();
+        assembly.proof = secret::read(&client).await?;
         let catalog = Catalog::new(&self.here, &self.source.publications());
         self.source.adopt = false;
         let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::proof::Proof;
 use crate::snapshot::job::Job;
 
 /// What follows it is the channel. Messages with other prefixes are somebody else's.
@@ -44,9 +45,21 @@ pub(super) struct Custom<'a> {
     pub(super) payload: Cow<'a, [u8]>,
 }
 
-/// Whether a message is a custom event, or tells the reader of `slot` of a changed definition.
-pub(super) fn is_event(prefix: &str, slot: &str) -> bool {
-    prefix.starts_with(PREFIX) || is_for(slot, prefix, DDL)
+/// What a message says to the reader of a slot.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said<'a> {
+    /// Nothing: it is somebody else's.
+    Nothing,
+    /// Rows of this table came before its capture.
+    Gap(&'a str),
+    /// A table's rows are wanted.
+    Wish(Box<Job>),
+    /// A definition has changed.
+    Ddl(&'a [u8]),
+    /// A custom event, of this channel.
+    Event(&'a str, &'a [u8]),
+    /// It claims to be rowcast's own and is not, or is none that can be understood.
+    Forged(&'static str),
 }
 
 /// Whether a prefix is `kind`, for the reader of `slot`.
@@ -54,33 +67,49 @@ fn is_for(slot: &str, prefix: &str, kind: &str) -> bool {
     prefix.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.')) == Some(slot)
 }
 
-/// The table of a message that says that rows of it came before its capture in `slot`.
-pub(super) fn is_gap<'a>(
-    transactional: bool,
-    prefix: &str,
+/// Reads a message; `xid` is the transaction that it belongs to, if it belongs to one. Everybody may send events; what
+/// makes rowcast do something is believed only with a proof.
+pub(super) fn hear<'a>(
+    proof: &Proof,
     slot: &str,
+    xid: Option<u32>,
+    prefix: &'a str,
     content: &'a [u8],
-) -> Option<&'a str> {
-    // Older versions named no slot.
-    let said = prefix == NEW_TABLE || is_for(slot, prefix, NEW_TABLE);
-    let ours = transactional && said && (1..=CHANNEL_MAX).contains(&content.len());
-    std::str::from_utf8(content).ok().filter(|_| ours)
+) -> Said<'a> {
+    if let Some(channel) = prefix.strip_prefix(PREFIX) {
+        return Said::Event(channel, content);
+    }
+    // Older versions named no slot; whoever asks for a snapshot need not.
+    let gap = prefix == NEW_TABLE || is_for(slot, prefix, NEW_TABLE);
+    let wish = prefix == SNAPSHOT || is_for(slot, prefix, SNAPSHOT);
+    let ddl = is_for(slot, prefix, DDL);
+    if !(gap || wish || ddl) {
+        return Said::Nothing;
+    }
+    let Some(xid) = xid else { return Said::Forged("it is of no transaction") };
+    match proof.open(xid, prefix, content) {
+        Err(reason) => Said::Forged(reason),
+        Ok(said) if ddl => Said::Ddl(said),
+        Ok(said) if gap => table(said).map_or(Said::Forged("it names no table"), Said::Gap),
+        Ok(said) => wanted(said).map_or(Said::Forged("it is no wish that can be understood"), Said::Wish),
+    }
 }
 
-/// The snapshot that a message of `rowcast.snapshot` asks the reader of `slot` for.
-pub(super) fn wish(transactional: bool, prefix: &str, slot: &str, content: &[u8]) -> Option<Job> {
+fn table(said: &[u8]) -> Option<&str> {
+    let fits = (1..=CHANNEL_MAX).contains(&said.len());
+    std::str::from_utf8(said).ok().filter(|_| fits)
+}
+
+fn wanted(said: &[u8]) -> Option<Box<Job>> {
     #[derive(Deserialize)]
     struct Wish {
         schema: String,
         table: String,
         condition: Option<String>,
     }
-    let ours = transactional && (prefix == SNAPSHOT || is_for(slot, prefix, SNAPSHOT));
-    if !ours || content.len() > WISH_MAX {
-        return None;
-    }
-    let Wish { schema, table, condition } = serde_json::from_slice(content).ok()?;
-    Some(Job { ad_hoc: true, schema, table, condition, ..Job::default() })
+    let fits = said.len() <= WISH_MAX;
+    let Wish { schema, table, condition } = serde_json::from_slice(said).ok().filter(|_| fits)?;
+    Some(Box::new(Job { ad_hoc: true, schema, table, condition, ..Job::default() }))
 }
 
 /// Schema and name of a table by its channel.
@@ -89,19 +118,8 @@ pub(super) fn names(channel: &str) -> Option<(String, String)> {
     <[String; 2]>::try_from(parts).ok().map(|[schema, table]| (schema, table))
 }
 
-/// The event that a message stands for; `None` when it is none of ours.
-pub(super) fn read<'a>(
-    prefix: &'a str,
-    slot: &str,
-    content: &'a [u8],
-    status: &Status,
-) -> Option<Custom<'a>> {
-    if is_for(slot, prefix, DDL) {
-        let refused = (!is_json(content)).then_some("the payload is not JSON in UTF-8");
-        let told = Custom { channel: DDL, payload: one_line(content) };
-        return Some(refused.map_or(told, |reason| reject(DDL, reason, content)));
-    }
-    let channel = prefix.strip_prefix(PREFIX)?;
+/// The event that a custom message stands for.
+pub(super) fn event<'a>(channel: &'a str, content: &'a [u8], status: &Status) -> Custom<'a> {
     let refused = if check_custom(channel).is_err() {
         Some("the channel's name is not one that a custom channel can have")
     } else if !is_json(content) {
@@ -111,10 +129,31 @@ pub(super) fn read<'a>(
     } else {
         None
     };
-    Some(match refused {
+    match refused {
         Some(reason) => reject(channel, reason, content),
         None => Custom { channel, payload: one_line(content) },
-    })
+    }
+}
+
+/// The event of a changed definition.
+pub(super) fn ddl(content: &[u8]) -> Custom<'_> {
+    if is_json(content) {
+        return Custom { channel: DDL, payload: one_line(content) };
+    }
+    reject(DDL, "the payload is not JSON in UTF-8", content)
+}
+
+/// The event of a message that is not rowcast's own although it says so. What it says is repeated nowhere.
+pub(super) fn forged(prefix: &str, reason: &str, content: &[u8]) -> Custom<'static> {
+    metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
+    let shown: String = prefix.chars().take(SHOWN).collect();
+    tracing::warn!(
+        name = ?shown,
+        reason,
+        "A message that only rowcast's own functions may send is not believed, and told on {REJECTED}"
+    );
+    let told = json!({ "channel": shown, "reason": reason, "bytes": content.len(), "payload": null });
+    Custom { channel: REJECTED, payload: Cow::Owned(told.to_string().into_bytes()) }
 }
 
 fn is_json(content: &[u8]) -> bool {
@@ -147,6 +186,7 @@ mod tests {
     use rowcast_engine::status::Captured;
 
     use super::*;
+    use crate::capture::proof::signed;
 
     fn status() -> Status {
         let status = Status::default();
@@ -156,45 +196,79 @@ mod tests {
         status
     }
 
+    fn proof() -> Proof {
+        Proof::new(Some(&[1; 64]))
+    }
+
     #[test]
     fn events_keep_their_payload_on_one_line() {
-        let event = read("rowcast.event.a.b", "s", b"{\n \"x\": \"\\n\"\r\n}", &status()).unwrap();
+        let payload = b"{\n \"x\": \"\\n\"\r\n}";
+        assert_eq!(hear(&proof(), "s", None, "rowcast.event.a.b", payload), Said::Event("a.b", payload));
+        let event = event("a.b", payload, &status());
         assert_eq!((event.channel, &*event.payload), ("a.b", &b"{ \"x\": \"\\n\"}"[..]));
-        assert_eq!(read("rowcast.heartbeat", "s", b"", &status()), None);
-        assert_eq!(read("other", "s", b"{}", &status()), None);
+        for prefix in ["rowcast.heartbeat", "other", "rowcast.snapshots", "rowcast.ddl"] {
+            assert_eq!(hear(&proof(), "s", Some(1), prefix, b"{}"), Said::Nothing, "{prefix}");
+        }
     }
 
     #[test]
     fn what_is_said_for_one_reader_is_nothing_to_the_others() {
-        let gap = |prefix: &str| is_gap(true, prefix, "mine", b"public.t");
-        assert_eq!(gap("rowcast.gap.new_table.mine"), Some("public.t"));
-        assert_eq!(gap("rowcast.gap.new_table"), Some("public.t"));
-        assert_eq!((gap("rowcast.gap.new_table.mine2"), gap("rowcast.gap.new_table.")), (None, None));
-        assert_eq!(is_gap(false, "rowcast.gap.new_table.mine", "mine", b"public.t"), None);
-        assert!(is_event("rowcast.ddl.mine", "mine") && !is_event("rowcast.ddl.other", "mine"));
-        let told = read("rowcast.ddl.mine", "mine", b"{\"command\" :\n1}", &status()).unwrap();
-        assert_eq!((told.channel, &*told.payload), ("rowcast.ddl", &b"{\"command\" :1}"[..]));
-        assert_eq!(read("rowcast.ddl.mine", "mine", b"{", &status()).unwrap().channel, REJECTED);
-        assert_eq!(read("rowcast.ddl.other", "mine", b"{}", &status()), None);
+        let heard = |prefix: &str, said: &[u8]| {
+            let content = signed(&proof(), 5, prefix, said);
+            format!("{:?}", hear(&proof(), "mine", Some(5), prefix, &content))
+        };
+        assert_eq!(heard("rowcast.gap.new_table.mine", b"public.t"), "Gap(\"public.t\")");
+        assert_eq!(heard("rowcast.gap.new_table", b"public.t"), "Gap(\"public.t\")");
+        assert_eq!(heard("rowcast.gap.new_table", b""), "Forged(\"it names no table\")");
+        for other in
+            ["rowcast.gap.new_table.mine2", "rowcast.gap.new_table.", "rowcast.ddl.other", "rowcast.ddl"]
+        {
+            assert_eq!(heard(other, b"{}"), "Nothing", "{other}");
+        }
+        assert!(heard("rowcast.ddl.mine", b"{}").starts_with("Ddl"));
+        let wish = br#"{"schema": "public", "table": "t", "condition": null}"#;
+        assert!(heard("rowcast.snapshot", wish).contains("table: \"t\""));
+        assert!(heard("rowcast.snapshot.mine", wish).starts_with("Wish"));
+        assert_eq!(heard("rowcast.snapshot.other", wish), "Nothing");
+        assert!(heard("rowcast.snapshot", b"{}").starts_with("Forged"));
+        assert_eq!(&*ddl(b"{\"command\" :\n1}").payload, b"{\"command\" :1}");
+        assert_eq!(ddl(b"{").channel, REJECTED);
+    }
+
+    #[test]
+    fn what_is_not_signed_is_not_believed_and_not_repeated() {
+        let wish = br#"{"schema": "public", "table": "t", "condition": "secret"}"#;
+        for prefix in ["rowcast.snapshot", "rowcast.snapshot.s", "rowcast.gap.new_table.s", "rowcast.ddl.s"] {
+            let content = signed(&proof(), 5, prefix, wish);
+            assert!(matches!(hear(&proof(), "s", Some(5), prefix, wish), Said::Forged(_)), "{prefix}");
+            assert!(matches!(hear(&proof(), "s", Some(6), prefix, &content), Said::Forged(_)), "{prefix}");
+            assert!(matches!(hear(&proof(), "s", None, prefix, &content), Said::Forged(_)), "{prefix}");
+            let told = forged(prefix, "why", wish);
+            let payload = String::from_utf8_lossy(&told.payload).into_owned();
+            assert!(
+                told.channel == REJECTED && payload.contains("why") && !payload.contains("secret"),
+                "{payload}"
+            );
+        }
     }
 
     #[test]
     fn what_cannot_go_to_its_channel_is_told_elsewhere() {
-        let long = format!("rowcast.event.{}", "x".repeat(201));
-        for (prefix, content) in [
-            ("rowcast.event.public.orders", &b"{\"a\":1}"[..]),
-            ("rowcast.event.", b"{}"),
-            ("rowcast.event.a\nb", b"{}"),
+        let long = "x".repeat(201);
+        for (channel, content) in [
+            ("public.orders", &b"{\"a\":1}"[..]),
+            ("", b"{}"),
+            ("a\nb", b"{}"),
             (&long, b"{}"),
-            ("rowcast.event.a", b"no json"),
-            ("rowcast.event.a", b"\"\xff\""),
+            ("a", b"no json"),
+            ("a", b"\"\xff\""),
         ] {
-            let event = read(prefix, "s", content, &status()).unwrap();
-            assert_eq!(event.channel, REJECTED, "{prefix:?}");
+            let event = event(channel, content, &status());
+            assert_eq!(event.channel, REJECTED, "{channel:?}");
             let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
             assert!(told["reason"].is_string() && told["bytes"] == content.len());
         }
-        let event = read("rowcast.event.public.orders", "s", b"{\"a\":1}", &status()).unwrap();
+        let event = event("public.orders", b"{\"a\":1}", &status());
         let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
         assert_eq!(told["payload"]["a"], 1);
     }

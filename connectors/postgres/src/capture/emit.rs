@@ -6,9 +6,11 @@ use std::collections::VecDeque;
 use rowcast_engine::Lsn;
 use rowcast_engine::Result;
 use rowcast_engine::event::Marks;
+use rowcast_engine::journal::Journal;
 use rowcast_engine::record::Builder;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::snapshot::job::{Job, Jobs};
 use crate::snapshot::order::{Order, Ready, Why, Written};
 use crate::snapshot::rows::key_texts;
 use crate::snapshot::tracker::{Read, Tracker, Verdict};
@@ -26,11 +28,15 @@ pub(super) struct Emitter {
     streams: bool,
     /// A snapshot is wanted, and cannot be made beside this connection.
     pub(super) unfit: bool,
+    journal: Journal,
+    /// Tables whose ends are written and may not be in the journal's notes yet: note and snapshot.
+    ended: Vec<(String, u64)>,
 }
 
 impl Emitter {
-    pub(super) fn new(orders: mpsc::Receiver<Order>, streams: bool) -> Self {
-        Self { orders, waiting: VecDeque::new(), due: NEVER, done: false, streams, unfit: false }
+    pub(super) fn new(orders: mpsc::Receiver<Order>, streams: bool, journal: Journal) -> Self {
+        let (waiting, ended) = (VecDeque::new(), Vec::new());
+        Self { orders, waiting, due: NEVER, done: false, streams, unfit: false, journal, ended }
     }
 
     /// The next order. Cancel safe; never comes when nobody gives orders any more.
@@ -74,7 +80,7 @@ impl Emitter {
             if ready.lsn > passed {
                 at += 1;
             } else if let Some((ready, answer)) = self.waiting.remove(at) {
-                let written = write(*ready, passed, tracker, builder)?;
+                let written = self.write(*ready, passed, tracker, builder)?;
                 // The reader may be gone.
                 let _ = answer.send(written);
             }
@@ -82,59 +88,82 @@ impl Emitter {
         self.due = self.waiting.iter().map(|(ready, _)| ready.lsn).min().unwrap_or(NEVER);
         Ok(())
     }
+
+    fn write(
+        &mut self,
+        ready: Ready,
+        passed: Lsn,
+        tracker: &mut Tracker,
+        builder: &mut Builder,
+    ) -> Result<Written> {
+        let read = Read {
+            relation: ready.relation,
+            window: ready.window,
+            visible: &ready.visible,
+            schema: ready.schema.id,
+            key: &ready.schema.key,
+            rows: &ready.rows,
+            asked: &ready.asked,
+        };
+        let mut kept = Vec::new();
+        let verdict = tracker.settle(&read, |row| kept.push(row));
+        match verdict {
+            Verdict::Written => {}
+            Verdict::Unseen => return Ok(Written::Repeat(Why::Unseen)),
+            Verdict::Changed => return Ok(Written::Repeat(Why::Changed)),
+            Verdict::TooMuch => return Ok(Written::Repeat(Why::TooMuch)),
+            Verdict::Void => return Ok(Written::Void),
+        }
+        let mut job = ready.job;
+        let again: Option<Vec<_>> = tracker.again(ready.relation).map(key_texts).collect();
+        // A key that is no text cannot be asked for again.
+        let Some(again) = again else { return Ok(Written::Void) };
+        let ends = job.progress.at_end && again.is_empty();
+        let ends_all = ends && self.is_last(&job)?;
+        let count = kept.len();
+        if count > 0 {
+            builder.begin_snapshot_for(&job.sinks, ready.at, ready.lsn, ready.visible.xmin());
+            for (at, row) in kept.into_iter().enumerate() {
+                let first = at == 0 && job.progress.rows == 0;
+                let last = at + 1 == count && ends;
+                let marks = marks(job.ad_hoc, (first, last), (ready.first, ends_all));
+                builder.read(ready.schema.id, ready.lsn, marks, row);
+            }
+            builder.commit(Lsn::ZERO);
+        }
+        // Its rows are the builder's now.
+        drop(ready.memory);
+        job.progress.rows += count as u64;
+        job.progress.again = again;
+        job.progress.lsn = passed;
+        let name = job.note();
+        if ends {
+            builder.note(&name, b"");
+            self.ended.push((name, job.snapshot));
+            tracker.end(ready.relation);
+            return Ok(Written::Yes(None, job.progress.rows));
+        }
+        let (json, rows) = (job.json()?, job.progress.rows);
+        builder.note(&name, &json);
+        Ok(Written::Yes(Some((Box::new(job), json)), rows))
+    }
+
+    /// Whether no other table of the snapshot is left, now that this one ends.
+    fn is_last(&mut self, job: &Job) -> Result<bool> {
+        let jobs = Jobs::read(&self.journal.notes())?.tables;
+        self.ended.retain(|(note, snapshot)| jobs.get(note).is_some_and(|job| job.snapshot == *snapshot));
+        let (mine, ended) = (job.note(), &self.ended);
+        let is_left = |(note, other): (&String, &Job)| {
+            other.snapshot == job.snapshot
+                && *note != mine
+                && !ended.iter().any(|(name, snapshot)| name == note && *snapshot == other.snapshot)
+        };
+        Ok(!jobs.iter().any(is_left))
+    }
 }
 
 /// Nothing waits.
 const NEVER: Lsn = Lsn(u64::MAX);
-
-fn write(ready: Ready, passed: Lsn, tracker: &mut Tracker, builder: &mut Builder) -> Result<Written> {
-    let read = Read {
-        relation: ready.relation,
-        window: ready.window,
-        visible: &ready.visible,
-        schema: ready.schema.id,
-        key: &ready.schema.key,
-        rows: &ready.rows,
-        asked: &ready.asked,
-    };
-    let mut kept = Vec::new();
-    let verdict = tracker.settle(&read, |row| kept.push(row));
-    match verdict {
-        Verdict::Written => {}
-        Verdict::Unseen => return Ok(Written::Repeat(Why::Unseen)),
-        Verdict::Changed => return Ok(Written::Repeat(Why::Changed)),
-        Verdict::TooMuch => return Ok(Written::Repeat(Why::TooMuch)),
-        Verdict::Void => return Ok(Written::Void),
-    }
-    let mut job = ready.job;
-    let again: Option<Vec<_>> = tracker.again(ready.relation).map(key_texts).collect();
-    // A key that is no text cannot be asked for again.
-    let Some(again) = again else { return Ok(Written::Void) };
-    let ends = job.progress.at_end && again.is_empty();
-    let count = kept.len();
-    if count > 0 {
-        builder.begin_snapshot_for(&job.sinks, ready.at, ready.lsn, ready.visible.xmin());
-        for (at, row) in kept.into_iter().enumerate() {
-            let first = at == 0 && job.progress.rows == 0;
-            let last = at + 1 == count && ends;
-            let marks = marks(job.ad_hoc, (first, last), (ready.first, ready.last));
-            builder.read(ready.schema.id, ready.lsn, marks, row);
-        }
-        builder.commit(Lsn::ZERO);
-    }
-    job.progress.rows += count as u64;
-    job.progress.again = again;
-    job.progress.lsn = passed;
-    let name = job.note();
-    if ends {
-        builder.note(&name, b"");
-        tracker.end(ready.relation);
-        return Ok(Written::Yes(None, job.progress.rows));
-    }
-    let (json, rows) = (job.json()?, job.progress.rows);
-    builder.note(&name, &json);
-    Ok(Written::Yes(Some((Box::new(job), json)), rows))
-}
 
 fn marks(ad_hoc: bool, (first, last): (bool, bool), (of_all, ends_all): (bool, bool)) -> Marks {
     let when = |is: bool, mark| if is { mark } else { Marks::NONE };

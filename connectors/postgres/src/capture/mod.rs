@@ -18,6 +18,7 @@ mod guard;
 mod lasting;
 mod nap;
 mod progress;
+pub(crate) mod proof;
 mod published;
 mod reading;
 mod relations;
@@ -82,11 +83,18 @@ impl rowcast_engine::Source for Postgres {
         let ended = Box::pin(capture(source, ingest, &status, &stop)).await;
         status.source(|shown| {
             shown.state = "stopped";
-            shown.reason = ended.as_ref().err().map(with_remedy);
+            shown.reason = match &ended {
+                Err(error) => Some(with_remedy(error)),
+                Ok(()) if !stop.is_stopped() => Some(ALL_READ.to_owned()),
+                Ok(()) => None,
+            };
         });
         ended
     }
 }
+
+/// Why it ends by itself.
+const ALL_READ: &str = "All tables have been read, and nothing else is wanted (source.snapshot = \"only\")";
 
 fn with_remedy(error: &Error) -> String {
     error.remedy().map_or_else(|| error.to_string(), |remedy| format!("{error}. {remedy}"))

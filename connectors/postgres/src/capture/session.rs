@@ -104,10 +104,10 @@ impl Session {
             feedback,
             catalog,
             tables,
+            emitter: Emitter::new(orders, streams, ingest.journal().clone()),
             ingest,
             status,
             large: Large::None,
-            emitter: Emitter::new(orders, streams),
             _snapshots: snapshots,
             held: None,
             submitted: position,
@@ -160,7 +160,6 @@ impl Session {
                 }
                 Some(Step::Next) => continue,
             }
-            self.assembly.note_late()?;
             self.emit()?;
             self.feedback.release(self.assembly.replay.is_done());
             self.hand_over()?;
@@ -358,6 +357,8 @@ impl Session {
     async fn finish_large(&mut self, end: Lsn, committed: Micros) -> Result<()> {
         let mut parts = self.assembly.builder.take_open_parts();
         parts.extend(self.assembly.builder.take_tail(end));
+        self.assembly.note_late()?;
+        self.hand_over_ready().await?;
         let Self { stream, feedback, large, ingest, .. } = self;
         let file = meanwhile(stream, feedback, async {
             let spill = large.finish(parts).await?;

@@ -84,8 +84,8 @@ pub(super) struct Streamed {
     unsure: Option<u32>,
     /// Bytes of descriptions.
     described: usize,
-    /// Tables whose rows it asks for.
-    pub(super) wishes: Vec<Job>,
+    /// Tables whose rows it asks for, each with how many events had come before.
+    wishes: Vec<(u32, Job)>,
 }
 
 impl Streamed {
@@ -226,6 +226,17 @@ impl Streamed {
         self.builder.gap(channel, reason, detail);
     }
 
+    /// It asks for a table's rows. That is a message, too: a savepoint that is rolled back may take it along.
+    pub(super) fn wish(&mut self, job: Job) {
+        self.note(self.xid, true);
+        self.wishes.push((self.builder.open_events(), job));
+    }
+
+    /// What it asks for, now that it has committed.
+    pub(super) fn take_wishes(&mut self) -> impl Iterator<Item = Job> {
+        std::mem::take(&mut self.wishes).into_iter().map(|(_, job)| job)
+    }
+
     /// An event is about to be added.
     fn note(&mut self, xid: u32, message: bool) {
         if xid != self.newest_xid && xid != self.xid {
@@ -258,6 +269,8 @@ impl Streamed {
             self.after_message = first.after_message;
             self.unsure = self.unsure.filter(|message| *message < from);
             self.tables.retain(|_, table| table.at < from);
+            // One from before the first event has no event between: then that is known to come after a message.
+            self.wishes.retain(|(at, _)| *at <= from);
             while self.dead.last().is_some_and(|range| range.start >= from) {
                 self.dead.pop();
             }

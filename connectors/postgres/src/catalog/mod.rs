@@ -1,6 +1,7 @@
 //! Reads at capture what the stream does not say of a table: keys, NOT NULL, and its types down to built-in ones.
 
 mod keys;
+mod order;
 mod relation;
 mod table;
 mod tree;
@@ -16,6 +17,7 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Message, Relation, decode};
 use crate::wire::{sql_client, sql_error};
+pub(crate) use order::{KeyOrder, read as key_order};
 use relation::Published;
 use table::TableFacts;
 

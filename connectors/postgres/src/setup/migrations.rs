@@ -8,16 +8,17 @@ use super::server::Server;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
-    ("V6__ddl_statement", include_str!("../../../../migrations/V6__ddl_statement.sql")),
-    ("V7__lent", include_str!("../../../../migrations/V7__lent.sql")),
+    ("V4__signed", include_str!("../../../../migrations/V4__signed.sql")),
+    ("V5__ddl_statement", include_str!("../../../../migrations/V5__ddl_statement.sql")),
+    ("V6__lent", include_str!("../../../../migrations/V6__lent.sql")),
 ];
 
 /// The number of the newest one.
-const NEWEST: i32 = 7;
+const NEWEST: i32 = 6;
 
 /// Which of them have been applied.
 const HISTORY: &str = "rowcast.migrations";

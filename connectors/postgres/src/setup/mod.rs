@@ -7,6 +7,7 @@ pub(crate) mod installation;
 pub(crate) mod loans;
 mod migrations;
 pub(crate) mod publications;
+pub(crate) mod secret;
 pub(crate) mod server;
 pub(crate) mod slot;
 pub(crate) mod trigger;

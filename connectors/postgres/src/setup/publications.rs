@@ -330,7 +330,7 @@ async fn add_one(client: &mut Client, source: &Source, table: &Table) -> Result<
         transaction.batch_execute(&statement).await.map_err(failed)?;
     }
     if had_rows {
-        let say = "select pg_logical_emit_message(true, $1::text, $2::text)";
+        let say = "select rowcast.say($1::text, convert_to($2::text, 'UTF8'))";
         // Other readers of the database's log have the table from another moment on.
         let prefix = format!("{NEW_TABLE}.{}", source.slot);
         transaction.execute(say, &[&prefix, &table.channel()]).await.map_err(failed)?;

@@ -2,9 +2,10 @@
 
 use rowcast_engine::snapshots::Command;
 use rowcast_engine::{Error, Result};
-use tokio_postgres::Client;
 
+use super::condition::try_out;
 use super::job::{Job, Jobs};
+use super::rowless::rows_last;
 use super::task::{Surroundings, tables};
 use crate::capture::now;
 use crate::tables::{Tables, qualified};
@@ -51,32 +52,22 @@ async fn start(
         return Err(Error::usage("A condition is for one table, and several match"));
     }
     if let (Some(condition), Some((schema, table))) = (&condition, chosen.first()) {
-        try_out(&client, &qualified(schema, table), condition).await?;
+        // One that cannot be is told to whoever gave it.
+        try_out(&client, &qualified(schema, table), condition, sql_error).await?;
     }
     let snapshot = u64::try_from(now()).unwrap_or(0);
     let mut changed = Changed::default();
-    for (place, (schema, table)) in (0..).zip(chosen) {
-        let condition = condition.clone();
-        let job = Job { snapshot, ad_hoc: true, place, schema, table, condition, ..Job::default() };
+    for job in rows_last(&client, chosen).await {
+        let job = Job { snapshot, ad_hoc: true, condition: condition.clone(), ..job };
         if jobs.tables.contains_key(&job.note()) {
             return Err(Error::refused(format!("A snapshot of {} is under way already", job.channel()))
                 .hint("`rowcast snapshot --status` shows it, `--cancel` ends it"));
         }
         changed.0.push((job.note(), job.json()?));
+        around.status.note_wanted(&job.channel());
         changed.1.push(job.channel());
     }
     Ok(changed)
-}
-
-/// A condition that cannot be is told to whoever gave it.
-async fn try_out(client: &Client, table: &str, condition: &str) -> Result<()> {
-    let sql = format!("select from {table} where ({condition}\n) limit 0");
-    let failed = |error| {
-        let error = sql_error("The condition cannot be used", error);
-        Error::usage(error.to_string())
-            .hint("It is an SQL condition over the table's columns, such as id > 1000")
-    };
-    client.query(&sql, &[]).await.map(drop).map_err(failed)
 }
 
 fn change(jobs: Jobs, patterns: &[String], to: impl Fn(&mut Job) -> Result<Vec<u8>>) -> Result<Changed> {

@@ -43,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) sinks: Vec<String>,
     /// Its place among the tables of the snapshot, from 0.
     pub(crate) place: u32,
+    /// It had no row to be read when the snapshot began: it goes before those that had.
+    pub(crate) rowless: bool,
     pub(crate) schema: String,
     pub(crate) table: String,
     /// An SQL condition that the rows meet.

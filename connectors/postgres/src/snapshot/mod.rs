@@ -9,14 +9,18 @@
 //! `order` is what readers and stream say to each other, `tracker` the stream's side, `task` the readers'.
 
 mod command;
+mod condition;
 pub(crate) mod job;
 #[cfg(test)]
 mod model;
 pub(crate) mod order;
+mod pace;
 mod read;
+mod rowless;
 pub(crate) mod rows;
 mod scan;
 mod server;
+mod size;
 mod table;
 mod task;
 pub(crate) mod tracker;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Micros;
 use rowcast_engine::schema::Schema;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::job::Job;
 use super::rows::Rows;
@@ -57,8 +57,8 @@ pub(crate) struct Ready {
     pub(crate) job: Job,
     /// Its first row is the first of the whole snapshot.
     pub(crate) first: bool,
-    /// No other table of the snapshot is left.
-    pub(crate) last: bool,
+    /// Its part of what all chunks may take; given back when it is written.
+    pub(crate) memory: OwnedSemaphorePermit,
 }
 
 /// What became of a chunk.

@@ -11,16 +11,22 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 use super::job::Job;
 use super::rows::{Rows, key_texts, key_values};
 use super::visible::Visible;
-use crate::catalog::{self, Shown};
-use crate::tables::{identifier, literal, qualified};
-use crate::wire::sql_error;
+use crate::catalog::{self, KeyOrder, Shown};
+use crate::tables::{identifier, qualified};
+use crate::wire::{row_error, sql_error};
 
 /// Whoever changes the table's definition is waited for no longer than this at a time: those who come behind would
-/// wait for us.
-const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'";
+/// wait for us. What a function in a condition has to say may be of the rows, and is heard by nobody.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'; set local client_min_messages = error";
 
-/// A chunk takes no more memory, whatever its rows are like. It is read again with fewer rows when it would.
-const CHUNK_MAX: usize = 32 << 20;
+/// The values of a database without encoding come as they are, as the stream has them; else the server would check
+/// them, and refuse.
+const UNENCODED: &str = " with (encoding 'SQL_ASCII')";
+
+/// A chunk takes no more memory, whatever its rows are like, in megabytes. It is read again with fewer rows when it
+/// would; a single row takes what it takes.
+pub(crate) const CHUNK_MB: u32 = 32;
+const CHUNK_MAX: usize = (CHUNK_MB as usize) << 20;
 
 /// A chunk that was read.
 #[derive(Debug)]
@@ -92,7 +98,7 @@ impl Reader<'_> {
         let table = qualified(&job.schema, &job.table);
         let lock = format!("{LOCK_TIMEOUT}; lock table {table} in access share mode");
         transaction.batch_execute(&lock).await.map_err(failed)?;
-        let (visible, lsn) = snapshot(&transaction).await?;
+        let (visible, lsn, unencoded) = snapshot(&transaction).await?;
         let oid = job.progress.relation;
         let shown = catalog::show(&transaction, oid, self.publications, self.version).await?;
         let Some(shown) = shown else { return Ok(Outcome::Gone) };
@@ -106,7 +112,9 @@ impl Reader<'_> {
         if key != job.progress.key {
             return Ok(Outcome::OtherKey(key));
         }
-        let (sql, limit) = statement(job, &shown, range);
+        let order = catalog::key_order(&transaction, oid, &key).await?;
+        let (sql, limit) = statement(job, &shown, &order, range);
+        let sql = format!("copy ({sql}) to stdout{}", if unencoded { UNENCODED } else { "" });
         let rows = copy(&transaction, &sql, shown.schema.columns.len()).await?;
         let mut rows = match rows {
             Ok(rows) => rows,
@@ -125,17 +133,19 @@ impl Reader<'_> {
     }
 }
 
-/// The transaction's snapshot, and a position that was reached after it: what it sees had committed below that.
-async fn snapshot(transaction: &Transaction<'_>) -> Result<(Visible, Lsn)> {
+/// The transaction's snapshot, and a position that was reached after it: what it sees had committed below that. And
+/// whether the database has no encoding.
+async fn snapshot(transaction: &Transaction<'_>) -> Result<(Visible, Lsn, bool)> {
     let failed = |error| sql_error("Cannot take a snapshot", error);
     let sql = "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text,
-                      current_setting('wal_block_size')::int8";
+                      current_setting('wal_block_size')::int8,
+                      current_setting('server_encoding') = 'SQL_ASCII'";
     let row = transaction.query_one(sql, &[]).await.map_err(failed)?;
     let (visible, lsn) = (row.get::<_, &str>(0).parse(), row.get::<_, &str>(1).parse::<Lsn>());
     match (visible, lsn) {
         (Ok(visible), Ok(lsn)) => {
             let block = u64::try_from(row.get::<_, i64>(2)).unwrap_or(8192);
-            Ok((visible, end_of_record(lsn, block)))
+            Ok((visible, end_of_record(lsn, block), row.get(3)))
         }
         _ => Err(Error::failed("The server's snapshot or position cannot be understood")),
     }
@@ -156,43 +166,34 @@ fn names(schema: &Schema, columns: &[u16]) -> Vec<String> {
 
 /// The query of a chunk, and how many rows it wants, where that is limited. One more is asked for, to know whether
 /// there are more.
-fn statement(job: &Job, shown: &Shown, range: &Range) -> (String, Option<usize>) {
+fn statement(job: &Job, shown: &Shown, order: &KeyOrder, range: &Range) -> (String, Option<usize>) {
     let columns: Vec<String> = shown.schema.columns.iter().map(|column| identifier(&column.name)).collect();
-    let key: Vec<String> = job.progress.key.iter().map(|name| identifier(name)).collect();
-    let key = key.join(", ");
-    let tuple = |values: &Vec<String>| {
-        let values: Vec<String> = values.iter().map(|value| literal(value)).collect();
-        format!("({})", values.join(", "))
-    };
     let only = if shown.partitioned { "" } else { "only " };
     let table = qualified(&job.schema, &job.table);
     let filters = [shown.filter.as_ref(), job.condition.as_ref()];
     let mut conditions: Vec<String> = filters.into_iter().flatten().map(|sql| format!("({sql}\n)")).collect();
     let tail = match range {
         Range::Next(count) => {
-            conditions
-                .extend(job.progress.cursor.as_ref().map(|cursor| format!("({key}) > {}", tuple(cursor))));
-            format!(" order by {key} limit {}", u64::from(*count) + 1)
+            conditions.extend(job.progress.cursor.as_ref().and_then(|cursor| order.behind(cursor)));
+            format!(" order by {} limit {}", order.sorted(), u64::from(*count) + 1)
         }
         Range::Keys(keys) => {
-            let keys: Vec<String> = keys.iter().map(tuple).collect();
-            conditions.push(format!("({key}) in ({})", keys.join(", ")));
+            conditions.push(order.among(keys));
             String::new()
         }
     };
     let filter =
         if conditions.is_empty() { String::new() } else { format!(" where {}", conditions.join(" and ")) };
-    let sql = format!("copy (select {} from {only}{table}{filter}{tail}) to stdout", columns.join(", "));
     let limit = match range {
         Range::Next(count) => Some(*count as usize),
         Range::Keys(_) => None,
     };
-    (sql, limit)
+    (format!("select {} from {only}{table}{filter}{tail}", columns.join(", ")), limit)
 }
 
 /// The rows, or how many there were when they became too large.
 async fn copy(transaction: &Transaction<'_>, sql: &str, columns: usize) -> Result<Result<Rows, usize>> {
-    let failed = |error| sql_error("Cannot read rows", error);
+    let failed = |error| row_error("Cannot read rows", error);
     let columns = u16::try_from(columns).unwrap_or(u16::MAX);
     let lines = transaction.copy_out(sql).await.map_err(failed)?;
     pin_mut!(lines);

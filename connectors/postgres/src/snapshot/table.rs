@@ -1,36 +1,28 @@
 //! One table, read to its end.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::event::Micros;
-use rowcast_engine::{Error, Result, Stop};
-use tokio::sync::oneshot;
+use rowcast_engine::{Error, Kind, Result, Stop};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
-use super::job::{Job, Jobs, Progress};
+use super::condition::{is_at_fault, try_out};
+use super::job::{Job, Progress};
 use super::order::{Gone, Order, Ready, Why, Written, ask};
-use super::read::{Chunk, Outcome, Range, Reader, texts_of};
+use super::pace::Pace;
+use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
 use super::scan;
 use super::server::{backend, instead_of, nudge, oid};
+use super::size::{FIRST_ROWS, adapted};
 use super::task::Surroundings;
 use crate::setup::slot;
 use crate::tables::qualified;
-use crate::wire::sql_client;
-
-/// A chunk is to take about so long, and no more bytes than this: longer ones hold more back in memory, and in the
-/// server its vacuum.
-const CHUNK_TIME: Duration = Duration::from_millis(250);
-const CHUNK_BYTES: usize = 8 << 20;
-
-/// Rows of the first chunk, and of the largest.
-const FIRST_ROWS: u32 = 2_000;
-const MAX_ROWS: u32 = 200_000;
-
-/// A chunk has at most so many times the rows of the one before: the first ones tell little of those behind them.
-const GROWTH: f64 = 8.0;
+use crate::wire::{row_error, sql_client};
 
 /// Keys read again at once, and how many of them may wait before they go first.
 const KEYS_AT_ONCE: usize = 500;
@@ -43,9 +35,6 @@ const UNSEEN_SILENT: Duration = Duration::from_secs(10);
 /// An idle server does not send what would show that the stream has passed a chunk's position: after this it is given
 /// something to send.
 const NUDGE_AFTER: Duration = Duration::from_millis(200);
-
-/// SQLSTATEs of class 42: syntax, names and rights, which no second try mends.
-const WRONG_SQL: &str = "42";
 
 /// Between two looks whether sinks have come by.
 const CROWDED_PAUSE: Duration = Duration::from_millis(500);
@@ -84,15 +73,16 @@ pub(crate) struct Reading {
     /// The process of the server that reads for us.
     backend: i32,
     unseen_since: Option<Instant>,
-    /// When it began, and what had been read by then.
-    started: (Instant, u64),
+    started: Instant,
+    pace: Pace,
 }
 
 impl Reading {
     pub(crate) fn new(around: Surroundings, job: Job, stopped: Stop) -> Self {
         let publications = around.source.publications().map(str::to_owned).to_vec();
-        let started = (Instant::now(), job.progress.rows);
-        Self { around, job, stopped, publications, rows: FIRST_ROWS, backend: 0, unseen_since: None, started }
+        let (started, pace) = (Instant::now(), Pace::new(Instant::now(), job.progress.rows));
+        let (rows, backend, unseen_since) = (FIRST_ROWS, 0, None);
+        Self { around, job, stopped, publications, rows, backend, unseen_since, started, pace }
     }
 
     /// Reads on from where the job stands.
@@ -115,17 +105,27 @@ impl Reading {
         let Some(relation) = oid(&client, &self.job).await? else {
             return self.drop_it("does not exist").await;
         };
+        if let Some(condition) = &self.job.condition
+            && let Err(error) = self.try_out(&client, condition).await
+        {
+            if error.kind() != Kind::Usage {
+                return Err(error);
+            }
+            return self.drop_it(&format!("cannot be read with that condition: {error}")).await;
+        }
         let again = self.take_up(relation).await?;
         self.job.progress.again = texts_of(again.iter().map(AsRef::as_ref), again.len());
         self.order(Order::Begin(relation, again)).await?;
         let mut ended = self.chunks(&mut client).await;
         if let Err(error) = &ended
             && self.job.condition.is_some()
-            && slot::sqlstate(error).is_some_and(|state| state.starts_with(WRONG_SQL))
+            && slot::sqlstate(error).is_some_and(is_at_fault)
         {
             ended = self.drop_it(&format!("cannot be read with that condition: {error}")).await;
         }
-        self.say(None);
+        if ended.is_ok() {
+            self.say(None);
+        }
         if !matches!(ended, Ok(Ended::Done)) {
             // The stream may be gone.
             let _ = self.order(Order::End(relation)).await;
@@ -163,6 +163,11 @@ impl Reading {
             Progress { relation, key, estimate, history: self.around.history, ..Progress::default() };
     }
 
+    /// One that came from the log was tried by nobody yet.
+    async fn try_out(&self, client: &Client, condition: &str) -> Result<()> {
+        try_out(client, &qualified(&self.job.schema, &self.job.table), condition, row_error).await
+    }
+
     async fn chunks(&mut self, client: &mut Client) -> Result<Ended> {
         let mut sent: Option<Sent> = None;
         loop {
@@ -173,13 +178,22 @@ impl Reading {
                 return Ok(Ended::Stopped);
             }
             self.make_room().await;
-            if self.settles_first()
+            // Whoever waits for memory holds none: a chunk on its way may need its reader to arrive.
+            let memory = Arc::clone(&self.around.memory).try_acquire_many_owned(CHUNK_MB).ok();
+            if (memory.is_none() || self.settles_first())
                 && let Some(sent) = sent.take()
                 && let Round::Ended(ended) = self.hear(client, sent).await?
             {
                 return Ok(ended);
             }
-            match self.round(client, &mut sent).await? {
+            let memory = match memory {
+                Some(memory) => memory,
+                None => Arc::clone(&self.around.memory)
+                    .acquire_many_owned(CHUNK_MB)
+                    .await
+                    .map_err(|_| gone(Gone))?,
+            };
+            match self.round(client, &mut sent, memory).await? {
                 Round::Next => {}
                 Round::Ended(ended) => return Ok(ended),
             }
@@ -192,7 +206,12 @@ impl Reading {
     }
 
     /// Reads a chunk while the one before is on its way.
-    async fn round(&mut self, client: &mut Client, sent: &mut Option<Sent>) -> Result<Round> {
+    async fn round(
+        &mut self,
+        client: &mut Client,
+        sent: &mut Option<Sent>,
+        memory: OwnedSemaphorePermit,
+    ) -> Result<Round> {
         let relation = self.job.progress.relation;
         let window = ask(&self.around.orders, |answer| Order::Open(relation, answer)).await.map_err(gone)?;
         let window = window.ok_or_else(|| gone(Gone))?;
@@ -217,7 +236,7 @@ impl Reading {
                 return Ok(Round::Next);
             }
         }
-        *sent = Some(self.send(window, *chunk, &range).await?);
+        *sent = Some(self.send(window, *chunk, &range, memory).await?);
         Ok(Round::Next)
     }
 
@@ -232,7 +251,16 @@ impl Reading {
     }
 
     /// Gives a chunk to the stream; the job stands behind it from here on.
-    async fn send(&mut self, window: u64, chunk: Chunk, range: &Range) -> Result<Sent> {
+    async fn send(
+        &mut self,
+        window: u64,
+        chunk: Chunk,
+        range: &Range,
+        mut memory: OwnedSemaphorePermit,
+    ) -> Result<Sent> {
+        // What it does not take is for others.
+        let taken = chunk.rows.byte_len().div_ceil(1 << 20);
+        drop(memory.split((CHUNK_MB as usize).saturating_sub(taken)));
         let before = self.job.clone();
         let progress = &mut self.job.progress;
         progress.estimate = chunk.estimate;
@@ -241,12 +269,13 @@ impl Reading {
             Range::Next(_) => {
                 progress.cursor = chunk.last.clone().or_else(|| progress.cursor.take()).or(Some(Vec::new()));
                 progress.at_end = !chunk.more;
-                self.rows = adapted(self.rows, &chunk);
+                if chunk.more {
+                    self.rows = adapted(self.rows, &chunk.rows, chunk.took);
+                }
                 Vec::new()
             }
         };
         let first = self.job.place == 0 && before.progress.rows == 0;
-        let last = self.is_last()?;
         let ready = Ready {
             relation: before.progress.relation,
             window,
@@ -258,18 +287,11 @@ impl Reading {
             asked,
             job: self.job.clone(),
             first,
-            last,
+            memory,
         };
         let (sender, answer) = oneshot::channel();
         self.order(Order::Write(Box::new(ready), sender)).await?;
         Ok(Sent { answer, before })
-    }
-
-    /// Whether no other table of the snapshot is left.
-    fn is_last(&self) -> Result<bool> {
-        let jobs = Jobs::read(&self.around.journal.notes())?;
-        let mine = self.job.note();
-        Ok(!jobs.tables.iter().any(|(note, job)| job.snapshot == self.job.snapshot && *note != mine))
     }
 
     /// Waits until a chunk has been written, or not.
@@ -375,6 +397,7 @@ impl Reading {
     /// There is nothing to read: the wish is forgotten, and said so.
     async fn drop_it(&self, why: &str) -> Result<Ended> {
         tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
+        self.around.status.note_dropped(&self.job.channel(), why);
         self.around.journal.note(&[(&self.job.note(), b"")]).await?;
         Ok(Ended::Dropped)
     }
@@ -390,12 +413,13 @@ impl Reading {
         );
         let detail = "The table has no key by which a snapshot could tell its rows apart: those of before are in no event";
         self.around.journal.record_gap_for(&self.job.sinks, &channel, ("no_key", detail), now()).await?;
+        self.around.status.note_dropped(&channel, "has no key by which a snapshot could tell its rows apart");
         self.around.journal.note(&[(&self.job.note(), b"")]).await?;
         Ok(Ended::Dropped)
     }
 
     fn finish(&self, rows: u64) {
-        let took = self.started.0.elapsed();
+        let took = self.started.elapsed();
         tracing::info!(
             table = self.job.channel(),
             sinks = self.job.sinks.join(" "),
@@ -409,17 +433,15 @@ impl Reading {
     }
 
     /// Brings the board up to date.
-    fn note(&self, rows: u64) {
+    fn note(&mut self, rows: u64) {
         metrics::counter!("rowcast_snapshot_rows_total")
             .increment(rows.saturating_sub(self.job.progress.rows));
-        let (since, before) = self.started;
-        let seconds = since.elapsed().as_secs_f64().max(0.001);
-        let rate = (rows.saturating_sub(before)) as f64 / seconds;
+        let rate = self.pace.note(Instant::now(), rows);
         let estimate = self.job.progress.estimate;
         self.around.status.snapshots(|board| {
             let shown = board.entry(self.job.note()).or_default();
             (shown.rows, shown.estimate, shown.reason) = (rows, estimate.max(rows), None);
-            shown.rows_per_second = rate as u64;
+            shown.rows_per_second = rate;
         });
     }
 
@@ -454,18 +476,6 @@ impl Reading {
 
 fn gone(_: Gone) -> Error {
     Error::transient("The stream that the snapshot stands beside has ended")
-}
-
-/// How many rows the next chunk is to have.
-fn adapted(rows: u32, chunk: &Chunk) -> u32 {
-    let read = chunk.rows.len();
-    if !chunk.more || read == 0 {
-        return rows;
-    }
-    let by_time = CHUNK_TIME.as_secs_f64() / chunk.took.as_secs_f64().max(0.001);
-    let wanted = f64::from(rows) * by_time.clamp(0.5, GROWTH);
-    let by_bytes = CHUNK_BYTES / (chunk.rows.byte_len() / read).max(1);
-    (wanted as u32).min(u32::try_from(by_bytes).unwrap_or(MAX_ROWS)).clamp(1, MAX_ROWS)
 }
 
 fn now() -> Micros {

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
 use rowcast_engine::snapshots::{Command, State};
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, Lsn, Result, Stop, Stopper, stop};
-use tokio::sync::mpsc;
+use rowcast_engine::{Error, Kind, Lsn, Result, Stop, Stopper, stop};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
@@ -18,6 +18,8 @@ use tokio_postgres::Client;
 use super::command;
 use super::job::{ALL, Job, Jobs, Progress, Wanted};
 use super::order::{ORDERS, Order, Orders, ask};
+use super::read::CHUNK_MB;
+use super::rowless::rows_last;
 use super::scan;
 use super::table::{Ended, Reading};
 use super::visible::Visible;
@@ -32,6 +34,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A table that could not be read is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// One that cannot be read before somebody has mended something: a right, a key.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Memory of all chunks that are being read, or were and wait for the stream, in megabytes: four of the largest. How many
+/// tables are read at a time changes nothing about it.
+const CHUNKS_MB: usize = 4 * CHUNK_MB as usize;
+
+/// Why a table could not be read, and when that is tried again.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    /// It does not pass by itself.
+    lasting: bool,
+    again: Instant,
+}
 
 /// The readers of one connection of the stream. They end with it.
 #[derive(Debug)]
@@ -50,6 +68,8 @@ pub(crate) struct Surroundings {
     /// The slot's birth: which history the stream is of.
     pub(crate) history: Lsn,
     pub(crate) standby: bool,
+    /// A permit for each megabyte that chunks may take.
+    pub(crate) memory: Arc<Semaphore>,
 }
 
 impl Snapshots {
@@ -74,6 +94,7 @@ impl Snapshots {
             orders,
             version,
             standby,
+            memory: Arc::new(Semaphore::new(CHUNKS_MB)),
         };
         // A thread of its own: reading must not take time from the stream, whose thread sleeps when it is behind.
         thread::Builder::new()
@@ -110,6 +131,8 @@ struct Desk {
     tables: BTreeMap<String, String>,
     /// Sinks that rows are read for alone.
     filling: BTreeSet<String>,
+    /// Those that could not be read, and have not been since.
+    failed: BTreeMap<String, Failure>,
     /// The stream notes what is streamed.
     watching: bool,
 }
@@ -123,6 +146,7 @@ impl Desk {
             stopping: BTreeSet::new(),
             tables: BTreeMap::new(),
             filling: BTreeSet::new(),
+            failed: BTreeMap::new(),
             watching: false,
         }
     }
@@ -171,17 +195,14 @@ impl Desk {
         self.tell_filled(&jobs);
         // Who is paused, or not wanted any more, stops after its chunk.
         self.stops.retain(|note, _| jobs.tables.get(note).is_some_and(|job| !job.paused));
+        self.failed.retain(|note, _| jobs.tables.contains_key(note));
         let jobs_left = !jobs.tables.is_empty();
         let free = self.around.source.snapshot_tables.saturating_sub(self.reading.len());
-        let mut ready: Vec<(String, Job)> = jobs
-            .tables
-            .into_iter()
-            .filter(|(note, job)| !job.paused && !self.stops.contains_key(note))
-            .collect();
-        ready.sort_by_key(|(_, job)| (job.snapshot, job.place));
+        let mut ready = self.ready(jobs);
+        ready.sort_by_key(|(_, job)| (job.snapshot, !job.rowless, job.place));
         let mut taken: BTreeSet<String> = self.tables.values().cloned().collect();
         ready.retain(|(_, job)| taken.insert(job.channel()));
-        if ready.is_empty() && self.tables.is_empty() {
+        if ready.is_empty() && self.tables.is_empty() && self.stops.is_empty() {
             self.rest(jobs_left).await;
         }
         for (note, job) in ready.into_iter().take(free) {
@@ -191,7 +212,27 @@ impl Desk {
         Ok(())
     }
 
-    /// Nobody reads; `left`: what is not done is paused.
+    /// Those whose turn it is: tables with rows come when those without are done with.
+    fn ready(&self, jobs: Jobs) -> Vec<(String, Job)> {
+        let now = Instant::now();
+        let may = |note: &String, job: &Job| {
+            !job.paused && self.failed.get(note).is_none_or(|failure| failure.again <= now)
+        };
+        let first: BTreeSet<u64> = jobs
+            .tables
+            .iter()
+            .filter(|(note, job)| job.rowless && may(note, job))
+            .map(|(_, job)| job.snapshot)
+            .collect();
+        let is_ready = |(note, job): &(String, Job)| {
+            may(note, job)
+                && !self.stops.contains_key(note)
+                && (job.rowless || !first.contains(&job.snapshot))
+        };
+        jobs.tables.into_iter().filter(is_ready).collect()
+    }
+
+    /// Nobody reads; `left`: what is not done is paused, or has failed.
     async fn rest(&mut self, left: bool) {
         if self.watching {
             self.watching = false;
@@ -211,26 +252,29 @@ impl Desk {
         self.tables.insert(note.clone(), job.channel());
         let reading = Reading::new(self.around.clone(), job, stopped);
         self.stops.insert(note.clone(), stopper);
-        self.reading.spawn(async move {
-            let ended = Box::pin(reading.run()).await;
-            if ended.is_err() {
-                sleep(TRY_AGAIN).await;
-            }
-            (note, ended)
-        });
+        self.reading.spawn(async move { (note, Box::pin(reading.run()).await) });
     }
 
     fn ended(&mut self, note: &str, ended: Result<Ended>) {
         self.tables.remove(note);
         self.stops.remove(note);
         self.stopping.remove(note);
-        if let Err(error) = ended {
-            tracing::warn!(hint = error.remedy(), "A snapshot waits and tries again: {error}");
-            self.around.status.snapshots(|board| {
-                let why = error.remedy().map_or_else(|| error.to_string(), |hint| format!("{error}. {hint}"));
-                board.entry(note.to_owned()).and_modify(|shown| shown.reason = Some(why));
-            });
+        let Err(error) = ended else {
+            self.failed.remove(note);
+            return;
+        };
+        let lasting = error.kind() != Kind::Transient;
+        let reason = error.remedy().map_or_else(|| error.to_string(), |remedy| format!("{error}. {remedy}"));
+        let known = self.failed.get(note).is_some_and(|before| before.reason == reason);
+        match (lasting, known) {
+            (_, true) => tracing::debug!("A snapshot has failed again: {error}"),
+            (true, false) => tracing::error!(hint = error.remedy(), "A snapshot has failed: {error}"),
+            (false, false) => {
+                tracing::warn!(hint = error.remedy(), "A snapshot waits and tries again: {error}");
+            }
         }
+        let again = Instant::now() + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
+        self.failed.insert(note.to_owned(), Failure { reason, lasting, again });
     }
 
     /// Has the stream note what it streams, with what it has streamed before and may still be invisible.
@@ -269,6 +313,8 @@ impl Desk {
 
     async fn command(&mut self, command: Command) -> Result<Vec<String>> {
         self.quiet(&command).await?;
+        // Who orders something may have mended what was wrong.
+        self.failed.clear();
         let jobs = Jobs::read(&self.around.journal.notes())?;
         let (notes, named) = command::carry_out(&self.around, jobs, command).await?;
         self.note(&notes).await?;
@@ -304,10 +350,11 @@ impl Desk {
     }
 
     /// Brings the board up to date: what is not being read, and what is not wanted any more.
-    fn show(&self, jobs: &Jobs) {
-        self.around.status.snapshots(|board| {
+    fn show(&mut self, jobs: &Jobs) {
+        let Self { around, stops, failed, tables, .. } = self;
+        around.status.snapshots(|board| {
             // A reading that has not ended has not said yet how many rows there were.
-            board.retain(|note, _| jobs.tables.contains_key(note) || self.tables.contains_key(note));
+            board.retain(|note, _| jobs.tables.contains_key(note) || tables.contains_key(note));
             for (note, job) in &jobs.tables {
                 let shown = board.entry(note.clone()).or_default();
                 shown.channel = job.channel();
@@ -315,11 +362,23 @@ impl Desk {
                 shown.estimate = job.progress.estimate.max(job.progress.rows);
                 shown.ad_hoc = job.ad_hoc;
                 shown.sinks.clone_from(&job.sinks);
-                shown.state = match (job.paused, self.stops.contains_key(note)) {
+                let is_read = stops.contains_key(note);
+                // A chunk has been written since.
+                if is_read && shown.reason.is_none() {
+                    failed.remove(note);
+                }
+                let failure = failed.get(note);
+                if let Some(failure) = failure {
+                    shown.reason = Some(failure.reason.clone());
+                }
+                if !is_read {
+                    shown.rows_per_second = 0;
+                }
+                shown.state = match (job.paused, failure) {
                     (true, _) => State::Paused,
-                    (false, true) if shown.reason.is_some() => State::Waiting,
-                    (false, true) => State::Reading,
-                    (false, false) => State::Waiting,
+                    (false, Some(failure)) if failure.lasting => State::Failed,
+                    (false, None) if is_read && shown.reason.is_none() => State::Reading,
+                    (false, _) => State::Waiting,
                 };
             }
         });
@@ -339,11 +398,12 @@ impl Surroundings {
 pub(super) async fn jobs_of(around: &Surroundings, like: &Job) -> Result<Vec<(String, Vec<u8>)>> {
     let client = sql_client(&around.source.info).await?;
     let tables = tables(&client, &around.source).await?;
-    let note = |(place, (schema, table)): (u32, (String, String))| -> Result<(String, Vec<u8>)> {
-        let job = Job { place, schema, table, progress: Progress::default(), ..like.clone() };
+    let note = |found: Job| -> Result<(String, Vec<u8>)> {
+        let Job { place, schema, table, rowless, .. } = found;
+        let job = Job { place, schema, table, rowless, progress: Progress::default(), ..like.clone() };
         Ok((job.note(), job.json()?))
     };
-    (0..).zip(tables).map(note).collect()
+    rows_last(&client, tables).await.into_iter().map(note).collect()
 }
 
 /// The captured tables, as they stand in the publications.

@@ -5,6 +5,8 @@
 //! chunk's snapshot is taken until its rows are written. The *ring* has the transactions that were streamed and may
 //! still be invisible to a snapshot: a commit is decoded before it is seen.
 
+#[cfg(test)]
+mod bulk;
 mod window;
 
 use std::collections::{BTreeSet, HashMap};

@@ -13,6 +13,7 @@ use super::messages::Messages;
 use super::remedy;
 use super::socket::Socket;
 use super::status::Status;
+use super::veil::veiled;
 
 /// A status is 39 bytes; a server that does not take them for so long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -243,7 +244,10 @@ impl End {
 
     fn error(&self) -> Error {
         match self {
-            Self::Server(error) => server_error("Postgres ended the replication stream", error.clone()),
+            // A publication's row filter may fail over a row.
+            Self::Server(error) => {
+                server_error("Postgres ended the replication stream", veiled(error.clone()))
+            }
             Self::Done => {
                 Error::transient("Postgres ended the replication stream, as it does when it shuts down")
             }

@@ -7,6 +7,7 @@ use postgres_protocol::message::backend::ErrorFields;
 use rowcast_engine::{Error, Kind};
 
 use super::remedy;
+use super::veil::veiled;
 
 /// An ErrorResponse of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,6 +137,14 @@ pub fn sql_error(what: impl Into<String>, error: tokio_postgres::Error) -> Error
     }
     let lost = error.is_closed() || has_io_cause(&error);
     Error::new(if lost { Kind::Transient } else { Kind::Failed }, what).because(error)
+}
+
+/// The same for a statement that goes through rows: nothing that may be a value of one is repeated.
+pub fn row_error(what: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(reported) => server_error(what, veiled(DbError::from(reported))),
+        None => sql_error(what, error),
+    }
 }
 
 fn has_io_cause(error: &tokio_postgres::Error) -> bool {

@@ -25,10 +25,11 @@ mod session;
 mod socket;
 mod status;
 mod tls;
+mod veil;
 mod verifier;
 
 pub use adopt::{answering_client, sql_client, sql_session};
 pub use connection::{Connection, Purpose};
 pub use copy::{CopyFrame, CopyStream};
-pub use db_error::{DbError, server_error, sql_error};
+pub use db_error::{DbError, row_error, server_error, sql_error};
 pub use socket::Socket;

@@ -68,6 +68,25 @@ async fn bytes_of_a_database_without_encoding() {
 }
 
 #[tokio::test]
+async fn rows_of_a_database_without_encoding_are_read_as_they_are() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, config) = database(&server, "SQL_ASCII").await;
+    run(
+        &client,
+        "create table t (id int primary key, v text);
+         insert into t values (1, convert_from('\\x67e46e7a', 'SQL_ASCII')), (2, convert_from('\\x67c3a46e7a', 'SQL_ASCII'))",
+    )
+    .await;
+    let config = Config { snapshot: Some(rowcast_postgres::SnapshotMode::Initial), ..config };
+    let capture = Capture::start(config, directory.path()).await;
+    let events = capture.wait(2).await;
+    assert_eq!(events[1].brief(), "read public.t 2,gänz");
+    assert!(events[0].brief().starts_with("read public.t 1,g\u{fffd}"), "{}", events[0].brief());
+    assert_eq!(rendered(&capture)["after"]["v"], "gänz");
+    capture.stop().await;
+}
+
+#[tokio::test]
 async fn names_and_values_in_latin_1() {
     let (server, directory) = (Server::start(""), Directory::new());
     let (client, config) = database(&server, "LATIN1").await;

@@ -1,9 +1,15 @@
 //! The rows that are there, read beside the stream: whoever follows both ends with the table.
 
 mod alone;
+mod failing;
+mod forged;
 mod hidden;
 mod ids;
+mod keys;
+mod late;
 mod load;
+mod marks;
+mod orders;
 mod rows;
 mod streamed;
 mod window;

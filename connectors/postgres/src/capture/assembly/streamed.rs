@@ -3,8 +3,8 @@
 use rowcast_engine::record::TxStart;
 use rowcast_engine::{Lsn, Result};
 
-use super::{Assembly, NEW_TABLE, PARTLY, Step, StreamCommit, broken, outside};
-use crate::capture::custom;
+use super::{Assembly, NEW_TABLE, PARTLY, Step, StreamCommit, broken, new_table, outside};
+use crate::capture::custom::{self, Said};
 use crate::capture::replay::Verdict;
 use crate::capture::streamed::{Found, Streamed};
 use crate::pgoutput::{Message, Within, decode_within};
@@ -37,13 +37,7 @@ impl Assembly {
                 return Ok(if ask { Step::Ask(relation.id) } else { Step::Next });
             }
             Message::Logical { transactional: true, lsn, prefix, content } => {
-                if let Some(channel) = custom::is_gap(true, prefix, &self.identity.slot, content) {
-                    open.gap(channel, NEW_TABLE, PARTLY);
-                } else if let Some(job) = custom::wish(true, prefix, &self.identity.slot, content) {
-                    open.wishes.push(job);
-                } else if let Some(event) = custom::read(prefix, &self.identity.slot, content, &self.status) {
-                    open.message(event.channel, lsn, &event.payload);
-                }
+                self.message_within(lsn, prefix, content)?;
             }
             Message::Logical { transactional, lsn, prefix, content } => {
                 self.message(transactional, lsn, prefix, content)?;
@@ -59,6 +53,29 @@ impl Assembly {
             _ => return Err(outside()),
         }
         Ok(Step::Next)
+    }
+
+    fn message_within(&mut self, lsn: Lsn, prefix: &str, content: &[u8]) -> Result<()> {
+        let open = self.streams.within().ok_or_else(outside)?;
+        let event = match custom::hear(&self.proof, &self.identity.slot, Some(open.xid), prefix, content) {
+            Said::Nothing => return Ok(()),
+            Said::Gap(channel) => {
+                match new_table(self.reads_new_tables, channel) {
+                    Some(job) => open.wish(job),
+                    None => open.gap(channel, NEW_TABLE, PARTLY),
+                }
+                return Ok(());
+            }
+            Said::Wish(job) => {
+                open.wish(*job);
+                return Ok(());
+            }
+            Said::Ddl(content) => custom::ddl(content),
+            Said::Event(channel, content) => custom::event(channel, content, &self.status),
+            Said::Forged(reason) => custom::forged(prefix, reason, content),
+        };
+        open.message(event.channel, lsn, &event.payload);
+        Ok(())
     }
 
     /// The commit of one that was sent before it. What the journal holds already is dropped only now: its place in the

@@ -22,7 +22,8 @@ impl Session {
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
         let mut streamed = self.assembly.streams.take(commit.xid)?;
         let found = self.look_up_all(streamed.doubtful()).await?;
-        self.assembly.late.append(&mut streamed.wishes);
+        self.assembly.late.extend(streamed.take_wishes());
+        self.assembly.note_late()?;
         let is_live = streamed.live() > 0;
         let recast = streamed.recast(&found);
         let file = streamed.file.take();
@@ -144,7 +145,7 @@ impl Session {
     }
 
     /// What has committed before goes before it.
-    async fn hand_over_ready(&mut self) -> Result<()> {
+    pub(super) async fn hand_over_ready(&mut self) -> Result<()> {
         if self.assembly.builder.ready_bytes() > 0 {
             let ingest = &self.ingest;
             let room = meanwhile(&mut self.stream, &mut self.feedback, ingest.room()).await?;

@@ -11,6 +11,10 @@ use crate::snapshot::visible::Visible;
 /// What a note takes beside its key, about.
 const NOTE_BYTES: usize = 48;
 
+/// Keys that one chunk may add to those that are read again. More come of a bulk update that leaves TOASTed values as
+/// they are: reading the chunk again is less than reading its rows by their keys.
+const AGAIN_OF_CHUNK: usize = 2_000;
+
 /// A chunk that has been read.
 #[derive(Debug)]
 pub(crate) struct Read<'a> {
@@ -144,7 +148,7 @@ impl Table {
         }
     }
 
-    pub(super) fn settle<'a>(&mut self, read: &Read<'a>, mut keep: impl FnMut(&'a [u8])) -> Verdict {
+    pub(super) fn settle<'a>(&mut self, read: &Read<'a>, keep: impl FnMut(&'a [u8])) -> Verdict {
         let Some(window) = self.windows.iter().find(|open| open.number == read.window) else {
             return Verdict::Changed;
         };
@@ -162,31 +166,62 @@ impl Table {
         }
         let from = window.from;
         let newer = newer(&self.notes, from.saturating_sub(self.first), read.visible);
+        let emptied = self.truncates.iter().any(|(at, xid)| *at >= from && !read.visible.sees(*xid));
+        let rows = if emptied || newer.is_empty() { None } else { Some(superseded(read, &newer)) };
+        let again: Vec<&[u8]> = rows.iter().flatten().filter_map(Row::again).collect();
+        // Smaller, the chunk is read when what was changed is seen. It ends: so many rows cannot have more such keys.
+        if again.len() > AGAIN_OF_CHUNK {
+            return Verdict::TooMuch;
+        }
         // One that a newer event without all values came for meanwhile waits on: the row need not be in this chunk.
         for key in read.asked.iter().filter(|key| newer.get(&***key) != Some(&true)) {
             self.again.remove(key);
         }
-        let emptied = self.truncates.iter().any(|(at, xid)| *at >= from && !read.visible.sees(*xid));
-        if emptied {
-            return Verdict::Written;
+        match rows {
+            _ if emptied => {}
+            None => read.rows.iter().for_each(keep),
+            Some(ref rows) => rows.iter().filter_map(Row::kept).for_each(keep),
         }
-        if newer.is_empty() {
-            read.rows.iter().for_each(keep);
-            return Verdict::Written;
-        }
-        let mut again = Vec::new();
-        for row in read.rows.iter() {
-            let key = Tuple::split(row).and_then(|(tuple, _)| key_bytes(tuple, read.key));
-            match key.and_then(|key| newer.get_key_value(&*key)) {
-                None => keep(row),
-                // The newer event has all values, or the row is read again for those that it lacks.
-                Some((_, false)) => {}
-                Some((key, true)) => again.push(Box::from(*key)),
-            }
-        }
-        self.again.extend(again);
+        self.again.extend(again.into_iter().map(Box::from));
         Verdict::Written
     }
+}
+
+/// What becomes of a row.
+enum Row<'a, 'n> {
+    Kept(&'a [u8]),
+    /// A newer event has all its values.
+    Replaced,
+    /// A newer event lacks some: it is to be read again, by this key.
+    Again(&'n [u8]),
+}
+
+impl<'a, 'n> Row<'a, 'n> {
+    fn kept(&self) -> Option<&'a [u8]> {
+        match self {
+            Self::Kept(row) => Some(row),
+            _ => None,
+        }
+    }
+
+    fn again(&self) -> Option<&'n [u8]> {
+        match self {
+            Self::Again(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+fn superseded<'a, 'n>(read: &Read<'a>, newer: &HashMap<&'n [u8], bool>) -> Vec<Row<'a, 'n>> {
+    let fate = |row: &'a [u8]| {
+        let key = Tuple::split(row).and_then(|(tuple, _)| key_bytes(tuple, read.key));
+        match key.and_then(|key| newer.get_key_value(&*key)) {
+            None => Row::Kept(row),
+            Some((_, false)) => Row::Replaced,
+            Some((key, true)) => Row::Again(*key),
+        }
+    };
+    read.rows.iter().map(fate).collect()
 }
 
 /// The keys that were changed by transactions that the snapshot does not see, and whether an event of theirs lacks

@@ -1,0 +1,37 @@
+//! Which tables of a snapshot have no row to be read: they are dealt with first, so that the last table has a last row.
+
+use rowcast_engine::Result;
+use tokio_postgres::Client;
+
+use super::job::Job;
+use crate::tables::{literal, qualified};
+use crate::wire::sql_error;
+
+/// What is locked for longer is taken for a table with rows.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '1s'";
+
+/// Of rows without a key none is read.
+const KEYED: &str = "exists (select from pg_class c join pg_index i on i.indrelid = c.oid
+    where c.oid = to_regclass({name}) and c.relreplident <> 'n' and i.indisvalid and i.indimmediate
+      and case when c.relreplident = 'i' then i.indisreplident else i.indisprimary end)";
+
+/// Jobs of these tables, in their order, with those marked that have no row.
+pub(super) async fn rows_last(client: &Client, tables: Vec<(String, String)>) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    let single = tables.len() == 1;
+    for (schema, table) in tables {
+        // That it cannot be seen now is no matter: then it is one with rows.
+        let rowless = !single && !has_rows(client, &qualified(&schema, &table)).await.unwrap_or(true);
+        jobs.push(Job { schema, table, rowless, ..Job::default() });
+    }
+    let (without, with): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.rowless);
+    (0..).zip(with.into_iter().chain(without)).map(|(place, job)| Job { place, ..job }).collect()
+}
+
+async fn has_rows(client: &Client, name: &str) -> Result<bool> {
+    let failed = |error| sql_error("Cannot look for rows", error);
+    client.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
+    let keyed = KEYED.replace("{name}", &literal(name));
+    let sql = format!("select exists (select from {name}) and {keyed}");
+    Ok(client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
+}

@@ -1,0 +1,75 @@
+//! More keys than can be kept for reading them again.
+
+use std::collections::BTreeSet;
+
+use rowcast_engine::schema::Identity;
+
+use super::*;
+use crate::snapshot::rows::Rows;
+use crate::snapshot::visible::Visible;
+
+const TABLE: u32 = 7;
+const KEY: &[u16] = &[0];
+
+/// Of no such transaction it is seen.
+const LATER: u32 = 900;
+
+fn schema() -> Schema {
+    Schema {
+        id: 1,
+        relation: TABLE,
+        database: String::new(),
+        schema: "public".to_owned(),
+        table: "t".to_owned(),
+        channel: "public.t".to_owned(),
+        identity: Identity::Default,
+        inserts_only: false,
+        columns: Vec::new(),
+        primary_key: KEY.to_vec(),
+        key: KEY.to_vec(),
+        unique_key: Vec::new(),
+    }
+}
+
+/// An update of a row whose large column stays as it is.
+fn update(tracker: &mut Tracker, key: u32) {
+    let key = key.to_string();
+    let length = u32::try_from(key.len()).unwrap().to_be_bytes();
+    let raw = [&b"N\0\x02t"[..], &length, key.as_bytes(), b"u"].concat();
+    tracker.change(TABLE, LATER, Op::Update, &raw);
+}
+
+/// Reads rows of these keys while all of them are updated by a transaction that is not seen.
+fn read(tracker: &mut Tracker, keys: std::ops::Range<u32>) -> (Verdict, usize) {
+    let window = tracker.open(TABLE).unwrap();
+    keys.clone().for_each(|key| update(tracker, key));
+    tracker.delivered(LATER);
+    let mut rows = Rows::default();
+    for key in keys {
+        rows.push(format!("{key}\tlarge\n").as_bytes(), 2).unwrap();
+    }
+    let visible: Visible = "900:900:".parse().unwrap();
+    let read =
+        Read { relation: TABLE, window, visible: &visible, schema: 1, key: KEY, rows: &rows, asked: &[] };
+    let mut kept = 0;
+    let verdict = tracker.settle(&read, |_| kept += 1);
+    (verdict, kept)
+}
+
+#[test]
+fn a_bulk_update_has_a_chunk_read_again_and_not_the_table() {
+    let mut tracker = Tracker::default();
+    tracker.watch();
+    tracker.describe(&schema());
+    tracker.begin(TABLE, BTreeSet::new());
+    // Nothing of it is written, nothing is kept for later: smaller, it is read when the update is seen.
+    assert_eq!(read(&mut tracker, 0..30_000), (Verdict::TooMuch, 0));
+    assert_eq!(tracker.again(TABLE).count(), 0);
+    let open = tracker.open(TABLE);
+    assert!(open.is_some());
+    tracker.close(TABLE, open.unwrap());
+    // Small ones give what they have, however much is updated: so it ends.
+    tracker.ring.as_mut().unwrap().clear();
+    assert_eq!(read(&mut tracker, 0..1_000), (Verdict::Written, 0));
+    assert_eq!(tracker.again(TABLE).count(), 1_000);
+}

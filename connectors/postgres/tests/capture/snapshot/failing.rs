@@ -1,0 +1,80 @@
+//! A table that cannot be read: it is told, kept, and read when it can be.
+
+use rowcast_engine::snapshots::{Command, State};
+
+use super::*;
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_told_until_it_is_given() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create role cap login replication; grant create on database postgres to cap; grant all on schema public to cap;
+         set role cap; create table t (id int primary key, v text); insert into t values (1, 'a'), (2, 'b');
+         revoke select on t from cap; create table u (id int primary key); insert into u values (1); reset role",
+    )
+    .await;
+    let url = server.admin().replace("user=postgres", "user=cap");
+    let capture =
+        Capture::start(rowcast_postgres::Config { url, ..initial(&server) }, directory.path()).await;
+    until("it to fail", async || capture.report().snapshots.iter().any(|shown| shown.state == State::Failed))
+        .await;
+    // The other one is read meanwhile.
+    until("the other table", async || capture.status.read_tables().contains_key("public.u")).await;
+    let report = capture.report();
+    let shown = report.snapshots.iter().find(|shown| shown.channel == "public.t").unwrap();
+    let reason = shown.reason.clone().unwrap_or_default();
+    assert!(reason.contains("42501") && reason.contains("privilege"), "{reason}");
+    assert!(!report.healthy && report.reasons.iter().any(|said| said.contains("public.t has failed")));
+    run(&client, "grant select on t to cap").await;
+    // Tried again at once when somebody says so, else within a minute.
+    capture.status.ask_for_snapshot(Command::Resume(vec!["public.t".to_owned()])).await.unwrap();
+    read_whole(&capture).await;
+    let report = capture.report();
+    assert!(report.healthy && report.snapshots.is_empty(), "{:?}", report.reasons);
+    assert_eq!(capture.status.read_tables()["public.t"], 2);
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn rows_that_a_policy_hides_are_not_left_out_in_silence() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create role cap login replication; grant create on database postgres to cap; grant all on schema public to cap;
+         set role cap; create table t (id int primary key); insert into t values (1), (2);
+         alter table t enable row level security; alter table t force row level security; reset role",
+    )
+    .await;
+    let url = server.admin().replace("user=postgres", "user=cap");
+    let capture =
+        Capture::start(rowcast_postgres::Config { url, ..initial(&server) }, directory.path()).await;
+    until("it to fail", async || capture.report().snapshots.iter().any(|shown| shown.state == State::Failed))
+        .await;
+    let reason = capture.report().snapshots[0].reason.clone().unwrap();
+    assert!(reason.contains("row-level security"), "{reason}");
+    capture.status.ask_for_snapshot(Command::Cancel(vec!["public.t".to_owned()])).await.unwrap();
+    read_whole(&capture).await;
+    assert!(capture.report().healthy);
+    capture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_large_tables_at_a_time_share_one_memory() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    for table in 0..7 {
+        run(&client, &format!("create table t{table} (id int primary key, v text); alter table t{table} alter v set storage external;
+            insert into t{table} select i, repeat('x', 3000000) from generate_series(1, 12) i")).await;
+    }
+    let config = rowcast_postgres::Config { snapshot_tables: 16, ..initial(&server) };
+    let capture = Capture::start(config, directory.path()).await;
+    read_whole(&capture).await;
+    let read = capture.status.read_tables();
+    assert_eq!(read.values().copied().collect::<Vec<_>>(), [12; 7]);
+    let reads = capture.events().iter().filter(|event| event.op == Op::Read).count();
+    assert_eq!(reads, 7 * 12, "none twice");
+    capture.stop().await;
+}

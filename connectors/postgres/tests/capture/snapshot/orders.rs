@@ -1,0 +1,63 @@
+//! What a person orders: a pause that outlasts a restart, and an end.
+
+use std::time::Duration;
+
+use rowcast_engine::snapshots::{Command, State};
+
+use super::*;
+
+fn table() -> Vec<String> {
+    vec!["public.t".to_owned()]
+}
+
+async fn ask(capture: &Capture, command: Command) {
+    assert_eq!(capture.status.ask_for_snapshot(command).await.unwrap(), table());
+}
+
+fn reads(capture: &Capture) -> usize {
+    capture.events().iter().filter(|event| event.op == Op::Read).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_outlasts_a_restart_and_a_cancel_ends_it() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key); insert into t select generate_series(1, 100)").await;
+    let start = || Command::Start { tables: table(), condition: None };
+    let capture = Capture::start(config(&server), directory.path()).await;
+    // Nobody reads it while it is locked.
+    let locker = sql(&server).await;
+    let lock = "begin; lock table public.t in access exclusive mode";
+    run(&locker, lock).await;
+    ask(&capture, start()).await;
+    ask(&capture, Command::Pause(table())).await;
+    until("it to be paused", async || {
+        capture.report().snapshots.iter().any(|shown| shown.state == State::Paused)
+    })
+    .await;
+    capture.stop().await;
+    run(&locker, "commit").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    until("it to be paused", async || {
+        capture.report().snapshots.iter().any(|shown| shown.state == State::Paused)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(reads(&capture), 0);
+    ask(&capture, Command::Resume(table())).await;
+    read_whole(&capture).await;
+    assert_eq!((reads(&capture), capture.status.read_tables()["public.t"]), (100, 100));
+
+    run(&locker, lock).await;
+    ask(&capture, start()).await;
+    ask(&capture, Command::Cancel(table())).await;
+    run(&locker, "commit").await;
+    read_whole(&capture).await;
+    run(&client, "insert into t values (1000)").await;
+    until("the row", async || capture.events().len() == 101).await;
+    assert_eq!(reads(&capture), 100);
+    assert!(capture.status.read_tables().is_empty());
+    let unknown = capture.status.ask_for_snapshot(Command::Cancel(table())).await.unwrap_err();
+    assert!(unknown.to_string().contains("No unfinished snapshot matches"), "{unknown}");
+    capture.stop().await;
+}

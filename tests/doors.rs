@@ -110,6 +110,15 @@ async fn health_status_and_metrics_tell_how_it_is() {
     assert_eq!(rowcast.metric("rowcast_healthy").await, Some(1.0));
     assert_eq!(rowcast.metric("rowcast_http_clients{kind=\"sse\"}").await, Some(1.0));
     assert!(rowcast.metric("rowcast_journal_newest_id").await.is_some_and(|id| id > 1.0));
+    let metrics = rowcast.get("/metrics").await.text();
+    for sample in metrics.lines().filter(|line| line.starts_with("rowcast_")) {
+        let name = sample.split(['{', ' ']).next().unwrap_or_default();
+        // Of a histogram the name is told once.
+        let parts = ["_bucket", "_sum", "_count"];
+        let plain = parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+        let told = |name: &str| metrics.lines().any(|line| line.starts_with(&format!("# HELP {name} ")));
+        assert!(told(name) || told(plain), "{name} has no HELP in:\n{metrics}");
+    }
     wait_for("the position to be confirmed", SOON * 2, async || {
         let client = database.client().await;
         let sql = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";

@@ -12,6 +12,10 @@ use crate::confirm::Confirm;
 use crate::journal::{Journal, State};
 use crate::lsn::Lsn;
 
+/// A server that has repeated so many transactions, and goes on, had not stored for long what it was told: since each
+/// telling is stored within seconds, fewer are what a busy server does after any restart.
+pub const MANY_REPEATED: u64 = 100_000;
+
 /// The state of the door in.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Source {
@@ -42,6 +46,10 @@ pub struct Source {
     pub required: Vec<String>,
     /// Bytes between the server's newest position and the confirmed one.
     pub lag_bytes: u64,
+    /// How old what was committed last was when the server sent it, in seconds.
+    pub lag_seconds: f64,
+    /// Transactions that the server has sent again although the journal has them, as long as it goes on doing so.
+    pub repeated: u64,
     /// Connections lost since the start.
     pub reconnects: u64,
     /// What stands still although it is streaming; with the remedy.
@@ -214,6 +222,8 @@ impl Status {
             gauge!("rowcast_source_silence_seconds").set(heard.elapsed().as_secs_f64());
         }
         gauge!("rowcast_source_lag_bytes").set(report.source.lag_bytes as f64);
+        gauge!("rowcast_source_lag_seconds").set(report.source.lag_seconds);
+        gauge!("rowcast_source_repeated_transactions").set(report.source.repeated as f64);
         gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
         let held = if report.source.held_by.is_empty() { 0 } else { held_bytes(journal, &report.source) };
         gauge!("rowcast_source_held_bytes").set(held as f64);
@@ -267,5 +277,31 @@ fn source_reason(source: &Source) -> Option<String> {
             silence.as_secs()
         ));
     }
+    if source.repeated >= MANY_REPEATED {
+        return Some(format!(
+            "The source is streaming, but the server repeats what the journal has: {} transactions so far. It had not \
+             stored what it was told; new changes come behind that",
+            source.repeated
+        ));
+    }
     source.stuck.as_ref().map(|stuck| format!("The source is streaming, but {stuck}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_repeats_very_much_is_told() {
+        let source = |repeated| Source {
+            state: "streaming",
+            heard: Some(Instant::now()),
+            silence_max: Some(Duration::from_secs(60)),
+            repeated,
+            ..Source::default()
+        };
+        assert_eq!(source_reason(&source(MANY_REPEATED - 1)), None);
+        let reason = source_reason(&source(MANY_REPEATED)).unwrap();
+        assert!(reason.contains("repeats what the journal has: 100000 transactions"), "{reason}");
+    }
 }

@@ -51,22 +51,11 @@ impl Metrics {
 
 fn describe() {
     describe_slot();
+    describe_stream();
+    describe_sinks();
+    describe_clients();
     describe_gauge!("rowcast_build_info", "The version, as a label");
     describe_gauge!("rowcast_healthy", "1 when changes flow as they should; /v1/health/flow says why not");
-    describe_gauge!("rowcast_source_streaming", "1 while the replication stream runs");
-    describe_gauge!(
-        "rowcast_source_lag_bytes",
-        Unit::Bytes,
-        "Log between the server's newest position and the confirmed one"
-    );
-    describe_gauge!("rowcast_source_confirmed_lsn", "Position confirmed to the server");
-    describe_counter!("rowcast_source_bytes_total", Unit::Bytes, "Bytes of the replication stream");
-    describe_counter!("rowcast_source_transactions_total", "Transactions captured");
-    describe_counter!(
-        "rowcast_source_gaps_total",
-        "Breaks of the source's history that were gone past, by reason"
-    );
-    describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
     describe_gauge!("rowcast_journal_newest_id", "Number of the newest event");
     describe_gauge!("rowcast_journal_oldest_id", "Number of the oldest event held");
     describe_gauge!("rowcast_journal_size_bytes", Unit::Bytes, "All segments, as they lie on the disk");
@@ -101,17 +90,6 @@ fn describe() {
         Unit::Seconds,
         "From the arrival of a group at the journal until it is durable and visible"
     );
-    describe_gauge!("rowcast_door_running", "1 while the door runs");
-    describe_gauge!("rowcast_door_position_id", "Number of the last event that the target of a door has");
-    describe_gauge!("rowcast_door_clients", "Clients connected");
-    describe_counter!("rowcast_sink_events_total", "Events delivered by doors that push");
-    describe_counter!(
-        "rowcast_sink_hold_lost_total",
-        "Times that a sink has lost events, since it stood still at max_size"
-    );
-    describe_counter!("rowcast_sink_lost_events_total", "Events that a sink has lost in this way");
-    describe_counter!("rowcast_sink_gaps_total", "Gaps made by retention behind which a sink has gone on");
-    describe_counter!("rowcast_sink_retries_total", "Deliveries that failed and were tried again");
 }
 
 /// What the server says of the slot, and what became of it.
@@ -136,8 +114,176 @@ fn describe_slot() {
         Unit::Seconds,
         "For so long nobody has read the slot, as Postgres 17 and later say"
     );
+    describe_gauge!(
+        "rowcast_source_slot_catalog_xmin_age",
+        "Transactions since the oldest one whose catalog rows the slot keeps from VACUUM"
+    );
+    describe_gauge!(
+        "rowcast_source_slot_spilled_transactions",
+        "Transactions that the server wrote to its disk while decoding them for the slot (pg_stat_replication_slots)"
+    );
+    describe_gauge!("rowcast_source_slot_spilled_bytes", Unit::Bytes, "Bytes of them");
+    describe_gauge!(
+        "rowcast_source_slot_streamed_transactions",
+        "Transactions that the server sent before they committed (pg_stat_replication_slots)"
+    );
+    describe_gauge!("rowcast_source_slot_streamed_bytes", Unit::Bytes, "Bytes of them");
     describe_counter!(
         "rowcast_source_slots_given_up_total",
         "Slots given up because the server kept more for them than source.wal_budget"
     );
+}
+
+/// What comes from the server, and what does not come.
+fn describe_stream() {
+    describe_gauge!("rowcast_source_streaming", "1 while the replication stream runs");
+    describe_gauge!(
+        "rowcast_source_lag_bytes",
+        Unit::Bytes,
+        "Log between the server's newest position and the confirmed one"
+    );
+    describe_gauge!("rowcast_source_confirmed_lsn", "Position confirmed to the server");
+    describe_counter!("rowcast_source_bytes_total", Unit::Bytes, "Bytes of the replication stream");
+    describe_counter!("rowcast_source_transactions_total", "Transactions captured");
+    describe_counter!(
+        "rowcast_source_gaps_total",
+        "Breaks of the source's history that were gone past, by reason"
+    );
+    describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
+    describe_gauge!("rowcast_source_stuck", "1 while a position does not move although it has a reason to");
+    describe_gauge!("rowcast_source_silence_seconds", Unit::Seconds, "Since the server was last heard of");
+    describe_gauge!(
+        "rowcast_source_lag_seconds",
+        Unit::Seconds,
+        "How old what was committed last was when the server sent it"
+    );
+    describe_gauge!(
+        "rowcast_source_held_bytes",
+        Unit::Bytes,
+        "Log that the server keeps only because sinks lack it (source.confirm = \"sinks\")"
+    );
+    describe_gauge!(
+        "rowcast_source_repeated_transactions",
+        "Transactions that the server has sent again although the journal has them; 0 when it is through"
+    );
+    describe_counter!(
+        "rowcast_source_rejected_messages_total",
+        "Custom events that went to rowcast.rejected, since their channel or contents cannot be"
+    );
+    describe_counter!(
+        "rowcast_source_spilled_transactions_total",
+        "Transactions that were large enough for a file of their own"
+    );
+    describe_gauge!("rowcast_source_streamed_open", "Transactions that are sent before they commit, now");
+    describe_counter!(
+        "rowcast_source_streamed_transactions_total",
+        "Transactions that were sent before they committed"
+    );
+    describe_counter!(
+        "rowcast_source_streamed_aborted_total",
+        "Transactions that were sent and then rolled back"
+    );
+    describe_counter!(
+        "rowcast_source_streaming_given_up_total",
+        "Times that source.streaming was given up until the next start"
+    );
+    describe_counter!("rowcast_snapshot_rows_total", "Rows that snapshots have read");
+    describe_counter!(
+        "rowcast_snapshot_chunks_repeated_total",
+        "Chunks that were read again, since they did not see what had been streamed before"
+    );
+    describe_counter!(
+        "rowcast_unrendered_values_total",
+        "Values that could not be shown, by format and reason; their events name them"
+    );
+}
+
+/// Doors that push.
+fn describe_sinks() {
+    describe_gauge!("rowcast_door_running", "1 while the door runs");
+    describe_gauge!("rowcast_door_position_id", "Number of the last event that the target of a door has");
+    describe_counter!("rowcast_sink_events_total", "Events delivered by doors that push");
+    describe_counter!(
+        "rowcast_sink_hold_lost_total",
+        "Times that a sink has lost events, since it stood still at max_size"
+    );
+    describe_counter!("rowcast_sink_lost_events_total", "Events that a sink has lost in this way");
+    describe_counter!("rowcast_sink_gaps_total", "Gaps made by retention behind which a sink has gone on");
+    describe_counter!("rowcast_sink_retries_total", "Deliveries that failed and were tried again");
+    describe_gauge!("rowcast_sink_position_id", "Number of the last event that a sink's target has");
+    describe_counter!("rowcast_kafka_records_total", "Records that the broker has acknowledged");
+    describe_counter!("rowcast_kafka_bytes_total", Unit::Bytes, "Bytes of their keys and values");
+    describe_gauge!("rowcast_kafka_records_in_flight", "Records that are on their way to the broker");
+    describe_counter!("rowcast_kafka_outages_total", "Times that no broker could be reached");
+    describe_counter!(
+        "rowcast_kafka_unrendered_values_total",
+        "Values that could not be shown in records for Kafka"
+    );
+}
+
+/// Doors that serve.
+fn describe_clients() {
+    describe_gauge!("rowcast_door_clients", "Clients connected");
+    describe_gauge!("rowcast_http_clients", "Clients connected, by kind");
+    describe_counter!("rowcast_http_events_total", "Events sent to clients, by kind");
+    describe_counter!("rowcast_http_bytes_total", Unit::Bytes, "Bytes sent to clients, by kind");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+            if entry.is_dir() {
+                sources(&entry, found);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                found.push(entry);
+            }
+        }
+    }
+
+    /// Names of metrics behind these macros' names.
+    fn named(text: &str, macros: &[&str]) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for one in macros {
+            for part in text.split(&format!("{one}!(")).skip(1) {
+                let name = part.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+                names.extend(name.filter(|name| name.starts_with("rowcast_")).map(str::to_owned));
+            }
+        }
+        names
+    }
+
+    /// Also those that no test makes appear.
+    #[test]
+    fn every_metric_is_described() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = Vec::new();
+        for folder in
+            ["src", "engine/src", "connectors/http/src", "connectors/kafka/src", "connectors/postgres/src"]
+        {
+            sources(&root.join(folder), &mut files);
+        }
+        let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+        let all = texts.concat();
+        let mut used = named(
+            &all,
+            &[" counter", " gauge", " histogram", ":counter", ":gauge", ":histogram", "=counter"],
+        );
+        // Through a function that adds a label.
+        for part in all.split("count(\"").skip(1) {
+            used.extend(
+                part.split('"').next().filter(|name| name.starts_with("rowcast_")).map(str::to_owned),
+            );
+        }
+        let described = named(&all, &["describe_counter", "describe_gauge", "describe_histogram"]);
+        assert!(used.len() > 50, "only {} were found", used.len());
+        let missing: Vec<&String> = used.difference(&described).collect();
+        assert!(missing.is_empty(), "not described: {missing:?}");
+        let gone: Vec<&String> = described.difference(&used).collect();
+        assert!(gone.is_empty(), "described, and nowhere: {gone:?}");
+    }
 }

@@ -3,7 +3,10 @@
 mod publications;
 mod server;
 mod slots;
+mod snapshots;
 mod standbys;
+
+use std::collections::HashSet;
 
 use rowcast_engine::{Error, Kind, Result};
 use serde::Serialize;
@@ -11,7 +14,7 @@ use serde::Serialize;
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
-use crate::wire::sql_client;
+use crate::wire::answering_client;
 
 /// Tables that are named one by one; more are counted.
 const NAMED_TABLES: usize = 20;
@@ -46,7 +49,7 @@ fn requirement(
 /// `Kind::Usage` for a wrong configuration; others when the connection breaks meanwhile.
 pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     let source = Source::new(config)?;
-    let client = match sql_client(&source.info).await {
+    let client = match answering_client(&source.info).await {
         Ok(client) => client,
         Err(error) if error.kind() == Kind::Usage => return Err(error),
         Err(error) => return Ok(vec![unreachable(&error)]),
@@ -66,6 +69,8 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
         unwritable.iter().all(|worse| worse.name != table.name)
     }));
     found.extend(unwritable);
+    found.extend(snapshots::of_rights(&client, &source, &server, &wanted(&tables, &source)).await?);
+    found.extend(snapshots::of_connections(&client, &source).await?);
     found.extend(slots::of_slot(&client, &source, &server).await?);
     found.extend(standbys::of_standbys(&client, &source, &server).await?);
     Ok(found)
@@ -157,16 +162,19 @@ fn advice(server: &Server) -> Vec<Requirement> {
     found
 }
 
+/// All that is wanted, each through the topmost wanted table above it, as if none were listed yet.
+fn wanted<'a>(tables: &'a [Table], source: &Source) -> Vec<&'a Table> {
+    let unlisted: Vec<Table> = tables
+        .iter()
+        .map(|table| Table { in_all: false, in_inserts: false, owned: true, ..table.clone() })
+        .collect();
+    let plan = candidates::plan(&unlisted, &source.tables);
+    let new: HashSet<u32> = plan.new.iter().map(|table| table.oid).collect();
+    tables.iter().filter(|table| new.contains(&table.oid)).collect()
+}
+
 fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirement> {
-    let wanted: Vec<&Table> = {
-        // As if none were listed yet: all that is wanted, each through the topmost wanted table above it.
-        let unlisted: Vec<Table> = tables
-            .iter()
-            .map(|table| Table { in_all: false, in_inserts: false, owned: true, ..table.clone() })
-            .collect();
-        let plan = candidates::plan(&unlisted, &source.tables);
-        tables.iter().filter(|table| plan.new.iter().any(|new| new.oid == table.oid)).collect()
-    };
+    let wanted = wanted(tables, source);
     let mut found = vec![requirement(
         "tables",
         !wanted.is_empty(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rowcast_engine::{Confirm, Error, Result};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::conninfo::Conninfo;
+use crate::conninfo::{Conninfo, TargetServer};
 use crate::tables::Tables;
 
 /// Names are cut by Postgres beyond this, in bytes.
@@ -69,9 +69,9 @@ pub struct Config {
     /// When the server keeps more of its log for the slot than this, it is said, and the flow is unhealthy.
     #[serde(with = "crate::config::units::size")]
     pub wal_warning: u64,
-    /// When the server keeps more of its log for the slot than this and capture cannot go on, the slot is given up:
-    /// a gap in the history, and not a server without a disk. Never, when left out: nobody but the server's
-    /// administrator knows how large that disk is.
+    /// When the server keeps more of its log for the slot than this, and capture cannot go on or is too slow to make it
+    /// less, the slot is given up: a gap in the history, and not a server without a disk. Never, when left out: nobody
+    /// but the server's administrator knows how large that disk is.
     #[serde(with = "crate::config::units::optional_size")]
     pub wal_budget: Option<u64>,
     /// Whether the server sends large transactions before they commit.
@@ -247,7 +247,12 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let info = Conninfo::parse(&config.url)?;
+        let mut info = Conninfo::parse(&config.url)?;
+        if config.manage && info.target == TargetServer::Any {
+            // On a standby nothing can be kept. When the primary of before comes back as one, it must not be waited for
+            // while another host has taken its place.
+            info.target = TargetServer::PreferPrimary;
+        }
         let tables = Tables::parse(&config.tables, &config.exclude)?;
         let plain = |name: &str| {
             name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')

@@ -12,7 +12,7 @@ use crate::setup::publications;
 use crate::setup::server::Server;
 use crate::setup::{slot, trigger};
 use crate::tables::{identifier, literal};
-use crate::wire::{sql_client, sql_error};
+use crate::wire::{answering_client, sql_error};
 
 /// What rowcast keeps waits for nobody for long, and nobody for it.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '10s'";
@@ -42,7 +42,7 @@ impl Removal {
 const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
 
 /// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
-const RELATIONS: [&str; 5] = ["capture", "identity", "installation", "migrations", "pattern"];
+const RELATIONS: [&str; 6] = ["capture", "identity", "installation", "lent", "migrations", "pattern"];
 
 /// What in the schema is not ours, and what outside depends on something in it. An event trigger of ours goes before.
 const FOREIGN: &str = "
@@ -85,7 +85,7 @@ pub async fn uninstall(config: &Config, really: bool) -> Result<Vec<Removal>> {
         return Err(Error::usage("With source.manage = false rowcast has made nothing")
             .hint("Remove what you made: the replication slot first, then the publications"));
     }
-    let client = sql_client(&source.info).await?;
+    let client = answering_client(&source.info).await?;
     let server = Server::read(&client).await?;
     let removals = list(&client, &source, &server).await?;
     if really {
@@ -103,6 +103,7 @@ async fn list(client: &Client, source: &Source, server: &Server) -> Result<Vec<R
     let schema = read_schema(client, &source.slot).await?;
     let mut all = Vec::new();
     all.extend(of_slot(client, source, server, &schema).await?);
+    all.extend(of_loans(client, &schema).await?);
     // Before the publications, which the trigger would fill again.
     all.extend(of_triggers(client, &schema).await?);
     for name in source.publications() {
@@ -161,6 +162,25 @@ async fn of_slot(
         Err(error) if error.kind() == Kind::Refused => Ok(Some(Removal::stays(title, error.to_string()))),
         Err(error) => Err(error),
     }
+}
+
+/// Replica identities that tables were lent for a while.
+async fn of_loans(client: &Client, schema: &Schema) -> Result<Vec<Removal>> {
+    let failed = |error| sql_error("Cannot look for replica identities that were lent", error);
+    let there = "select to_regclass('rowcast.lent') is not null";
+    if !schema.exists || !client.query_one(there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let sql = "select relation, relation::regclass::text from rowcast.lent order by 1";
+    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    let goes = |row: &tokio_postgres::Row| {
+        let (relation, name): (u32, String) = (row.get(0), row.get(1));
+        Removal::goes(
+            format!("REPLICA IDENTITY FULL of {name}"),
+            format!("SELECT rowcast.repay({relation});"),
+        )
+    };
+    Ok(rows.iter().map(goes).collect())
 }
 
 /// Both call functions in the schema.

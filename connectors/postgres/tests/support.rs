@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// otherwise.
 const DEBIAN: &str = "/usr/lib/postgresql";
 
+/// No newer one is installed for the tests.
+const NEWEST: u32 = 18;
+
 /// Starts fail when a port is taken between its choice and its use.
 const START_ATTEMPTS: u32 = 5;
 
@@ -48,6 +51,23 @@ impl Server {
             return None;
         }
         Some(Self::start_with(Some(programs), settings))
+    }
+
+    /// One that is at least of this version: the one under test, where it is; else the oldest that is installed. So each
+    /// scenario is shown on every version that has what it is about.
+    pub(crate) fn start_since(version: u32, settings: &str) -> Option<Self> {
+        if version_under_test() >= version {
+            return Some(Self::start(settings));
+        }
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/postgres");
+        let there = |major: &u32| cache.join(format!("{major}/native/bin/postgres")).exists();
+        match (version..=NEWEST).find(there) {
+            Some(major) => Self::start_version(major, settings),
+            None => {
+                println!("SKIPPED: no Postgres {version} or newer (scripts/install-postgres-matrix.sh)");
+                None
+            }
+        }
     }
 
     fn start_with(programs: Option<PathBuf>, settings: &str) -> Self {
@@ -230,12 +250,7 @@ impl Server {
     /// One of the server's programs on this data directory; it ends with the thread that starts it, so that a
     /// test that is killed leaves no server behind. As root it runs as `postgres`, since it refuses otherwise.
     fn program(&self, name: &str) -> Command {
-        let mut newest: Vec<_> =
-            fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
-        newest.sort();
-        let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
-        let given = self.programs.clone().or(given);
-        let programs = given.or_else(|| newest.last().map(|dir| dir.join("bin")));
+        let programs = self.programs.clone().or_else(under_test);
         let program = programs.map_or(PathBuf::from(name), |programs| programs.join(name));
         let mut command = Command::new("setpriv");
         if is_root() {
@@ -255,6 +270,23 @@ impl Drop for Server {
         let _ = self.child.take().map(|mut child| child.wait());
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Where the programs of the version under test are.
+fn under_test() -> Option<PathBuf> {
+    let mut newest: Vec<_> = fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    newest.sort();
+    let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
+    given.or_else(|| newest.last().map(|dir| dir.join("bin")))
+}
+
+/// The major version of it: `postgres (PostgreSQL) 15.18 (Debian …)`.
+fn version_under_test() -> u32 {
+    let program = under_test().map_or(PathBuf::from("postgres"), |programs| programs.join("postgres"));
+    let said = run(Command::new(program).arg("--version"));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let major = said.split_whitespace().nth(2).and_then(|text| text.split('.').next());
+    major.and_then(|major| major.trim_end_matches(char::is_alphabetic).parse().ok()).unwrap()
 }
 
 fn fresh_directory() -> PathBuf {

@@ -5,22 +5,17 @@
 //! the break is still there.
 
 use rowcast_engine::adoption::Adopted;
-use rowcast_engine::journal::{Journal, StreamPosition};
+use rowcast_engine::journal::StreamPosition;
 use rowcast_engine::{Error, Lsn, Result};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::broken::Break;
 use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY, Situation, now};
-use crate::config::{OnGap, Source};
-use crate::pgoutput::{Message, decode};
-use crate::setup::publications;
+use crate::config::OnGap;
 use crate::setup::slot::{self, Slot};
-use crate::tables::{identifier, literal};
-use crate::wire::{Connection, sql_error};
-
-/// Transactions that are compared with the journal's to find where the histories part.
-const COMPARED: usize = 1_000_000;
+use crate::tables::literal;
+use crate::wire::Connection;
 
 impl Link {
     /// Whether a person, or the policy, lets this pass.
@@ -39,12 +34,14 @@ impl Link {
     ) -> Result<(Lsn, Lsn)> {
         tracing::warn!(reason = broken.reason, "Goes on behind a gap: {broken}");
         let sound = situation.slot.as_ref().filter(|slot| slot.lost().is_none() && !broken.renew);
+        let mut again = String::new();
         let (lsn, slot_birth) = match sound {
             Some(slot) => {
                 let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
                 let birth = situation.owner.as_ref().and_then(|owner| owner.slot_birth);
-                let lsn = fork(client, &self.source, self.ingest.journal(), situation, confirmed).await?;
-                (lsn, birth.unwrap_or(confirmed))
+                let fork = self.fork(client, situation, confirmed).await?;
+                again = fork.detail();
+                (fork.at, birth.unwrap_or(confirmed))
             }
             None => {
                 self.room_first(&broken).await?;
@@ -53,12 +50,13 @@ impl Link {
         };
         let stored = &situation.stored;
         let detail = match stored.slot.as_str() {
-            "" => format!("{broken}. The journal goes on from {lsn}"),
-            _ => format!("{broken}. The journal stood at {}, it goes on from {lsn}", stored.lsn),
+            "" => format!("{broken}. The journal goes on from {lsn}{again}"),
+            _ => format!("{broken}. The journal stood at {}, it goes on from {lsn}{again}", stored.lsn),
         };
         let position = self.position(&situation.system, lsn, slot_birth);
         let position = StreamPosition { unclaimed: self.source.manage, ..position };
-        let notes = if self.source.reads_after_gap() { self.wanted()? } else { Vec::new() };
+        let mut notes = if self.source.reads_after_gap() { self.wanted()? } else { Vec::new() };
+        notes.push(self.publications(client, &[]).await?);
         let notes: Vec<_> = notes.iter().map(|(name, json)| (*name, json.as_slice())).collect();
         let gap = self.ingest.begin_history(position, (&broken.reason, &detail), now(), &notes).await?;
         metrics::counter!("rowcast_source_gaps_total", "reason" => broken.reason.clone()).increment(1);
@@ -106,56 +104,4 @@ impl Link {
         }
         Ok(())
     }
-}
-
-/// Up to where the server's history is the journal's: what both have is not stored a second time. Read from the slot
-/// without moving it, no further than the journal stands.
-async fn fork(
-    client: &Client,
-    source: &Source,
-    journal: &Journal,
-    situation: &Situation,
-    confirmed: Lsn,
-) -> Result<Lsn> {
-    let stored = &situation.stored;
-    if stored.system != situation.system.id || stored.slot.is_empty() || confirmed >= stored.lsn {
-        return Ok(confirmed);
-    }
-    let reader = journal.clone();
-    let ours = tokio::task::spawn_blocking(move || reader.transactions_above(confirmed, COMPARED))
-        .await
-        .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
-    let names: Vec<String> =
-        publications::existing(client, source).await?.iter().map(|name| identifier(name)).collect();
-    // As the stream itself: the values of a database without encoding must not be checked on their way.
-    let unchecked = "
-        select set_config('client_encoding', 'SQL_ASCII', false)
-        where current_setting('server_encoding') = 'SQL_ASCII'";
-    let failed = |error| sql_error("Cannot compare the slot's changes with the journal", error);
-    client.query(unchecked, &[]).await.map_err(failed)?;
-    // Begin and Commit alone.
-    let sql = "
-        select data from pg_logical_slot_peek_binary_changes($1::text::name, $2::text::pg_lsn, null,
-            'proto_version', '1', 'publication_names', $3::text, 'messages', 'true')
-        where get_byte(data, 0) in (66, 67)";
-    let rows = client
-        .query(sql, &[&source.slot, &stored.lsn.to_string(), &names.join(",")])
-        .await
-        .map_err(failed)?;
-    client.batch_execute("reset client_encoding").await.map_err(failed)?;
-    let (mut shared, mut begun) = (confirmed, None);
-    for row in &rows {
-        match decode(row.get(0)) {
-            Ok(Message::Begin { committed, xid, .. }) => begun = Some((xid, committed)),
-            Ok(Message::Commit { end_lsn, .. }) => {
-                let at = ours.binary_search_by_key(&end_lsn, |stored| stored.end_lsn).ok();
-                let same = at.and_then(|at| ours.get(at)).map(|stored| (stored.xid, stored.committed));
-                if same.is_some() && same == begun {
-                    shared = shared.max(end_lsn);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(shared)
 }

@@ -3,6 +3,8 @@
 mod streamed;
 
 use metrics::Counter;
+use std::time::Duration;
+
 use rowcast_engine::event::{Micros, Op};
 use rowcast_engine::journal::StreamPosition;
 use rowcast_engine::record::{Builder, TxStart};
@@ -154,6 +156,12 @@ impl Assembly {
     /// Whether what arrives has waited on the server: there is a backlog.
     pub(super) fn is_behind(&self) -> bool {
         self.sent - self.committed > BEHIND
+    }
+
+    /// How old what was committed last was when the server sent it, by the server's own clock.
+    pub(super) fn lag(&self) -> Duration {
+        let late = if self.committed == 0 { 0 } else { self.sent.saturating_sub(self.committed) };
+        Duration::from_micros(late.try_into().unwrap_or(0))
     }
 
     /// The server has gone through its log up to here.

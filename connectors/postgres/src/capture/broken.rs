@@ -95,6 +95,12 @@ impl Break {
         Self { renew: true, lasting: true, ..Self::new(Reason::SourceLost, detail) }
     }
 
+    /// Somebody wants another publication, which does not exist yet: the slot cannot show it what came before.
+    pub(super) fn another_publication(name: &str) -> Self {
+        let detail = format!("The stream is to read another publication, {name}, which is made now");
+        Self { renew: true, ..Self::new(Reason::SourceLost, detail) }
+    }
+
     /// As the error that stops capture.
     pub(super) fn error(self) -> Error {
         let hint = self.remedy.as_ref().map_or_else(|| ADOPT.to_owned(), |first| format!("{first}. {ADOPT}"));

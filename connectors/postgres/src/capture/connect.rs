@@ -12,8 +12,10 @@ use tokio_postgres::Client;
 
 use super::assembly::Assembly;
 use super::broken::Break;
+use super::during::during;
 use super::feedback::Feedback;
 use super::lasting::Repeats;
+use super::published::{self, Publications};
 use super::reading::Reading;
 use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
@@ -75,7 +77,7 @@ pub(super) struct Situation {
     pub(super) slot: Option<Slot>,
     /// It is none that could be read.
     pub(super) unfit: Option<Error>,
-    published: Vec<(String, u32)>,
+    pub(super) published: Publications,
     pub(super) owner: Option<Owner>,
 }
 
@@ -129,35 +131,42 @@ impl Link {
     /// `Kind::Refused` for what will not pass by itself, with the remedy (a [`Break`] where the history does not go
     /// on: then nothing was changed in the source); `Kind::Transient` for the rest.
     pub(super) async fn connect(&mut self) -> Result<Session> {
-        let (mut client, here) = sql_session(&self.source.info).await?;
+        let board = self.status.clone();
+        let (mut client, here) = during(&board, "Logs in", sql_session(&self.source.info)).await?;
+        self.reading.found(&here);
         self.here = here;
-        let server = Server::read(&client).await?;
+        let server = during(&board, "Reads the server's settings", Server::read(&client)).await?;
         if server.standby && self.source.manage && self.is_known() {
             return Err(server.wait_for_primary());
         }
         if !self.established {
             server.fit(&self.source)?;
         }
-        let mut connection = Connection::connect(&self.here, Purpose::Replication).await?;
-        same_server(&client, &mut connection).await?;
+        let logs_in = Connection::connect(&self.here, Purpose::Replication);
+        let mut connection = during(&board, "Logs in for replication", logs_in).await?;
+        during(&board, "Makes sure that this is one server", same_server(&client, &mut connection)).await?;
         self.status.source(|source| source.address = self.here.redacted());
-        let situation = self.look(&client, &mut connection, &server).await?;
+        let look = self.look(&client, &mut connection, &server);
+        let situation = during(&board, "Compares the journal with the server", look).await?;
         let plan = self.plan(&situation)?;
         if let Plan::Behind(broken) = &plan {
             // Before anything of the other one's is changed.
             self.make_sure_of_slot(&client, broken).await?;
         }
         if !self.established || matches!(plan, Plan::Behind(_)) {
-            self.prepare(&mut client, &server).await?;
+            let ready = self.prepare(&mut client, &server);
+            during(&board, "Makes schema and publications ready", ready).await?;
         }
-        let position = Box::pin(self.settle(&client, &mut connection, &situation, plan)).await?;
+        let settled = Box::pin(self.settle(&client, &mut connection, &situation, plan));
+        let position = during(&board, "Settles where the stream begins", settled).await?;
         let journal = self.ingest.journal().clone();
         let names = publications::existing(&client, &self.source).await?;
         let from = situation.start(journal.position().asked_since);
         let streaming = self.streaming()?;
         let command = start_command(&self.source, from, &names, streaming);
-        let stream = Box::pin(self.start(&client, connection, &server, &command)).await?;
-        let told = self.confirmed(&client, position).await?;
+        let starts = Box::pin(self.start(&client, connection, &server, &command));
+        let stream = during(&board, "Starts the stream", starts).await?;
+        let told = during(&board, "Reads where the slot stands", self.confirmed(&client, position)).await?;
         let confirmed = told.max(from);
         let replay = Replay::start(&journal, confirmed, position).await?;
         let (tables, status) = (&self.source.tables, &self.status);
@@ -230,10 +239,12 @@ impl Link {
         };
         let judged =
             resume::judge(&situation.stored, &facts).map_err(|broken| self.as_given_up(situation, broken));
-        let noticed = self.noticed(situation).or_else(|| self.unpublished(situation));
-        let broken = match (judged, noticed) {
-            (Ok(verdict), None) => return Ok(Plan::As(verdict)),
+        let broken = match (judged, self.noticed(situation)) {
             (Err(broken), _) | (Ok(_), Some(broken)) => broken,
+            (Ok(verdict), None) => match self.unpublished(situation)? {
+                Some(broken) => broken,
+                None => return Ok(Plan::As(verdict)),
+            },
         };
         if self.may_adopt(&broken, situation.slot.as_ref()) {
             if let Some(unfit) = &situation.unfit {
@@ -264,17 +275,6 @@ impl Link {
         }
     }
 
-    /// A publication that the journal's stream had, and that is gone or another one now.
-    fn unpublished(&self, situation: &Situation) -> Option<Break> {
-        if situation.stored.slot.is_empty() {
-            return None;
-        }
-        let all = &self.source.publication;
-        let there = situation.published.iter().any(|(name, _)| name == all);
-        let missing = if there { self.reading.missing(&situation.published) } else { Some(all.clone()) };
-        missing.map(|name| Break::unpublished(&name))
-    }
-
     /// Remembers a break that the server may not show for long.
     pub(super) async fn remember(&self, broken: &Break) -> Result<()> {
         self.ingest.settled().await?;
@@ -298,6 +298,7 @@ impl Link {
         let stored = &situation.stored;
         // A first start, and nothing of the history is there.
         let begins = matches!(plan, Plan::As(Verdict::Begin(_) | Verdict::Create));
+        let goes_on = matches!(plan, Plan::As(_));
         let (lsn, slot_birth) = match plan {
             Plan::As(Verdict::Continue) if stored.unclaimed => {
                 (stored.lsn, self.claim(client, stored.slot_birth).await?)
@@ -313,7 +314,9 @@ impl Link {
         let position = self.position(&situation.system, lsn, slot_birth);
         let broken = self.ingest.journal().position().broken.filter(|broken| broken.at == lsn);
         abort::point(Point::SourceRecorded);
-        let notes = if begins && self.source.snapshot.is_on() { self.wanted()? } else { Vec::new() };
+        let mut notes = if begins && self.source.snapshot.is_on() { self.wanted()? } else { Vec::new() };
+        let before = if goes_on { situation.published.as_slice() } else { &[] };
+        notes.push(self.publications(client, before).await?);
         let notes: Vec<_> = notes.iter().map(|(name, json)| (*name, json.as_slice())).collect();
         self.ingest.identify(StreamPosition { broken, ..position }, &notes).await?;
         abort::point(Point::SourceIdentified);
@@ -347,6 +350,10 @@ impl Link {
     async fn confirmed(&self, client: &Client, position: Lsn) -> Result<Lsn> {
         let name = &self.source.slot;
         let Observed { slot, publications, .. } = slot::observe(client, &self.source).await?;
+        let noted = published::noted(self.ingest.journal())?.unwrap_or_default();
+        if let Some(name) = published::missing(&noted, &publications) {
+            return Err(Break::unpublished(name).error());
+        }
         self.reading.note(publications, slot.as_ref().and_then(|slot| slot.active_pid));
         let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(position);
         let stored = StreamPosition { lsn: position, ..StreamPosition::default() };

@@ -21,10 +21,10 @@ const TIMEOUT_SHARE: u32 = 60;
 
 /// After so many times its wal_sender_timeout of silence a server is gone. Who is told in time sends no keepalives of
 /// its own accord, so it is asked for one after a quarter of that, and after a half somebody should know.
-const SILENT_TIMEOUTS: u32 = 2;
+pub(super) const SILENT_TIMEOUTS: u32 = 2;
 
 /// The same for a server without wal_sender_timeout.
-const SILENCE_WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const SILENCE_WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The clock of one connection.
 #[derive(Debug)]

@@ -17,9 +17,10 @@ use tokio_postgres::Client;
 use super::connect::Link;
 use super::reading::Reading;
 use crate::config::Source;
+use crate::conninfo::Conninfo;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Observed};
-use crate::wire::sql_client;
+use crate::wire::answering_client;
 
 /// Between two looks: a server that writes 200 MB a second writes a GB meanwhile.
 const EVERY: Duration = Duration::from_secs(5);
@@ -33,6 +34,11 @@ const STILL_FOR_SURE: Duration = Duration::from_secs(8);
 /// Elsewhere it may be connecting again, or the server may be reading its log from far back, which can take minutes
 /// before anything is sent.
 const STILL_PERHAPS: Duration = Duration::from_secs(600);
+
+/// A capture that moves keeps its slot above the budget for so many looks, ten minutes, in which what is kept does not
+/// become less: then it is too slow for what is written. The server's log goes in steps, the largest of them a checkpoint
+/// apart, so fewer would be a guess.
+const LOOKS_ABOVE: u32 = 120;
 
 /// Less is not behind: what an idle server has not told us of.
 const BEHIND: u64 = 16 << 20;
@@ -98,8 +104,10 @@ impl Guard {
             status: link.status.clone(),
             journal: link.ingest.journal().clone(),
             reading: link.reading.clone(),
+            here: None,
             calls: sender,
             still: Still::new(),
+            above: Above::default(),
             concern: None,
         };
         Self { task: tokio::spawn(look.forever()), calls }
@@ -135,13 +143,35 @@ impl Still {
     }
 }
 
+/// How often in a row what is kept was above the budget and did not become less.
+#[derive(Debug, Default)]
+struct Above {
+    looks: u32,
+    least: u64,
+}
+
+impl Above {
+    /// Takes in what is kept, if that is above the budget. Gives whether it has been so for too long.
+    fn note(&mut self, kept: Option<u64>) -> bool {
+        *self = match kept {
+            None => Self::default(),
+            Some(kept) if self.looks == 0 || kept < self.least => Self { looks: 1, least: kept },
+            Some(_) => Self { looks: self.looks + 1, ..*self },
+        };
+        self.looks >= LOOKS_ABOVE
+    }
+}
+
 struct Look {
     source: Source,
     status: Status,
     journal: Journal,
     reading: Reading,
+    /// The server that is looked at; `None` before capture has found one.
+    here: Option<Conninfo>,
     calls: Sender<Call>,
     still: Still,
+    above: Above,
     /// What was said last, without its figures.
     concern: Option<&'static str>,
 }
@@ -158,21 +188,34 @@ impl Look {
                 continue;
             }
             // Capture itself says that the server is away. What could not be seen did not stand still.
-            tracing::debug!("Cannot look after the replication slot: {done:?}");
+            match done {
+                Ok(Err(error)) => tracing::debug!("Cannot look after the replication slot: {error}"),
+                _ => tracing::debug!(
+                    "Cannot look after the replication slot: the server has not answered for {} s",
+                    ROUND_TIMEOUT.as_secs()
+                ),
+            }
             client = None;
             self.still = Still::new();
         }
     }
 
-    async fn round(&mut self, client: &mut Option<(Client, Server)>) -> Result<()> {
-        if client.as_ref().is_none_or(|(client, _)| client.is_closed()) {
-            let new = sql_client(&self.source.info).await?;
-            let server = Server::read(&new).await?;
-            *client = Some((new, server));
+    async fn round(&mut self, client: &mut Option<Client>) -> Result<()> {
+        // The server of the stream and no other, which may have a slot of the same name: a copy, or an old one.
+        let here = self.reading.here();
+        if self.here != here {
+            (self.here, self.still, *client) = (here, Still::new(), None);
         }
-        let Some((client, server)) = client else { return Ok(()) };
+        if client.as_ref().is_none_or(Client::is_closed) {
+            let info = self.here.as_ref().unwrap_or(&self.source.info);
+            *client = Some(answering_client(info).await?);
+        }
+        let Some(client) = client else { return Ok(()) };
+        // A standby that is promoted keeps its connections.
+        let server = &Server::read(client).await?;
         let observed = slot::observe(client, &self.source).await?;
         self.show(&observed, server);
+        slot::show_decoding(client, &self.source.slot).await?;
         self.tell(&observed);
         self.warn_of(&observed);
         Ok(())
@@ -205,12 +248,17 @@ impl Look {
         // What the server says of its position while nothing can be stored is no movement of ours.
         let received = if for_sure { Lsn::ZERO } else { received };
         let still = self.still.note(confirmed.unwrap_or_default(), received);
-        let over = self.source.wal_budget.is_some_and(|budget| observed.retained() > Some(budget));
+        let kept =
+            observed.retained().filter(|kept| self.source.wal_budget.is_some_and(|budget| *kept > budget));
+        let over = kept.is_some();
+        // What is kept for other people's transactions is no slowness of ours.
+        let ours = kept.filter(|kept| observed.behind() >= kept / 2);
+        let too_slow = self.above.note(ours);
         let stands = if for_sure { still >= STILL_FOR_SURE } else { still >= STILL_PERHAPS };
         let idle = state == "streaming" && !for_sure && observed.behind() < BEHIND;
-        let call = if over && stands && !idle {
+        let call = if over && (stands || too_slow) && !idle {
             // The next call is due after as long again.
-            self.still = Still::new();
+            (self.still, self.above) = (Still::new(), Above::default());
             Call::OverBudget
         } else if state == "streaming" && self.reading.missing(&observed.publications).is_some() {
             Call::Unpublished
@@ -260,7 +308,8 @@ fn concern(observed: &Observed, source: &Source) -> Option<(&'static str, String
     }
     if let Some(budget) = source.wal_budget.filter(|budget| retained > budget / BUDGET_SHARE) {
         let what = format!(
-            "{keeps}; above {} and standing still, it is given up (source.wal_budget)",
+            "{keeps}; above {} and standing still, or not becoming less for ten minutes, it is given up \
+             (source.wal_budget)",
             show_size(budget)
         );
         return Some(("budget", what));
@@ -333,6 +382,22 @@ mod tests {
         still.since = Instant::now().checked_sub(STILL_PERHAPS).unwrap();
         assert!(still.note(Lsn(1), Lsn(2)) >= STILL_PERHAPS);
         assert!(still.note(Lsn(1), Lsn(3)) < STILL_FOR_SURE);
+    }
+
+    #[test]
+    fn what_does_not_become_less_is_too_slow() {
+        let mut above = Above::default();
+        let mut looks = |kept: &mut dyn FnMut(u32) -> Option<u64>| {
+            (1..=LOOKS_ABOVE * 3).find(|look| above.note(kept(*look)))
+        };
+        assert_eq!(looks(&mut |look| Some(100 + u64::from(look))), Some(LOOKS_ABOVE), "it grows");
+        assert_eq!(
+            looks(&mut |look| Some(10_000 - u64::from(look / 100))),
+            None,
+            "it becomes less, however slowly"
+        );
+        assert_eq!(looks(&mut |look| (look % 100 != 0).then_some(50)), None, "below the budget now and then");
+        assert_eq!(looks(&mut |look| Some(if look % 7 == 0 { 51 } else { 70 })), Some(LOOKS_ABOVE + 6));
     }
 
     #[test]

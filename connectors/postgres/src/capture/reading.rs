@@ -2,14 +2,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::published::{self, Publications};
+use crate::conninfo::Conninfo;
+
 /// Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading(Arc<Mutex<Through>>);
 
 #[derive(Debug, Default)]
 struct Through {
+    /// The one server, of those that the source names, that the newest connection leads to.
+    here: Option<Conninfo>,
     /// With their OIDs: one that was made anew lacks what came between.
-    publications: Vec<(String, u32)>,
+    publications: Publications,
     /// The server's process.
     pid: Option<i32>,
 }
@@ -19,9 +24,20 @@ impl Reading {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A server has been found.
+    pub(super) fn found(&self, here: &Conninfo) {
+        self.lock().here = Some(here.clone());
+    }
+
+    /// The server that was found last: whoever looks after the slot looks at no other.
+    pub(super) fn here(&self) -> Option<Conninfo> {
+        self.lock().here.clone()
+    }
+
     /// A stream has begun.
-    pub(super) fn note(&self, publications: Vec<(String, u32)>, pid: Option<i32>) {
-        *self.lock() = Through { publications, pid };
+    pub(super) fn note(&self, publications: Publications, pid: Option<i32>) {
+        let mut through = self.lock();
+        (through.publications, through.pid) = (publications, pid);
     }
 
     /// The server's process of the newest stream, be it over or not.
@@ -31,8 +47,6 @@ impl Reading {
 
     /// A publication of the stream that is not among those that exist.
     pub(super) fn missing(&self, existing: &[(String, u32)]) -> Option<String> {
-        let through = self.lock();
-        let missing = through.publications.iter().find(|publication| !existing.contains(publication));
-        missing.map(|(name, _)| name.clone())
+        published::missing(&self.lock().publications, existing).map(str::to_owned)
     }
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use rowcast_engine::event::Micros;
 use rowcast_engine::journal::{Journal, StoredTransaction};
+use rowcast_engine::status::MANY_REPEATED;
 use rowcast_engine::{Error, Lsn, Result};
 
 use super::broken::{Break, Reason};
@@ -16,9 +17,6 @@ const PAGE: usize = 100_000;
 /// Transactions do not end quite in the order of their commit times, and clocks are set: so much apart, in
 /// microseconds, they still may be in order.
 const SLACK: Micros = 10_000_000;
-
-/// So many repeated transactions are worth a warning: the server's memory of our position is far behind.
-const MANY: u64 = 100_000;
 
 /// What happens to a repeated transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +116,11 @@ impl Replay {
         self.done
     }
 
+    /// Transactions that were repeated, as long as that goes on.
+    pub(super) fn repeated(&self) -> u64 {
+        if self.done { 0 } else { self.dropped }
+    }
+
     /// The same as [`Self::finish`], if the server has gone through its log up to `end`.
     pub(super) fn finish_at(&mut self, end: Lsn) -> Result<()> {
         if end >= self.position { self.finish() } else { Ok(()) }
@@ -152,9 +155,9 @@ impl Replay {
             return Err(diverged(end, xid));
         }
         self.dropped += 1;
-        if self.dropped == MANY {
+        if self.dropped == MANY_REPEATED {
             tracing::warn!(
-                "The server repeats very many transactions (over {MANY}) that the journal holds already: it had not \
+                "The server repeats very many transactions (over {MANY_REPEATED}) that the journal holds already: it had not \
                  stored the confirmed position before it stopped"
             );
         }

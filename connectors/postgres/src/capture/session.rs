@@ -438,10 +438,11 @@ impl Session {
 
     /// Brings the status board up to date.
     fn show(&mut self) {
-        self.shown = Instant::now();
-        self.stale = false;
-        let feedback = &self.feedback;
+        (self.shown, self.stale) = (Instant::now(), false);
+        let Self { feedback, assembly, .. } = &*self;
         self.status.source(|source| {
+            source.repeated = assembly.replay.repeated();
+            source.lag_seconds = assembly.lag().as_secs_f64();
             source.state = "streaming";
             source.reason = None;
             source.server_lsn = source.server_lsn.max(feedback.received);

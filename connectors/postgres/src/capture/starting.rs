@@ -45,11 +45,7 @@ impl Link {
         loop {
             let mut next = match connection.take() {
                 Some(connection) => connection,
-                None => {
-                    let mut next = Connection::connect(&self.here, Purpose::Replication).await?;
-                    same_server(client, &mut next).await?;
-                    next
-                }
+                None => self.replication(client).await?,
             };
             if server.encoding == UNENCODED {
                 next.simple_query(UNCHECKED).await?;
@@ -67,6 +63,13 @@ impl Link {
                 Err(error) => return Err(explain(error)),
             }
         }
+    }
+
+    /// One more replication connection to the same server.
+    pub(super) async fn replication(&self, client: &Client) -> Result<Connection> {
+        let mut next = Connection::connect(&self.here, Purpose::Replication).await?;
+        same_server(client, &mut next).await?;
+        Ok(next)
     }
 
     async fn in_use(&self, client: &Client, error: Error) -> Error {

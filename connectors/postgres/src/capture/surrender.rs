@@ -12,7 +12,7 @@ use super::with_remedy;
 use crate::setup::installation::{self, ADOPT};
 use crate::setup::server::Server;
 use crate::setup::slot;
-use crate::wire::{sql_client, sql_error};
+use crate::wire::{answering_client, sql_error};
 
 impl Link {
     /// The guard has called. What cannot be done now it calls for again.
@@ -28,7 +28,8 @@ impl Link {
 
     /// Drops the slot, if it is ours and still keeps more of the server's log than it may. The stream has been left.
     async fn give_up(&mut self) -> Result<()> {
-        let client = sql_client(&self.source.info).await?;
+        // Where the stream was, which is where the guard has looked.
+        let client = answering_client(&self.here).await?;
         let Some(kept) = self.kept_for_us(&client).await? else { return Ok(()) };
         self.free_slot(&client).await?;
         slot::drop(&client, &self.source.slot).await?;
@@ -41,11 +42,11 @@ impl Link {
         }
         let detail = format!(
             "rowcast has given up the replication slot {}, since the server kept {} of its log for it, more than \
-             source.wal_budget ({}), and capture could not go on: {}",
+             source.wal_budget ({}), and capture could not go on in time: {}",
             self.source.slot,
             rounded(kept),
             show_size(self.source.wal_budget.unwrap_or_default()),
-            why.as_deref().unwrap_or("it stood still")
+            why.as_deref().unwrap_or("it stood still, or was slower than what is written")
         );
         tracing::error!("{detail}. Changes from here on are lost to the journal; {ADOPT}");
         self.status.source(|source| {

@@ -8,6 +8,7 @@ use rowcast_engine::{Error, Lsn, Result};
 use tokio_postgres::Client;
 
 use super::connect::Link;
+use super::during::during;
 use super::resume::System;
 use super::with_remedy;
 use crate::setup::creation::{self, Made};
@@ -27,7 +28,9 @@ impl Link {
         server: &Server,
     ) -> Result<Lsn> {
         loop {
-            let error = match creation::create(connection, client, server, &self.source).await? {
+            let create = creation::create(connection, client, server, &self.source);
+            let what = "Makes the replication slot, which waits for every transaction that is running";
+            let error = match during(&self.status, what, create).await? {
                 Made::At(birth) => return Ok(birth),
                 Made::Blocked(error) if self.asked.is_some() => return Err(error),
                 Made::Blocked(error) => error,

@@ -16,7 +16,7 @@ use crate::setup::publications::{self, Reconciled, Slot};
 use crate::setup::server::Server;
 use crate::setup::slot;
 use crate::setup::trigger::Attempt;
-use crate::wire::sql_client;
+use crate::wire::answering_client;
 
 /// Where no event trigger does it at once, a new table is captured at most so late; what was inserted before is told
 /// as a gap.
@@ -75,7 +75,7 @@ async fn round(
     attempt: Attempt,
 ) -> Result<()> {
     if client.as_ref().is_none_or(Client::is_closed) {
-        *client = Some(sql_client(&source.info).await?);
+        *client = Some(answering_client(&source.info).await?);
     }
     let Some(client) = client else { return Ok(()) };
     progress.look(client, &source.slot, status).await?;

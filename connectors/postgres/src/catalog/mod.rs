@@ -81,7 +81,7 @@ impl Catalog {
     async fn ask(&mut self, relation: &Relation<'_>, first: &str) -> Result<Described> {
         let mut client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
-            _ => sql_client(&self.info).await?,
+            _ => self.connect().await?,
         };
         let described =
             timeout(READ_TIMEOUT, self.read(&mut client, relation, first)).await.map_err(|_| {

@@ -26,7 +26,7 @@ use rowcast_engine::{Error, Result};
 pub use keepalive::Keepalive;
 
 /// Everything needed to log in. `Display` and `Debug` never show the password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Conninfo {
     /// Servers to try, in this order; at least one.
     pub hosts: Vec<Host>,
@@ -160,7 +160,16 @@ pub enum TargetServer {
     Standby,
     /// One that is in recovery; if there is none, any.
     PreferStandby,
+    /// One that is not in recovery; if there is none, any. What `any` means to who needs a primary and can say better
+    /// what is wrong with a standby; libpq has no name for it.
+    PreferPrimary,
 }
+
+/// No statement of ours waits longer for a lock, but for those that say so; with some time to spare.
+const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(40);
+
+/// An answer may take so many times what a login may.
+const ANSWER_SHARE: u32 = 12;
 
 /// Parameters as read, before defaults: keyword to value.
 type Parameters = BTreeMap<&'static str, String>;
@@ -199,6 +208,11 @@ impl Conninfo {
     #[must_use]
     pub(crate) fn at(&self, host: &Host) -> Self {
         Self { hosts: vec![host.clone()], ..self.clone() }
+    }
+
+    /// For so long nothing may come of an answer that is due: two minutes unless `connect_timeout` says otherwise.
+    pub(crate) fn answer_limit(&self) -> Duration {
+        self.connect_timeout.saturating_mul(ANSWER_SHARE).max(LONGEST_LOCK_WAIT)
     }
 
     /// The same, under another name in `pg_stat_activity`.

@@ -50,6 +50,7 @@ impl TargetServer {
             Self::Primary => "primary",
             Self::Standby => "standby",
             Self::PreferStandby => "prefer-standby",
+            Self::PreferPrimary => "any",
         }
     }
 }

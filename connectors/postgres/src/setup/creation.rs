@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rowcast_engine::{Error, Lsn, Result};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use super::server::{FAILOVER_SLOTS, Server};
@@ -17,6 +18,12 @@ const BLOCKERS: i64 = 5;
 /// When we are gone, the server notices it so soon although it waits for a lock; without this it would go on
 /// waiting, with a slot that nobody has asked for any more. Not every platform can: then `lock_timeout` ends it.
 const NOTICE_OUR_END: &str = "SET client_connection_check_interval = '1s'";
+
+/// Between two looks whether the server still makes it.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+
+/// What a command gives.
+type Rows = Vec<Vec<Option<String>>>;
 
 /// What became of it.
 pub(crate) enum Made {
@@ -40,7 +47,7 @@ pub(crate) async fn create(
     // the setting before it.
     let timeout = source.lock_timeout.as_millis();
     connection.simple_query(&format!("SET lock_timeout = {timeout}")).await?;
-    let rows = match connection.simple_query(&command(server, source)).await {
+    let rows = match watched(connection, client, &command(server, source)).await {
         Ok(rows) => rows,
         Err(error) => return explain(error, client, source).await,
     };
@@ -49,6 +56,32 @@ pub(crate) async fn create(
         .and_then(|row| row.get(1)?.as_deref()?.parse().ok())
         .map(Made::At)
         .ok_or_else(|| Error::failed("CREATE_REPLICATION_SLOT gave no position"))
+}
+
+/// Making it may take any time. Whether it still goes on is asked over another session, whose answers may not.
+async fn watched(connection: &mut Connection, client: &Client, command: &str) -> Result<Rows> {
+    let pid = connection.process_id();
+    let mut making = std::pin::pin!(connection.patient_query(command));
+    loop {
+        tokio::select! {
+            made = &mut making => return made,
+            () = sleep(PROBE_EVERY) => {}
+        }
+        let failed = |error| sql_error("Cannot see whether the replication slot is still being made", error);
+        // Idle: the command has not reached the server, or its answer has not reached us.
+        let goes_on = "select exists (select from pg_stat_activity
+                                      where pid = $1 and coalesce(state, 'active') = 'active')";
+        let row = client.query_one(goes_on, &[&pid]).await.map_err(failed)?;
+        if row.get::<_, bool>(0) {
+            continue;
+        }
+        // It may have ended just now.
+        return timeout(PROBE_EVERY, making).await.unwrap_or_else(|_| {
+            Err(Error::transient(
+                "The server does not make the replication slot any more, and has not said what came of it",
+            ))
+        });
+    }
 }
 
 fn command(server: &Server, source: &Source) -> String {

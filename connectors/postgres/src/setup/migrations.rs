@@ -8,11 +8,15 @@ use super::server::Server;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
+    ("V7__lent", include_str!("../../../../migrations/V7__lent.sql")),
 ];
+
+/// The number of the newest one.
+const NEWEST: i32 = 7;
 
 /// Which of them have been applied.
 const HISTORY: &str = "rowcast.migrations";
@@ -26,7 +30,7 @@ const LOCK_TIMEOUT: &str = "set lock_timeout = '30s'";
 
 /// Applies what is missing. Needs CREATE on the database only the first time.
 pub(super) async fn apply(client: &mut Client, server: &Server) -> Result<()> {
-    if newest(client).await? >= Some(FILES.len().try_into().unwrap_or(i32::MAX)) {
+    if newest(client).await? >= Some(NEWEST) {
         return Ok(());
     }
     let failed = |error| sql_error("Cannot prepare the schema rowcast", error);

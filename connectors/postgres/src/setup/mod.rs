@@ -4,6 +4,7 @@
 pub(crate) mod candidates;
 pub(crate) mod creation;
 pub(crate) mod installation;
+pub(crate) mod loans;
 mod migrations;
 pub(crate) mod publications;
 pub(crate) mod server;
@@ -26,6 +27,9 @@ use trigger::Attempt;
 ///
 /// `Kind::Refused` with the remedy for whatever is not as it must be.
 pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Server) -> Result<()> {
+    if let Some(warning) = server.no_failover(source) {
+        tracing::warn!("{warning}");
+    }
     let slot = if slot::read(client, &source.slot).await?.is_some() {
         publications::Slot::Present
     } else {

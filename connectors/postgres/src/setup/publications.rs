@@ -9,6 +9,7 @@ use rowcast_engine::{Error, Result};
 use tokio_postgres::{Client, Transaction};
 
 use super::candidates::{self, Plan, Table};
+use super::loans;
 use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use super::trigger::{self, Attempt};
 use crate::capture::NEW_TABLE;
@@ -86,6 +87,7 @@ pub(crate) async fn reconcile(
     if theirs.is_some() {
         return Ok(Reconciled { theirs, no_trigger, ..Reconciled::default() });
     }
+    loans::repay(client).await?;
     let tables = candidates::read(client, source, server.version).await?;
     let plan = candidates::plan(&tables, &source.tables);
     if slot == Slot::Absent {
@@ -278,6 +280,14 @@ async fn change(client: &mut Client, source: &Source, plans: impl Iterator<Item 
             }
             let tables: Vec<Table> = plan.moved.into_iter().chain(plan.unwanted).collect();
             tracing::warn!(tables = listed(&tables), "{error}; it is tried again");
+            for table in tables.iter().filter(|table| table.in_all && !table.identified) {
+                match loans::lend(client, source, table).await {
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(table = table.channel(), "{error}: its UPDATE and DELETE fail")
+                    }
+                }
+            }
         }
     }
     Ok(())

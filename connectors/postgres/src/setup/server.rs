@@ -134,6 +134,24 @@ impl Server {
         Ok(())
     }
 
+    /// Several hosts promise more than the server can keep.
+    pub(crate) fn no_failover(&self, source: &Source) -> Option<String> {
+        let several = source.info.hosts.len() > 1 && source.manage;
+        let why = if self.version < FAILOVER_SLOTS {
+            format!("Postgres {} keeps no copy of the slot on a standby", self.version_text)
+        } else if !source.failover {
+            "source.failover is false, so standbys keep no copy of the slot".to_owned()
+        } else {
+            return None;
+        };
+        several.then(|| {
+            format!(
+                "The source names {} servers, but {why}: a fail-over to another one will be a gap in the history",
+                source.info.hosts.len()
+            )
+        })
+    }
+
     /// Whether it can choose transactions like that.
     pub(crate) fn sends(&self, origin: Origin) -> bool {
         origin == Origin::Any || self.version >= ORIGINS
@@ -176,4 +194,31 @@ impl Server {
 
 fn failed(error: tokio_postgres::Error) -> Error {
     sql_error("Cannot read the server's settings", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn several_hosts_without_copies_of_the_slot_are_told() {
+        let told = |version, config: Config| {
+            let source = Source::new(&config).unwrap();
+            let version_text = format!("{}.9", version / 10_000);
+            Server { version, version_text, ..Server::default() }.no_failover(&source)
+        };
+        let of = |url: &str| Config { url: url.to_owned(), ..Config::default() };
+        let two = || of("postgres://me@a,b/db");
+        let warning = told(160_009, two()).unwrap();
+        assert!(warning.contains("2 servers") && warning.contains("Postgres 16.9"), "{warning}");
+        assert!(told(170_000, Config { failover: false, ..two() }).unwrap().contains("source.failover"));
+        for (version, config) in [
+            (170_000, two()),
+            (160_009, of("postgres://me@a/db")),
+            (160_009, Config { manage: false, ..two() }),
+        ] {
+            assert_eq!(told(version, config), None);
+        }
+    }
 }

@@ -167,6 +167,22 @@ pub(crate) async fn observe(client: &Client, source: &Source) -> Result<Observed
     })
 }
 
+/// Sets the gauges of what the server says of decoding for the slot.
+pub(crate) async fn show_decoding(client: &Client, name: &str) -> Result<()> {
+    let sql = "select d.spill_txns, d.spill_bytes, d.stream_txns, d.stream_bytes, age(s.catalog_xmin)::int8
+               from pg_replication_slots s left join pg_stat_replication_slots d on d.slot_name = s.slot_name
+               where s.slot_name = $1::text::name";
+    let row = client.query_opt(sql, &[&name]).await;
+    let row = row.map_err(|error| sql_error("Cannot read what decoding has cost", error))?;
+    let figure = |at| row.as_ref().and_then(|row| row.get::<_, Option<i64>>(at)).unwrap_or(0) as f64;
+    metrics::gauge!("rowcast_source_slot_spilled_transactions").set(figure(0));
+    metrics::gauge!("rowcast_source_slot_spilled_bytes").set(figure(1));
+    metrics::gauge!("rowcast_source_slot_streamed_transactions").set(figure(2));
+    metrics::gauge!("rowcast_source_slot_streamed_bytes").set(figure(3));
+    metrics::gauge!("rowcast_source_slot_catalog_xmin_age").set(figure(4));
+    Ok(())
+}
+
 fn understand(json: &str) -> Result<Slot> {
     serde_json::from_str(json)
         .map_err(|error| Error::failed("Cannot understand the replication slot's row").because(error))

@@ -15,16 +15,28 @@ use rowcast_engine::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
+use super::answer::Answer;
 use super::connection::{Connection, Purpose};
 use super::socket::Socket;
 use crate::conninfo::Conninfo;
 
-/// Logs in and gives a client for SQL; its connection lives in a task of its own until the client is dropped.
+/// Logs in and gives a client for SQL; its connection lives in a task of its own until the client is dropped. Its
+/// statements take as long as they take.
 ///
 /// # Errors
 ///
 /// As [`Connection::connect`].
 pub async fn sql_client(info: &Conninfo) -> Result<Client> {
+    open(info, None).await.map(|(client, _)| client)
+}
+
+/// The same for short statements: a server of which nothing comes for twelve times `connect_timeout`, and 40 s at least,
+/// although an answer is due, is given up.
+///
+/// # Errors
+///
+/// As [`Connection::connect`].
+pub async fn answering_client(info: &Conninfo) -> Result<Client> {
     sql_session(info).await.map(|(client, _)| client)
 }
 
@@ -34,9 +46,13 @@ pub async fn sql_client(info: &Conninfo) -> Result<Client> {
 ///
 /// As [`Connection::connect`].
 pub async fn sql_session(info: &Conninfo) -> Result<(Client, Conninfo)> {
+    open(info, Some(Answer::within(info.answer_limit()))).await
+}
+
+async fn open(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Conninfo)> {
     let connection = Connection::connect(info, Purpose::Query).await?;
-    let here = info.at(connection.host());
-    let stream = Adopted::new(connection);
+    let (here, at) = (info.at(connection.host()), connection.host().to_string());
+    let stream = Adopted::new(connection, answer);
     let mut config = tokio_postgres::Config::new();
     config.user(&info.user).dbname(&info.dbname);
     let adopted = config.connect_raw(stream, NoTls).await;
@@ -47,6 +63,9 @@ pub async fn sql_session(info: &Conninfo) -> Result<(Client, Conninfo)> {
             match message {
                 Ok(AsyncMessage::Notice(notice)) => tracing::debug!("Postgres says: {}", notice.message()),
                 Ok(_) => {}
+                Err(error) if is_late(&error) => {
+                    return tracing::warn!("A session at {at} is given up: {error}");
+                }
                 // Whoever uses the client gets an error of their own.
                 Err(error) => return tracing::debug!("The SQL session ended: {error}"),
             }
@@ -55,12 +74,20 @@ pub async fn sql_session(info: &Conninfo) -> Result<(Client, Conninfo)> {
     Ok((client, here))
 }
 
+/// Whether an answer was waited for in vain. To whoever has asked the session is only closed.
+fn is_late(error: &tokio_postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
+
 /// A logged-in socket that looks as if it were about to be.
 struct Adopted {
     socket: Socket,
     /// The replayed answer, then whatever was read ahead.
     incoming: BytesMut,
     startup: Startup,
+    /// Where the time for an answer is bounded.
+    answer: Option<Answer>,
 }
 
 /// How much of the start-up message has been swallowed.
@@ -72,11 +99,11 @@ enum Startup {
 }
 
 impl Adopted {
-    fn new(connection: Connection) -> Self {
+    fn new(connection: Connection, bounded: Option<Answer>) -> Self {
         let (messages, parameters, key) = connection.into_parts();
         let mut incoming = answer(&parameters, key);
         incoming.extend_from_slice(&messages.incoming);
-        Self { socket: messages.socket, incoming, startup: Startup::Length(0, 0) }
+        Self { socket: messages.socket, incoming, startup: Startup::Length(0, 0), answer: bounded }
     }
 }
 
@@ -126,7 +153,16 @@ impl AsyncRead for Adopted {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.incoming.is_empty() {
-            return Pin::new(&mut this.socket).poll_read(cx, buf);
+            let before = buf.filled().len();
+            let read = Pin::new(&mut this.socket).poll_read(cx, buf);
+            return match (&mut this.answer, read) {
+                (Some(answer), Poll::Pending) => answer.nothing(cx),
+                (Some(answer), read) => {
+                    answer.came(&buf.filled()[before..]);
+                    read
+                }
+                (None, read) => read,
+            };
         }
         let count = this.incoming.len().min(buf.remaining());
         buf.put_slice(&this.incoming[..count]);
@@ -139,7 +175,12 @@ impl AsyncWrite for Adopted {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match this.startup.swallow(bytes) {
-            0 => Pin::new(&mut this.socket).poll_write(cx, bytes),
+            0 => {
+                if let Some(answer) = &mut this.answer {
+                    answer.asked(cx);
+                }
+                Pin::new(&mut this.socket).poll_write(cx, bytes)
+            }
             swallowed => Poll::Ready(Ok(swallowed)),
         }
     }

@@ -1,12 +1,16 @@
 //! A session that runs simple queries and replication commands.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 use rowcast_engine::{Error, Result};
+use tokio::time::timeout;
 
+use super::answer;
 use super::copy::CopyStream;
 use super::db_error::{DbError, server_error};
 use super::hosts;
@@ -41,6 +45,8 @@ pub struct Connection {
     pub(super) sort: Sort,
     /// A command has been sent and its end not seen: the caller dropped the future, or the connection broke.
     unfinished: bool,
+    /// How long nothing may come of an answer; `None`: for as long as it takes.
+    limit: Option<Duration>,
 }
 
 impl Connection {
@@ -62,8 +68,10 @@ impl Connection {
         parameters: BTreeMap<String, String>,
         version: u32,
         key: (i32, i32),
+        limit: Duration,
     ) -> Self {
-        Self { messages, host, parameters, version, key, unfinished: false, sort: Sort::default() }
+        let sort = Sort::default();
+        Self { messages, host, parameters, version, key, unfinished: false, sort, limit: Some(limit) }
     }
 
     /// The server that let us in: a host of the source at one address.
@@ -93,7 +101,8 @@ impl Connection {
 
     /// Runs SQL statements or one replication command, and gives the rows of all of them, values as text.
     ///
-    /// The caller bounds the time. A dropped call leaves the connection unusable.
+    /// A server of which nothing comes for twelve times `connect_timeout` is given up. A dropped call leaves the
+    /// connection unusable.
     ///
     /// # Errors
     ///
@@ -102,7 +111,7 @@ impl Connection {
         self.send_query(sql).await?;
         let (mut rows, mut size, mut failure) = (Vec::new(), 0, None);
         loop {
-            let message = match self.messages.read().await {
+            let message = match self.answer().await {
                 Ok(Incoming::Message(message)) => message,
                 Ok(Incoming::CopyBoth) => return Err(unexpected(sql)),
                 // A fatal error closes the connection right behind its message.
@@ -126,6 +135,24 @@ impl Connection {
         failure.map_or(Ok(rows), |f| Err(failed(sql, f)))
     }
 
+    /// The same for what may take any time. The caller looks after the server meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::simple_query`].
+    pub async fn patient_query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let limit = self.limit.take();
+        let result = self.simple_query(sql).await;
+        self.limit = limit;
+        result
+    }
+
+    /// The next message of an answer that is due.
+    async fn answer(&mut self) -> io::Result<Incoming> {
+        let Some(limit) = self.limit else { return self.messages.read().await };
+        timeout(limit, self.messages.read()).await.unwrap_or_else(|_| Err(answer::late(limit)))
+    }
+
     /// Sends a START_REPLICATION command and hands the connection over to its stream.
     ///
     /// # Errors
@@ -134,7 +161,7 @@ impl Connection {
     pub async fn start_replication(mut self, command: &str) -> Result<CopyStream> {
         self.send_query(command).await?;
         loop {
-            match self.messages.read().await.map_err(|e| lost(command, e))? {
+            match self.answer().await.map_err(|e| lost(command, e))? {
                 Incoming::CopyBoth => return Ok(CopyStream::new(self.messages)),
                 Incoming::Message(Message::ErrorResponse(body)) => {
                     return Err(failed(command, DbError::read(body.fields())));
@@ -149,7 +176,9 @@ impl Connection {
             return Err(Error::transient("The connection to Postgres was left in the middle of a command"));
         }
         self.unfinished = true;
-        self.messages.send(|buffer| frontend::query(sql, buffer)).await.map_err(|e| lost(sql, e))
+        let limit = self.limit.unwrap_or(Duration::MAX);
+        let sent = timeout(limit, self.messages.send(|buffer| frontend::query(sql, buffer))).await;
+        sent.unwrap_or_else(|_| Err(answer::late(limit))).map_err(|e| lost(sql, e))
     }
 
     /// Takes in what the server may send at any time; None for anything else.
@@ -193,7 +222,7 @@ fn failed(sql: &str, error: DbError) -> Error {
     server_error(format!("Postgres refuses {}", shown(sql)), error)
 }
 
-fn lost(sql: &str, cause: std::io::Error) -> Error {
+fn lost(sql: &str, cause: io::Error) -> Error {
     Error::transient(format!("The connection to Postgres broke during {}", shown(sql))).because(cause)
 }
 

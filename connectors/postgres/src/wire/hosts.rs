@@ -56,7 +56,7 @@ impl Search<'_> {
             let attempt = Box::pin(within(address, limit, self.at(address)));
             match attempt.await {
                 Ok(connection) if is_wanted(&connection, self.info.target) => return Ok(Some(connection)),
-                Ok(connection) if self.info.target == TargetServer::PreferStandby => {
+                Ok(connection) if self.is_preference() => {
                     self.second_best.get_or_insert(connection);
                 }
                 Ok(_) => self.note(other_server(address, self.info.target))?,
@@ -64,6 +64,11 @@ impl Search<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether any server will do if there is none of the kind that is asked for.
+    fn is_preference(&self) -> bool {
+        matches!(self.info.target, TargetServer::PreferStandby | TargetServer::PreferPrimary)
     }
 
     async fn at(&self, address: &Host) -> Result<Connection> {

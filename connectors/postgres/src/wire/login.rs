@@ -70,9 +70,10 @@ impl Sort {
             TargetServer::ReadWrite | TargetServer::ReadOnly => {
                 ("SELECT pg_catalog.current_setting('transaction_read_only') = 'on'", &mut sort.read_only)
             }
-            TargetServer::Primary | TargetServer::Standby | TargetServer::PreferStandby => {
-                ("SELECT pg_catalog.pg_is_in_recovery()", &mut sort.standby)
-            }
+            TargetServer::Primary
+            | TargetServer::PreferPrimary
+            | TargetServer::Standby
+            | TargetServer::PreferStandby => ("SELECT pg_catalog.pg_is_in_recovery()", &mut sort.standby),
         };
         let rows = connection.simple_query(sql).await?;
         *answer = rows.first().and_then(|row| row.first()).and_then(Option::as_deref).map(|text| text == "t");
@@ -87,7 +88,7 @@ pub(super) fn is_wanted(connection: &Connection, target: TargetServer) -> bool {
         TargetServer::Any => true,
         TargetServer::ReadWrite => read_only == Some(false),
         TargetServer::ReadOnly => read_only == Some(true),
-        TargetServer::Primary => standby == Some(false),
+        TargetServer::Primary | TargetServer::PreferPrimary => standby == Some(false),
         TargetServer::Standby | TargetServer::PreferStandby => standby == Some(true),
     }
 }
@@ -168,7 +169,8 @@ impl Attempt<'_> {
         }
         let version = parameters.get("server_version").and_then(|v| session::version_number(v));
         let version = version.ok_or_else(|| remedy::protocol("the server does not tell its version"))?;
-        Ok(Connection::new(messages, self.host.clone(), parameters, version, key))
+        let limit = self.info.answer_limit();
+        Ok(Connection::new(messages, self.host.clone(), parameters, version, key, limit))
     }
 
     /// The error for the server's refusal.

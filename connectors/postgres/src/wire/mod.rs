@@ -7,6 +7,7 @@
 //! Source: <https://www.postgresql.org/docs/current/protocol.html>.
 
 mod adopt;
+mod answer;
 mod auth;
 mod buffer;
 mod connection;
@@ -26,7 +27,7 @@ mod status;
 mod tls;
 mod verifier;
 
-pub use adopt::{sql_client, sql_session};
+pub use adopt::{answering_client, sql_client, sql_session};
 pub use connection::{Connection, Purpose};
 pub use copy::{CopyFrame, CopyStream};
 pub use db_error::{DbError, server_error, sql_error};

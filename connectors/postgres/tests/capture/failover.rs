@@ -13,7 +13,7 @@ const SYNCHRONIZED: &str = "synchronized_standby_slots = 'standby'";
 
 /// A primary with one captured row, and a standby that keeps a copy of the slot.
 async fn pair() -> Option<(Server, Server, Directory, Config)> {
-    let server = Server::start_version(17, "")?;
+    let server = Server::start_since(17, "")?;
     let (mut primary, directory, _) = one_row_on(server, OnGap::Stop).await;
     run(&sql(&primary).await, "select pg_create_physical_replication_slot('standby')").await;
     let standby = primary.with_standby(SYNCHRONIZED, "sync_replication_slots = on");

@@ -7,7 +7,7 @@ use rowcast_postgres::{Config, OnGap};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::harness::{Capture, Directory, config, run, sql, until};
+use super::harness::{Capture, Directory, config, run, sql, until, value};
 use super::restored::{caught_up, pair};
 use crate::support::Server;
 use crate::wire::hosts::pair as open_pair;
@@ -48,6 +48,62 @@ async fn the_stream_moves_to_the_server_that_was_promoted() {
     let events = capture.events();
     let briefs: Vec<String> = events.iter().map(|event| event.brief()).collect();
     assert_eq!(briefs[..3], ["insert public.t 1", "insert public.t 2", "insert public.t 3"]);
+    capture.stop().await;
+}
+
+/// The primary of before comes back, as a standby or as somebody who does not know that it is over. Its host comes first,
+/// and neither capture nor whoever looks after the slot goes there: nobody says `target_session_attrs`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_comes_back_as_a_standby_is_passed_over() {
+    let (mut primary, standby, directory, config) = pair(OnGap::Stop).await;
+    let url = format!(
+        "host={},{} port={},{} user=postgres dbname=postgres",
+        primary.dir().display(),
+        standby.dir().display(),
+        primary.port,
+        standby.port
+    );
+    let mut capture = Capture::start(Config { url, ..config }, directory.path()).await;
+    run(&sql(&primary).await, "insert into t values (2)").await;
+    capture.wait(2).await;
+    caught_up(&primary, &standby).await;
+    tokio::task::block_in_place(|| primary.stop_in_order());
+    standby.promote();
+    let there = format!(":{}/postgres", standby.port);
+    let arrived = async |capture: &Capture| {
+        until("the promoted server", async || {
+            let source = capture.report().source;
+            source.address.contains(&there) && source.state == "streaming" && source.slot_state == "active"
+        })
+        .await;
+    };
+    arrived(&capture).await;
+
+    primary.write("standby.signal", "");
+    tokio::task::block_in_place(|| primary.relaunch());
+    let (old, new) = (sql(&primary).await, sql(&standby).await);
+    assert_eq!(value(&old, "select pg_is_in_recovery()").await, "true");
+    let before = capture.report().source.reconnects;
+    run(&new, "select pg_terminate_backend(pid) from pg_stat_replication; insert into t values (3)").await;
+    until("the break", async || capture.report().source.reconnects > before).await;
+    arrived(&capture).await;
+    capture.wait(3).await;
+
+    // Both are primaries now, each with a slot of that name. Every session but the stream is broken off.
+    primary.promote();
+    let others = "select pg_terminate_backend(pid) from pg_stat_activity
+                  where pid <> pg_backend_pid() and backend_type = 'client backend'";
+    run(&new, others).await;
+    for _ in 0..60 {
+        let looks = "select count(*) from pg_stat_activity
+                     where pid <> pg_backend_pid() and backend_type = 'client backend'";
+        assert_eq!(value(&old, looks).await, "0", "somebody looks at the other server");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert_eq!(capture.report().source.slot_state, "active");
+    run(&new, "insert into t values (4)").await;
+    capture.wait(4).await;
+    capture.streams().await;
     capture.stop().await;
 }
 

@@ -1,7 +1,7 @@
 //! Making the source ready, and saying what is in the way.
 
 use rowcast_engine::Kind;
-use rowcast_postgres::{Config, Requirement, check};
+use rowcast_postgres::{Config, Requirement, SnapshotMode, check};
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, config, run, sql, until, value};
@@ -255,4 +255,51 @@ async fn a_publication_of_somebody_elses_making_is_left_alone() {
         "true"
     );
     capture.stop().await;
+}
+
+/// The stream needs no right on a table, and a snapshot does; and both need sessions.
+#[tokio::test]
+async fn what_snapshots_need_is_checked() {
+    let server = Server::start("");
+    let client = sql(&server).await;
+    run(
+        &client,
+        "create role plain login replication connection limit 6; grant create on database postgres to plain;
+         create schema hidden; create table hidden.h (id int primary key); create table t (id int primary key);
+         create table p (id int primary key); alter table p enable row level security; grant select on p to plain",
+    )
+    .await;
+    let config = Config {
+        url: server.admin().replace("user=postgres", "user=plain"),
+        tables: vec!["public.*".to_owned(), "hidden.*".to_owned()],
+        snapshot: Some(SnapshotMode::Initial),
+        ..Config::default()
+    };
+    let of_rights = |found: Vec<Requirement>| -> Vec<Requirement> {
+        found.into_iter().filter(|one| one.name.starts_with("snapshot of ")).collect()
+    };
+    let connections =
+        |found: &[Requirement]| found.iter().find(|one| one.name == "connections").cloned().unwrap();
+    let found = check(&config).await.unwrap();
+    let narrow = connections(&found);
+    assert!(
+        !narrow.ok && narrow.found.contains("7 needed, 6 free (CONNECTION LIMIT of the role"),
+        "{narrow:?}"
+    );
+    let rights = of_rights(found);
+    let told: Vec<_> = rights.iter().map(|one| (one.name.as_str(), one.ok)).collect();
+    let expected = ["snapshot of hidden.h", "snapshot of public.p", "snapshot of public.t"];
+    assert_eq!(told, expected.map(|name| (name, false)));
+    assert!(rights[1].found.contains("row-level security"), "{rights:?}");
+    // Where no rows are wanted it is advice.
+    let never = Config { snapshot: Some(SnapshotMode::Never), ..config.clone() };
+    assert!(of_rights(check(&never).await.unwrap()).iter().all(|one| one.ok && one.remedy.is_some()));
+
+    for one in &rights {
+        run(&client, one.remedy.as_deref().unwrap()).await;
+    }
+    run(&client, "alter role plain connection limit -1").await;
+    let found = check(&config).await.unwrap();
+    assert!(connections(&found).ok, "{found:?}");
+    assert_eq!(of_rights(found), []);
 }

@@ -88,7 +88,7 @@ async fn the_state_is_shown_while_it_streams_and_after() {
 #[tokio::test]
 async fn a_slot_that_was_idle_for_too_long() {
     for policy in POLICIES {
-        let Some(server) = Server::start_version(18, "idle_replication_slot_timeout = 1s") else { return };
+        let Some(server) = Server::start_since(18, "idle_replication_slot_timeout = 1s") else { return };
         let (server, directory, config) = one_row_on(server, policy).await;
         let client = sql(&server).await;
         let reason = "select invalidation_reason from pg_replication_slots";
@@ -144,7 +144,7 @@ async fn a_publication_that_is_dropped_is_told() {
         for policy in POLICIES {
             let server = match version {
                 None => Server::start(""),
-                Some(version) => match Server::start_version(version, "") {
+                Some(version) => match Server::start_since(version, "") {
                     Some(server) => server,
                     None => return,
                 },
@@ -191,7 +191,7 @@ async fn a_dropped_publication_is_not_forgotten() {
 
 #[tokio::test]
 async fn a_slot_is_kept_on_standbys_as_configured() {
-    let Some(server) = Server::start_version(17, "") else { return };
+    let Some(server) = Server::start_since(17, "") else { return };
     let directory = Directory::new();
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key)").await;

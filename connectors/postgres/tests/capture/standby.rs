@@ -8,11 +8,7 @@ use super::harness::{Capture, Directory, config, run, set, sql, until, value};
 use crate::support::Server;
 
 /// A primary with a table, and a standby of it.
-async fn pair(version: Option<u32>) -> Option<(Server, Server)> {
-    let mut primary = match version {
-        Some(version) => Server::start_version(version, "")?,
-        None => Server::start(""),
-    };
+async fn pair(mut primary: Server) -> (Server, Server) {
     let client = sql(&primary).await;
     run(
         &client,
@@ -21,7 +17,7 @@ async fn pair(version: Option<u32>) -> Option<(Server, Server)> {
     .await;
     drop(client);
     let standby = primary.with_standby("", "");
-    Some((primary, standby))
+    (primary, standby)
 }
 
 fn reading(standby: &Server) -> Config {
@@ -51,7 +47,8 @@ async fn make_slot(primary: &Client, standby: &Server) {
 
 #[tokio::test]
 async fn a_standby_is_read_from() {
-    let Some((primary, mut standby)) = pair(Some(16)).await else { return };
+    let Some(server) = Server::start_since(16, "") else { return };
+    let (primary, mut standby) = pair(server).await;
     let directory = Directory::new();
     let client = sql(&primary).await;
     let (what, remedy) = refusal(config(&standby)).await;
@@ -99,7 +96,7 @@ async fn a_standby_is_read_from() {
 
 #[tokio::test]
 async fn an_older_standby_cannot_be_read_from() {
-    let Some((_primary, standby)) = pair(None).await else { return };
+    let (_primary, standby) = pair(Server::start("")).await;
     let version = value(&sql(&standby).await, "select current_setting('server_version_num')::int").await;
     if version.parse::<u32>().unwrap() >= 160_000 {
         return println!("SKIPPED: the server of this machine is not older than 16");
@@ -111,10 +108,12 @@ async fn an_older_standby_cannot_be_read_from() {
 /// What the primary does can take the slot away: rows that decoding needs, or its wal_level.
 #[tokio::test]
 async fn a_standbys_slot_that_conflicts_is_named() {
-    for (version, removed, level) in
-        [(16, "conflicting", "conflicting"), (17, "rows_removed", "wal_level_insufficient")]
-    {
-        let Some((mut primary, standby)) = pair(Some(version)).await else { return };
+    for (server, removed, level) in [
+        (Server::start_version(16, ""), "conflicting", "conflicting"),
+        (Server::start_since(17, ""), "rows_removed", "wal_level_insufficient"),
+    ] {
+        let Some(server) = server else { continue };
+        let (mut primary, standby) = pair(server).await;
         let directory = Directory::new();
         let client = sql(&primary).await;
         run(&client, "create publication rowcast for table t").await;

@@ -275,3 +275,65 @@ async fn definitions_are_told_in_their_place() {
     );
     capture.stop().await;
 }
+
+/// Whoever creates a table holds the publication until his transaction ends, and somebody else loses a key meanwhile.
+#[tokio::test]
+async fn a_key_that_is_lost_while_somebody_holds_the_publication() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, other) = (sql(&server).await, sql(&server).await);
+    run(
+        &client,
+        "create table t (id int primary key, v int); insert into t values (1, 1);
+         create table u (id int primary key, v int); insert into u values (1, 1);
+         create table i (id int not null, v int); create unique index i_id on i (id);
+         alter table i replica identity using index i_id; insert into i values (1, 1);
+         create table p (id int primary key, v int) partition by range (id);
+         create table p1 partition of p for values from (0) to (9); insert into p values (1, 1)",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let before = server.dump();
+    run(&other, "begin; create table m (id int primary key)").await;
+    let changes = [
+        ("alter table t drop constraint t_pkey", "t"),
+        ("alter table u drop constraint u_pkey", "u"),
+        ("drop index i_id", "i"),
+        ("alter table p drop constraint p_pkey", "p"),
+    ];
+    for (change, table) in changes {
+        run(&client, &format!("begin; {change}; update {table} set v = 2; commit; update {table} set v = 3"))
+            .await;
+    }
+    run(&client, "alter table u add primary key (id)").await;
+    let identities = "select string_agg(relname || relreplident::text, ' ' order by relname) from pg_class
+                      where relname in ('i', 'p', 'p1', 't', 'u')";
+    assert_eq!(value(&client, identities).await, "if pf p1f tf uf");
+    // For longer than between two looks, neither the application nor capture has any trouble.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(7) {
+        run(&client, "update t set v = 4; update i set v = 4; update p set v = 4; update u set v = 4").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(capture.report().source.state, "streaming");
+    let told: Vec<String> = capture.events().iter().map(|event| event.brief()).collect();
+    assert!(told.contains(&"update public.t O:1,2 1,3".to_owned()), "{told:?}");
+
+    run(&other, "commit").await;
+    capture.status.look_again();
+    until("all to be given back", async || value(&client, identities).await == "in pd p1d td ud").await;
+    assert_eq!(listed(&client, "rowcast").await, "m u");
+    assert_eq!(listed(&client, "rowcast_inserts").await, "i p t");
+    assert_eq!(value(&client, "select count(*) from rowcast.lent").await, "0");
+    run(&client, "update t set v = 5; insert into t values (2, 2); update u set v = 5").await;
+    until("the row", async || capture.events().iter().any(|event| event.brief() == "insert public.t 2,2"))
+        .await;
+    assert!(capture.events().iter().all(|event| event.new != "1,5" || event.channel == "public.u"));
+    run(
+        &client,
+        "drop table m; alter table t add primary key (id); alter table p add primary key (id);
+         create unique index i_id on i (id); alter table i replica identity using index i_id",
+    )
+    .await;
+    assert_eq!(server.dump(), before, "everything is as it was");
+    capture.stop().await;
+}

@@ -1,0 +1,208 @@
+//! Up to where the server's history is the journal's: what both have is not stored a second time. The slot is read once
+//! more, without moving it, no further than the journal stands, and compared as it comes.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rowcast_engine::journal::{Journal, StoredTransaction};
+use rowcast_engine::units::show_size;
+use rowcast_engine::{Error, Lsn, Result};
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Client;
+
+use super::connect::{Link, Situation};
+use crate::config::Streaming;
+use crate::pgoutput::{Message, decode};
+use crate::setup::publications;
+use crate::wire::{CopyFrame, CopyStream};
+
+/// Transactions of the journal that are held at a time; each takes 24 bytes.
+const PAGE: usize = 100_000;
+
+/// So much of the stream is read for it, in bytes: a few minutes. Beyond, what both have comes again.
+const COMPARED: u64 = 4 << 30;
+
+/// The server is asked how far it is so often, and told that we are there.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// Where the histories part, as far as they were compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fork {
+    /// The new history begins here.
+    pub(super) at: Lsn,
+    /// There was too much to be compared: what both have beyond it is stored again.
+    pub(super) broken_off: bool,
+}
+
+impl Fork {
+    /// For the gap's words, where not everything could be compared.
+    pub(super) fn detail(self) -> String {
+        if !self.broken_off {
+            return String::new();
+        }
+        format!(
+            ". More than {} would have had to be compared: what the journal and the server both have beyond {} comes \
+             again, under new numbers",
+            show_size(COMPARED),
+            self.at
+        )
+    }
+}
+
+impl Link {
+    /// Compares what the slot, which nobody reads, would send from `confirmed` on.
+    pub(super) async fn fork(&self, client: &Client, situation: &Situation, confirmed: Lsn) -> Result<Fork> {
+        let stored = &situation.stored;
+        let end = stored.lsn.min(situation.system.end);
+        if stored.system != situation.system.id || stored.slot.is_empty() || confirmed >= end {
+            return Ok(Fork { at: confirmed, broken_off: false });
+        }
+        let names = publications::existing(client, &self.source).await?;
+        let command = super::starting::start_command(&self.source, Lsn::ZERO, &names, Streaming::Off);
+        let connection = self.replication(client).await?;
+        let stream = self.start(client, connection, &situation.server, &command).await?;
+        let silence = match situation.server.sender_timeout {
+            Duration::ZERO => super::feedback::SILENCE_WITHOUT_TIMEOUT,
+            limit => limit * super::feedback::SILENT_TIMEOUTS,
+        };
+        let journal = self.ingest.journal();
+        let comparison = Comparison::start(journal, confirmed, COMPARED).await?;
+        let mut reading = Reading { stream, confirmed, end, silence, comparison };
+        let done = reading.run().await;
+        let Reading { stream, comparison, .. } = reading;
+        // In order, so that the slot is free again.
+        stream.finish().await;
+        done.map(|broken_off| Fork { at: comparison.shared, broken_off })
+    }
+}
+
+/// The stream that is compared.
+struct Reading {
+    stream: CopyStream,
+    /// What the slot has confirmed, and goes on having.
+    confirmed: Lsn,
+    end: Lsn,
+    silence: Duration,
+    comparison: Comparison,
+}
+
+impl Reading {
+    /// Reads up to the end, or until it is enough: then it is true.
+    async fn run(&mut self) -> Result<bool> {
+        let (mut heard, mut asked) = (Instant::now(), None::<Instant>);
+        loop {
+            if self.drain().await? {
+                return Ok(false);
+            }
+            if self.comparison.left == 0 {
+                return Ok(true);
+            }
+            if asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
+                let Self { confirmed, stream, .. } = self;
+                stream.send_status(*confirmed, *confirmed, *confirmed, true).await?;
+                asked = Some(Instant::now());
+            }
+            match timeout(ASK_EVERY, self.stream.fill()).await {
+                Ok(count) => {
+                    let count = u64::try_from(count?).unwrap_or(u64::MAX);
+                    self.comparison.left = self.comparison.left.saturating_sub(count);
+                    heard = Instant::now();
+                }
+                Err(_) if heard.elapsed() >= self.silence => {
+                    let seconds = heard.elapsed().as_secs();
+                    return Err(Error::transient(format!(
+                        "Nothing came from the server for {seconds} s while its history was compared with the journal"
+                    )));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes all that has been read. Gives whether the end is reached.
+    async fn drain(&mut self) -> Result<bool> {
+        while let Some(frame) = self.stream.next()? {
+            let step = match frame {
+                CopyFrame::Data { body, .. } => match body.first() {
+                    Some(b'B' | b'C') => self.comparison.take(body),
+                    _ => continue,
+                },
+                CopyFrame::Keepalive { end, .. } if end >= self.end => return Ok(true),
+                CopyFrame::Keepalive { .. } => continue,
+            };
+            let Some(end) = step else { continue };
+            self.comparison.compare(end).await?;
+            if end >= self.end {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The journal's side of it.
+struct Comparison {
+    journal: Journal,
+    page: VecDeque<StoredTransaction>,
+    /// The page ends here, and there are more.
+    more: Option<Lsn>,
+    /// What was begun: its id and commit time.
+    begun: Option<(u32, i64)>,
+    /// Both have what ends here.
+    shared: Lsn,
+    /// Bytes that may still be read.
+    left: u64,
+}
+
+impl Comparison {
+    async fn start(journal: &Journal, confirmed: Lsn, left: u64) -> Result<Self> {
+        let (page, more, begun) = (VecDeque::new(), Some(confirmed), None);
+        let mut new = Self { journal: journal.clone(), page, more, begun, shared: confirmed, left };
+        new.next_page().await?;
+        Ok(new)
+    }
+
+    async fn next_page(&mut self) -> Result<()> {
+        let Some(above) = self.more.take() else { return Ok(()) };
+        let journal = self.journal.clone();
+        // One more than a page, to know whether another one follows.
+        let mut found = tokio::task::spawn_blocking(move || journal.transactions_above(above, PAGE + 1))
+            .await
+            .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
+        let is_last = found.len() <= PAGE;
+        found.truncate(PAGE);
+        self.more = found.last().filter(|_| !is_last).map(|last| last.end_lsn);
+        self.page.extend(found);
+        Ok(())
+    }
+
+    /// A Begin or a Commit came; gives where a transaction ends.
+    fn take(&mut self, body: &[u8]) -> Option<Lsn> {
+        match decode(body) {
+            Ok(Message::Begin { committed, xid, .. }) => {
+                self.begun = Some((xid, committed));
+                None
+            }
+            Ok(Message::Commit { end_lsn, .. }) => Some(end_lsn),
+            _ => None,
+        }
+    }
+
+    /// Whether the journal has what was begun and ends at `end`: then the histories are one up to there.
+    async fn compare(&mut self, end: Lsn) -> Result<()> {
+        loop {
+            while self.page.front().is_some_and(|stored| stored.end_lsn < end) {
+                self.page.pop_front();
+            }
+            if !self.page.is_empty() || self.more.is_none() {
+                break;
+            }
+            self.next_page().await?;
+        }
+        let stored = self.page.front().filter(|stored| stored.end_lsn == end);
+        if stored.map(|stored| (stored.xid, stored.committed)) == self.begun.take() && stored.is_some() {
+            self.shared = self.shared.max(end);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! A way to the server that takes everything and says nothing, from a certain moment on: whatever capture waits for
+//! before it streams is told while it lasts, and has an end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rowcast_postgres::Config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::harness::{Capture, Directory, config, run, sql};
+use crate::support::Server;
+
+/// Twelve times the connect_timeout of two seconds is less than the shortest limit, 40 s.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Words of what is asked, in the order in which it is.
+const STAGES: [&str; 7] = [
+    "current_setting('server_version_num')",
+    "pg_postmaster_start_time",
+    "IDENTIFY_SYSTEM",
+    "left join pg_replication_slots",
+    "from rowcast.migrations",
+    "pg_publication_tables",
+    "START_REPLICATION",
+];
+
+/// Listens on a port of its own until it is dropped.
+struct Stall {
+    port: u16,
+    stalls: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Stall {
+    /// A connection on which these words are said is stalled, until [`Stall::end`].
+    async fn at(server: SocketAddr, words: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stalls = Arc::new(AtomicBool::new(true));
+        let shared = Arc::clone(&stalls);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(connection(client, server, words, Arc::clone(&shared)));
+            }
+        });
+        Self { port, stalls, task }
+    }
+
+    fn end(&self) {
+        self.stalls.store(false, Ordering::Relaxed);
+    }
+
+    fn config(&self, config: &Config) -> Config {
+        let port = self.port;
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres?connect_timeout=2&sslmode=disable");
+        Config { url, ..config.clone() }
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connection(mut client: TcpStream, server: SocketAddr, words: &'static str, stalls: Arc<AtomicBool>) {
+    let mut server = TcpStream::connect(server).await.unwrap();
+    let (mut said, mut answered) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let heard = |said: &[u8]| said.windows(words.len()).any(|part| part == words.as_bytes());
+    loop {
+        if !stalls.load(Ordering::Relaxed) {
+            let _ = copy_bidirectional(&mut client, &mut server).await;
+            return;
+        }
+        tokio::select! {
+            count = client.read(&mut said) => match count {
+                Ok(count) if count > 0 && heard(&said[..count]) => {
+                    // Everything is taken.
+                    while matches!(client.read(&mut said).await, Ok(1..)) {}
+                    return;
+                }
+                Ok(count) if count > 0 => server.write_all(&said[..count]).await.unwrap(),
+                _ => return,
+            },
+            count = server.read(&mut answered) => match count {
+                Ok(count) if count > 0 && client.write_all(&answered[..count]).await.is_ok() => {}
+                _ => return,
+            },
+        }
+    }
+}
+
+/// Waits for words on the board.
+async fn told(capture: &Capture, words: &str, stage: &str) {
+    let start = Instant::now();
+    loop {
+        let report = capture.report();
+        if report.reasons.iter().any(|reason| reason.contains(words)) {
+            return println!("{stage}: {words:?} after {:?}", start.elapsed());
+        }
+        assert!(start.elapsed() < ENDS_WITHIN, "{stage}: {words:?} is not in {:?}", report.reasons);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn stalls_at(stage: &'static str, number: usize, address: SocketAddr, base: Config) {
+    let (directory, slot) = (Directory::new(), format!("stalled_{number}"));
+    let config = Config { slot, tables: vec!["public.t".to_owned()], ..base };
+    Capture::start(config.clone(), directory.path()).await.stop().await;
+    let stall = Stall::at(address, stage).await;
+    let mut capture = Capture::launch(stall.config(&config), directory.path());
+    told(&capture, "s so far", stage).await;
+    // Which is when it is tried again.
+    told(&capture, "The source is reconnecting", stage).await;
+    stall.end();
+    capture.streams().await;
+    assert!(capture.report().source.stuck.is_none());
+    capture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_wait_before_the_stream_has_an_end() {
+    let server = Server::start("max_replication_slots = 20\nmax_wal_senders = 20");
+    server.admit("host all all all trust");
+    run(&sql(&server).await, "create table t (id int primary key)").await;
+    let cases: Vec<_> = (0..STAGES.len())
+        .map(|number| tokio::spawn(stalls_at(STAGES[number], number, server.address(), config(&server))))
+        .collect();
+    for case in cases {
+        case.await.unwrap();
+    }
+}
+
+/// It may take any time, so it is asked whether the server still makes it.
+#[tokio::test]
+async fn a_slot_that_nobody_makes_is_not_waited_for() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    server.admit("host all all all trust");
+    run(&sql(&server).await, "create table t (id int primary key)").await;
+    let stall = Stall::at(server.address(), "CREATE_REPLICATION_SLOT").await;
+    let error = Capture::launch(stall.config(&config(&server)), directory.path()).fails().await;
+    assert!(error.to_string().contains("does not make the replication slot any more"), "{error}");
+}

@@ -213,7 +213,7 @@ fn shown(dir: &Path) -> Vec<String> {
         shown.push(String::from_utf8(json).unwrap());
         true
     };
-    for_each_event(dir, &RealDisk, 0, note).unwrap();
+    for_each_event(dir, &RealDisk, journal::Start::Earliest, note).unwrap();
     shown
 }
 

@@ -92,7 +92,7 @@ fn tell(left: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::Sender;
+    use std::sync::mpsc::SyncSender;
 
     use super::*;
     use crate::journal::disk::RealDisk;
@@ -125,8 +125,8 @@ mod tests {
         }
     }
 
-    fn slow() -> (Arc<dyn DiskFile>, Sender<()>) {
-        let (allow, allowed) = std::sync::mpsc::channel();
+    fn slow() -> (Arc<dyn DiskFile>, SyncSender<()>) {
+        let (allow, allowed) = sync_channel(1);
         (Arc::new(Slow(allowed.into())), allow)
     }
 

@@ -218,7 +218,7 @@ fn superseded<'a, 'n>(read: &Read<'a>, newer: &HashMap<&'n [u8], bool>) -> Vec<R
         match key.and_then(|key| newer.get_key_value(&*key)) {
             None => Row::Kept(row),
             Some((_, false)) => Row::Replaced,
-            Some((key, true)) => Row::Again(*key),
+            Some((key, true)) => Row::Again(key),
         }
     };
     read.rows.iter().map(fate).collect()

@@ -11,6 +11,7 @@ mod custom;
 mod debezium;
 mod demo;
 mod doors;
+mod filling;
 mod flow;
 mod full;
 mod hangup;

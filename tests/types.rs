@@ -1,4 +1,4 @@
-//! Every column type of stock Postgres: the stream shows what Postgres' own `to_jsonb` says.
+//! Every column type of stock Postgres: stream and snapshot show what Postgres' own `to_jsonb` says.
 
 mod cases;
 
@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use tokio_postgres::Client;
 
+use crate::support::rowcast::command;
 use crate::support::sse::{Sse, SseEvent};
 use crate::support::{Database, Postgres, Rowcast};
 use cases::{CASES, Case};
@@ -108,7 +109,7 @@ fn as_known(sql: &str, version: i32) -> String {
     sql.replace("numeric(5,-2)", "numeric").replace("numeric(3,5)", "numeric")
 }
 
-/// Inserts and deletes all rows while the program, logged in at `url`, is watching; then compares.
+/// Inserts all rows, has them read, and deletes them while the program, logged in at `url`, is watching; then compares.
 async fn judge(database: &Database, url: &str) {
     let client = database.client().await;
     let version = "select current_setting('server_version_num')::int";
@@ -125,17 +126,21 @@ async fn judge(database: &Database, url: &str) {
         client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{error:?}\nin: {sql}"));
     }
     client.batch_execute(&expected_sql()).await.unwrap();
+    let data = rowcast.data().display().to_string();
+    let read = command(&["snapshot", "public.types", "--data", &data]).await;
+    assert_eq!(read.code, 0, "{read:?}");
     client.batch_execute("delete from types").await.unwrap();
 
     let mut wrong = Vec::new();
-    for (op, member) in [("insert", "after"), ("delete", "before")] {
+    for (op, member) in [("insert", "after"), ("read", "after"), ("delete", "before")] {
         for _ in 0..row_count() {
             let event = stream.expect_event("message").await;
             // As text: no number of Rust holds 1e400, which a JSON value may be.
             let right =
                 event.data.contains(&format!("\"op\":\"{op}\"")) && !event.data.contains("\"errors\":");
             assert!(right, "{op}, and all values rendered: {}", event.data);
-            wrong.extend(compare(&client, &event, member).await);
+            let found = compare(&client, &event, member).await;
+            wrong.extend(found.iter().map(|found| format!("{op}: {found}")));
         }
     }
     assert!(wrong.is_empty(), "{} values are wrong:\n{}", wrong.len(), wrong.join("\n"));

@@ -24,6 +24,8 @@ pub(crate) struct DebeziumTables {
     told: HashSet<(u64, u64)>,
     /// By event: rows whose key changed, gone under the old key and not yet there under the new one.
     moved: HashMap<u64, Value>,
+    /// The newest event of each partition.
+    newest: HashMap<(String, i32), u64>,
     /// Records that had been told before.
     pub(crate) repeated: u64,
     /// How many were applied.
@@ -38,9 +40,21 @@ impl DebeziumTables {
             tables: tables.iter().map(|table| (table.channel.clone(), Rebuilt::new(table))).collect(),
             told: HashSet::new(),
             moved: HashMap::new(),
+            newest: HashMap::new(),
             repeated: 0,
             count: 0,
         }
+    }
+
+    /// Tables with rows from before, which a snapshot brings.
+    pub(crate) fn filling(mut self) -> Self {
+        self.fill(true);
+        self
+    }
+
+    /// As [`super::Tables::fill`].
+    pub(crate) fn fill(&mut self, filling: bool) {
+        self.tables.values_mut().for_each(|table| table.filling = filling);
     }
 
     /// Applies one record.
@@ -51,6 +65,11 @@ impl DebeziumTables {
             return Ok(());
         }
         self.count += 1;
+        let newest = self.newest.entry((record.topic.clone(), record.partition)).or_default();
+        if identity.0 < *newest {
+            return Err(format!("The number after {newest} is {}: {record:?}", identity.0));
+        }
+        *newest = identity.0;
         let channel = record.topic.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('.'));
         let channel = channel.ok_or_else(|| format!("A topic of somebody else: {}", record.topic))?;
         // Custom channels have topics, too.
@@ -123,13 +142,13 @@ fn change(table: &mut Rebuilt, record: &Record, moved: Option<Value>) -> Result<
                 return table.insert(&row).map(|()| None);
             }
             let old = moved.or_else(|| table.find(&row));
-            fill(&table.table, &mut row, old.as_ref())?;
+            fill(table, &mut row, old.as_ref())?;
             table.put(&row)?;
         }
         Some("d") => {
             let old = if keyless { &value["before"] } else { &record.key };
             let row = restore(&table.table, old)?;
-            return table.remove(&row).map(Some);
+            return table.take(&row);
         }
         Some("t") => table.clear(),
         op => return Err(format!("Op {op:?}")),
@@ -138,11 +157,14 @@ fn change(table: &mut Rebuilt, record: &Record, moved: Option<Value>) -> Result<
 }
 
 /// Takes the values that were not sent from the row as it was.
-fn fill(table: &Table, row: &mut Map<String, Value>, old: Option<&Value>) -> Result<(), String> {
-    for (name, _) in table.columns.iter().filter(|(name, _)| !row.contains_key(name)).collect::<Vec<_>>() {
-        let old =
-            old.and_then(|old| old.get(name)).ok_or_else(|| format!("No value of {name}, and no old one"))?;
-        row.insert(name.clone(), old.clone());
+fn fill(table: &Rebuilt, row: &mut Map<String, Value>, old: Option<&Value>) -> Result<(), String> {
+    for (name, _) in &table.table.columns {
+        match old.and_then(|old| old.get(name)) {
+            _ if row.contains_key(name) => {}
+            Some(value) => _ = row.insert(name.clone(), value.clone()),
+            None if table.filling => {}
+            None => return Err(format!("No value of {name}, and no old one")),
+        }
     }
     Ok(())
 }

@@ -165,7 +165,8 @@ impl Link {
         assembly.reads_new_tables = self.source.snapshot.is_on();
         let catalog = Catalog::new(&self.here, &self.source.publications());
         self.source.adopt = false;
-        let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
+        let taken = publications::taken(&client, &self.source, server.version).await?;
+        let parts = (taken, self.ingest.clone(), self.status.clone());
         let facts = (server.version, server.standby);
         let source = Source { info: self.here.clone(), ..self.source.clone() };
         let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, facts)?;

@@ -8,10 +8,12 @@ use super::server::Server;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 5] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
+    ("V4__recoding", include_str!("../../../../migrations/V4__recoding.sql")),
+    ("V5__partitions", include_str!("../../../../migrations/V5__partitions.sql")),
 ];
 
 /// Which of them have been applied.

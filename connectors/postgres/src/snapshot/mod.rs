@@ -9,6 +9,7 @@
 //! `order` is what readers and stream say to each other, `tracker` the stream's side, `task` the readers'.
 
 mod command;
+mod ending;
 pub(crate) mod job;
 #[cfg(test)]
 mod model;

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::{Error, Result, Stop};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
-use super::job::{Job, Jobs, Progress};
+use super::ending::is_last;
+use super::job::{Job, Progress};
 use super::order::{Gone, Order, Ready, Why, Written, ask};
 use super::read::{Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
@@ -191,6 +193,7 @@ impl Reading {
         let relation = self.job.progress.relation;
         let window = ask(&self.around.orders, |answer| Order::Open(relation, answer)).await.map_err(gone)?;
         let window = window.ok_or_else(|| gone(Gone))?;
+        abort::point(Point::SnapshotOpened);
         let range = self.range();
         let mut reader = Reader { client, publications: &self.publications, version: self.around.version };
         let outcome = reader.read(&self.job, &range).await;
@@ -212,7 +215,7 @@ impl Reading {
                 return Ok(Round::Next);
             }
         }
-        *sent = Some(self.send(window, *chunk, &range).await?);
+        *sent = Some(self.send(client, window, *chunk, &range).await?);
         Ok(Round::Next)
     }
 
@@ -227,7 +230,7 @@ impl Reading {
     }
 
     /// Gives a chunk to the stream; the job stands behind it from here on.
-    async fn send(&mut self, window: u64, chunk: Chunk, range: &Range) -> Result<Sent> {
+    async fn send(&mut self, client: &Client, window: u64, chunk: Chunk, range: &Range) -> Result<Sent> {
         let before = self.job.clone();
         let progress = &mut self.job.progress;
         progress.estimate = chunk.estimate;
@@ -241,7 +244,7 @@ impl Reading {
             }
         };
         let first = self.job.place == 0 && before.progress.rows == 0;
-        let last = self.is_last()?;
+        let last = self.job.progress.at_end && is_last(client, &self.around, &self.job).await?;
         let ready = Ready {
             relation: before.progress.relation,
             window,
@@ -255,16 +258,10 @@ impl Reading {
             first,
             last,
         };
+        abort::point(Point::SnapshotRead);
         let (sender, answer) = oneshot::channel();
         self.order(Order::Write(Box::new(ready), sender)).await?;
         Ok(Sent { answer, before })
-    }
-
-    /// Whether no other table of the snapshot is left.
-    fn is_last(&self) -> Result<bool> {
-        let jobs = Jobs::read(&self.around.journal.notes())?;
-        let mine = self.job.note();
-        Ok(!jobs.tables.iter().any(|(note, job)| job.snapshot == self.job.snapshot && *note != mine))
     }
 
     /// Waits until a chunk has been written, or not.
@@ -278,6 +275,7 @@ impl Reading {
         };
         match written {
             Written::Yes(job, rows) => {
+                abort::point(Point::SnapshotHeard);
                 self.unseen_since = None;
                 self.note(rows);
                 // Whoever looks at the notes, or changes them, finds them as they are.
@@ -285,6 +283,7 @@ impl Reading {
                 if !self.is_noted(json.as_deref()).await? {
                     return Ok(Round::Ended(Ended::Stopped));
                 }
+                abort::point(Point::SnapshotNoted);
                 let Some(job) = job else {
                     self.finish(rows);
                     return Ok(Round::Ended(Ended::Done));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
 use rowcast_engine::snapshots::{Command, State};
@@ -240,7 +241,9 @@ impl Desk {
             notes.push((job.note(), job.json()?));
         }
         tracing::info!(tables = notes.len() - 1, "A snapshot of all captured tables begins");
-        self.note(&notes).await
+        self.note(&notes).await?;
+        abort::point(Point::SnapshotListed);
+        Ok(())
     }
 
     pub(super) async fn note(&self, notes: &[(String, Vec<u8>)]) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The rows that are there, read beside the stream: whoever follows both ends with the table.
 
 mod hidden;
-mod load;
+pub(super) mod load;
 mod rows;
 mod streamed;
 mod window;

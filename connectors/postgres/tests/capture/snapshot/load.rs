@@ -8,7 +8,7 @@ use super::*;
 /// Keys that rows move between.
 const KEYS: i32 = 4000;
 
-fn seed() -> u64 {
+pub(in crate::capture) fn seed() -> u64 {
     let seed = std::env::var("ROWCAST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| rand::rng().random());
     println!("ROWCAST_SEED={seed}");
@@ -16,7 +16,7 @@ fn seed() -> u64 {
 }
 
 /// One transaction: rows change, move, vanish and come, the large column untouched for the most part.
-pub(super) fn transaction(random: &mut StdRng) -> String {
+pub(in crate::capture) fn transaction(random: &mut StdRng) -> String {
     let mut sql = "begin;".to_owned();
     for _ in 0..random.random_range(1..6) {
         let (key, other) = (random.random_range(0..KEYS), random.random_range(0..KEYS));

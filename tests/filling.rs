@@ -43,9 +43,8 @@ impl House {
         let database = Postgres::shared().await.create_database(name).await;
         let tables = create(&database).await;
         let application = Application::start(&database, &mut rng);
-        let rowcast = Rowcast::of(&database)
-            .filled(kafka, &prefix)
-            .set("kafka.debezium.skipped.operations=none");
+        let rowcast =
+            Rowcast::of(&database).filled(kafka, &prefix).set("kafka.debezium.skipped.operations=none");
         Self { start, rng, kafka, prefix, database, tables, application, rowcast }
     }
 

@@ -9,7 +9,8 @@ use crate::support::kafka::Record;
 use crate::support::ndjson::page;
 use crate::support::rowcast::{Output, command};
 use crate::support::{
-    Database, Door, Follower, Kafka, KafkaReader, Postgres, Rowcast, SOON, Tables, http, own_servers, wait_for,
+    Database, Door, Follower, Kafka, KafkaReader, Postgres, Rowcast, SOON, Tables, http, own_servers,
+    wait_for,
 };
 
 /// Long enough to fill the journal before it is over, and to see capture pause then, on a busy machine, too.

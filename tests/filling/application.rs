@@ -216,8 +216,9 @@ impl Writer {
     async fn copy(&mut self, client: &Client) -> Result<(), Error> {
         let (shape, first, salt) = (self.table(), self.number(), self.rng.random::<u32>());
         let (name, last) = (shape.name, first + self.rng.random_range(0..60));
-        let rows =
-            format!("copy (select r.* from generate_series({first}, {last}) k, lateral make_{name}(k, {salt}) r) to stdout");
+        let rows = format!(
+            "copy (select r.* from generate_series({first}, {last}) k, lateral make_{name}(k, {salt}) r) to stdout"
+        );
         let data: Vec<Bytes> = client.copy_out(&rows).await?.try_collect().await?;
         let numbers: Vec<String> = (first..=last).map(|number| shape.at(number)).collect();
         let delete =

@@ -22,7 +22,8 @@ where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p') and exists (
 /// Whether no other table of the snapshot has anything to be read, as it looks now.
 pub(super) async fn is_last(client: &Client, around: &Surroundings, job: &Job) -> Result<bool> {
     let (jobs, mine) = (Jobs::read(&around.journal.notes())?, job.note());
-    let left = jobs.tables.into_iter().filter(|(note, other)| other.snapshot == job.snapshot && *note != mine);
+    let left =
+        jobs.tables.into_iter().filter(|(note, other)| other.snapshot == job.snapshot && *note != mine);
     let left: Vec<Job> = left.map(|(_, other)| other).collect();
     if left.len() > LOOKED_INTO {
         return Ok(false);
@@ -40,8 +41,7 @@ async fn has_rows(client: &Client, job: &Job) -> Result<bool> {
     let found = client.query_opt(CAN_BE_READ, &[&job.schema, &job.table]).await.map_err(failed)?;
     let Some(found) = found else { return Ok(false) };
     let only = if found.get(0) { "" } else { "only " };
-    let table = qualified(&job.schema, &job.table);
     let filter = job.condition.as_ref().map_or(String::new(), |sql| format!(" where ({sql}\n)"));
-    let sql = format!("select exists (select from {only}{table}{filter})");
+    let sql = format!("select exists (select from {only}{}{filter})", qualified(&job.schema, &job.table));
     Ok(client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
 }

@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use super::ending::is_last;
 use super::job::{Job, Progress};
+use super::keyless;
 use super::order::{Gone, Order, Ready, Why, Written, ask};
 use super::read::{Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
@@ -19,7 +20,6 @@ use super::scan;
 use super::task::Surroundings;
 use crate::conninfo::Conninfo;
 use crate::setup::slot;
-use crate::tables::qualified;
 use crate::wire::{sql_client, sql_error};
 
 /// A chunk is to take about so long, and no more bytes than this: longer ones hold more back in memory, and in the
@@ -357,7 +357,10 @@ impl Reading {
             Outcome::Gone => {
                 return self.drop_it("is gone, or not published any more").await.map(Round::Ended);
             }
-            Outcome::Keyless => return self.keyless().await.map(Round::Ended),
+            Outcome::Keyless => {
+                keyless::give_up(client, &self.around, &self.job).await?;
+                return Ok(Round::Ended(Ended::Dropped));
+            }
             Outcome::OtherKey(key) => {
                 self.job.progress.key = key;
                 self.begin_anew().await?;
@@ -369,21 +372,6 @@ impl Reading {
     /// There is nothing to read: the wish is forgotten, and said so.
     async fn drop_it(&self, why: &str) -> Result<Ended> {
         tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
-        self.around.journal.note(&[(&self.job.note(), b"")]).await?;
-        Ok(Ended::Dropped)
-    }
-
-    /// Rows that nothing tells apart cannot be read beside a stream that changes them: readers are told so.
-    async fn keyless(&self) -> Result<Ended> {
-        let channel = self.job.channel();
-        tracing::warn!(
-            table = channel,
-            hint =
-                format!("ALTER TABLE {} ADD PRIMARY KEY (…)", qualified(&self.job.schema, &self.job.table)),
-            "There is no snapshot of a table without a key: its rows so far are told as a gap"
-        );
-        let detail = "The table has no key by which a snapshot could tell its rows apart: those of before are in no event";
-        self.around.journal.record_gap(&channel, "no_key", detail, now()).await?;
         self.around.journal.note(&[(&self.job.note(), b"")]).await?;
         Ok(Ended::Dropped)
     }

@@ -135,8 +135,13 @@ impl Desk {
                 }
                 asked = status.asked_for_snapshot() => {
                     let (command, answer) = asked.into_parts();
+                    let named = self.command(command).await;
+                    // Whoever asks next must not take it for done.
+                    if let Ok(jobs) = Jobs::read(&self.around.journal.notes()) {
+                        self.show(&jobs);
+                    }
                     // The one who asked may be gone.
-                    let _ = answer.send(self.command(command).await);
+                    let _ = answer.send(named);
                 }
             }
             if let Err(error) = self.look().await {

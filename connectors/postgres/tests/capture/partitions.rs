@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rowcast_postgres::{Config, check};
 use super::harness::{Capture, Directory, Seen, config, run, sql, version};
 use crate::support::Server;
+use rowcast_postgres::{Config, check};
 
 /// Three levels. Columns in other orders, and with dropped ones between, which no message shows.
 const TREE: &str = "
@@ -154,10 +154,15 @@ async fn tables_become_partitions_and_cease_to_be() {
         ] {
             run(&client, &format!("begin; {transaction}; commit")).await;
         }
-        client.batch_execute("alter table public.p detach partition public.p_late concurrently").await.unwrap();
+        client
+            .batch_execute("alter table public.p detach partition public.p_late concurrently")
+            .await
+            .unwrap();
         run(&client, "insert into p_late values ('no', 109); insert into p values (2, 'nine')").await;
         let events = capture.wait(9).await;
-        let told = |event: &Seen| event.new.split(',').find(|value| value.parse::<i32>().is_err()).unwrap().to_owned();
+        let told = |event: &Seen| {
+            event.new.split(',').find(|value| value.parse::<i32>().is_err()).unwrap().to_owned()
+        };
         let words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
         assert_eq!(events.iter().map(told).collect::<Vec<_>>(), words);
         let roots = events.iter().filter(|event| event.channel == "public.p").count();
@@ -184,9 +189,13 @@ async fn what_version_14_does_not_see_is_said_where_nothing_makes_up_for_it() {
     assert_eq!(remedy.is_some(), blind, "{remedy:?}");
     run(&client, "insert into p_late values ('no', 101); insert into p values (1, 'one')").await;
     capture.wait(1).await;
-    let sql = remedy.as_deref().and_then(|remedy| remedy.split_once("transaction: ")).map_or("", |(_, sql)| sql);
-    run(&client, &format!("begin; alter table p attach partition p_late for values from (100) to (200); {sql} commit"))
-        .await;
+    let sql =
+        remedy.as_deref().and_then(|remedy| remedy.split_once("transaction: ")).map_or("", |(_, sql)| sql);
+    run(
+        &client,
+        &format!("begin; alter table p attach partition p_late for values from (100) to (200); {sql} commit"),
+    )
+    .await;
     run(&client, "insert into p values (102, 'two')").await;
     assert_eq!(capture.briefs(2).await[1], "insert public.p 102,two");
     capture.stop().await;

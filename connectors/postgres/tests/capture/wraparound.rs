@@ -102,9 +102,12 @@ async fn a_snapshot_across_the_end_of_the_32_bits() {
     }
     lead(&mut server).await;
     let client = sql(&server).await;
-    run(&client, "create table t (id int primary key, v text, big text); alter table t alter big set storage external;
-                  insert into t select i, 'old', repeat(i || ' ', 900) from generate_series(1, 3000) i")
-        .await;
+    run(
+        &client,
+        "create table t (id int primary key, v text, big text); alter table t alter big set storage external;
+                  insert into t select i, 'old', repeat(i || ' ', 900) from generate_series(1, 3000) i",
+    )
+    .await;
     let capture = Capture::start(config(&server), directory.path()).await;
     let xid = value(&client, "pg_current_xact_id()").await.parse::<u64>().unwrap();
     assert!(xid < u64::from(u32::MAX), "{xid}");

@@ -5,8 +5,8 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 
-/// Keys that rows move between.
-const KEYS: i32 = 4000;
+/// Keys that rows move between: half of them have one, which is more than a first chunk holds.
+const KEYS: i32 = 10_000;
 
 pub(in crate::capture) fn seed() -> u64 {
     let seed = std::env::var("ROWCAST_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -43,6 +43,14 @@ pub(in crate::capture) fn transaction(random: &mut StdRng) -> String {
     sql + if random.random_range(0..12) == 0 { "rollback" } else { "commit" }
 }
 
+/// How many keys wait to be read again, as the journal has it; none when the table has been read.
+fn again(capture: &Capture) -> Option<usize> {
+    let notes = capture.journal.notes();
+    let note = notes.get("snapshot public.t")?;
+    let job: serde_json::Value = serde_json::from_slice(note).unwrap();
+    job["progress"]["again"].as_array().map(Vec::len)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn under_full_write_load_it_ends_equal_to_the_table() {
     let server = Server::start("");
@@ -51,7 +59,7 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
         &client,
         "create table t (id int primary key, v text, big text);
                   alter table t alter big set storage external;
-                  insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 3999, 2) i",
+                  insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 9999, 2) i",
     )
     .await;
     let (seed, directory) = (seed(), Directory::new());
@@ -83,9 +91,15 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
     config.tables = vec!["public.*".to_owned()];
     let mut capture = Capture::start(config.clone(), directory.path()).await;
     let mut random = StdRng::seed_from_u64(!seed);
-    for _ in 0..6 {
-        let pause = random.random_range(1..120);
-        tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+    let mut waited = 0;
+    for number in 0..8 {
+        if number % 2 == 0 {
+            let pause = random.random_range(1..120);
+            tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+        } else {
+            until("keys to be read again", async || again(&capture).is_none_or(|keys| keys > 0)).await;
+        }
+        waited += again(&capture).unwrap_or(0);
         capture.crash().await;
         capture = Capture::start(config.clone(), directory.path()).await;
     }
@@ -98,7 +112,11 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
     caught_up(&client, &capture).await;
     let events = capture.events();
     let reads = events.iter().filter(|event| event.op == Op::Read).count();
-    println!("{transactions} transactions, {reads} rows read, {} events", events.len());
+    println!(
+        "{transactions} transactions, {reads} rows read, {} events; {waited} keys waited in crashes",
+        events.len()
+    );
+    assert!(waited > 0, "no crash came while keys waited to be read again");
     let (built, real) = (rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
     for (key, row) in &real {
         assert_eq!(built.get(key), Some(row), "row {key}");

@@ -1,13 +1,12 @@
 //! A commit that the stream has sent and nobody sees yet: it waits for a synchronous standby that is not there.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowcast_engine::snapshots::Command;
 
+use super::load::{Writers, seed};
 use super::*;
 use crate::capture::harness::confirmed;
 
@@ -122,25 +121,11 @@ async fn commits_that_wait_around_every_step() {
          insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 3999, 2) i",
     )
     .await;
-    let seed = super::load::seed();
+    let seed = seed();
     let mut capture = Capture::start(initial(&server), directory.path()).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut writers = Vec::new();
-    for number in 0..4 {
-        let (client, stop) = (patient(&server).await, Arc::clone(&stop));
-        let mut random = StdRng::seed_from_u64(seed + number);
-        writers.push(tokio::spawn(async move {
-            run(&client, "select 1").await;
-            let mut done = 0;
-            while !stop.load(Ordering::Relaxed) {
-                if client.batch_execute(&super::load::transaction(&mut random)).await.is_err() {
-                    let _ = client.batch_execute("rollback").await;
-                }
-                done += 1;
-            }
-            done
-        }));
-    }
+    let clients =
+        [patient(&server).await, patient(&server).await, patient(&server).await, patient(&server).await];
+    let writers = Writers::start(clients, seed).await;
     let (mut random, mut repeated) = (StdRng::seed_from_u64(!seed), 0);
     for round in 0..12 {
         standbys(&client, "nobody").await;
@@ -159,11 +144,7 @@ async fn commits_that_wait_around_every_step() {
         standbys(&client, "").await;
         tokio::time::sleep(Duration::from_millis(random.random_range(5..150))).await;
     }
-    stop.store(true, Ordering::Relaxed);
-    let mut done = 0;
-    for writer in writers {
-        done += writer.await.unwrap();
-    }
+    let done = writers.stop().await;
     read_whole(&capture).await;
     caught_up(&client, &capture).await;
     let events = capture.events();

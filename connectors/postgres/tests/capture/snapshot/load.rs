@@ -1,7 +1,11 @@
 //! A table that is changed while it is read, in all the ways that could fool a reader.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::task::JoinHandle;
 
 use super::*;
 
@@ -43,6 +47,44 @@ pub(in crate::capture) fn transaction(random: &mut StdRng) -> String {
     sql + if random.random_range(0..12) == 0 { "rollback" } else { "commit" }
 }
 
+/// Sessions that write as fast as they can.
+pub(super) struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<u32>>,
+}
+
+impl Writers {
+    pub(super) async fn start<const COUNT: usize>(clients: [Client; COUNT], seed: u64) -> Self {
+        let (stop, mut tasks) = (Arc::new(AtomicBool::new(false)), Vec::new());
+        for (number, client) in (0..).zip(clients) {
+            let (stop, mut random) = (Arc::clone(&stop), StdRng::seed_from_u64(seed.wrapping_add(number)));
+            run(&client, "select 1").await;
+            tasks.push(tokio::spawn(async move {
+                let mut done = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    // A deadlock or a key that is taken rolls it back, which is as good.
+                    if client.batch_execute(&transaction(&mut random)).await.is_err() {
+                        let _ = client.batch_execute("rollback").await;
+                    }
+                    done += 1;
+                }
+                done
+            }));
+        }
+        Self { stop, tasks }
+    }
+
+    /// Gives how many transactions there were.
+    pub(super) async fn stop(self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut done = 0;
+        for task in self.tasks {
+            done += task.await.unwrap();
+        }
+        done
+    }
+}
+
 /// How many keys wait to be read again, as the journal has it; none when the table has been read.
 fn again(capture: &Capture) -> Option<usize> {
     let notes = capture.journal.notes();
@@ -63,30 +105,7 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
     )
     .await;
     let (seed, directory) = (seed(), Directory::new());
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let writers: Vec<_> = (0..3)
-        .map(|number| {
-            let (admin, stop) = (server.admin(), std::sync::Arc::clone(&stop));
-            tokio::spawn(async move {
-                let client = rowcast_postgres::wire::sql_client(
-                    &rowcast_postgres::conninfo::Conninfo::parse(&admin).unwrap(),
-                )
-                .await
-                .unwrap();
-                run(&client, "select 1").await;
-                let mut random = StdRng::seed_from_u64(seed + number);
-                let mut done = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) && !client.is_closed() {
-                    // A deadlock or a key that is taken rolls it back, which is as good.
-                    if client.batch_execute(&transaction(&mut random)).await.is_err() {
-                        let _ = client.batch_execute("rollback").await;
-                    }
-                    done += 1;
-                }
-                done
-            })
-        })
-        .collect();
+    let writers = Writers::start([sql(&server).await, sql(&server).await, sql(&server).await], seed).await;
     let mut config = initial(&server);
     config.tables = vec!["public.*".to_owned()];
     let mut capture = Capture::start(config.clone(), directory.path()).await;
@@ -104,11 +123,7 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
         capture = Capture::start(config.clone(), directory.path()).await;
     }
     read_whole(&capture).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut transactions = 0;
-    for writer in writers {
-        transactions += writer.await.unwrap();
-    }
+    let transactions = writers.stop().await;
     caught_up(&client, &capture).await;
     let events = capture.events();
     let reads = events.iter().filter(|event| event.op == Op::Read).count();

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 # Of the whole program: what rows, tables, positions and custom events become. Doors, sinks, journal, page and
 # commands see only what capture has made of them.
-scenarios="adopt:: custom:: filling:: flow:: huge:: resume:: setup:: tables:: types:: workload::"
+scenarios="adopt:: custom:: filling:: flow:: huge:: resume:: setup:: snapshot:: tables:: types:: workload::"
 
 # Each test waits for its servers most of the time.
 threads=$(($(nproc) * 2))

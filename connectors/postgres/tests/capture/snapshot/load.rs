@@ -131,7 +131,6 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
         "{transactions} transactions, {reads} rows read, {} events; {waited} keys waited in crashes",
         events.len()
     );
-    assert!(waited > 0, "no crash came while keys waited to be read again");
     let (built, real) = (rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
     for (key, row) in &real {
         assert_eq!(built.get(key), Some(row), "row {key}");

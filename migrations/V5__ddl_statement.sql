@@ -17,7 +17,7 @@ create or replace function rowcast.tell(slot text, command text, object text, ch
     language sql
     set search_path = pg_catalog, pg_temp
 as $$
-    select pg_logical_emit_message(true, 'rowcast.ddl.' || slot, convert_to(json_build_object(
+    select rowcast.say('rowcast.ddl.' || slot, convert_to(json_build_object(
         'command', command, 'object', object, 'table', channel, 'statement',
         case when rowcast.is_alone(current_query(), command) then left(current_query(), 10000) end)::text, 'UTF8'))
 $$;

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 # Of the whole program: what rows, tables, types, slots, snapshots, positions and custom events become. Doors, sinks,
 # journal, page and commands see only what capture has made of them.
-scenarios="adopt:: confirm:: custom:: extensions:: flow:: huge:: large:: liveness:: resume:: setup:: slot:: snapshot::
+scenarios="adopt:: confirm:: custom:: extensions:: filling:: flow:: huge:: large:: liveness:: resume:: setup:: slot:: snapshot::
   tables:: type_changes:: types:: workload::"
 
 # Each test waits for its servers most of the time.

@@ -14,7 +14,7 @@ use crate::support::witness::{Memory, Witness};
 use crate::support::{Database, Kafka, KafkaReader, Postgres, Rowcast, SOON, http, wait_for};
 
 /// SIGKILL, as the shell tells it.
-const KILLED: i32 = 128 + 9;
+pub(crate) const KILLED: i32 = 128 + 9;
 
 /// For one point to be reached, on a busy machine.
 const REACHED: Duration = Duration::from_secs(60);
@@ -33,13 +33,15 @@ const ROW_BYTES: i64 = 50_000;
 
 /// Where a point can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scene {
+pub(crate) enum Scene {
     /// At the first start of an installation alone.
     First,
     /// With segments so many that old ones go.
     Retention,
     /// With a sink.
     Sink,
+    /// While tables are read: `filling.rs`.
+    Snapshot,
     /// In ordinary work.
     Usual,
 }
@@ -51,11 +53,12 @@ fn scene(point: Point) -> Scene {
         }
         Some(("retention", _)) => Scene::Retention,
         Some(("sink" | "cursor", _)) => Scene::Sink,
+        Some(("snapshot", _)) => Scene::Snapshot,
         _ => Scene::Usual,
     }
 }
 
-fn points(wanted: Scene) -> Vec<Point> {
+pub(crate) fn points(wanted: Scene) -> Vec<Point> {
     Point::ALL.iter().copied().filter(|point| scene(*point) == wanted).collect()
 }
 

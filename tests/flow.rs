@@ -24,12 +24,42 @@ pub(crate) struct Followers {
 impl Followers {
     /// Of a rowcast that delivers to Kafka under this prefix.
     pub(crate) fn start(rowcast: &Rowcast, kafka: &Kafka, prefix: &str, tables: &[Table]) -> Self {
-        let doors = Door::ALL.map(|door| Follower::start(door, rowcast.address(), tables));
-        Self { doors: doors.into(), kafka: Follower::kafka(kafka, prefix, tables) }
+        let doors = Door::ALL.map(|door| Follower::start(door, rowcast.address(), Tables::new(tables)));
+        let kafka = Follower::kafka(kafka, prefix, DebeziumTables::new(prefix, tables));
+        Self { doors: doors.into(), kafka }
+    }
+
+    /// Of tables that a snapshot is to fill, until [`Self::filled`].
+    pub(crate) fn filling(rowcast: &Rowcast, kafka: &Kafka, prefix: &str, tables: &[Table]) -> Self {
+        let start = |door| Follower::start(door, rowcast.address(), Tables::new(tables).filling());
+        let kafka = Follower::kafka(kafka, prefix, DebeziumTables::new(prefix, tables).filling());
+        Self { doors: [Door::Sse, Door::Ndjson].map(start).into(), kafka }
+    }
+
+    /// No rows from before are to come: from here on every change has to fit.
+    pub(crate) fn filled(&self) {
+        self.doors.iter().for_each(|door| door.change(|tables| tables.fill(false)));
+        self.kafka.change(|tables| tables.fill(false));
     }
 
     /// Waits until all have the last transaction, then compares what they rebuilt with the tables.
     pub(crate) async fn wait_equal(&self, database: &Database, last: i64) {
+        self.wait_last(last).await;
+        for follower in &self.doors {
+            follower.wait_equal(database, DRAINED).await;
+        }
+        self.kafka.wait_equal(database, DRAINED).await;
+        // What a later change has covered up would not show in the tables.
+        let events = self.events();
+        wait_for("Kafka to have every event", DRAINED, async || {
+            let told = self.kafka.look(DebeziumTables::events);
+            if told == events { Ok(()) } else { Err(format!("{told} of {events}")) }
+        })
+        .await;
+    }
+
+    /// Waits until all have a row of the table `marker`.
+    pub(crate) async fn wait_last(&self, last: i64) {
         let (marker, start) = (json!({"id": last}), Instant::now());
         wait_for("the readers to have the last row", DRAINED, async || {
             let lacks = |found: bool, what: String| if found { Ok(()) } else { Err(what) };
@@ -46,18 +76,7 @@ impl Followers {
             lacks(found, self.kafka.look(|tables| format!("Kafka: {} records", tables.count)))
         })
         .await;
-        println!("All readers have everything {:?} after the last commit", start.elapsed());
-        for follower in &self.doors {
-            follower.wait_equal(database, DRAINED).await;
-        }
-        self.kafka.wait_equal(database, DRAINED).await;
-        // What a later change has covered up would not show in the tables.
-        let events = self.events();
-        wait_for("Kafka to have every event", DRAINED, async || {
-            let told = self.kafka.look(DebeziumTables::events);
-            if told == events { Ok(()) } else { Err(format!("{told} of {events}")) }
-        })
-        .await;
+        println!("All readers have row {last} {:?} after it was committed", start.elapsed());
     }
 
     /// How many events each HTTP door told, which has to be the same number.

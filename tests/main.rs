@@ -12,6 +12,7 @@ mod debezium;
 mod demo;
 mod doors;
 mod extensions;
+mod filling;
 mod flow;
 mod forbidden;
 mod full;

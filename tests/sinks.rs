@@ -9,7 +9,8 @@ use crate::support::kafka::Record;
 use crate::support::ndjson::page;
 use crate::support::rowcast::{Output, command};
 use crate::support::{
-    Database, Door, Follower, Kafka, KafkaReader, Postgres, Rowcast, SOON, http, own_servers, wait_for,
+    Database, Door, Follower, Kafka, KafkaReader, Postgres, Rowcast, SOON, Tables, http, own_servers,
+    wait_for,
 };
 
 /// Long enough to fill the journal before it is over, and to see capture pause then, on a busy machine, too.
@@ -194,7 +195,7 @@ async fn capture_goes_on_without_a_sink_whose_broker_stays_away() {
         columns: vec![("id".to_owned(), "integer".to_owned()), ("note".to_owned(), "text".to_owned())],
         key: vec!["id".to_owned()],
     };
-    let live = Follower::start(Door::Sse, rowcast.address(), &[table]);
+    let live = Follower::start(Door::Sse, rowcast.address(), Tables::new(&[table]));
     grow(&database, 1, 3).await;
     wait_for("the first rows to be delivered", SOON, async || {
         let standing = listed(&rowcast).await;

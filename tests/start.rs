@@ -191,8 +191,8 @@ async fn killed_while_it_is_filled_an_added_sink_ends_equal_to_the_tables() {
     let tables = database.tables().await;
     let mut rowcast =
         Rowcast::of(&database).filled(kafka, &prefixes[0]).set("source.snapshot_tables=1").start().await;
-    let first = Follower::kafka(kafka, &prefixes[0], &tables);
-    let second = Follower::joining(kafka, &prefixes[1], &tables);
+    let first = Follower::kafka(kafka, &prefixes[0], DebeziumTables::new(&prefixes[0], &tables));
+    let second = Follower::kafka(kafka, &prefixes[1], DebeziumTables::new(&prefixes[1], &tables).filling());
     let live = Follower::start(Door::Sse, rowcast.address(), &tables);
     first.wait_equal(&database, SOON * 6).await;
     wait_filled(&rowcast, "kafka").await;

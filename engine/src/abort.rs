@@ -112,6 +112,18 @@ points! {
     SourceConfirming = "source.confirming",
     /// The server was told.
     SourceConfirmed = "source.confirmed",
+    /// The tables of a snapshot stand in the journal, and none is being read.
+    SnapshotListed = "snapshot.listed",
+    /// The stream notes what it changes for a chunk, of which nothing has been read.
+    SnapshotOpened = "snapshot.opened",
+    /// A chunk has been read, and the stream does not have it.
+    SnapshotRead = "snapshot.read",
+    /// Its rows are in a group that the journal does not have.
+    SnapshotEmitted = "snapshot.emitted",
+    /// Its reader knows, and it may not be on the disk.
+    SnapshotHeard = "snapshot.heard",
+    /// It is on the disk, with how far the table has come.
+    SnapshotNoted = "snapshot.noted",
     /// A sink has been sent events and has not been asked to commit.
     SinkSent = "sink.sent",
     /// The target has them, and the cursor is where it was.

@@ -1,4 +1,5 @@
-//! A snapshot without a reader: rows that the stream told are put into the journal once more, as a snapshot's.
+//! A snapshot of tables without keys, for which there is no reader: rows that the stream told are put into the journal
+//! once more, as a snapshot's.
 //!
 //! So the rows, their schemas and the values' texts are what Postgres said, and the marks are set here, by the rule of
 //! the recordings: tables in the order of their names, each in the order in which it lies.
@@ -24,18 +25,25 @@ const TABLES: &str = r#"
 /// A row, the version of its table and the table's name.
 type Row = (u32, String, Vec<u8>);
 
+/// The tables, in the order of their names. Rows of an unlogged one are never told, and yet Debezium reads them: it is
+/// logged from here on.
+pub(super) async fn log_all(database: &Database) -> Vec<String> {
+    let client = database.client().await;
+    let tables = client.query(TABLES, &[]).await.expect("the catalog");
+    for table in tables.iter().filter(|table| table.get(1)) {
+        let name: String = table.get(0);
+        client.batch_execute(&format!("alter table {name} set logged")).await.expect("a table");
+    }
+    tables.iter().map(|table| table.get(0)).collect()
+}
+
 /// Puts all rows of the database into the journal of `rowcast`, which has never run and is to run on afterwards.
 /// The number of the first row: what lies below it is of no interest.
 pub(super) async fn snapshot(database: &Database, mut rowcast: Rowcast) -> (Rowcast, u64) {
-    let client = database.client().await;
-    let tables = client.query(TABLES, &[]).await.expect("the catalog");
-    let tables: Vec<(String, bool)> = tables.iter().map(|row| (row.get(0), row.get(1))).collect();
-    for (table, _) in tables.iter().filter(|(_, unlogged)| *unlogged) {
-        // Such a table's rows are never told, and yet they are read.
-        client.batch_execute(&format!("alter table {table} set logged")).await.expect("a table");
-    }
+    let tables = log_all(database).await;
     rowcast = rowcast.start().await;
-    for (table, _) in &tables {
+    let client = database.client().await;
+    for table in &tables {
         let again =
             format!("with rows as (delete from {table} returning *) insert into {table} select * from rows");
         client.batch_execute(&again).await.unwrap_or_else(|error| panic!("{error:?}\nin: {again}"));
@@ -54,7 +62,7 @@ pub(super) async fn snapshot(database: &Database, mut rowcast: Rowcast) -> (Rowc
     (rowcast, first)
 }
 
-async fn read_into(directory: &Path, tables: &[(String, bool)]) -> u64 {
+async fn read_into(directory: &Path, tables: &[String]) -> u64 {
     let journal = journal::open(Options::new(directory), Arc::new(RealDisk)).expect("the journal");
     let rows = inserted(&journal);
     let (first, position) = (journal.newest() + 1, journal.position());
@@ -67,7 +75,7 @@ async fn read_into(directory: &Path, tables: &[(String, bool)]) -> u64 {
         let last = rows.get(at + 1).is_none_or(|(_, next, _)| next != table);
         let marks = [
             // Debezium marks no first row when the first table is empty.
-            (first && *table == tables[0].0, Marks::FIRST),
+            (first && *table == tables[0], Marks::FIRST),
             (first, Marks::FIRST_IN_TABLE),
             (last, Marks::LAST_IN_TABLE),
             (at + 1 == rows.len(), Marks::LAST),

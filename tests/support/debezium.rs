@@ -22,11 +22,10 @@ pub(crate) struct DebeziumTables {
     prefix: String,
     tables: BTreeMap<String, Rebuilt>,
     told: HashSet<(u64, u64)>,
-    /// The reader began where the rows had still to come: changes of rows that it has not got yet are no error, and a
-    /// value that nothing has brought in the end shows in the comparison.
-    joining: bool,
     /// By event: rows whose key changed, gone under the old key and not yet there under the new one.
     moved: HashMap<u64, Value>,
+    /// The newest event of each partition.
+    newest: HashMap<(String, i32), u64>,
     /// Records that had been told before.
     pub(crate) repeated: u64,
     /// How many were applied.
@@ -42,17 +41,23 @@ impl DebeziumTables {
             prefix: prefix.to_owned(),
             tables: tables.iter().map(|table| (table.channel.clone(), Rebuilt::new(table))).collect(),
             told: HashSet::new(),
-            joining: false,
             moved: HashMap::new(),
+            newest: HashMap::new(),
             repeated: 0,
             count: 0,
             reads: 0,
         }
     }
 
-    /// For a reader that begins where the rows have still to come.
-    pub(crate) fn joining(self) -> Self {
-        Self { joining: true, ..self }
+    /// Tables with rows from before, which a snapshot brings.
+    pub(crate) fn filling(mut self) -> Self {
+        self.fill(true);
+        self
+    }
+
+    /// As [`super::Tables::fill`].
+    pub(crate) fn fill(&mut self, filling: bool) {
+        self.tables.values_mut().for_each(|table| table.filling = filling);
     }
 
     /// Applies one record.
@@ -64,13 +69,17 @@ impl DebeziumTables {
         }
         self.count += 1;
         self.reads += u64::from(record.value.as_ref().is_some_and(|value| value["op"] == "r"));
+        let newest = self.newest.entry((record.topic.clone(), record.partition)).or_default();
+        if identity.0 < *newest {
+            return Err(format!("The number after {newest} is {}: {record:?}", identity.0));
+        }
+        *newest = identity.0;
         let channel = record.topic.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('.'));
         let channel = channel.ok_or_else(|| format!("A topic of somebody else: {}", record.topic))?;
         // Custom channels have topics, too.
         let Some(table) = self.tables.get_mut(channel) else { return Ok(()) };
         let moved = self.moved.remove(&identity.0);
-        let gone =
-            change(table, record, moved, self.joining).map_err(|error| format!("{error}: {record:?}"))?;
+        let gone = change(table, record, moved).map_err(|error| format!("{error}: {record:?}"))?;
         if record.headers.contains_key("__debezium.newkey") {
             self.moved.extend(gone.map(|row| (identity.0, row)));
         }
@@ -123,12 +132,7 @@ fn header(record: &Record, name: &str) -> Result<u64, String> {
 }
 
 /// Applies one record; gives the row that it removed, or `moved` again while it is not there yet.
-fn change(
-    table: &mut Rebuilt,
-    record: &Record,
-    moved: Option<Value>,
-    joining: bool,
-) -> Result<Option<Value>, String> {
+fn change(table: &mut Rebuilt, record: &Record, moved: Option<Value>) -> Result<Option<Value>, String> {
     // A tombstone follows its delete and says nothing new.
     let Some(value) = &record.value else { return Ok(moved) };
     let keyless = table.table.key.is_empty();
@@ -142,14 +146,13 @@ fn change(
                 return table.insert(&row).map(|()| None);
             }
             let old = moved.or_else(|| table.find(&row));
-            fill(&table.table, &mut row, old.as_ref(), joining)?;
+            fill(table, &mut row, old.as_ref())?;
             table.put(&row)?;
         }
         Some("d") => {
             let old = if keyless { &value["before"] } else { &record.key };
             let row = restore(&table.table, old)?;
-            let removed = table.remove(&row);
-            return if joining { Ok(removed.ok()) } else { removed.map(Some) };
+            return table.take(&row);
         }
         Some("t") => table.clear(),
         op => return Err(format!("Op {op:?}")),
@@ -158,16 +161,14 @@ fn change(
 }
 
 /// Takes the values that were not sent from the row as it was.
-fn fill(
-    table: &Table,
-    row: &mut Map<String, Value>,
-    old: Option<&Value>,
-    joining: bool,
-) -> Result<(), String> {
-    for (name, _) in table.columns.iter().filter(|(name, _)| !row.contains_key(name)).collect::<Vec<_>>() {
-        let unknown = joining.then(|| Value::from(UNAVAILABLE));
-        let old = old.and_then(|old| old.get(name)).cloned().or(unknown);
-        row.insert(name.clone(), old.ok_or_else(|| format!("No value of {name}, and no old one"))?);
+fn fill(table: &Rebuilt, row: &mut Map<String, Value>, old: Option<&Value>) -> Result<(), String> {
+    for (name, _) in &table.table.columns {
+        match old.and_then(|old| old.get(name)) {
+            _ if row.contains_key(name) => {}
+            Some(value) => _ = row.insert(name.clone(), value.clone()),
+            None if table.filling => {}
+            None => return Err(format!("No value of {name}, and no old one")),
+        }
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::database::Table;
 use super::debezium::DebeziumTables;
 use super::kafka::{Kafka, KafkaReader};
 use super::ndjson::{Ndjson, page};
@@ -76,6 +75,11 @@ impl<T: Send + 'static> Follower<T> {
         look(&lock(&self.state).tables)
     }
 
+    /// Changes what is expected of what comes.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut T)) {
+        change(&mut lock(&self.state).tables);
+    }
+
     /// How often the reader has connected.
     pub(crate) fn connections(&self) -> u64 {
         lock(&self.state).connections
@@ -96,8 +100,8 @@ impl<T: Send + 'static> Follower<T> {
 
 impl Follower<Tables> {
     /// Follows every channel of a door from the earliest event on.
-    pub(crate) fn start(door: Door, address: SocketAddr, tables: &[Table]) -> Self {
-        Self::spawn(format!("{door:?}"), Tables::new(tables), |state| async move {
+    pub(crate) fn start(door: Door, address: SocketAddr, tables: Tables) -> Self {
+        Self::spawn(format!("{door:?}"), tables, |state| async move {
             while lock(&state).failure.is_none() {
                 let last_id = lock(&state).tables.last_id;
                 // Nobody listening, or a broken connection: it is tried again, as a client would.
@@ -135,16 +139,7 @@ impl Follower<Tables> {
 
 impl Follower<DebeziumTables> {
     /// Follows all topics under a prefix.
-    pub(crate) fn kafka(kafka: &Kafka, prefix: &str, tables: &[Table]) -> Self {
-        Self::rebuilding(kafka, prefix, DebeziumTables::new(prefix, tables))
-    }
-
-    /// Likewise where the rows have still to come.
-    pub(crate) fn joining(kafka: &Kafka, prefix: &str, tables: &[Table]) -> Self {
-        Self::rebuilding(kafka, prefix, DebeziumTables::new(prefix, tables).joining())
-    }
-
-    fn rebuilding(kafka: &Kafka, prefix: &str, tables: DebeziumTables) -> Self {
+    pub(crate) fn kafka(kafka: &Kafka, prefix: &str, tables: DebeziumTables) -> Self {
         let mut reader = KafkaReader::start(kafka, prefix);
         Self::spawn("Kafka".into(), tables, |state| async move {
             lock(&state).connections += 1;

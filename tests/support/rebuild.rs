@@ -18,6 +18,7 @@ pub(crate) struct Tables {
     changes: HashSet<(String, u64)>,
     /// The event before, when it was not the last of its transaction.
     open: Option<(String, u64)>,
+    filling: bool,
 }
 
 /// One table.
@@ -25,6 +26,8 @@ pub(super) struct Rebuilt {
     pub(super) table: Table,
     /// By the primary key's values; by the whole row without one, and then a row can be there more than once.
     rows: BTreeMap<String, Vec<Value>>,
+    /// Rows from before are still to come.
+    pub(super) filling: bool,
 }
 
 impl Tables {
@@ -37,7 +40,21 @@ impl Tables {
             messages: Vec::new(),
             changes: HashSet::new(),
             open: None,
+            filling: false,
         }
+    }
+
+    /// Tables with rows from before, which a snapshot brings.
+    pub(crate) fn filling(mut self) -> Self {
+        self.fill(true);
+        self
+    }
+
+    /// Whether rows from before are still to come. Then a change can be one of a row that has not been told, and leave
+    /// out values that nobody has; afterwards every change has to fit.
+    pub(crate) fn fill(&mut self, filling: bool) {
+        self.filling = filling;
+        self.tables.values_mut().for_each(|table| table.filling = filling);
     }
 
     /// Applies one event of a stream that has all channels. Numbers have to rise, every change (LSN and index) to
@@ -62,7 +79,12 @@ impl Tables {
     fn check_transaction(&mut self, event: &Value) -> Result<(), String> {
         let tx = &event["tx"];
         if tx.is_null() {
-            return Ok(());
+            return match &self.open {
+                Some((open, _)) if event["op"] == "read" => {
+                    Err(format!("A row of a snapshot within transaction {open}: {event}"))
+                }
+                _ => Ok(()),
+            };
         }
         let (Some(lsn), Some(seq), Some(last)) =
             (tx["lsn"].as_str(), tx["seq"].as_u64(), tx["last"].as_bool())
@@ -100,11 +122,12 @@ impl Tables {
         match op {
             "truncate" => table.rows.clear(),
             "insert" => table.insert(row(&event["after"])?)?,
-            "read" => table.put(row(&event["after"])?)?,
+            "read" if self.filling => table.put(row(&event["after"])?)?,
+            "read" => return Err("A row of a snapshot that nobody wants".into()),
             "update" => table.update(event)?,
             "delete" => {
                 let old = event["before"].as_object().or(event["key"].as_object());
-                table.remove(old.ok_or("A delete without key and before")?)?;
+                table.take(old.ok_or("A delete without key and before")?)?;
             }
             _ => return Err("An op that no table knows".into()),
         }
@@ -124,7 +147,7 @@ impl Tables {
 
 impl Rebuilt {
     pub(super) fn new(table: &Table) -> Self {
-        Self { table: table.clone(), rows: BTreeMap::new() }
+        Self { table: table.clone(), rows: BTreeMap::new(), filling: false }
     }
 
     pub(super) fn rows(&self) -> Vec<Value> {
@@ -152,6 +175,9 @@ impl Rebuilt {
     }
 
     pub(super) fn insert(&mut self, row: &Map<String, Value>) -> Result<(), String> {
+        if self.filling {
+            return self.put(row);
+        }
         let rows = self.rows.entry(self.key(row)?).or_default();
         if !self.table.key.is_empty() && !rows.is_empty() {
             return Err("An insert of a key that is there already".into());
@@ -170,17 +196,29 @@ impl Rebuilt {
     fn update(&mut self, event: &Value) -> Result<(), String> {
         let mut after = row(&event["after"])?.clone();
         let old = match event["before"].as_object() {
-            Some(before) => self.remove(before)?,
-            None => self.remove(&after)?,
+            Some(before) => self.take(before)?,
+            None => self.take(&after)?,
         };
         for column in event["unchanged"].as_array().into_iter().flatten() {
             let column = column.as_str().ok_or("An unchanged column without a name")?;
             if after.contains_key(column) {
                 return Err(format!("{column} is unchanged and in after"));
             }
-            after.insert(column.to_owned(), old[column].clone());
+            match old.as_ref().and_then(|old| old.get(column)) {
+                Some(value) => _ = after.insert(column.to_owned(), value.clone()),
+                None if self.filling => {}
+                None => return Err(format!("{column} is unchanged, and no event has told it")),
+            }
         }
         self.insert(&after)
+    }
+
+    /// Removes a row, which has to be there unless rows are still to come.
+    pub(super) fn take(&mut self, row: &Map<String, Value>) -> Result<Option<Value>, String> {
+        match self.remove(row) {
+            Err(_) if self.filling => Ok(None),
+            removed => removed.map(Some),
+        }
     }
 
     pub(super) fn remove(&mut self, row: &Map<String, Value>) -> Result<Value, String> {

@@ -43,6 +43,12 @@ impl Tables {
         !self.excludes(schema, table) && tree.iter().any(|(schema, table)| self.matches(schema, table))
     }
 
+    /// All tables, without those that are to be left out.
+    pub(crate) fn all_but_excluded(&self) -> Self {
+        let all = Pattern { schema: "*".to_owned(), table: "*".to_owned() };
+        Self { wanted: vec![all], unwanted: self.unwanted.clone() }
+    }
+
     /// Whether a table is named among those to leave out.
     pub(crate) fn excludes(&self, schema: &str, table: &str) -> bool {
         self.unwanted.iter().any(|pattern| pattern.matches(schema, table))

@@ -175,7 +175,8 @@ impl Link {
         assembly.proof = secret::read(&client).await?;
         let catalog = Catalog::new(&self.here, &self.source.publications());
         self.source.adopt = false;
-        let parts = (self.source.tables.clone(), self.ingest.clone(), self.status.clone());
+        let taken = publications::taken(&client, &self.source, server.version).await?;
+        let parts = (taken, self.ingest.clone(), self.status.clone());
         let facts = (server.version, server.standby);
         let source = Source { info: self.here.clone(), ..self.source.clone() };
         let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, facts)?;

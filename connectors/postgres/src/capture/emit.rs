@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use rowcast_engine::Lsn;
 use rowcast_engine::Result;
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Marks;
 use rowcast_engine::journal::Journal;
 use rowcast_engine::record::Builder;
@@ -140,11 +141,13 @@ impl Emitter {
         if ends {
             builder.note(&name, b"");
             self.ended.push((name, job.snapshot));
+            abort::point(Point::SnapshotEmitted);
             tracker.end(ready.relation);
             return Ok(Written::Yes(None, job.progress.rows));
         }
         let (json, rows) = (job.json()?, job.progress.rows);
         builder.note(&name, &json);
+        abort::point(Point::SnapshotEmitted);
         Ok(Written::Yes(Some((Box::new(job), json)), rows))
     }
 

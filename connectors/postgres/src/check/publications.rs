@@ -43,7 +43,26 @@ pub(super) async fn of(client: &Client, source: &Source, server: &Server) -> Res
     if source.manage || source.ddl {
         all.push(of_trigger(client, source).await?);
     }
+    all.extend(of_partitions(client, source, server).await?);
     Ok(all)
+}
+
+/// What version 14 does not see, unless our event trigger works on publications of ours.
+async fn of_partitions(client: &Client, source: &Source, server: &Server) -> Result<Option<Requirement>> {
+    if server.version >= trigger::SEES_PARTITIONS || !publications::has_trees(client, source).await? {
+        return Ok(None);
+    }
+    let publication = publications::read(client, server.version, &source.publication).await?;
+    let kept = source.manage && publication.is_some_and(|there| there.ours);
+    if kept && trigger::state(client, trigger::NAMES[0]).await? == State::Works {
+        return Ok(None);
+    }
+    let found = "version 14 does not see that a partition is attached or detached";
+    let remedy = format!(
+        "Behind ATTACH PARTITION and DETACH PARTITION, in the same transaction: {}",
+        publications::refresh_remedy(source)
+    );
+    Ok(Some(requirement("partitions", true, found, remedy)))
 }
 
 async fn of_main(

@@ -8,13 +8,15 @@ use super::server::Server;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 8] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
     ("V4__signed", include_str!("../../../../migrations/V4__signed.sql")),
     ("V5__ddl_statement", include_str!("../../../../migrations/V5__ddl_statement.sql")),
     ("V6__lent", include_str!("../../../../migrations/V6__lent.sql")),
+    ("V7__recoding", include_str!("../../../../migrations/V7__recoding.sql")),
+    ("V8__partitions", include_str!("../../../../migrations/V8__partitions.sql")),
 ];
 
 /// Which of them have been applied.

@@ -101,4 +101,11 @@ pub(crate) fn tell_of(source: &Source, reconciled: &Reconciled) {
             "New tables are found by looking every few seconds, not when they are created: {reason}"
         );
     }
+    if reconciled.blind {
+        tracing::warn!(
+            hint = publications::refresh_remedy(source),
+            "PostgreSQL 14 does not see that a partition is attached or detached: run the hint's SQL behind it, in the \
+             same transaction, or have an administrator create the event trigger ({reason})"
+        );
+    }
 }

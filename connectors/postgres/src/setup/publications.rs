@@ -14,7 +14,7 @@ use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use super::trigger::{self, Attempt};
 use crate::capture::NEW_TABLE;
 use crate::config::Source;
-use crate::tables::{identifier, literal, qualified, shown};
+use crate::tables::{Tables, identifier, literal, qualified, shown};
 use crate::wire::sql_error;
 
 /// The comment of a publication of our making. One without it is somebody else's decision, and left as it is.
@@ -42,6 +42,8 @@ pub(crate) struct Reconciled {
     pub(crate) no_trigger: Option<String>,
     /// A publication that somebody else made, so that all is left as it is.
     pub(crate) theirs: Option<String>,
+    /// There are partitions, and neither the server nor an event trigger sees that one comes or goes.
+    pub(crate) blind: bool,
 }
 
 /// Whether changes are being captured already.
@@ -90,6 +92,8 @@ pub(crate) async fn reconcile(
     loans::repay(client).await?;
     let tables = candidates::read(client, source, server.version).await?;
     let plan = candidates::plan(&tables, &source.tables);
+    let partitioned = tables.iter().any(|table| !table.ancestors.is_empty());
+    let blind = server.version < trigger::SEES_PARTITIONS && no_trigger.is_some() && partitioned;
     if slot == Slot::Absent {
         refuse_foreign(&plan.foreign, server)?;
     }
@@ -103,7 +107,7 @@ pub(crate) async fn reconcile(
             add(client, source, &new).await?;
         }
     }
-    Ok(Reconciled { foreign, no_trigger, theirs: None })
+    Ok(Reconciled { foreign, no_trigger, theirs: None, blind })
 }
 
 /// Creates the publications or sets their options. Gives the one that somebody else made, if there is one.
@@ -410,6 +414,33 @@ pub(crate) async fn existing(client: &Client, source: &Source) -> Result<Vec<Str
         .await
         .map_err(|error| sql_error("Cannot list the publications", error))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Which of the tables that the stream tells are to be taken in. Partitions that are told one by one are wanted because
+/// of the tables above them, and the catalog knows only what is above them now: it may not show yet that one was
+/// attached, or show no more that it was. What a publication of ours tells is wanted without that.
+pub(crate) async fn taken(client: &Client, source: &Source, version: u32) -> Result<Tables> {
+    if !source.manage || source.via_partition_root {
+        return Ok(source.tables.clone());
+    }
+    let there = read(client, version, &source.publication).await?;
+    let kept = there.is_some_and(|there| there.ours && !there.wholesale);
+    Ok(if kept { source.tables.all_but_excluded() } else { source.tables.clone() })
+}
+
+/// Whether a partitioned table is a member of ours.
+pub(crate) async fn has_trees(client: &Client, source: &Source) -> Result<bool> {
+    let sql = "select exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                              join pg_class c on c.oid = r.prrelid
+                              where p.pubname in ($1, $2) and c.relkind = 'p')";
+    let row = client.query_one(sql, &[&source.publication, &source.inserts]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot look for partitioned tables", error))
+}
+
+/// The SQL that has version 14 look again at what is a partition of what.
+pub(crate) fn refresh_remedy(source: &Source) -> String {
+    let (name, root) = (identifier(&source.publication), source.via_partition_root);
+    format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = {root});")
 }
 
 /// The SQL that makes the publications by hand.

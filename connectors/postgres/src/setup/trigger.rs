@@ -1,6 +1,6 @@
 //! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
-//! that lose or get a key. What it does stands in migration V2. Where it may not be made, the next look at the tables
-//! does the same a few seconds later.
+//! that lose or get a key. What it does stands in migrations V2 and V8. Where it may not be made, the next look at the
+//! tables does the same a few seconds later.
 
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
@@ -13,6 +13,9 @@ use crate::wire::sql_error;
 const TAGS: &str = "'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'ALTER TABLE', 'ALTER INDEX', \
                     'CREATE INDEX', 'DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', \
                     'DROP OWNED'";
+
+/// From here on the server sees by itself that a partition is attached or detached; before, the event trigger makes it.
+pub(crate) const SEES_PARTITIONS: u32 = 150_000;
 
 /// Both for every rowcast on the database: what each captures stands in `rowcast.capture`.
 pub(crate) const NAMES: [&str; 2] = ["rowcast", "rowcast_drop"];

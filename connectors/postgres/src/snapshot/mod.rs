@@ -11,6 +11,7 @@
 mod command;
 mod condition;
 pub(crate) mod job;
+mod keyless;
 #[cfg(test)]
 mod model;
 pub(crate) mod order;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::{Error, Kind, Result, Stop};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -12,6 +13,7 @@ use tokio_postgres::Client;
 
 use super::condition::{is_at_fault, try_out};
 use super::job::{Job, Progress};
+use super::keyless;
 use super::order::{Gone, Order, Ready, Why, Written, ask};
 use super::pace::Pace;
 use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
@@ -215,6 +217,7 @@ impl Reading {
         let relation = self.job.progress.relation;
         let window = ask(&self.around.orders, |answer| Order::Open(relation, answer)).await.map_err(gone)?;
         let window = window.ok_or_else(|| gone(Gone))?;
+        abort::point(Point::SnapshotOpened);
         let range = self.range();
         let mut reader = Reader { client, publications: &self.publications, version: self.around.version };
         let outcome = reader.read(&self.job, &range).await;
@@ -289,6 +292,7 @@ impl Reading {
             first,
             memory,
         };
+        abort::point(Point::SnapshotRead);
         let (sender, answer) = oneshot::channel();
         self.order(Order::Write(Box::new(ready), sender)).await?;
         Ok(Sent { answer, before })
@@ -305,6 +309,7 @@ impl Reading {
         };
         match written {
             Written::Yes(job, rows) => {
+                abort::point(Point::SnapshotHeard);
                 self.unseen_since = None;
                 self.note(rows);
                 // Whoever looks at the notes, or changes them, finds them as they are.
@@ -312,6 +317,7 @@ impl Reading {
                 if !self.is_noted(json.as_deref()).await? {
                     return Ok(Round::Ended(Ended::Stopped));
                 }
+                abort::point(Point::SnapshotNoted);
                 let Some(job) = job else {
                     self.finish(rows);
                     return Ok(Round::Ended(Ended::Done));
@@ -385,7 +391,10 @@ impl Reading {
             Outcome::Gone => {
                 return self.drop_it("is gone, or not published any more").await.map(Round::Ended);
             }
-            Outcome::Keyless => return self.keyless().await.map(Round::Ended),
+            Outcome::Keyless => {
+                keyless::give_up(client, &self.around, &self.job).await?;
+                return Ok(Round::Ended(Ended::Dropped));
+            }
             Outcome::OtherKey(key) => {
                 self.job.progress.key = key;
                 self.begin_anew().await?;
@@ -398,22 +407,6 @@ impl Reading {
     async fn drop_it(&self, why: &str) -> Result<Ended> {
         tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
         self.around.status.note_dropped(&self.job.channel(), why);
-        self.around.journal.note(&[(&self.job.note(), b"")]).await?;
-        Ok(Ended::Dropped)
-    }
-
-    /// Rows that nothing tells apart cannot be read beside a stream that changes them: readers are told so.
-    async fn keyless(&self) -> Result<Ended> {
-        let channel = self.job.channel();
-        tracing::warn!(
-            table = channel,
-            hint =
-                format!("ALTER TABLE {} ADD PRIMARY KEY (…)", qualified(&self.job.schema, &self.job.table)),
-            "There is no snapshot of a table without a key: its rows so far are told as a gap"
-        );
-        let detail = "The table has no key by which a snapshot could tell its rows apart: those of before are in no event";
-        self.around.journal.record_gap_for(&self.job.sinks, &channel, ("no_key", detail), now()).await?;
-        self.around.status.note_dropped(&channel, "has no key by which a snapshot could tell its rows apart");
         self.around.journal.note(&[(&self.job.note(), b"")]).await?;
         Ok(Ended::Dropped)
     }

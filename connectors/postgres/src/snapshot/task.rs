@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rowcast_engine::abort::{self, Point};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
 use rowcast_engine::snapshots::{Command, State};
@@ -304,7 +305,9 @@ impl Desk {
         tracing::info!(tables = notes.len(), "A snapshot of all captured tables begins");
         notes.push((ALL.to_owned(), Vec::new()));
         notes.extend(wishes::answered(jobs, wishes)?);
-        self.note(&notes).await
+        self.note(&notes).await?;
+        abort::point(Point::SnapshotListed);
+        Ok(())
     }
 
     async fn note(&self, notes: &[(String, Vec<u8>)]) -> Result<()> {

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rowcast_postgres::Config;
-use tokio_postgres::Client;
-
 use super::harness::{Capture, Directory, Seen, config, run, sql, version};
 use crate::support::Server;
+use rowcast_postgres::{Config, check};
 
 /// Three levels. Columns in other orders, and with dropped ones between, which no message shows.
 const TREE: &str = "
@@ -42,16 +40,6 @@ fn by_name(capture: &Capture, event: &Seen) -> String {
     format!("{} {} {} {} {}", event.op.name(), value("id"), value("region"), value("day"), value("v"))
 }
 
-/// What has version 14 see that a partition was attached or detached, in the same transaction. It keeps what it decided
-/// about a table when it first decoded one of its rows, until a publication changes; from 15 on it needs nothing.
-async fn remedy(client: &Client) -> &'static str {
-    if version(client).await < 150_000 {
-        "alter publication rowcast set (publish_via_partition_root = true);"
-    } else {
-        ""
-    }
-}
-
 /// Rows that move to another partition leave the one and come to the other.
 const EXPECTED: &[&str] = &[
     "insert 1 eu 1 one",
@@ -85,16 +73,17 @@ async fn through_the_root() {
     assert_eq!(events[8].old, "K:3,us,1,three");
 
     // One that comes later, already written to; a leaf that is emptied is not told, the root is.
-    let remedy = remedy(&client).await;
     let attach = "create table p_as (v text, day int not null, id int not null, region text not null);
                   insert into p_as values ('before', 1, 9, 'as');
                   alter table p attach partition p_as for values in ('as');";
-    run(&client, &format!("{attach} {remedy}")).await;
+    run(&client, attach).await;
     run(&client, "insert into p values (4, 'as', 1, 'four'); truncate p_as; insert into p_us values ('us', 'five', 5, 5)")
         .await;
-    let detach = "alter table p detach partition p_us;";
-    run(&client, &format!("{detach} {remedy} insert into p_us values ('us', 'alone', 6, 6); truncate p"))
-        .await;
+    run(
+        &client,
+        "alter table p detach partition p_us; insert into p_us values ('us', 'alone', 6, 6); truncate p",
+    )
+    .await;
     let events = capture.wait(EXPECTED.len() + 3).await;
     let rest = &events[EXPECTED.len()..];
     assert_eq!(by_name(&capture, &rest[0]), "insert 4 as 1 four");
@@ -125,5 +114,89 @@ async fn leaf_by_leaf() {
     briefs[1..].sort();
     let empty = |channel: &str| format!("truncate {channel} cascade=false restart=false");
     assert_eq!(briefs, [empty(us), empty(new), empty(old)]);
+    capture.stop().await;
+}
+
+/// What is to be attached, and what it is attached to. A row of each is decoded before.
+const ALONE: &str = "
+    create table p (id int primary key, v text) partition by range (id);
+    create table p_first partition of p for values from (0) to (100);
+    create table p_late (v text, id int primary key);
+    create table p_below (v text, id int primary key) partition by range (id);
+    create table p_leaf (v text, id int primary key)";
+
+/// Version 14 keeps what it decided about a table when it first decoded one of its rows; our event trigger has it look
+/// again.
+#[tokio::test]
+async fn tables_become_partitions_and_cease_to_be() {
+    for via_partition_root in [true, false] {
+        let (server, directory) = (Server::start(""), Directory::new());
+        let client = sql(&server).await;
+        run(&client, ALONE).await;
+        let tables = vec!["public.p".to_owned()];
+        let root = Config { tables, via_partition_root, ..config(&server) };
+        let capture = Capture::start(root, directory.path()).await;
+        let late = "alter table p attach partition p_late for values from (100) to (200)";
+        for transaction in [
+            "insert into p values (1, 'one'); insert into p_late values ('no', 101); insert into p_leaf values ('no', 201)",
+            late,
+            "insert into p values (102, 'two'); insert into p_late values ('three', 103)",
+            "alter table p attach partition p_below for values from (200) to (300)",
+            "insert into p_leaf values ('no', 202)",
+            "alter table p_below attach partition p_leaf for values from (200) to (300); insert into p values (203, 'four')",
+            "insert into p_leaf values ('five', 204)",
+            "alter table p detach partition p_late",
+            "insert into p_late values ('no', 104)",
+            &format!("{late}; insert into p_late values ('six', 105)"),
+            "savepoint a; alter table p detach partition p_late; insert into p_late values ('no', 106);
+             rollback to a; insert into p_late values ('seven', 107)",
+            "insert into p values (108, 'eight')",
+        ] {
+            run(&client, &format!("begin; {transaction}; commit")).await;
+        }
+        client
+            .batch_execute("alter table public.p detach partition public.p_late concurrently")
+            .await
+            .unwrap();
+        run(&client, "insert into p_late values ('no', 109); insert into p values (2, 'nine')").await;
+        let events = capture.wait(9).await;
+        let told = |event: &Seen| {
+            event.new.split(',').find(|value| value.parse::<i32>().is_err()).unwrap().to_owned()
+        };
+        let words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+        assert_eq!(events.iter().map(told).collect::<Vec<_>>(), words);
+        let roots = events.iter().filter(|event| event.channel == "public.p").count();
+        assert_eq!(roots, if via_partition_root { 9 } else { 0 });
+        capture.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_version_14_does_not_see_is_said_where_nothing_makes_up_for_it() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, ALONE).await;
+    let blind = version(&client).await < 150_000;
+    let root = Config { tables: vec!["public.p".to_owned()], ..config(&server) };
+    let said = async || {
+        let found = check(&root).await.unwrap();
+        found.into_iter().find(|found| found.name == "partitions").and_then(|found| found.remedy)
+    };
+    let capture = Capture::start(root.clone(), directory.path()).await;
+    assert_eq!(said().await, None);
+    run(&client, "alter event trigger rowcast disable").await;
+    let remedy = said().await;
+    assert_eq!(remedy.is_some(), blind, "{remedy:?}");
+    run(&client, "insert into p_late values ('no', 101); insert into p values (1, 'one')").await;
+    capture.wait(1).await;
+    let sql =
+        remedy.as_deref().and_then(|remedy| remedy.split_once("transaction: ")).map_or("", |(_, sql)| sql);
+    run(
+        &client,
+        &format!("begin; alter table p attach partition p_late for values from (100) to (200); {sql} commit"),
+    )
+    .await;
+    run(&client, "insert into p values (102, 'two')").await;
+    assert_eq!(capture.briefs(2).await[1], "insert public.p 102,two");
     capture.stop().await;
 }

@@ -7,7 +7,7 @@ mod hidden;
 mod ids;
 mod keys;
 mod late;
-mod load;
+pub(super) mod load;
 mod marks;
 mod orders;
 mod rows;

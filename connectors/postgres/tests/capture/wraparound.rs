@@ -1,9 +1,12 @@
 //! Transaction ids go beyond 2^32; the stream shows their lower half only.
 
 use rowcast_engine::Lsn;
+use rowcast_engine::event::Op;
+use rowcast_engine::snapshots::Command;
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, config, confirmed, run, sql, value};
+use super::snapshot::{actual, caught_up, read_whole, rebuilt};
 use crate::support::Server;
 
 /// The ids that the server is led through: each is nearer to the one before than the half of 2^32, beyond which the
@@ -86,5 +89,49 @@ async fn ids_beyond_2_to_the_32() {
     let newest = events.last().unwrap();
     assert_eq!((newest.new.as_str(), newest.previous_end), (rows.to_string().as_str(), end));
     assert!(events.windows(2).all(|pair| pair[0].id < pair[1].id && pair[0].end_lsn <= pair[1].end_lsn));
+    capture.stop().await;
+}
+
+/// Rows that are read while ids pass the end: what a snapshot sees is told by 64 bits, what the stream sends by 32.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_across_the_end_of_the_32_bits() {
+    let (mut server, directory) = (Server::start(""), Directory::new());
+    if !server.can_set_xids() {
+        println!("skipped: pg_resetwal is not among this server's programs");
+        return;
+    }
+    lead(&mut server).await;
+    let client = sql(&server).await;
+    run(
+        &client,
+        "create table t (id int primary key, v text, big text); alter table t alter big set storage external;
+                  insert into t select i, 'old', repeat(i || ' ', 900) from generate_series(1, 3000) i",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let xid = value(&client, "pg_current_xact_id()").await.parse::<u64>().unwrap();
+    assert!(xid < u64::from(u32::MAX), "{xid}");
+    let mut done = 0;
+    let ids = async || value(&client, "pg_current_xact_id()").await.parse::<u64>().unwrap();
+    while done < 4 || ids().await <= u64::from(u32::MAX) + 300 {
+        if capture.report().snapshots.is_empty() {
+            let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+            capture.status.ask_for_snapshot(wanted).await.unwrap();
+            done += 1;
+        }
+        let (key, other) = (1 + xid % 2999, 1 + (xid + done) % 2999);
+        run(&client, &format!("update t set v = v || 'u' where id % 100 = {};
+                               update t set id = id + 10000 where id = {key}; update t set id = id - 10000 where id = {key} + 10000;
+                               delete from t where id = {other}; insert into t values ({other}, 'again', 'small')", done % 100))
+            .await;
+    }
+    read_whole(&capture).await;
+    caught_up(&client, &capture).await;
+    let events = capture.events();
+    let reads = events.iter().filter(|event| event.op == Op::Read).count();
+    println!("{done} snapshots, {reads} rows");
+    let xids = |range: std::ops::RangeInclusive<u32>| events.iter().any(|event| range.contains(&event.xid));
+    assert!(reads > 6000 && xids(STEPS[2]..=u32::MAX) && xids(1..=100_000), "{reads}");
+    assert_eq!(rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
     capture.stop().await;
 }

@@ -1,8 +1,14 @@
 //! A commit that the stream has sent and nobody sees yet: it waits for a synchronous standby that is not there.
 
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rowcast_engine::snapshots::Command;
 
+use super::load::{Writers, seed};
 use super::*;
+use crate::capture::harness::confirmed;
 
 /// Lets commits wait, or go.
 async fn standbys(client: &Client, names: &str) {
@@ -64,5 +70,89 @@ async fn a_row_does_not_undo_a_commit_that_is_not_seen_yet() {
     until("the rows", async || capture.status.read_tables().contains_key("public.t")).await;
     read_whole(&capture).await;
     assert_eq!(rebuilt(&capture.events(), "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    capture.stop().await;
+}
+
+/// What the stream had sent before a crash is still not seen after it: the journal has to be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_after_a_crash() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 100) i").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    standbys(&client, "nobody").await;
+    commits_wait(&server, &client).await;
+    let waiting = {
+        let client = patient(&server).await;
+        tokio::spawn(async move {
+            run(&client, "update t set v = 'new' where id = 7; delete from t where id = 8").await
+        })
+    };
+    capture.wait(2).await;
+    // Confirmed, so that the server does not send it again.
+    let end = capture.events()[1].end_lsn;
+    until("it to be confirmed", async || confirmed(&client).await >= end).await;
+    capture.crash().await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    assert_eq!(value(&client, "select v from public.t where id = 7").await, "old");
+    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    capture.status.ask_for_snapshot(wanted).await.unwrap();
+    until("chunks to be read again", async || {
+        capture.report().snapshots.iter().any(|shown| shown.chunks_repeated > 3)
+    })
+    .await;
+    assert_eq!(capture.events().len(), 2, "nothing is written that could be older");
+    standbys(&client, "").await;
+    waiting.await.unwrap();
+    until("the rows", async || capture.status.read_tables().contains_key("public.t")).await;
+    read_whole(&capture).await;
+    assert_eq!(rebuilt(&capture.events(), "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    capture.stop().await;
+}
+
+/// Commits that wait, and are let go, around every step of many chunks, with crashes between.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_wait_around_every_step() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table t (id int primary key, v text, big text); alter table t alter big set storage external;
+         insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 3999, 2) i",
+    )
+    .await;
+    let seed = seed();
+    let mut capture = Capture::start(initial(&server), directory.path()).await;
+    let clients =
+        [patient(&server).await, patient(&server).await, patient(&server).await, patient(&server).await];
+    let writers = Writers::start(clients, seed).await;
+    let (mut random, mut repeated) = (StdRng::seed_from_u64(!seed), 0);
+    for round in 0..12 {
+        standbys(&client, "nobody").await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(5..150))).await;
+        if round % 3 == 2 {
+            capture.crash().await;
+            capture = Capture::start(initial(&server), directory.path()).await;
+        }
+        if capture.report().snapshots.is_empty() {
+            let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+            // Another one may be under way, not listed yet.
+            let _ = capture.status.ask_for_snapshot(wanted).await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(5..150))).await;
+        repeated += capture.report().snapshots.iter().map(|shown| shown.chunks_repeated).sum::<u64>();
+        standbys(&client, "").await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(5..150))).await;
+    }
+    let done = writers.stop().await;
+    read_whole(&capture).await;
+    caught_up(&client, &capture).await;
+    let events = capture.events();
+    println!("{done} transactions, {repeated} chunks were seen to be read again, {} events", events.len());
+    let (built, real) = (rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
+    for (key, row) in &real {
+        assert_eq!(built.get(key), Some(row), "row {key}");
+    }
+    assert_eq!(built.len(), real.len());
     capture.stop().await;
 }

@@ -1,14 +1,18 @@
 //! A table that is changed while it is read, in all the ways that could fool a reader.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::task::JoinHandle;
 
 use super::*;
 
-/// Keys that rows move between.
-const KEYS: i32 = 4000;
+/// Keys that rows move between: half of them have one, which is more than a first chunk holds.
+const KEYS: i32 = 10_000;
 
-fn seed() -> u64 {
+pub(in crate::capture) fn seed() -> u64 {
     let seed = std::env::var("ROWCAST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| rand::rng().random());
     println!("ROWCAST_SEED={seed}");
@@ -16,7 +20,7 @@ fn seed() -> u64 {
 }
 
 /// One transaction: rows change, move, vanish and come, the large column untouched for the most part.
-pub(super) fn transaction(random: &mut StdRng) -> String {
+pub(in crate::capture) fn transaction(random: &mut StdRng) -> String {
     let mut sql = "begin;".to_owned();
     for _ in 0..random.random_range(1..6) {
         let (key, other) = (random.random_range(0..KEYS), random.random_range(0..KEYS));
@@ -43,6 +47,52 @@ pub(super) fn transaction(random: &mut StdRng) -> String {
     sql + if random.random_range(0..12) == 0 { "rollback" } else { "commit" }
 }
 
+/// Sessions that write as fast as they can.
+pub(super) struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<u32>>,
+}
+
+impl Writers {
+    pub(super) async fn start<const COUNT: usize>(clients: [Client; COUNT], seed: u64) -> Self {
+        let (stop, mut tasks) = (Arc::new(AtomicBool::new(false)), Vec::new());
+        for (number, client) in (0..).zip(clients) {
+            let (stop, mut random) = (Arc::clone(&stop), StdRng::seed_from_u64(seed.wrapping_add(number)));
+            run(&client, "select 1").await;
+            tasks.push(tokio::spawn(async move {
+                let mut done = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    // A deadlock or a key that is taken rolls it back, which is as good.
+                    if client.batch_execute(&transaction(&mut random)).await.is_err() {
+                        let _ = client.batch_execute("rollback").await;
+                    }
+                    done += 1;
+                }
+                done
+            }));
+        }
+        Self { stop, tasks }
+    }
+
+    /// Gives how many transactions there were.
+    pub(super) async fn stop(self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut done = 0;
+        for task in self.tasks {
+            done += task.await.unwrap();
+        }
+        done
+    }
+}
+
+/// How many keys wait to be read again, as the journal has it; none when the table has been read.
+fn again(capture: &Capture) -> Option<usize> {
+    let notes = capture.journal.notes();
+    let note = notes.get("snapshot public.t")?;
+    let job: serde_json::Value = serde_json::from_slice(note).unwrap();
+    job["progress"]["again"].as_array().map(Vec::len)
+}
+
 /// Has the table changed and capture killed again and again until all that is wanted has been read.
 async fn read_under_load(
     server: &Server,
@@ -55,34 +105,11 @@ async fn read_under_load(
         &client,
         "create table t (id int primary key, v text, big text);
                   alter table t alter big set storage external;
-                  insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 3999, 2) i",
+                  insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 9999, 2) i",
     )
     .await;
     let (seed, directory) = (seed(), Directory::new());
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let writers: Vec<_> = (0..3)
-        .map(|number| {
-            let (admin, stop) = (server.admin(), std::sync::Arc::clone(&stop));
-            tokio::spawn(async move {
-                let client = rowcast_postgres::wire::sql_client(
-                    &rowcast_postgres::conninfo::Conninfo::parse(&admin).unwrap(),
-                )
-                .await
-                .unwrap();
-                run(&client, "select 1").await;
-                let mut random = StdRng::seed_from_u64(seed + number);
-                let mut done = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) && !client.is_closed() {
-                    // A deadlock or a key that is taken rolls it back, which is as good.
-                    if client.batch_execute(&transaction(&mut random)).await.is_err() {
-                        let _ = client.batch_execute("rollback").await;
-                    }
-                    done += 1;
-                }
-                done
-            })
-        })
-        .collect();
+    let writers = Writers::start([sql(server).await, sql(server).await, sql(server).await], seed).await;
     let mut config = config.clone();
     config.tables = vec!["public.*".to_owned()];
     let mut capture = Capture::start_for(config.clone(), directory.path(), sinks).await;
@@ -91,20 +118,22 @@ async fn read_under_load(
         until("the wish", async || capture.journal.notes().contains_key("snapshot public.t")).await;
     }
     let mut random = StdRng::seed_from_u64(!seed);
-    for _ in 0..6 {
-        let pause = random.random_range(1..120);
-        tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+    let mut waited = 0;
+    for number in 0..8 {
+        if number % 2 == 0 {
+            let pause = random.random_range(1..120);
+            tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+        } else {
+            until("keys to be read again", async || again(&capture).is_none_or(|keys| keys > 0)).await;
+        }
+        waited += again(&capture).unwrap_or(0);
         capture.crash().await;
         capture = Capture::start_for(config.clone(), directory.path(), sinks).await;
     }
     read_whole(&capture).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut transactions = 0;
-    for writer in writers {
-        transactions += writer.await.unwrap();
-    }
+    let transactions = writers.stop().await;
     caught_up(&client, &capture).await;
-    println!("{transactions} transactions");
+    println!("{transactions} transactions; {waited} keys waited in crashes");
     (client, capture, directory)
 }
 

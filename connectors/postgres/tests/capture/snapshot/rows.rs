@@ -7,7 +7,7 @@ async fn all_rows_once_in_the_order_of_the_key() {
     let server = Server::start("");
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key, v text); insert into t select i, 'v' || i from generate_series(1, 5000) i;
-                  create table empty (id int primary key); create table keyless (a int); insert into keyless values (1)").await;
+                  create table empty (id int primary key); create table keyless (a int); insert into keyless values (1); create table nothing (a int)").await;
     let directory = Directory::new();
     let capture = Capture::start(initial(&server), directory.path()).await;
     read_whole(&capture).await;

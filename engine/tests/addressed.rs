@@ -22,9 +22,11 @@ use rowcast_engine::{Stopper, stop};
 
 use crate::support::{Fixture, unlocked};
 
-/// What a target has got, by name of the sink.
+/// What targets have got, by name of the sink.
+type Got = BTreeMap<String, Vec<(u64, Op)>>;
+
 #[derive(Clone, Default)]
-struct Targets(Arc<Mutex<BTreeMap<String, Vec<(u64, Op)>>>>);
+struct Targets(Arc<Mutex<Got>>);
 
 struct Target {
     name: String,

@@ -11,7 +11,7 @@ const ROWS: usize = 4500;
 /// Name, types before it, the key's definition, and its value for number `i`.
 const KEYS: [(&str, &str, &str, &str); 12] = [
     (
-        "citext",
+        "cases",
         "",
         "k public.citext primary key",
         "case when i % 2 = 0 then upper(md5(i::text)) else md5(i::text) end",

@@ -7,10 +7,11 @@ use std::time::Duration;
 use rand::Rng;
 use serde_json::{Value, json};
 
+use crate::support::debezium::DebeziumTables;
 use crate::support::ndjson::page;
 use crate::support::rowcast::command;
 use crate::support::{
-    Database, Door, Follower, Kafka, KafkaReader, Postgres, Rowcast, SOON, random, wait_for,
+    Database, Door, Follower, Kafka, KafkaReader, Postgres, Rowcast, SOON, Tables, random, wait_for,
 };
 
 /// Adds a sink into Kafka for the next start.
@@ -193,7 +194,7 @@ async fn killed_while_it_is_filled_an_added_sink_ends_equal_to_the_tables() {
         Rowcast::of(&database).filled(kafka, &prefixes[0]).set("source.snapshot_tables=1").start().await;
     let first = Follower::kafka(kafka, &prefixes[0], DebeziumTables::new(&prefixes[0], &tables));
     let second = Follower::kafka(kafka, &prefixes[1], DebeziumTables::new(&prefixes[1], &tables).filling());
-    let live = Follower::start(Door::Sse, rowcast.address(), &tables);
+    let live = Follower::start(Door::Sse, rowcast.address(), Tables::new(&tables));
     first.wait_equal(&database, SOON * 6).await;
     wait_filled(&rowcast, "kafka").await;
     let reads = first.look(|tables| tables.reads);

@@ -1,29 +1,27 @@
 //! One replication connection: reads, hands over, confirms. One task owns it, and nothing that it waits for keeps
 //! it from telling the server that it is alive.
 
+mod describing;
 mod streamed;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Counter;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
-use rowcast_engine::schema::Schema;
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, Kind, Lsn, Result};
+use rowcast_engine::{Error, Lsn, Result};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::assembly::{Assembly, Step};
 use super::emit::Emitter;
 use super::feedback::Feedback;
 use super::nap::{self, Naps};
 use super::spill::Large;
-use crate::catalog::{Catalog, Described};
-use crate::pgoutput::{Message, decode};
+use crate::catalog::Catalog;
 use crate::setup::slot;
 use crate::snapshot::Snapshots;
 use crate::snapshot::order::Order;
@@ -372,46 +370,6 @@ impl Session {
         Ok(())
     }
 
-    /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever. Only a server that
-    /// is stopping is left alone, since it does not stop before this stream has ended.
-    async fn describe(&mut self, table: u32) -> Result<()> {
-        let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
-        let described = self.look_up(&message).await?;
-        let schema = self.register(described)?;
-        if let Some(schema) = &schema {
-            self.assembly.snapshots.describe(schema);
-        }
-        self.assembly.relations.settle(table, schema.as_deref());
-        Ok(())
-    }
-
-    async fn look_up(&mut self, message: &[u8]) -> Result<Described> {
-        loop {
-            let work = Box::pin(ask(&mut self.catalog, message));
-            match meanwhile(&mut self.stream, &mut self.feedback, work).await {
-                Ok(described) => return Ok(described),
-                Err(error) if error.kind() == Kind::Transient && slot::sqlstate(&error) != Some(STOPPING) => {
-                    tracing::warn!("Capture pauses: {error}");
-                    self.say("paused", Some(error.to_string()));
-                    let pause = async {
-                        sleep(CATALOG_RETRY).await;
-                        Ok(())
-                    };
-                    meanwhile(&mut self.stream, &mut self.feedback, pause).await?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The schema version of what the catalog has said; `None` when nobody wants the table.
-    fn register(&mut self, described: Described) -> Result<Option<Arc<Schema>>> {
-        let (schema, name) = (&described.schema.schema, &described.schema.table);
-        let wanted = self.tables.takes(schema, name, &described.names);
-        self.stale = true;
-        wanted.then(|| self.ingest.journal().register(described.schema)).transpose()
-    }
-
     fn say(&self, state: &'static str, reason: Option<String>) {
         self.status.source(|source| {
             source.state = state;
@@ -472,13 +430,6 @@ async fn fill(stream: &mut CopyStream, nap: Option<Duration>, naps: &Naps) -> Re
         naps.take(nap);
     }
     stream.fill().await
-}
-
-async fn ask(catalog: &mut Catalog, message: &[u8]) -> Result<Described> {
-    match decode(message) {
-        Ok(Message::Relation(relation)) => catalog.describe(&relation).await,
-        _ => Err(Error::failed("A table's description cannot be read back")),
-    }
 }
 
 /// Waits for something while the server is told that we are alive. Nothing is read meanwhile.

@@ -75,6 +75,14 @@ fn at(dir: &Path, number: usize) -> PathBuf {
     segments(dir)[number].clone()
 }
 
+/// As if the others had never been: an index that is left would tell.
+fn leave_two(dir: &Path) {
+    for path in &segments(dir)[2..] {
+        fs::remove_file(path).unwrap();
+        let _ = fs::remove_file(path.with_extension("idx"));
+    }
+}
+
 /// What is broken, where, and whether a beginning of the segment can be kept.
 type Break = (&'static str, fn(&Path), usize, bool);
 
@@ -94,7 +102,7 @@ const BREAKS: &[Break] = &[
     (
         "the newest, which is compressed",
         |dir| {
-            segments(dir)[2..].iter().for_each(|path| fs::remove_file(path).unwrap());
+            leave_two(dir);
             break_frame(&at(dir, 1), 1);
         },
         1,
@@ -103,7 +111,7 @@ const BREAKS: &[Break] = &[
     (
         "the footer of the newest",
         |dir| {
-            segments(dir)[2..].iter().for_each(|path| fs::remove_file(path).unwrap());
+            leave_two(dir);
             cut_to(&at(dir, 1), 1000);
         },
         1,

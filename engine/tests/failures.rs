@@ -291,11 +291,11 @@ async fn files_that_vanish_meanwhile_are_noticed_by_who_reads_them() {
 /// What goes into a file that is nobody's any more is nowhere: nothing more is taken.
 #[tokio::test]
 async fn a_file_that_is_taken_away_while_it_is_written_ends_writing() {
-    let ways: [(&dyn Fn(&Path), &str); 3] = [
-        (&|path| OpenOptions::new().write(true).open(path).unwrap().set_len(200).unwrap(), "was cut"),
-        (&|path| fs::remove_file(path).unwrap(), "was removed"),
-        (&|path| fs::remove_dir_all(path.parent().unwrap()).unwrap(), "was removed"),
-    ];
+    type Way = fn(&Path);
+    let cut: Way = |path| OpenOptions::new().write(true).open(path).unwrap().set_len(200).unwrap();
+    let remove: Way = |path| fs::remove_file(path).unwrap();
+    let remove_all: Way = |path| fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    let ways = [(cut, "was cut"), (remove, "was removed"), (remove_all, "was removed")];
     for (take, words) in ways {
         let dir = tempfile::tempdir().unwrap();
         let mut fixture = Fixture::open(Options::new(dir.path())).await;

@@ -300,7 +300,7 @@ mod tests {
             &[" counter", " gauge", " histogram", ":counter", ":gauge", ":histogram", "=counter"],
         );
         // Through a function that adds a label.
-        for part in all.split("count(\"").skip(1) {
+        for part in ["count(\"", "set(\""].iter().flat_map(|call| all.split(call).skip(1)) {
             used.extend(
                 part.split('"').next().filter(|name| name.starts_with("rowcast_")).map(str::to_owned),
             );

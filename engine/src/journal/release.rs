@@ -126,7 +126,7 @@ mod tests {
     }
 
     fn slow() -> (Arc<dyn DiskFile>, SyncSender<()>) {
-        let (allow, allowed) = sync_channel(1);
+        let (allow, allowed) = sync_channel(2);
         (Arc::new(Slow(allowed.into())), allow)
     }
 

@@ -386,8 +386,8 @@ mod tests {
 
     #[test]
     fn what_does_not_become_less_is_too_slow() {
-        let mut above = Above::default();
-        let mut looks = |kept: &mut dyn FnMut(u32) -> Option<u64>| {
+        let looks = |kept: &mut dyn FnMut(u32) -> Option<u64>| {
+            let mut above = Above::default();
             (1..=LOOKS_ABOVE * 3).find(|look| above.note(kept(*look)))
         };
         assert_eq!(looks(&mut |look| Some(100 + u64::from(look))), Some(LOOKS_ABOVE), "it grows");

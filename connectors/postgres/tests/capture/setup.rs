@@ -164,7 +164,7 @@ async fn an_older_installation_keeps_its_publications() {
     Capture::start(config(&server), directory.path()).await.stop().await;
     let older = "drop event trigger rowcast; delete from rowcast.migrations where version > 1;
         comment on publication rowcast is null; comment on publication rowcast_inserts is null;
-        drop table rowcast.capture, rowcast.pattern, rowcast.secret cascade; drop view rowcast.identity;
+        drop table rowcast.capture, rowcast.pattern, rowcast.secret, rowcast.lent cascade; drop view rowcast.identity;
         do $$ declare f regprocedure; begin
             for f in select oid::regprocedure from pg_proc
                      where pronamespace = 'rowcast'::regnamespace and proname <> 'publish'

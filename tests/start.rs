@@ -194,7 +194,7 @@ async fn killed_while_it_is_filled_an_added_sink_ends_equal_to_the_tables() {
         Rowcast::of(&database).filled(kafka, &prefixes[0]).set("source.snapshot_tables=1").start().await;
     let first = Follower::kafka(kafka, &prefixes[0], DebeziumTables::new(&prefixes[0], &tables));
     let second = Follower::kafka(kafka, &prefixes[1], DebeziumTables::new(&prefixes[1], &tables).filling());
-    let live = Follower::start(Door::Sse, rowcast.address(), Tables::new(&tables));
+    let live = Follower::start(Door::Sse, rowcast.address(), Tables::new(&tables).filling());
     first.wait_equal(&database, SOON * 6).await;
     wait_filled(&rowcast, "kafka").await;
     let reads = first.look(|tables| tables.reads);

@@ -19,13 +19,13 @@ const KEYED: &str = "exists (select from pg_class c join pg_index i on i.indreli
 pub(super) async fn rows_last(client: &Client, tables: Vec<(String, String)>) -> Vec<Job> {
     let mut jobs = Vec::new();
     let single = tables.len() == 1;
-    for (schema, table) in tables {
+    // Places are the names': as with Debezium there is no first row when the table that comes first by name has none.
+    for (place, (schema, table)) in (0..).zip(tables) {
         // That it cannot be seen now is no matter: then it is one with rows.
         let rowless = !single && !has_rows(client, &qualified(&schema, &table)).await.unwrap_or(true);
-        jobs.push(Job { schema, table, rowless, ..Job::default() });
+        jobs.push(Job { place, schema, table, rowless, ..Job::default() });
     }
-    let (without, with): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.rowless);
-    (0..).zip(with.into_iter().chain(without)).map(|(place, job)| Job { place, ..job }).collect()
+    jobs
 }
 
 async fn has_rows(client: &Client, name: &str) -> Result<bool> {

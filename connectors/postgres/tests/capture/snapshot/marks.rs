@@ -32,7 +32,7 @@ async fn the_whole_has_one_last_row_whatever_comes_last() {
             &client,
             "create table b (id int primary key); insert into b values (1), (2);
              create table c (id int primary key); insert into c values (1);
-             create table a_empty (id int primary key); create table y_keyless (a int); insert into y_keyless values (1);
+             create table d_empty (id int primary key); create table y_keyless (a int); insert into y_keyless values (1);
              create table z_empty (id int primary key)",
         )
         .await;

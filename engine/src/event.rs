@@ -173,10 +173,15 @@ impl<'a> Old<'a> {
     }
 }
 
+/// Whether what is for these sinks, or for everybody if there are none, is for that one.
+pub(crate) fn are_for(sinks: &str, sink: &str) -> bool {
+    sinks.is_empty() || sinks.split(' ').any(|name| name == sink)
+}
+
 impl<'a> Event<'a> {
     /// Whether a sink is to have it.
     pub fn is_for(&self, sink: &str) -> bool {
-        self.sinks.is_empty() || self.sinks.split(' ').any(|name| name == sink)
+        are_for(self.sinks, sink)
     }
 
     /// The channel it belongs to; empty for a gap of all channels.

@@ -23,13 +23,16 @@ programs_of() {
   echo "$bin"
 }
 
-binary_of() { # PACKAGE: builds its integration tests
-  cargo test --locked --package "$1" --test tests --no-run --message-format=json-render-diagnostics |
+# All at once, as `make test` builds them: a package by itself has its dependencies built anew, with fewer features.
+built=$(cargo test --locked --workspace --no-run --message-format=json-render-diagnostics)
+
+binary_of() { # FOLDER: the integration tests of the package there
+  printf '%s\n' "$built" | grep -F "\"manifest_path\":\"$PWD/${1}Cargo.toml\"" |
     sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
-connector=$(binary_of rowcast-postgres)
-program=$(binary_of rowcast)
+connector=$(binary_of connectors/postgres/)
+program=$(binary_of "")
 if [ -z "$connector" ] || [ -z "$program" ]; then
   echo "The tests do not build" >&2
   exit 1

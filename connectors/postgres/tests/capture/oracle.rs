@@ -116,7 +116,8 @@ async fn the_same_pieces_are_the_same_messages() {
     within.remove(&'O'); // Servers know where a transaction comes from only when it has committed.
     assert_eq!(within.keys().collect::<String>(), "DEIMRTUY", "{within:?}");
     assert!(around[&'S'] == within[&'E'] && around[&'S'] > 10, "{around:?}, {within:?}");
-    assert!(around[&'A'] >= 2 && around[&'c'] == 3, "{around:?}");
+    // From 18 on what has been rolled back before it is read is not sent.
+    assert!(around[&'A'] >= 1 && around[&'c'] == 3, "{around:?}");
 }
 
 /// Columns as `test_decoding` names them.

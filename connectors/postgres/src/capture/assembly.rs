@@ -233,6 +233,7 @@ impl Assembly {
         self.open = Some(Open { xid, committed, repeated, wanted: false });
         if !repeated {
             let previous_end_lsn = self.previous_end;
+            self.snapshots.arrives(xid);
             self.builder.begin(TxStart { xid, final_lsn, previous_end_lsn, committed, origin: "" });
         }
         Ok(())

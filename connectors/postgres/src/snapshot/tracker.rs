@@ -40,6 +40,8 @@ pub(crate) struct Tracker {
     described: HashMap<u32, Described>,
     /// `None`: nobody reads.
     ring: Option<Vec<u32>>,
+    /// The transaction that is being taken in.
+    arriving: Option<u32>,
     noted: usize,
 }
 
@@ -83,8 +85,10 @@ impl Tracker {
 
     /// Opens a window; `None` for a table that is not being read.
     pub(crate) fn open(&mut self, relation: u32) -> Option<u64> {
-        let ring = self.ring.clone().unwrap_or_default();
-        Some(self.tables.get_mut(&relation)?.open(ring))
+        let ring = self.ring.iter().flatten().copied();
+        // Of the one that arrives some changes have been taken in and are in no window's notes.
+        let streamed = ring.chain(self.arriving).collect();
+        Some(self.tables.get_mut(&relation)?.open(streamed))
     }
 
     /// Closes a window whose chunk is not written.
@@ -143,8 +147,14 @@ impl Tracker {
         }
     }
 
+    /// A transaction is going to be taken in.
+    pub(crate) fn arrives(&mut self, xid: u32) {
+        self.arriving = Some(xid);
+    }
+
     /// A transaction has been taken in whole.
     pub(crate) fn delivered(&mut self, xid: u32) {
+        self.arriving = None;
         if let Some(ring) = &mut self.ring {
             ring.push(xid);
         }

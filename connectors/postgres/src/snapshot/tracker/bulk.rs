@@ -1,4 +1,4 @@
-//! More keys than can be kept for reading them again.
+//! More keys than can be kept for reading them again; a transaction that is half taken in.
 
 use std::collections::BTreeSet;
 
@@ -72,4 +72,28 @@ fn a_bulk_update_has_a_chunk_read_again_and_not_the_table() {
     tracker.ring.as_mut().unwrap().clear();
     assert_eq!(read(&mut tracker, 0..1_000), (Verdict::Written, 0));
     assert_eq!(tracker.again(TABLE).count(), 1_000);
+}
+
+/// What came of it before the window is in no notes, and a snapshot that does not see it has the rows of before.
+#[test]
+fn a_window_that_opens_within_a_transaction_reckons_with_it() {
+    for seen in [false, true] {
+        let mut tracker = Tracker::default();
+        tracker.watch();
+        tracker.describe(&schema());
+        tracker.begin(TABLE, BTreeSet::new());
+        tracker.arrives(LATER);
+        update(&mut tracker, 1);
+        let window = tracker.open(TABLE).unwrap();
+        tracker.delivered(LATER);
+        let visible: Visible = if seen { "901:901:" } else { "900:900:" }.parse().unwrap();
+        let mut rows = Rows::default();
+        rows.push(b"1\tlarge\n", 2).unwrap();
+        let read =
+            Read { relation: TABLE, window, visible: &visible, schema: 1, key: KEY, rows: &rows, asked: &[] };
+        let mut kept = 0;
+        let verdict = tracker.settle(&read, |_| kept += 1);
+        let expected = if seen { (Verdict::Written, 1) } else { (Verdict::Unseen, 0) };
+        assert_eq!((verdict, kept), expected, "{seen}");
+    }
 }

@@ -21,6 +21,8 @@ use crate::snapshot::tracker::{Read, Tracker, Verdict};
 pub(super) struct Emitter {
     orders: mpsc::Receiver<Order>,
     waiting: VecDeque<(Box<Ready>, oneshot::Sender<Written>)>,
+    /// What begins between two transactions; no more than readers can ask for at a time.
+    beginning: Vec<Order>,
     /// The lowest position that one of them waits for.
     pub(super) due: Lsn,
     /// Nothing is left to be done.
@@ -37,7 +39,17 @@ pub(super) struct Emitter {
 impl Emitter {
     pub(super) fn new(orders: mpsc::Receiver<Order>, streams: bool, journal: Journal) -> Self {
         let (waiting, ended) = (VecDeque::new(), Vec::new());
-        Self { orders, waiting, due: NEVER, done: false, streams, unfit: false, journal, ended }
+        Self {
+            orders,
+            waiting,
+            beginning: Vec::new(),
+            due: NEVER,
+            done: false,
+            streams,
+            unfit: false,
+            journal,
+            ended,
+        }
     }
 
     /// The next order. Cancel safe; never comes when nobody gives orders any more.
@@ -53,12 +65,13 @@ impl Emitter {
         match order {
             // Whoever asked ends with the connection.
             Order::Watch(_) if self.streams => self.unfit = true,
-            Order::Watch(done) => {
-                tracker.watch();
-                let _ = done.send(());
+            // Between two transactions: of none a part is noted and a part is not in the journal.
+            Order::Watch(_) | Order::Begin(..) => {
+                self.due = Lsn::ZERO;
+                self.beginning.push(order);
             }
             Order::Seed(xids) => tracker.seed(&xids),
-            Order::Begin(relation, again) => tracker.begin(relation, again),
+            Order::Again(relation, again) => tracker.read_again(relation, again),
             Order::Open(relation, opened) => {
                 let _ = opened.send(tracker.open(relation));
             }
@@ -75,7 +88,26 @@ impl Emitter {
 
     /// Writes what the stream has passed. It must stand between two transactions; all that ended up to `passed` has
     /// been taken in, and `last` is the end of the last of them.
-    pub(super) fn emit(&mut self, passed: Lsn, tracker: &mut Tracker, builder: &mut Builder) -> Result<()> {
+    pub(super) fn emit(
+        &mut self,
+        (passed, last): (Lsn, Lsn),
+        tracker: &mut Tracker,
+        builder: &mut Builder,
+    ) -> Result<()> {
+        for order in self.beginning.drain(..) {
+            // The reader may be gone.
+            match order {
+                Order::Watch(begun) => {
+                    tracker.watch();
+                    let _ = begun.send(last);
+                }
+                Order::Begin(relation, begun) => {
+                    tracker.begin(relation);
+                    let _ = begun.send(last);
+                }
+                _ => {}
+            }
+        }
         let mut at = 0;
         while let Some((ready, _)) = self.waiting.get(at) {
             if ready.lsn > passed {

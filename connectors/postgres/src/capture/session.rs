@@ -241,7 +241,8 @@ impl Session {
         if assembly.passed < emitter.due || !assembly.is_between() {
             return Ok(());
         }
-        emitter.emit(assembly.passed, &mut assembly.snapshots, &mut assembly.builder)
+        let reached = (assembly.passed, assembly.finished);
+        emitter.emit(reached, &mut assembly.snapshots, &mut assembly.builder)
     }
 
     /// Gives to the journal what is finished, if it has room, or the idle position, if that is due.

@@ -170,7 +170,8 @@ impl World {
                 }
             }
         }
-        self.tracker.begin(TABLE, again);
+        self.tracker.begin(TABLE);
+        self.tracker.read_again(TABLE, again);
         self.tracker.describe(&schema());
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Micros;
+use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -21,12 +22,15 @@ pub(crate) const ORDERS: usize = 16;
 /// What a reader wants of the stream.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// To note what is streamed from here on.
-    Watch(oneshot::Sender<()>),
+    /// To note what is streamed from here on, between two transactions; answered with the end of the one before. What
+    /// came up to there stands in the journal once that is durable.
+    Watch(oneshot::Sender<Lsn>),
     /// To reckon with transactions that were streamed before.
     Seed(Vec<u32>),
-    /// To look after a table; with the keys that wait to be read again.
-    Begin(u32, BTreeSet<Box<[u8]>>),
+    /// To look after a table from here on; answered likewise.
+    Begin(u32, oneshot::Sender<Lsn>),
+    /// These keys of a table wait to be read again, too.
+    Again(u32, BTreeSet<Box<[u8]>>),
     /// To open a window; answered with its number.
     Open(u32, oneshot::Sender<Option<u64>>),
     /// To close one whose chunk there is none.
@@ -98,4 +102,16 @@ pub(crate) async fn ask<T>(
     let (sender, answer) = oneshot::channel();
     orders.send(order(sender)).await.map_err(|_| Gone)?;
     answer.await.map_err(|_| Gone)
+}
+
+/// Asks the stream to begin something, and waits until all that it had taken in before stands in the journal: what is
+/// looked up there then has no hole before what is noted from here on.
+pub(crate) async fn begin(
+    orders: &Orders,
+    journal: &Journal,
+    order: impl FnOnce(oneshot::Sender<Lsn>) -> Order,
+) -> Result<(), Gone> {
+    let before = ask(orders, order).await?;
+    let reached = journal.durable().wait_for(|durable| *durable >= before).await.map(drop);
+    reached.map_err(|_| Gone)
 }

@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use super::condition::{is_at_fault, try_out};
 use super::job::{Job, Progress};
 use super::keyless;
-use super::order::{Gone, Order, Ready, Why, Written, ask};
+use super::order::{Gone, Order, Ready, Why, Written, ask, begin};
 use super::pace::Pace;
 use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
@@ -115,9 +115,10 @@ impl Reading {
             }
             return self.drop_it(&format!("cannot be read with that condition: {error}")).await;
         }
+        self.follow(relation).await?;
         let again = self.take_up(relation).await?;
         self.job.progress.again = texts_of(again.iter().map(AsRef::as_ref), again.len());
-        self.order(Order::Begin(relation, again)).await?;
+        self.order(Order::Again(relation, again)).await?;
         let mut ended = self.chunks(&mut client).await;
         if let Err(error) = &ended
             && self.job.condition.is_some()
@@ -347,7 +348,7 @@ impl Reading {
         self.restart(relation);
         self.around.journal.note(&[(&self.job.note(), &self.job.json()?)]).await?;
         self.order(Order::End(relation)).await?;
-        self.order(Order::Begin(relation, BTreeSet::new())).await
+        self.follow(relation).await
     }
 
     /// Waits until the journal has it; false when another wish has taken its place.
@@ -460,6 +461,12 @@ impl Reading {
             self.say(Some(&reason));
             sleep(CROWDED_PAUSE).await;
         }
+    }
+
+    /// Has the stream look after the table.
+    async fn follow(&self, relation: u32) -> Result<()> {
+        let order = |begun| Order::Begin(relation, begun);
+        begin(&self.around.orders, &self.around.journal, order).await.map_err(gone)
     }
 
     async fn order(&self, order: Order) -> Result<()> {

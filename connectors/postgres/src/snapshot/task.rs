@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 
 use super::command;
 use super::job::{ALL, Job, Jobs, Progress, Wanted};
-use super::order::{ORDERS, Order, Orders, ask};
+use super::order::{ORDERS, Order, Orders, begin};
 use super::read::CHUNK_MB;
 use super::rowless::rows_last;
 use super::scan;
@@ -284,7 +284,7 @@ impl Desk {
             return Ok(());
         }
         let gone = |_| Error::transient("The stream has ended");
-        ask(&self.around.orders, Order::Watch).await.map_err(gone)?;
+        begin(&self.around.orders, &self.around.journal, Order::Watch).await.map_err(gone)?;
         let client = sql_client(&self.around.source.info).await?;
         let failed = |error| sql_error("Cannot take a snapshot", error);
         let row = client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(failed)?;

@@ -71,9 +71,16 @@ impl Tracker {
         }
     }
 
-    /// A table is going to be read, or read on; `again` are the keys that wait for that.
-    pub(crate) fn begin(&mut self, relation: u32, again: BTreeSet<Box<[u8]>>) {
-        self.tables.insert(relation, Table::new(again));
+    /// A table is going to be read, or read on.
+    pub(crate) fn begin(&mut self, relation: u32) {
+        self.tables.insert(relation, Table::default());
+    }
+
+    /// These keys wait to be read again, from what came before.
+    pub(crate) fn read_again(&mut self, relation: u32, keys: BTreeSet<Box<[u8]>>) {
+        if let Some(table) = self.tables.get_mut(&relation) {
+            table.again.extend(keys);
+        }
     }
 
     /// It is read no more.

@@ -1,7 +1,5 @@
 //! More keys than can be kept for reading them again; a transaction that is half taken in.
 
-use std::collections::BTreeSet;
-
 use rowcast_engine::schema::Identity;
 
 use super::*;
@@ -61,7 +59,7 @@ fn a_bulk_update_has_a_chunk_read_again_and_not_the_table() {
     let mut tracker = Tracker::default();
     tracker.watch();
     tracker.describe(&schema());
-    tracker.begin(TABLE, BTreeSet::new());
+    tracker.begin(TABLE);
     // Nothing of it is written, nothing is kept for later: smaller, it is read when the update is seen.
     assert_eq!(read(&mut tracker, 0..30_000), (Verdict::TooMuch, 0));
     assert_eq!(tracker.again(TABLE).count(), 0);
@@ -81,7 +79,7 @@ fn a_window_that_opens_within_a_transaction_reckons_with_it() {
         let mut tracker = Tracker::default();
         tracker.watch();
         tracker.describe(&schema());
-        tracker.begin(TABLE, BTreeSet::new());
+        tracker.begin(TABLE);
         tracker.arrives(LATER);
         update(&mut tracker, 1);
         let window = tracker.open(TABLE).unwrap();

@@ -82,10 +82,6 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(again: BTreeSet<Box<[u8]>>) -> Self {
-        Self { again, ..Self::default() }
-    }
-
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -21,8 +21,9 @@ use crate::snapshot::tracker::{Read, Tracker, Verdict};
 pub(super) struct Emitter {
     orders: mpsc::Receiver<Order>,
     waiting: VecDeque<(Box<Ready>, oneshot::Sender<Written>)>,
-    /// What begins between two transactions; no more than readers can ask for at a time.
-    beginning: Vec<Order>,
+    /// Who waits for the next place between two transactions: the reader of a table, or of none yet. As many as ask at a
+    /// time.
+    beginning: Vec<(Option<u32>, oneshot::Sender<Lsn>)>,
     /// The lowest position that one of them waits for.
     pub(super) due: Lsn,
     /// Nothing is left to be done.
@@ -65,11 +66,8 @@ impl Emitter {
         match order {
             // Whoever asked ends with the connection.
             Order::Watch(_) if self.streams => self.unfit = true,
-            // Between two transactions: of none a part is noted and a part is not in the journal.
-            Order::Watch(_) | Order::Begin(..) => {
-                self.due = Lsn::ZERO;
-                self.beginning.push(order);
-            }
+            Order::Watch(begun) => self.begin_between(None, begun),
+            Order::Begin(relation, begun) => self.begin_between(Some(relation), begun),
             Order::Seed(xids) => tracker.seed(&xids),
             Order::Again(relation, again) => tracker.read_again(relation, again),
             Order::Open(relation, opened) => {
@@ -86,6 +84,12 @@ impl Emitter {
         }
     }
 
+    /// Between two transactions: of none a part is noted and a part is not in the journal.
+    fn begin_between(&mut self, relation: Option<u32>, begun: oneshot::Sender<Lsn>) {
+        self.due = Lsn::ZERO;
+        self.beginning.push((relation, begun));
+    }
+
     /// Writes what the stream has passed. It must stand between two transactions; all that ended up to `passed` has
     /// been taken in, and `last` is the end of the last of them.
     pub(super) fn emit(
@@ -94,19 +98,13 @@ impl Emitter {
         tracker: &mut Tracker,
         builder: &mut Builder,
     ) -> Result<()> {
-        for order in self.beginning.drain(..) {
-            // The reader may be gone.
-            match order {
-                Order::Watch(begun) => {
-                    tracker.watch();
-                    let _ = begun.send(last);
-                }
-                Order::Begin(relation, begun) => {
-                    tracker.begin(relation);
-                    let _ = begun.send(last);
-                }
-                _ => {}
+        for (relation, begun) in self.beginning.drain(..) {
+            match relation {
+                Some(relation) => tracker.begin(relation),
+                None => tracker.watch(),
             }
+            // The reader may be gone.
+            let _ = begun.send(last);
         }
         let mut at = 0;
         while let Some((ready, _)) = self.waiting.get(at) {

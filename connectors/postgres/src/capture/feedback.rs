@@ -21,10 +21,15 @@ const TIMEOUT_SHARE: u32 = 60;
 
 /// After so many times its wal_sender_timeout of silence a server is gone. Who is told in time sends no keepalives of
 /// its own accord, so it is asked for one after a quarter of that, and after a half somebody should know.
-pub(super) const SILENT_TIMEOUTS: u32 = 2;
+const SILENT_TIMEOUTS: u32 = 2;
 
 /// The same for a server without wal_sender_timeout.
-pub(super) const SILENCE_WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
+const SILENCE_WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// After how much silence a server with this wal_sender_timeout, which may be none, is gone.
+pub(super) fn gone_after(sender_timeout: Duration) -> Duration {
+    if sender_timeout.is_zero() { SILENCE_WITHOUT_TIMEOUT } else { sender_timeout * SILENT_TIMEOUTS }
+}
 
 /// The clock of one connection.
 #[derive(Debug)]
@@ -77,7 +82,7 @@ impl Feedback {
             sent: now,
             heard: now,
             status_every: if forever { STATUS_EVERY } else { share.min(STATUS_EVERY) },
-            silence: if forever { SILENCE_WITHOUT_TIMEOUT } else { sender_timeout * SILENT_TIMEOUTS },
+            silence: gone_after(sender_timeout),
             // The first status follows the start at once.
             asked: true,
             awaited: None,

@@ -11,13 +11,12 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 
 use super::connect::{Link, Situation};
+use super::feedback::gone_after;
+use super::replay::page_above;
 use crate::config::Streaming;
 use crate::pgoutput::{Message, decode};
 use crate::setup::publications;
 use crate::wire::{CopyFrame, CopyStream};
-
-/// Transactions of the journal that are held at a time; each takes 24 bytes.
-const PAGE: usize = 100_000;
 
 /// So much of the stream is read for it, in bytes: a few minutes. Beyond, what both have comes again.
 const COMPARED: u64 = 4 << 30;
@@ -61,10 +60,7 @@ impl Link {
         let command = super::starting::start_command(&self.source, Lsn::ZERO, &names, Streaming::Off);
         let connection = self.replication(client).await?;
         let stream = self.start(client, connection, &situation.server, &command).await?;
-        let silence = match situation.server.sender_timeout {
-            Duration::ZERO => super::feedback::SILENCE_WITHOUT_TIMEOUT,
-            limit => limit * super::feedback::SILENT_TIMEOUTS,
-        };
+        let silence = gone_after(situation.server.sender_timeout);
         let journal = self.ingest.journal();
         let comparison = Comparison::start(journal, confirmed, COMPARED).await?;
         let mut reading = Reading { stream, confirmed, end, silence, comparison };
@@ -164,14 +160,8 @@ impl Comparison {
 
     async fn next_page(&mut self) -> Result<()> {
         let Some(above) = self.more.take() else { return Ok(()) };
-        let journal = self.journal.clone();
-        // One more than a page, to know whether another one follows.
-        let mut found = tokio::task::spawn_blocking(move || journal.transactions_above(above, PAGE + 1))
-            .await
-            .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
-        let is_last = found.len() <= PAGE;
-        found.truncate(PAGE);
-        self.more = found.last().filter(|_| !is_last).map(|last| last.end_lsn);
+        let (found, more) = page_above(&self.journal, above).await?;
+        self.more = more;
         self.page.extend(found);
         Ok(())
     }

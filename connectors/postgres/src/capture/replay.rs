@@ -45,6 +45,23 @@ pub(super) struct Replay {
     dropped: u64,
 }
 
+/// The journal's transactions that end above `above`, a page of them, and above what the next page begins, where there is
+/// one. Reads the disk.
+pub(super) async fn page_above(
+    journal: &Journal,
+    above: Lsn,
+) -> Result<(Vec<StoredTransaction>, Option<Lsn>)> {
+    let journal = journal.clone();
+    // One more than a page, to know whether another one follows.
+    let mut found = tokio::task::spawn_blocking(move || journal.transactions_above(above, PAGE + 1))
+        .await
+        .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
+    let is_last = found.len() <= PAGE;
+    found.truncate(PAGE);
+    let more = found.last().filter(|_| !is_last).map(|last| last.end_lsn);
+    Ok((found, more))
+}
+
 impl Replay {
     /// Starts with the transactions that end above `confirmed`, where the server begins. Reads the disk.
     pub(super) async fn start(journal: &Journal, confirmed: Lsn, position: Lsn) -> Result<Self> {
@@ -68,14 +85,8 @@ impl Replay {
     /// Reads on where the page ends.
     pub(super) async fn next_page(&mut self, journal: &Journal) -> Result<()> {
         let Some(above) = self.more.take() else { return Ok(()) };
-        let journal = journal.clone();
-        // One more than a page, to know whether another one follows.
-        let mut found = tokio::task::spawn_blocking(move || journal.transactions_above(above, PAGE + 1))
-            .await
-            .map_err(|error| Error::failed("Reading the journal was broken off").because(error))??;
-        let is_last = found.len() <= PAGE;
-        found.truncate(PAGE);
-        self.more = found.last().filter(|_| !is_last).map(|last| last.end_lsn);
+        let (found, more) = page_above(journal, above).await?;
+        self.more = more;
         self.page.extend(found);
         Ok(())
     }

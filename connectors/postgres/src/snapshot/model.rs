@@ -17,9 +17,9 @@ use super::rows::{Rows, key_bytes};
 use super::tracker::{Read, Tracker, Verdict};
 use super::visible::Visible;
 
-const TABLE: u32 = 7;
+pub(super) const TABLE: u32 = 7;
 const KEYS: u8 = 5;
-const KEY: &[u16] = &[0];
+pub(super) const KEY: &[u16] = &[0];
 
 /// A row: one value that every event carries, and one that only some do.
 type Row = (u32, u32);
@@ -425,7 +425,7 @@ fn row_of(tuple: Tuple<'_>) -> (u8, Option<u32>, Option<u32>) {
     (u8::try_from(next().unwrap()).unwrap(), next(), next())
 }
 
-fn schema() -> Schema {
+pub(super) fn schema() -> Schema {
     Schema {
         id: 1,
         relation: TABLE,

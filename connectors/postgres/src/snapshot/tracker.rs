@@ -1,7 +1,7 @@
 //! What the stream does to the tables that are being read, so that no row of a snapshot undoes a newer event and no
 //! value is missing that no event carries.
 //!
-//! The rules, and what breaks without each, are those of `tests/snapshot_model.rs`. A *window* is open from before a
+//! The rules, and what breaks without each, are those of `snapshot/model.rs`. A *window* is open from before a
 //! chunk's snapshot is taken until its rows are written. The *ring* has the transactions that were streamed and may
 //! still be invisible to a snapshot: a commit is decoded before it is seen.
 

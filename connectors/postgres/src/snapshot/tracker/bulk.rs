@@ -1,33 +1,12 @@
 //! More keys than can be kept for reading them again; a transaction that is half taken in.
 
-use rowcast_engine::schema::Identity;
-
 use super::*;
+use crate::snapshot::model::{KEY, TABLE, schema};
 use crate::snapshot::rows::Rows;
 use crate::snapshot::visible::Visible;
 
-const TABLE: u32 = 7;
-const KEY: &[u16] = &[0];
-
 /// Of no such transaction it is seen.
 const LATER: u32 = 900;
-
-fn schema() -> Schema {
-    Schema {
-        id: 1,
-        relation: TABLE,
-        database: String::new(),
-        schema: "public".to_owned(),
-        table: "t".to_owned(),
-        channel: "public.t".to_owned(),
-        identity: Identity::Default,
-        inserts_only: false,
-        columns: Vec::new(),
-        primary_key: KEY.to_vec(),
-        key: KEY.to_vec(),
-        unique_key: Vec::new(),
-    }
-}
 
 /// An update of a row whose large column stays as it is.
 fn update(tracker: &mut Tracker, key: u32) {

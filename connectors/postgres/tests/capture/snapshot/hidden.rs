@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowcast_engine::snapshots::Command;
+use tokio::task::JoinHandle;
 
 use super::load::{Writers, seed};
 use super::*;
@@ -41,23 +42,24 @@ async fn commits_wait(server: &Server, client: &Client) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_row_does_not_undo_a_commit_that_is_not_seen_yet() {
-    let server = Server::start("");
-    let (client, directory) = (sql(&server).await, Directory::new());
-    run(&client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 100) i").await;
-    let capture = Capture::start(config(&server), directory.path()).await;
-    standbys(&client, "nobody").await;
-    commits_wait(&server, &client).await;
-    let waiting = {
-        let client = patient(&server).await;
-        tokio::spawn(async move {
-            run(&client, "update t set v = 'new' where id = 7; delete from t where id = 8").await
-        })
-    };
-    // Both statements are one transaction; the stream has it, and it is not visible.
+/// A transaction that the stream has sent and that is not visible; its session ends when it is let go.
+async fn held(server: &Server, client: &Client, directory: &Directory) -> (Capture, JoinHandle<()>) {
+    run(client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 100) i").await;
+    let capture = Capture::start(config(server), directory.path()).await;
+    standbys(client, "nobody").await;
+    commits_wait(server, client).await;
+    let session = patient(server).await;
+    let waiting = tokio::spawn(async move {
+        run(&session, "update t set v = 'new' where id = 7; delete from t where id = 8").await;
+    });
+    // Both statements are one transaction.
     capture.wait(2).await;
-    assert_eq!(value(&client, "select v from public.t where id = 7").await, "old");
+    (capture, waiting)
+}
+
+/// While it is not seen no row is written; once it is let go, rows and events are the table.
+async fn waits_and_ends_equal(client: &Client, capture: Capture, waiting: JoinHandle<()>) {
+    assert_eq!(value(client, "select v from public.t where id = 7").await, "old");
     let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
     capture.status.ask_for_snapshot(wanted).await.unwrap();
     until("chunks to be read again", async || {
@@ -65,12 +67,20 @@ async fn a_row_does_not_undo_a_commit_that_is_not_seen_yet() {
     })
     .await;
     assert_eq!(capture.events().len(), 2, "nothing is written that could be older");
-    standbys(&client, "").await;
+    standbys(client, "").await;
     waiting.await.unwrap();
     until("the rows", async || capture.status.read_tables().contains_key("public.t")).await;
     read_whole(&capture).await;
-    assert_eq!(rebuilt(&capture.events(), "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    assert_eq!(rebuilt(&capture.events(), "public.t", 2), actual(client, "t", &["id", "v"]).await);
     capture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_does_not_undo_a_commit_that_is_not_seen_yet() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    let (capture, waiting) = held(&server, &client, &directory).await;
+    waits_and_ends_equal(&client, capture, waiting).await;
 }
 
 /// What the stream had sent before a crash is still not seen after it: the journal has to be asked.
@@ -78,36 +88,13 @@ async fn a_row_does_not_undo_a_commit_that_is_not_seen_yet() {
 async fn nor_after_a_crash() {
     let server = Server::start("");
     let (client, directory) = (sql(&server).await, Directory::new());
-    run(&client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 100) i").await;
-    let capture = Capture::start(config(&server), directory.path()).await;
-    standbys(&client, "nobody").await;
-    commits_wait(&server, &client).await;
-    let waiting = {
-        let client = patient(&server).await;
-        tokio::spawn(async move {
-            run(&client, "update t set v = 'new' where id = 7; delete from t where id = 8").await
-        })
-    };
-    capture.wait(2).await;
+    let (capture, waiting) = held(&server, &client, &directory).await;
     // Confirmed, so that the server does not send it again.
     let end = capture.events()[1].end_lsn;
     until("it to be confirmed", async || confirmed(&client).await >= end).await;
     capture.crash().await;
     let capture = Capture::start(config(&server), directory.path()).await;
-    assert_eq!(value(&client, "select v from public.t where id = 7").await, "old");
-    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
-    capture.status.ask_for_snapshot(wanted).await.unwrap();
-    until("chunks to be read again", async || {
-        capture.report().snapshots.iter().any(|shown| shown.chunks_repeated > 3)
-    })
-    .await;
-    assert_eq!(capture.events().len(), 2, "nothing is written that could be older");
-    standbys(&client, "").await;
-    waiting.await.unwrap();
-    until("the rows", async || capture.status.read_tables().contains_key("public.t")).await;
-    read_whole(&capture).await;
-    assert_eq!(rebuilt(&capture.events(), "public.t", 2), actual(&client, "t", &["id", "v"]).await);
-    capture.stop().await;
+    waits_and_ends_equal(&client, capture, waiting).await;
 }
 
 /// Commits that wait, and are let go, around every step of many chunks, with crashes between.

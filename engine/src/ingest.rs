@@ -67,7 +67,12 @@ impl Ingest {
 
     /// Waits until the writer can take another group. Cancel safe.
     pub async fn room(&self) -> Result<Room> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| gone())?;
+        let permit = tokio::select! {
+            biased;
+            permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| gone())?,
+            // What was taken in before may never be written now, and keeps its permit.
+            () = self.journal.commands.closed() => return Err(gone()),
+        };
         let slot = self.journal.commands.clone().reserve_owned().await.map_err(|_| gone())?;
         Ok(Room { slot, permit })
     }

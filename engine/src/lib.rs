@@ -2,6 +2,7 @@
 
 pub mod abort;
 pub mod adoption;
+mod answer;
 pub mod beginnings;
 pub mod channel;
 mod confirm;
@@ -24,6 +25,7 @@ pub mod status;
 mod stop;
 pub mod units;
 
+pub use answer::answered;
 pub use confirm::Confirm;
 pub use error::{Error, Kind, Result};
 pub use lsn::Lsn;

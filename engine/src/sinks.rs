@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::answer::answered;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 
@@ -84,7 +85,7 @@ impl Sinks {
         };
         let (reply, answer) = oneshot::channel();
         seat.send(Order { wish, reply }).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        answered(&seat, answer).await.ok_or_else(ended)?
     }
 
     /// No sink has this name.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use metrics::counter;
 use tokio::sync::oneshot;
 
+use crate::answer::answered;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::position::StreamPosition;
@@ -67,7 +68,7 @@ impl Journal {
         let (reply, answer) = oneshot::channel();
         let new = NewHistory { position, bytes, notes, reply };
         self.commands.send(Command::History(Box::new(new))).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        answered(&self.commands, answer).await.ok_or_else(gone)?
     }
 }
 

@@ -79,6 +79,7 @@ pub(crate) use rolling::json_of as encode_position;
 pub use spill::Spill;
 pub(crate) use writer::{Append, Command, TxEnd};
 
+use crate::answer::answered;
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
@@ -391,7 +392,7 @@ impl Journal {
         let (reply, answer) = oneshot::channel();
         let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None, claim: None };
         self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        answered(&self.commands, answer).await.ok_or_else(gone)?
     }
 
     /// Appends, or gives up when there is no room before the writer has begun with it.
@@ -407,7 +408,7 @@ impl Journal {
         };
         let mut stored = std::pin::pin!(async {
             self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())?
+            answered(&self.commands, answer).await.ok_or_else(gone)?
         });
         let mut state = self.state();
         tokio::select! {
@@ -427,8 +428,8 @@ impl Journal {
         self.shared.closing.store(true, std::sync::atomic::Ordering::Release);
         let (done, wait) = oneshot::channel();
         if self.commands.send(Command::Close(done)).await.is_ok() {
-            // An error means that the writer has ended already.
-            let _ = wait.await;
+            // Without an answer the writer had ended already.
+            answered(&self.commands, wait).await;
         }
     }
 }

@@ -51,9 +51,13 @@ impl Journal {
         self.shared.cache.after(after)
     }
 
-    /// Reads on after event `after`, about a megabyte. Blocks on the disk: call it where that is allowed.
+    /// Reads on after event `after`, about a megabyte and never above the head. Blocks on the disk: call it where that
+    /// is allowed.
     pub fn read(&self, after: u64) -> Result<Read> {
-        if let Some(batch) = self.cached(after) {
+        // The writer moves the head a moment after cache and file have an event. Whoever had one from above it and
+        // came back with its number would be told that it was never given.
+        let head = self.newest();
+        if let Some(batch) = self.cached(after).filter(|batch| batch.last() <= head) {
             return Ok(Read::Batches(vec![batch]));
         }
         // One list for both questions: between two, retention could take what is next.
@@ -61,16 +65,16 @@ impl Journal {
         if let Some(gone) = gone_after(&segments, after) {
             return Ok(Read::Gone(gone));
         }
-        let head = self.newest();
         let at = segments.partition_point(|segment| segment.last() <= after);
         let Some(segment) = segments.get(at).filter(|_| after < head) else { return Ok(Read::AtHead) };
         let relative = (after + 1).saturating_sub(segment.header.base);
-        match self.read_segment(segment, relative) {
-            Err(None) => self.read(after),
-            Err(Some(error)) => Err(error),
-            Ok(batches) if batches.is_empty() => Ok(Read::AtHead),
-            Ok(batches) => Ok(Read::Batches(batches)),
-        }
+        let mut batches = match self.read_segment(segment, relative) {
+            Err(None) => return self.read(after),
+            Err(Some(error)) => return Err(error),
+            Ok(batches) => batches,
+        };
+        batches.retain(|batch| batch.last() <= head);
+        Ok(if batches.is_empty() { Read::AtHead } else { Read::Batches(batches) })
     }
 
     /// What is missing between an event and the oldest one held; `None` when nothing is.

@@ -293,6 +293,8 @@ impl World {
             match life.journal.read(life.read) {
                 Ok(Read::Batches(batches)) => {
                     for batch in batches {
+                        let newest = life.journal.newest();
+                        assert!(batch.last() <= newest, "event {} is above the head, {newest}", batch.last());
                         for (id, event) in seen_in(&batch, life.read) {
                             self.past.show(id, &event);
                         }

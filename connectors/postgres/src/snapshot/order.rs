@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rowcast_engine::Lsn;
 use rowcast_engine::event::Micros;
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
+use rowcast_engine::{Lsn, answered};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::job::Job;
@@ -101,7 +101,7 @@ pub(crate) async fn ask<T>(
 ) -> Result<T, Gone> {
     let (sender, answer) = oneshot::channel();
     orders.send(order(sender)).await.map_err(|_| Gone)?;
-    answer.await.map_err(|_| Gone)
+    answered(orders, answer).await.ok_or(Gone)
 }
 
 /// Asks the stream to begin something, and waits until all that it had taken in before stands in the journal: what is

@@ -305,6 +305,7 @@ impl Reading {
         let written = loop {
             match timeout(NUDGE_AFTER, &mut answer).await {
                 Ok(written) => break written.map_err(|_| gone(Gone))?,
+                Err(_) if self.around.orders.is_closed() => return Err(gone(Gone)),
                 Err(_) => nudge(client).await?,
             }
         };

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rowcast_engine::Lsn;
 use rowcast_engine::ingest::{finish_spill, spill_parts};
@@ -30,6 +32,8 @@ struct Gate {
     files: Mutex<HashMap<PathBuf, Arc<Blocks>>>,
     /// Names in the order in which they went.
     removed: Mutex<Vec<PathBuf>>,
+    /// A sync of the directory takes so long, in milliseconds.
+    sync_ms: AtomicU64,
 }
 
 /// Of one file, held by its name and by all who have it open.
@@ -107,6 +111,7 @@ impl Disk for SlowDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        thread::sleep(Duration::from_millis(self.0.sync_ms.load(Ordering::SeqCst)));
         RealDisk.sync_dir(dir)
     }
 
@@ -192,4 +197,38 @@ async fn nobody_waits_for_a_huge_transaction_that_is_given_up() {
     assert!(!dir.path().join("spill-0.tmp").exists());
     soon("an event", fixture.journal().publish(&[("custom.event", b"1")], 1)).await.unwrap();
     disk.allow();
+}
+
+/// Where one removal takes all the time of a look, an idle journal does not wait a second for each of the next.
+#[test]
+fn an_idle_journal_removes_all_that_is_too_old_at_one_look() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), SlowDisk::default());
+    let mut options = Options::new(dir.path());
+    options.segment_bytes = 1000;
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime().block_on(async {
+        let mut fixture = Fixture::open(options.clone()).await;
+        for _ in 0..10 {
+            fixture.transaction(1, &"y".repeat(1000)).await;
+        }
+        fixture.journal().close().await;
+    });
+    unlocked(dir.path());
+    assert!(segments(dir.path()).len() > 9);
+    disk.0.sync_ms.store(30, Ordering::SeqCst);
+    options.retention = Duration::ZERO;
+    let looks =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let journal = {
+        let _inside = looks.enter();
+        journal::open(options, Arc::new(disk)).unwrap()
+    };
+    // The clock stands still: this is the first look, and the last.
+    looks.block_on(tokio::task::yield_now());
+    let begun = Instant::now();
+    while journal.summary().segments > 1 {
+        assert!(begun.elapsed().as_secs() < 20, "{} segments", journal.summary().segments);
+        thread::sleep(Duration::from_millis(5));
+    }
+    runtime().block_on(journal.close());
 }

@@ -19,22 +19,31 @@ use crate::journal::holds::{Claim, Loss};
 use crate::journal::segment::Segment;
 
 /// Appends wait while segments are removed, each with a sync of the directory. What is left after this time goes at the
-/// next look, a second or a megabyte later.
+/// next look, a second or a megabyte later, or at once when nothing is to be written.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
-/// Removes segments that are too old or too many. The one being written always stays. Says what keeps the journal
-/// above its `max_size`, if anything does.
-pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
+/// What a look has come to.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// What keeps the journal above its `max_size`, if anything does.
+    pub(crate) kept: Option<String>,
+    /// The time was up: more of it may go.
+    pub(crate) more: bool,
+}
+
+/// Removes segments that are too old or too many. The one being written always stays.
+pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
     let segments = shared.segments.load_full();
     let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum();
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
     shared.holds.note_newest(*shared.head.borrow());
     let mut losses = BTreeMap::new();
-    let mut blocked = None;
+    let mut applied = Applied::default();
     let begun = Instant::now();
     for segment in segments.iter().take(segments.len().saturating_sub(1)) {
-        if begun.elapsed() > AT_ONCE || shared.release.is_behind() {
+        applied.more = begun.elapsed() > AT_ONCE;
+        if applied.more || shared.release.is_behind() {
             break;
         }
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
@@ -43,7 +52,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
             Claim::Free if size > max_size => ("size", Vec::new()),
             Claim::Stalled(doors) if size > max_size => ("stalled_sink", doors),
             Claim::Moving(doors) if size > max_size => {
-                blocked = Some(in_the_way(max_size, &doors, segment));
+                applied.kept = Some(in_the_way(max_size, &doors, segment));
                 break;
             }
             Claim::Free | Claim::Stalled(_) | Claim::Moving(_) => break,
@@ -59,7 +68,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Option<String> {
     }
     losses.iter().for_each(|(door, loss)| tell(door, loss));
     gauge!("rowcast_journal_size_bytes").set(size as f64);
-    blocked
+    applied
 }
 
 fn lose(shared: &Shared, doors: &[String], segment: &Segment, losses: &mut BTreeMap<String, Loss>) {

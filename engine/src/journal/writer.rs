@@ -189,6 +189,7 @@ impl Writer {
                     // A tick may start a new segment: what the round wrote belongs to this one.
                     self.publish(std::mem::take(&mut round))?;
                     self.tick()?;
+                    self.remove_while_idle(commands);
                 }
                 Command::Close(done) => closing = Some(done),
             }
@@ -447,6 +448,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Goes on with what retention had no time for, until something is to be written.
+    fn remove_while_idle(&self, commands: &mpsc::Receiver<Command>) {
+        while commands.is_empty() && retention::apply(&self.shared, now()).more {}
+    }
+
     /// Waits while what is about to be written would take the last room of others on the file system, and while a
     /// door that is moving keeps the journal above its size. What the round wrote so far is shown before.
     fn wait_while_short(&mut self, round: &mut Round) -> Result<()> {
@@ -470,7 +476,7 @@ impl Writer {
     /// Why doors that are moving have to be waited for. When the journal is to be closed they are not: what was taken
     /// is written all the same, which is little.
     fn kept_by_doors(&self) -> Option<String> {
-        let kept = retention::apply(&self.shared, now());
+        let kept = retention::apply(&self.shared, now()).kept;
         kept.filter(|_| !self.shared.closing.load(Ordering::Acquire))
     }
 

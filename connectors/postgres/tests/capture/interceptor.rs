@@ -72,6 +72,10 @@ async fn connection(client: TcpStream, target: SocketAddr, rule: Arc<Mutex<Rule>
     // A reset, as of a cable that was pulled.
     let _ = client.set_zero_linger();
     let Ok(server) = TcpStream::connect(target).await else { return };
+    // Messages are written one by one: each would wait for what the other side says of the one before.
+    for way in [&client, &server] {
+        way.set_nodelay(true).unwrap();
+    }
     let ((mut from_client, to_client), (from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     tokio::select! {

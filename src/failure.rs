@@ -14,7 +14,7 @@ pub(crate) mod code {
     pub(crate) const FAILED: u8 = 1;
     /// Wrong usage or configuration.
     pub(crate) const USAGE: u8 = 2;
-    /// The source refuses before the first success.
+    /// The source refuses before the first success of the journal.
     pub(crate) const SOURCE: u8 = 3;
     /// The journal refuses.
     pub(crate) const JOURNAL: u8 = 4;

@@ -73,7 +73,7 @@ fn raise_open_files() {
     }
 }
 
-/// `rowcast run`: until a signal comes, or the source refuses before its first success.
+/// `rowcast run`: until a signal comes, or the source refuses before the first success of the journal.
 pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
     let signals = Signals::new()?;
     let house = House::open(config).await?;
@@ -82,8 +82,10 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
 }
 
 /// `rowcast adopt` where none runs: until the stream runs once; no door is opened. Gives the gap, if there is one.
-pub(crate) async fn adopt(config: Config) -> Result<Option<Adopted>, Failure> {
+pub(crate) async fn adopt(mut config: Config) -> Result<Option<Adopted>, Failure> {
     let mut signals = Signals::new()?;
+    // An error ends it, and nobody stays to look after the slot that it is about.
+    config.source.wal_budget = None;
     // No sink runs that could move on: waiting for one at max_size would have no end.
     let journal = open_journal(&config, |options| options.max_size = Some(u64::MAX))?;
     let status = Status::default();

@@ -141,6 +141,63 @@ async fn refuses_what_it_cannot_reach_or_has_no_right_to() {
     client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
 }
 
+/// Only before the first success of a journal is there nothing to serve.
+#[tokio::test]
+async fn a_journal_that_has_streamed_is_served_whatever_the_source_says() {
+    let database = Postgres::shared().await.create_database("barred").await;
+    let (client, role) = (database.client().await, database.name());
+    let sql = format!(
+        "create table t (id integer primary key); create role {role} login superuser password 'sesame'"
+    );
+    client.batch_execute(&sql).await.unwrap();
+    let (_, rest) = database.url().rsplit_once('@').expect("a URL with a user");
+    let slot = format!("source.slot={role}");
+    let mut rowcast = Rowcast::on(&format!("postgres://{role}:sesame@{rest}")).set(&slot).start().await;
+    database.execute("insert into t values (1)").await;
+    let mut events = Sse::open(rowcast.address(), "/v1/events?from=earliest").await;
+    let first = events.expect_event("message").await;
+    assert_eq!(rowcast.terminate().await, 0);
+
+    // With a budget for the slot and without, somebody has to serve.
+    for budget in [None, Some("source.wal_budget=1GB")] {
+        client.batch_execute(&format!("alter role {role} nologin")).await.unwrap();
+        if let Some(budget) = budget {
+            rowcast = rowcast.set(budget);
+        }
+        rowcast.resume().await;
+        let reasons = wait_for("the refusal to be told", SOON, async || {
+            let status = rowcast.status().await;
+            let stopped = status["source"]["state"] == "stopped";
+            if stopped { Ok(status["reasons"].to_string()) } else { Err(status["source"].to_string()) }
+        })
+        .await;
+        assert!(reasons.contains("LOGIN") && reasons.contains("hen restart rowcast"), "{reasons}");
+        assert_eq!(rowcast.get("/v1/health/flow").await.status, 503);
+        let mut events = Sse::open(rowcast.address(), "/v1/events?from=earliest").await;
+        assert_eq!(events.expect_event("message").await.id, first.id);
+        wait_for("the log to say so", SOON, async || {
+            let log = rowcast.log();
+            let told = log.contains("the doors go on serving") && log.contains("hen restart rowcast");
+            if told { Ok(()) } else { Err(log) }
+        })
+        .await;
+        assert_eq!(rowcast.terminate().await, 0);
+    }
+
+    // What it says to do helps.
+    client.batch_execute(&format!("alter role {role} login; insert into t values (2)")).await.unwrap();
+    rowcast.resume().await;
+    let mut events = Sse::resume(rowcast.address(), "/v1/events", first.id.as_deref()).await.unwrap();
+    assert_eq!(events.expect_event("message").await.json()["after"]["id"], 2);
+    assert_eq!(rowcast.terminate().await, 0);
+    let slot = format!("select pg_drop_replication_slot('{role}')");
+    client.batch_execute(&slot).await.unwrap();
+    client
+        .batch_execute(&format!("reassign owned by {role} to current_user; drop role {role}"))
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn refuses_wrong_usage_and_a_second_process() {
     let database = Postgres::shared().await.create_database("usage").await;

@@ -7,7 +7,7 @@ use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::Journal;
 use rowcast_engine::status::Status;
-use rowcast_engine::{Confirm, Error, Result, Source, Stop, Stopper, stop};
+use rowcast_engine::{Confirm, Error, Kind, Result, Source, Stop, Stopper, stop};
 use rowcast_postgres::{Config, Postgres};
 use tokio::sync::oneshot;
 use tokio::time::{interval, timeout};
@@ -19,6 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct Capture {
     status: Status,
     stopper: Stopper,
+    /// The journal has streamed before this start: it is worth serving whatever the source says.
+    known: bool,
     /// How it ended; `None` when that has been taken.
     ended: Option<oneshot::Receiver<Result<()>>>,
 }
@@ -33,6 +35,7 @@ impl Capture {
     ) -> Result<Self> {
         let (stopper, stop) = stop();
         let (end, ended) = oneshot::channel();
+        let known = !journal.position().slot.is_empty();
         let required = required(&config, status, sinks);
         let (ingest, board) = (Ingest::new(journal.clone()).required(required), status.clone());
         thread::Builder::new()
@@ -42,10 +45,10 @@ impl Capture {
                 let _ = end.send(capture(config, ingest, board, stop));
             })
             .map_err(|error| Error::failed("Cannot start the thread of the source").because(error))?;
-        Ok(Self { status: status.clone(), stopper, ended: Some(ended) })
+        Ok(Self { status: status.clone(), stopper, known, ended: Some(ended) })
     }
 
-    /// Waits for an end before the first success, which is the program's. After the first success it never
+    /// Waits for an end before the first success of the journal, which is the program's. After that it never
     /// returns: a source that has ended then is told by the log and the board, and the doors go on serving.
     /// Where it may end by itself, that is no error.
     pub(crate) async fn refused(&mut self, may_end: bool) -> Option<Error> {
@@ -54,7 +57,7 @@ impl Capture {
             Ok(()) => Error::failed("The source has ended by itself"),
             Err(error) => error,
         };
-        if self.has_succeeded() {
+        if self.is_served(&error) {
             tracing::error!(hint = error.remedy(), "Capture has ended, the doors go on serving: {error}");
             std::future::pending::<()>().await;
         }
@@ -78,8 +81,11 @@ impl Capture {
         }
     }
 
-    fn has_succeeded(&self) -> bool {
-        has_succeeded(&self.status)
+    /// There is something to serve without the source. What is wrong with the configuration or the journal itself
+    /// is said at the start, and ends it.
+    fn is_served(&self, error: &Error) -> bool {
+        let from_source = !matches!(error.kind(), Kind::Usage | Kind::Journal);
+        has_succeeded(&self.status) || (self.known && from_source)
     }
 
     async fn end(&mut self) -> Result<()> {

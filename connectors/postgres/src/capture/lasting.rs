@@ -49,10 +49,7 @@ impl Repeats {
         if self.count <= tries {
             return error;
         }
-        let hint = error.remedy().map_or_else(
-            || "See the server's log for what it lacks, mend it, and restart rowcast".to_owned(),
-            |remedy| format!("{remedy}. Then restart rowcast"),
-        );
+        let hint = error.remedy().unwrap_or("See the server's log for what it lacks, and mend it").to_owned();
         Error::refused(format!("It has come {} times in a row", self.count)).because(error).hint(hint)
     }
 }

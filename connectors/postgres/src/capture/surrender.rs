@@ -2,7 +2,7 @@
 
 use rowcast_engine::adoption::WAITING;
 use rowcast_engine::units::show_size;
-use rowcast_engine::{Error, Result, Stop};
+use rowcast_engine::{Error, Kind, Result, Stop};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
@@ -92,14 +92,18 @@ impl Link {
         Ok(())
     }
 
-    /// Capture has ended for good. The slot goes on keeping the server's log, so somebody must look after it.
+    /// Capture has ended for good, and the doors go on serving where there is something to serve. The slot goes on keeping the server's log, so somebody must look after it.
     ///
     /// # Errors
     ///
     /// The one with which it ended, when told to stop; at once where nobody has asked for a budget.
     pub(super) async fn end(&mut self, error: Error, guard: &mut Option<Guard>, stop: &Stop) -> Result<()> {
-        let Some(guard) = guard.as_mut().filter(|_| self.established && self.source.wal_budget.is_some())
-        else {
+        if !self.is_known() {
+            return Err(error);
+        }
+        let stays = self.established || !matches!(error.kind(), Kind::Usage | Kind::Journal);
+        let error = then_restart(error);
+        let Some(guard) = guard.as_mut().filter(|_| stays && self.source.wal_budget.is_some()) else {
             return Err(error);
         };
         tracing::error!(hint = error.remedy(), "Capture has ended, the doors go on serving: {error}");
@@ -114,4 +118,14 @@ impl Link {
             }
         }
     }
+}
+
+/// Nothing but a new start begins again what has ended for good.
+fn then_restart(error: Error) -> Error {
+    let hint = match error.remedy() {
+        Some(remedy) if remedy.to_lowercase().contains("restart rowcast") => return error,
+        Some(remedy) => format!("{}. Then restart rowcast", remedy.trim_end_matches('.')),
+        None => "Mend that, then restart rowcast".to_owned(),
+    };
+    error.hint(hint)
 }

@@ -199,6 +199,15 @@ async fn a_journal_that_has_streamed_is_served_whatever_the_source_says() {
 }
 
 #[tokio::test]
+async fn a_run_that_captures_nothing_says_so() {
+    let database = Postgres::shared().await.create_database("nothing").await;
+    let rowcast = Rowcast::of(&database).start().await;
+    let log = rowcast.log();
+    let warned = log.lines().filter(|line| line.contains("No table is captured")).collect::<Vec<_>>();
+    assert!(warned.len() == 1 && warned[0].contains("WARN") && warned[0].contains("--tables"), "{log}");
+}
+
+#[tokio::test]
 async fn refuses_wrong_usage_and_a_second_process() {
     let database = Postgres::shared().await.create_database("usage").await;
     let source = ["--source", database.url()];

@@ -468,6 +468,14 @@ fn warn_missing(
             tracing::warn!(table = channel, "The table does not exist or is not captured yet");
         }
     }
+    if tables.is_empty() {
+        tracing::warn!(
+            hint = "Say which with --tables, as in --tables 'public.*' (source.tables), or create them: new ones \
+                    that match are captured by themselves, with source.manage = false those in the publication; \
+                    rowcast check shows what matches",
+            "No table is captured: none matches source.tables, or the database has none"
+        );
+    }
 }
 
 /// Microseconds since 1970.

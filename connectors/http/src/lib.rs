@@ -32,6 +32,7 @@ mod ndjson;
 mod opening;
 mod page;
 mod page_json;
+mod path;
 mod publish;
 mod query;
 mod reader;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use rowcast_engine::channel::check_custom;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::path::Name;
 use crate::refusal::Refusal;
 
 /// Bytes of a payload: what Postgres' own messages are used for, not files.
@@ -24,7 +25,7 @@ const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// Publishes the body, durable before the answer.
 pub(crate) async fn publish(
     State(app): State<Arc<App>>,
-    Path(channel): Path<String>,
+    Name(channel): Name,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {

@@ -175,6 +175,11 @@ pub(crate) fn pairs_of_object(object: &Map<String, Value>) -> Result<Pairs, Refu
     let mut pairs = Pairs::new();
     for (name, value) in object {
         match value {
+            // Taken as if it were left out, it would mean everything.
+            Value::Array(values) if values.is_empty() => {
+                return Err(Refusal::parameter(name, format!("{name} is an empty list"))
+                    .hint("Name at least one, or leave it out: then all are meant."));
+            }
             Value::Array(values) => {
                 for value in values {
                     pairs.push((name.clone(), scalar(name, value)?));

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use rowcast_engine::format::Described;
 use rowcast_engine::schema::{Schema, SchemaId};
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::path::Name;
 use crate::query::{one_of, pairs_of_query};
 use crate::refusal::Refusal;
 
@@ -17,7 +18,7 @@ use crate::refusal::Refusal;
 /// and what came since the start. The table is named as its channel is, quotes included.
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
-    Path(table): Path<String>,
+    Name(table): Name,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Refusal> {
     let wanted = version(query.as_deref().unwrap_or_default())?;

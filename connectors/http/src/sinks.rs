@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rowcast_engine::beginnings::Filling;
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::path::Name;
 use crate::publish::{now, read_body};
 use crate::query;
 use crate::refusal::Refusal;
@@ -95,19 +96,13 @@ fn standing(name: String, door: Door, journal: &Journal) -> Result<Standing, Ref
 }
 
 /// `POST /v1/sinks/{name}/pause`.
-pub(crate) async fn pause(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn pause(State(app): State<Arc<App>>, Name(name): Name) -> Result<Json<Value>, Refusal> {
     let obeyed = order(&app, &name, Wish::Pause).await?;
     Ok(Json(answer(&app, &name, obeyed)))
 }
 
 /// `POST /v1/sinks/{name}/resume`.
-pub(crate) async fn resume(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn resume(State(app): State<Arc<App>>, Name(name): Name) -> Result<Json<Value>, Refusal> {
     let obeyed = order(&app, &name, Wish::Resume).await?;
     Ok(Json(answer(&app, &name, obeyed)))
 }
@@ -124,7 +119,7 @@ struct Rewind {
 /// `POST /v1/sinks/{name}/rewind`.
 pub(crate) async fn rewind(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
     known(&app, &name)?;

@@ -31,6 +31,7 @@ async fn what_cannot_be_an_event_is_refused() {
         ("/v1/channels/rowcast.rejected/events", "1", 400, "bad_parameter"),
         ("/v1/channels/%20/events", "1", 400, "bad_parameter"),
         ("/v1/channels/a%0Ab/events", "1", 400, "bad_parameter"),
+        ("/v1/channels/%ff/events", "1", 400, "bad_request"),
         (&long, "1", 400, "bad_parameter"),
         ("/v1/channels/a/events", "{", 400, "bad_payload"),
         ("/v1/channels/a/events", "", 400, "bad_payload"),

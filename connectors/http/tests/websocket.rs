@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::support::{Server, Socket};
 
@@ -98,6 +99,7 @@ async fn a_wrong_wish_is_answered_and_the_rest_goes_on() {
     for (message, code, field) in [
         (json!({"type": "subscribe", "id": "b", "chanel": "a"}), "bad_parameter", json!("chanel")),
         (json!({"type": "subscribe", "id": "b", "from": -1}), "bad_parameter", json!("from")),
+        (json!({"type": "subscribe", "id": "b", "topics": []}), "bad_parameter", json!("topics")),
         (json!({"type": "subscribe", "id": "a"}), "id_in_use", json!("id")),
         (json!({"type": "unsubscribe", "id": "b"}), "unknown_subscription", json!("id")),
     ] {
@@ -125,6 +127,32 @@ async fn what_is_no_message_ends_the_connection() {
     let mut socket = Socket::open(server.address).await;
     socket.send_frame(Message::text(" ".repeat(70_000))).await;
     assert!(socket.next().await.is_err_and(|(code, _)| code == 1009));
+}
+
+#[tokio::test]
+async fn a_close_is_answered_with_its_code() {
+    let server = Server::start().await;
+    for (code, reason) in [(1000, "done"), (1001, ""), (4123, "own")] {
+        let mut socket = Socket::open(server.address).await;
+        socket.subscribe(&json!({"type": "subscribe", "channel": "a"})).await;
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        socket.send_frame(Message::Close(Some(frame))).await;
+        assert_eq!(socket.next().await, Err((code, reason.to_owned())));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_frame_is_told_so() {
+    let server = Server::start().await;
+    let cases: [(&[u8], u16); 3] =
+        // Without a mask; of no known kind; a text that is not UTF-8.
+        [(b"\x81\x01a", 1002), (b"\x83\x80\0\0\0\0", 1002), (b"\x81\x81\0\0\0\0\xff", 1007)];
+    for (bytes, code) in cases {
+        let mut socket = Socket::open(server.address).await;
+        socket.send_bytes(bytes).await;
+        let closed = socket.next().await;
+        assert!(closed.as_ref().is_err_and(|(told, _)| *told == code), "{bytes:?}: {closed:?}");
+    }
 }
 
 #[tokio::test]

@@ -44,7 +44,9 @@ const ROTATED: u16 = 4601;
 enum Over {
     /// We close it, and say why.
     Close(u16, String),
-    /// The client has closed it, or it broke.
+    /// The client has closed it, and waits for the answer.
+    Closed,
+    /// It broke.
     Gone,
 }
 
@@ -97,8 +99,10 @@ impl Session {
             sleep(CUT_OFF_AFTER).await;
         };
         let life = async {
-            if let Over::Close(code, reason) = self.converse().await {
-                self.close(code, &reason).await;
+            match self.converse().await {
+                Over::Close(code, reason) => self.close(code, &reason).await,
+                Over::Closed => self.close_in_turn().await,
+                Over::Gone => {}
             }
         };
         tokio::select! {
@@ -115,6 +119,13 @@ impl Session {
         };
         // It has been told, or it has gone: nothing is left to do.
         let _ = tokio::time::timeout(CLOSE_WITHIN, close).await;
+    }
+
+    /// The library has an answer with the client's code ready, and sends it when it is asked for what comes next.
+    async fn close_in_turn(&mut self) {
+        let answer = async { while let Some(Ok(_)) = self.socket.recv().await {} };
+        // A client that does not wait for it has gone: nothing is left to do.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, answer).await;
     }
 
     async fn converse(&mut self) -> Over {
@@ -175,10 +186,9 @@ impl Session {
             Some(Ok(Message::Binary(_))) => {
                 Err(Over::Close(close_code::UNSUPPORTED, "Messages are text".to_owned()))
             }
-            Some(Err(error)) if too_long(&error) => {
-                Err(Over::Close(close_code::SIZE, format!("Messages have at most {MESSAGE_MAX} bytes")))
-            }
-            Some(Ok(Message::Close(_)) | Err(_)) | None => Err(Over::Gone),
+            Some(Ok(Message::Close(_))) => Err(Over::Closed),
+            Some(Err(error)) => Err(fault(&error)),
+            None => Err(Over::Gone),
         }
     }
 
@@ -303,14 +313,22 @@ fn size(message: &Message) -> usize {
     }
 }
 
-/// The library tells it only in words below its own error.
-fn too_long(error: &Error) -> bool {
-    let mut error: Option<&dyn std::error::Error> = Some(error);
-    while let Some(current) = error {
-        if current.to_string().contains("too long") {
-            return true;
+/// What a client that broke the protocol is told. The library says it only in words below its own error.
+fn fault(error: &Error) -> Over {
+    let mut below: Option<&dyn std::error::Error> = Some(error);
+    while let Some(current) = below {
+        let words = current.to_string();
+        if words.contains("too long") {
+            return Over::Close(close_code::SIZE, format!("Messages have at most {MESSAGE_MAX} bytes"));
         }
-        error = current.source();
+        if words.starts_with("UTF-8 encoding error") {
+            return Over::Close(close_code::INVALID, "A text is not UTF-8".to_owned());
+        }
+        // A connection that just ends breaks the protocol, too, and nobody is there to be told.
+        if words.starts_with("WebSocket protocol error") && !words.contains("without closing") {
+            return Over::Close(close_code::PROTOCOL, words);
+        }
+        below = current.source();
     }
-    false
+    Over::Gone
 }

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -46,6 +47,11 @@ impl Socket {
     /// Sends any frame.
     pub(crate) async fn send_frame(&mut self, frame: Message) {
         self.stream.send(frame).await.expect("an open connection");
+    }
+
+    /// Sends bytes that need not be a frame.
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).await.expect("an open connection");
     }
 
     /// The next message; `Err` with code and reason of the server's close.

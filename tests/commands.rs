@@ -227,12 +227,24 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
         ("[http]\nlisten = 8080\n", ["http.listen", "line 2"]),
         ("[journal]\nretention = \"soon\"\n", ["journal.retention", "soon"]),
         ("[source]\nurl = \"mysql://x\"\n", ["postgres://", "hint:"]),
+        ("[http]\nlisten = \"foo\"\n", ["\"foo\" is not an address", "127.0.0.1:8080"]),
+        ("[http]\nlisten = \"\"\n", ["\"\" is not an address", "127.0.0.1:8080"]),
+        ("[http]\nlisten = \"0.0.0.0:8\"\n", ["open to other machines", "auth = \"none\""]),
     ] {
-        std::fs::write(directory.path().join("wrong.toml"), wrong).unwrap();
+        let source = if wrong.contains("[source]") { "" } else { "[source]\nurl = \"postgres://me@h/d\"\n" };
+        let wrong = format!("{wrong}{source}");
+        std::fs::write(directory.path().join("wrong.toml"), &wrong).unwrap();
         let output = run(&["config", "check", "--config", "wrong.toml"]).await;
         let told = words.iter().all(|word| output.stderr.contains(word));
         assert!(output.code == 2 && told, "{wrong}: {output:?}");
     }
+    // Nothing is made or started before.
+    let listen = ["--listen", "127.0.0.1:99999"];
+    let output = run(&[&["run", "--source", "postgres://me@127.0.0.1:1/d"], &listen[..]].concat()).await;
+    assert!(output.code == 2 && output.stderr.contains("is not an address"), "{output:?}");
+    assert!(!directory.path().join("rowcast-data").exists());
+    let output = run(&["demo", "--listen", "foo"]).await;
+    assert!(output.code == 2 && !output.stderr.contains("Starting"), "{output:?}");
 }
 
 #[tokio::test]

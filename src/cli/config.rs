@@ -37,6 +37,7 @@ impl ConfigCommand {
             Action::Check(settings) => {
                 let config = settings.load()?;
                 config.need_source()?;
+                config.http.check_listen()?;
                 output::print("The configuration is sound\n")?;
             }
             Action::Show(settings) => output::print(&config::show(&settings.load()?)?)?,

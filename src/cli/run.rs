@@ -32,6 +32,7 @@ impl Run {
         let mut config = self.settings.load()?;
         config.source.adopt = self.adopt;
         config.need_source()?;
+        config.http.check_listen()?;
         wiring::block_on(wiring::run(config))?
     }
 }

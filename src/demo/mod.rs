@@ -43,6 +43,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
         Some(listen) => listen,
         None => free_address()?,
     };
+    rowcast_http::Config { listen: listen.clone(), ..Default::default() }.check_listen()?;
     say("Starting a throw-away Postgres …");
     let server = tokio::select! {
         server = Server::start() => server?,

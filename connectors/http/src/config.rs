@@ -73,6 +73,19 @@ impl Config {
         Ok(())
     }
 
+    /// Refuses an address that cannot be, and one that lets strangers in. What a name stands for shows when the door
+    /// is opened.
+    ///
+    /// # Errors
+    /// A usage error that names the key.
+    pub fn check_listen(&self) -> Result<()> {
+        let parts = self.listen.rsplit_once(':');
+        let parts = parts.filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let (host, _) = parts.ok_or_else(|| no_address(&self.listen))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        host.parse().map_or(Ok(()), |ip| self.check_reach(ip))
+    }
+
     /// Refuses to let strangers in unless it is asked for in so many words.
     pub(crate) fn check_reach(&self, ip: IpAddr) -> Result<()> {
         if ip.is_loopback() || self.auth == Some(Auth::None) {
@@ -84,6 +97,12 @@ impl Config {
                  reaches the port may read every captured table.",
             ))
     }
+}
+
+/// The error for what is not an address.
+pub(crate) fn no_address(listen: &str) -> Error {
+    Error::usage(format!("http.listen = {listen:?} is not an address to listen on"))
+        .hint("Write host and port: 127.0.0.1:8080, or [::1]:8080.")
 }
 
 fn is_origin(text: &str) -> bool {
@@ -116,6 +135,22 @@ mod tests {
         let error = config.check_reach(open).expect_err("no auth");
         assert!(error.remedy().is_some_and(|hint| hint.contains("auth = \"none\"")));
         assert!(Config { auth: Some(Auth::None), ..config }.check_reach(open).is_ok());
+    }
+
+    #[test]
+    fn an_address_is_one() {
+        let check = |listen: &str| Config { listen: listen.to_owned(), ..Config::default() }.check_listen();
+        for listen in ["127.0.0.1:0", "[::1]:8080", "localhost:80", "rowcast.example:65535"] {
+            assert!(check(listen).is_ok(), "{listen}");
+        }
+        for listen in ["", "foo", "8080", ":8080", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:http"] {
+            let error = check(listen).expect_err(listen);
+            assert!(error.to_string().contains("is not an address"), "{error}");
+        }
+        for listen in ["0.0.0.0:8", "[::]:8", "10.0.0.1:8"] {
+            let error = check(listen).expect_err(listen);
+            assert!(error.to_string().contains("open to other machines"), "{error}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, lookup_host};
 use crate::app::App;
 use crate::channels::{self, CustomChannels};
 use crate::clients::Clients;
-use crate::config::Config;
+use crate::config::{Config, no_address};
 use crate::guard::Guard;
 use crate::routes::routes;
 use crate::serve::serve;
@@ -55,6 +55,7 @@ impl Door {
     /// `origins` that are none; a failure when the port is taken.
     pub async fn bind(config: Config, admin_socket: Option<PathBuf>) -> Result<Self> {
         config.check()?;
+        config.check_listen()?;
         let address = resolve(&config.listen).await?;
         config.check_reach(address.ip())?;
         let listener =
@@ -125,10 +126,8 @@ async fn watch(app: &Arc<App>) {
 }
 
 async fn resolve(listen: &str) -> Result<SocketAddr> {
-    let wrong = || Error::usage(format!("{listen:?} is not an address to listen on"));
-    let hint = "Write host and port: 127.0.0.1:8080, or [::1]:8080.";
-    let mut found = lookup_host(listen).await.map_err(|error| wrong().because(error).hint(hint))?;
-    found.next().ok_or_else(|| wrong().hint(hint))
+    let mut found = lookup_host(listen).await.map_err(|error| no_address(listen).because(error))?;
+    found.next().ok_or_else(|| no_address(listen))
 }
 
 fn cannot_listen(listen: &str, error: std::io::Error) -> Error {

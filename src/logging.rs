@@ -20,7 +20,8 @@ pub(crate) enum Format {
 pub(crate) fn start(format: Format, level: &str) -> Result<()> {
     let filter = EnvFilter::builder().parse(level).map_err(|error| {
         Error::usage(format!("--log-level {level:?} is not a level"))
-            .because(error)
+            // Its own words have its cause in them already.
+            .because(error.to_string())
             .hint("Write error, warn, info, debug or trace; for one part: info,rowcast_postgres=debug")
     })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
@@ -36,4 +37,21 @@ pub(crate) fn start(format: Format, level: &str) -> Result<()> {
 /// Whether to use colours there: on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_level_is_told_once() {
+        for level in ["foo=bar=baz", "info,rowcast=loud"] {
+            let error = start(Format::Text, level).unwrap_err().to_string();
+            let mut parts: Vec<&str> = error.split(": ").collect();
+            let all = parts.len();
+            parts.sort_unstable();
+            parts.dedup();
+            assert_eq!(parts.len(), all, "{error}");
+        }
+    }
 }

@@ -126,7 +126,7 @@ fn describe(report: &Report, style: &Style) -> String {
     }
     let mut part = |name: &str, state: &str, lines: &[String]| {
         let colour = if matches!(state, "streaming" | "open" | "running") { 32 } else { 31 };
-        let state = format!("{state:<10}");
+        let state = format!("{state:<9} ");
         let _ = writeln!(
             text,
             "\n{name:<10}{}{}",
@@ -152,9 +152,13 @@ fn source_lines(source: &Source) -> Vec<String> {
     let inserts_only = source.tables.values().filter(|table| table.inserts_only).count();
     let only = if inserts_only > 0 { format!(" ({inserts_only} for inserts only)") } else { String::new() };
     let tables = plural(source.tables.len() as u64, "table");
+    let server = match source.server_version.as_str() {
+        "" => "the server has not been reached since the start".to_owned(),
+        version => format!("Postgres {}, {tables}{only}", harmless(version)),
+    };
     let mut lines = vec![
         harmless(&source.address),
-        format!("Postgres {}, {tables}{only}", harmless(&source.server_version)),
+        server,
         format!("slot {}, publication {}", harmless(&source.slot), harmless(&source.publication)),
         format!(
             "confirmed up to {}, {} behind the server",
@@ -280,6 +284,13 @@ snapshot  running   public.b, 5 of about 10 rows, reading
                     public.a, 0 of about 0 rows, waiting
 ";
         assert!(describe(&reading, &Style::new(false)).contains(lines));
+        let mut away = report("reconnecting", &[]);
+        away.source.server_version.clear();
+        let lines = "
+source    reconnecting postgres://h/d
+                    the server has not been reached since the start
+                    slot";
+        assert!(describe(&away, &Style::new(false)).contains(lines));
         assert!(ill.starts_with("rowcast 1.0 is not healthy\n  ✗ The source is stopped: gone\n"), "{ill}");
     }
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
-use crate::journal::compressed::open_segment;
+use crate::journal::compressed::open_own;
 use crate::journal::history::{Stretch, lineage};
-use crate::journal::refusal::{MEND, broken_middle, cannot_read};
+use crate::journal::refusal::{MEND, broken_middle, cannot_read, unknown_schema};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
@@ -140,13 +140,13 @@ impl Journal {
             bytes += data.len();
             let registry = &self.shared.registry;
             let batch = Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id));
-            batches.push(Arc::new(batch.ok_or_else(|| Some(unknown_schema(segment, offset)))?));
+            batches.push(Arc::new(batch.ok_or_else(|| Some(unknown_schema(&segment.path, offset)))?));
         }
         Ok(batches)
     }
 
     fn scan(&self, segment: &Segment, offset: u64) -> std::result::Result<Scanner, Option<Error>> {
-        match open_segment(&*self.shared.disk, &segment.path) {
+        match open_own(&*self.shared.disk, segment) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
             Err(_) if self.was_removed(segment) => Err(None),
             Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
@@ -276,7 +276,7 @@ impl Journal {
                 let registry = &self.shared.registry;
                 let batch =
                     Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
-                        .ok_or_else(|| unknown_schema(segment, offset))?;
+                        .ok_or_else(|| unknown_schema(&segment.path, offset))?;
                 let above = batch.transactions().filter(|(end, ..)| *end > lsn && *end <= until);
                 found.extend(above.map(|(end_lsn, xid, committed)| StoredTransaction {
                     end_lsn,
@@ -327,8 +327,4 @@ fn gone_after(segments: &[Arc<Segment>], after: u64) -> Option<Gone> {
     let ends_before = oldest.events() > 0 && !oldest.header.bridge;
     let to = if ends_before { oldest.header.base - 1 } else { oldest.header.previous_last };
     Some(Gone { from: after + 1, to })
-}
-
-fn unknown_schema(segment: &Segment, offset: u64) -> Error {
-    Error::journal(format!("{} names an unknown schema version at offset {offset}", segment.path.display()))
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::{Arc, PoisonError};
 
+use bytes::Bytes;
+
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
@@ -45,6 +47,13 @@ pub struct StoredTransaction {
     pub committed: Micros,
 }
 
+/// How much is read at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Amount {
+    Ahead,
+    Little,
+}
+
 impl Journal {
     /// The batch with the first event above `after`, if it is in memory. Never waits for the disk.
     pub fn cached(&self, after: u64) -> Option<Arc<Batch>> {
@@ -54,6 +63,15 @@ impl Journal {
     /// Reads on after event `after`, about a megabyte and never above the head. Blocks on the disk: call it where that
     /// is allowed.
     pub fn read(&self, after: u64) -> Result<Read> {
+        self.read_amount(after, Amount::Ahead)
+    }
+
+    /// The same for one of many: about 64 KB, or one batch, and nothing else is kept in memory with it.
+    pub fn read_little(&self, after: u64) -> Result<Read> {
+        self.read_amount(after, Amount::Little)
+    }
+
+    fn read_amount(&self, after: u64, amount: Amount) -> Result<Read> {
         // The writer moves the head a moment after cache and file have an event. Whoever had one from above it and
         // came back with its number would be told that it was never given.
         let head = self.newest();
@@ -68,8 +86,8 @@ impl Journal {
         let at = segments.partition_point(|segment| segment.last() <= after);
         let Some(segment) = segments.get(at).filter(|_| after < head) else { return Ok(Read::AtHead) };
         let relative = (after + 1).saturating_sub(segment.header.base);
-        let mut batches = match self.read_segment(segment, relative) {
-            Err(None) => return self.read(after),
+        let mut batches = match self.read_segment(segment, relative, amount) {
+            Err(None) => return self.read_amount(after, amount),
             Err(Some(error)) => return Err(error),
             Ok(batches) => batches,
         };
@@ -119,14 +137,21 @@ impl Journal {
         &self,
         segment: &Segment,
         relative: u64,
+        amount: Amount,
     ) -> std::result::Result<Vec<Arc<Batch>>, Option<Error>> {
-        const ENOUGH: usize = 1 << 20;
         let offset = segment.offset_where(|entry| entry.first <= relative);
         let mut scanner = self.scan(segment, offset)?;
+        let enough = match amount {
+            Amount::Ahead => 1 << 20,
+            Amount::Little => 64 << 10,
+        };
+        if amount == Amount::Little {
+            scanner = scanner.for_a_place();
+        }
         let mut batches = Vec::new();
         let mut bytes = 0;
         // What one read of the disk brought is enough too: the rest of another would be read again.
-        while bytes < ENOUGH && (batches.is_empty() || scanner.is_at_hand()) {
+        while bytes < enough && (batches.is_empty() || scanner.is_at_hand()) {
             let (offset, header, data) = match scanner.next() {
                 Ok(Some(found)) => found,
                 Ok(None) => break,
@@ -138,6 +163,8 @@ impl Journal {
                 continue;
             }
             bytes += data.len();
+            // Batches share the buffer of a read: of a few of them all of it would stay.
+            let data = if amount == Amount::Little { Bytes::copy_from_slice(&data) } else { data };
             let registry = &self.shared.registry;
             let batch = Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id));
             batches.push(Arc::new(batch.ok_or_else(|| Some(unknown_schema(&segment.path, offset)))?));

@@ -206,7 +206,7 @@ async fn a_part_of_a_key_is_no_key() {
     assert!(of("by_index", &briefs)[1].starts_with("update public.by_index K:1,NULL"), "{briefs:?}");
     for table in ["gp3", "gpk", "late"] {
         assert_eq!(has_key(&capture, &format!("public.{table}")), (!old, !old), "{table}");
-        assert_eq!(capture.report().source.tables[&format!("public.{table}")].inserts_only, old);
+        assert_eq!(capture.schema(&format!("public.{table}")).inserts_only, old, "{table}");
     }
     assert_eq!(has_key(&capture, "public.whole"), (!old, true));
     assert_eq!(

@@ -1,6 +1,7 @@
 //! Generated columns, which versions 14 to 17 never send, and 18 where they are stored.
 
 use rowcast_postgres::{Config, Requirement, check};
+use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, config, run, sql, until, value, version};
 use crate::support::Server;
@@ -145,15 +146,9 @@ fn has_key(capture: &Capture, channel: &str) -> (bool, bool) {
     (has, schema.columns.iter().any(|column| column.identity))
 }
 
-#[tokio::test]
-async fn a_part_of_a_key_is_no_key() {
-    let (server, directory) = (Server::start(""), Directory::new());
-    let client = sql(&server).await;
-    run(&client, PARTS).await;
-    let old = version(&client).await < PUBLISHED;
-    let config = config(&server);
+async fn tells_of_parts(config: &Config, old: bool) {
     for (table, what) in [("gp3", "only inserts"), ("gpk", "only inserts"), ("whole", "no key")] {
-        let found = found(&config, table).await;
+        let found = found(config, table).await;
         assert_eq!(found.is_some(), old, "{table}: {found:?}");
         let Some(found) = found else { continue };
         assert!(
@@ -165,8 +160,29 @@ async fn a_part_of_a_key_is_no_key() {
         assert_eq!(remedy.contains("REPLICA IDENTITY FULL"), table != "whole", "{remedy}");
     }
     for table in ["by_index", "beside"] {
-        assert_eq!(found(&config, table).await, None);
+        assert_eq!(found(config, table).await, None);
     }
+}
+
+/// What `check` says to do.
+async fn advice_helps(client: &Client, capture: &Capture) {
+    run(client, "create unique index late_c on late (c); alter table late alter c set not null").await;
+    run(client, "alter table late replica identity using index late_c").await;
+    let before = capture.events().len();
+    run(client, "insert into late values (1, 5); delete from late").await;
+    let briefs = capture.briefs(before + 2).await;
+    assert!(briefs[before + 1].starts_with("delete public.late K:NULL,5"), "{briefs:?}");
+    assert_eq!(capture.schema("public.late").key, [1]);
+}
+
+#[tokio::test]
+async fn a_part_of_a_key_is_no_key() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, PARTS).await;
+    let old = version(&client).await < PUBLISHED;
+    let config = config(&server);
+    tells_of_parts(&config, old).await;
     let capture = Capture::start(config, directory.path()).await;
     run(&client, "insert into gp3 values (1, 1), (1, 2); update gp3 set c = 3 where c = 2; delete from gp3")
         .await;
@@ -213,15 +229,7 @@ async fn a_part_of_a_key_is_no_key() {
         (has_key(&capture, "public.by_index"), has_key(&capture, "public.beside")),
         ((true, true), (true, true))
     );
-
-    // What `check` advises helps at once.
-    run(&client, "create unique index late_c on late (c); alter table late alter c set not null").await;
-    run(&client, "alter table late replica identity using index late_c").await;
-    let before = capture.events().len();
-    run(&client, "insert into late values (1, 5); delete from late").await;
-    let briefs = capture.briefs(before + 2).await;
-    assert!(briefs[before + 1].starts_with("delete public.late K:NULL,5"), "{briefs:?}");
-    assert_eq!(capture.schema("public.late").key, [1]);
+    advice_helps(&client, &capture).await;
     capture.stop().await;
 }
 
@@ -285,5 +293,36 @@ async fn there_is_no_snapshot_by_a_part_of_a_key() {
         &["read public.gp3 1,1,1", "read public.gp3 1,2,2"]
     };
     until("what there is of gp3", async || of_gp3() == expected).await;
+    capture.stop().await;
+}
+
+/// A tree that is shown as its root has such a key with its partitions.
+#[tokio::test]
+async fn nor_is_a_part_of_a_trees_key() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let old = version(&client).await < PUBLISHED;
+    run(
+        &client,
+        "create table tree (a int, g int generated always as (a * 2) stored, id int, primary key (id));
+         create table parts (a int, c int, g int generated always as (c % 10) stored, primary key (a, g))
+             partition by range (a);
+         create table part partition of parts for values from (0) to (100)",
+    )
+    .await;
+    let config = config(&server);
+    assert_eq!(found(&config, "parts").await.is_some_and(|found| found.found.contains("no key: g of")), old);
+    let capture = Capture::start(config, directory.path()).await;
+    run(
+        &client,
+        "insert into parts values (1, 1), (1, 2); update parts set c = 3 where c = 2; delete from parts",
+    )
+    .await;
+    run(&client, "insert into tree (a, id) values (1, 1); delete from tree").await;
+    let briefs = capture.briefs(if old { 4 } else { 7 }).await;
+    assert_eq!(has_key(&capture, "public.parts"), (!old, !old), "{briefs:?}");
+    // A generated column beside the key is no matter.
+    assert_eq!(has_key(&capture, "public.tree"), (true, true));
+    assert!(briefs.last().is_some_and(|brief| brief.starts_with("delete public.tree K:")), "{briefs:?}");
     capture.stop().await;
 }

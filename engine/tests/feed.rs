@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rowcast_engine::event::Op;
 use rowcast_engine::feed::{Events, Feed, Filter, Framing, From, Next, Pattern, Subscription, ViewKey};
-use rowcast_engine::journal::Options;
+use rowcast_engine::journal::{Options, Read};
 use rowcast_engine::{Stopper, stop};
 
 use crate::support::{Fixture, table};
@@ -249,4 +249,32 @@ async fn a_schema_version_is_told_before_its_first_event() {
         (format!("{new}: {}", last + 2), last + 2),
     ];
     assert_eq!(told(&mut live, 3).await, expected);
+}
+
+/// Clients that stop reading cost little, however many they are, and get everything all the same.
+#[tokio::test]
+async fn many_replays_that_stand_still_keep_little() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    for _ in 0..40 {
+        fixture.transaction(1, &"a text".repeat(8000)).await;
+    }
+    let journal = fixture.journal();
+    let (ahead, little) = (journal.read(0).unwrap(), journal.read_little(0).unwrap());
+    let bytes = |read: &Read| match read {
+        Read::Batches(batches) => batches.iter().map(|batch| batch.byte_len()).sum::<usize>(),
+        other => panic!("{other:?}"),
+    };
+    assert!(bytes(&ahead) > 500_000 && bytes(&little) < 120_000, "{} {}", bytes(&ahead), bytes(&little));
+    let mut readers: Vec<_> =
+        (0..100).map(|_| feed.subscribe(key("public.*", &[]), journal.seek_earliest())).collect();
+    for reader in &mut readers {
+        ids(reader, 1).await;
+    }
+    // The last ones have no right to read ahead, as long as the first ones stand still.
+    let all = ids(readers.last_mut().unwrap(), 39).await;
+    assert!(all.is_sorted() && *all.last().unwrap() == journal.newest());
+    drop(readers);
+    let mut one = feed.subscribe(key("public.*", &[]), journal.seek_earliest());
+    assert_eq!(ids(&mut one, 40).await[1..], all);
 }

@@ -17,6 +17,7 @@ mod forgotten;
 mod fuzz;
 mod history;
 mod journal;
+mod mistaken;
 mod model;
 mod notes;
 mod power;

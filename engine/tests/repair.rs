@@ -114,6 +114,10 @@ const BREAKS: &[Break] = &[
         overwrite(&bridge, 140);
     }),
     ("the newest header", |dir| overwrite(&segments(dir).pop().unwrap(), 3)),
+    ("zeros in place of the newest header, and what follows it is there", |dir| {
+        let newest = segments(dir).pop().unwrap();
+        OpenOptions::new().write(true).open(newest).unwrap().write_all_at(&[0; 512], 0).unwrap();
+    }),
     ("the first batch of the newest", |dir| overwrite(&segments(dir).pop().unwrap(), 140)),
     ("the newest and the one before", |dir| {
         let paths = segments(dir);
@@ -195,6 +199,17 @@ const ENDS: &[Break] = &[
     ("cut within a batch", |dir| cut(&segments(dir).pop().unwrap(), |length| length - 20)),
     ("cut to its header", |dir| cut(&segments(dir).pop().unwrap(), |_| 128)),
     ("cut to nothing", |dir| cut(&segments(dir).pop().unwrap(), |_| 0)),
+    ("its last batch", |dir| {
+        let path = segments(dir).pop().unwrap();
+        let length = fs::metadata(&path).unwrap().len();
+        overwrite(&path, length - 20);
+    }),
+    ("zeros in place of its last batches", |dir| {
+        let path = segments(dir).pop().unwrap();
+        let length = fs::metadata(&path).unwrap().len();
+        cut(&path, |length| length - 300);
+        cut(&path, |_| length);
+    }),
     ("gone", |dir| fs::remove_file(segments(dir).pop().unwrap()).unwrap()),
     ("two are gone", |dir| {
         let paths = segments(dir);
@@ -297,7 +312,7 @@ async fn only_a_person_can_judge_some_things() {
             let paths = segments(dir);
             fs::copy(&paths[2], dir.join("99999999999999999999.seg")).unwrap();
         },
-        "numbers stand twice",
+        "its name is not the number of its first event",
     );
     refused(
         &|dir| {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub use filter::{Filter, Pattern};
 pub use from::From;
 pub use subscription::{Events, Next, Subscription};
+use tokio::sync::Semaphore;
 pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
@@ -23,6 +24,10 @@ use crate::stop::Stop;
 
 /// `last:N` looks back over no more events than this for the N that match.
 const LAST_SCAN_EVENTS: u64 = 1_000_000;
+
+/// So many readers at a time have about a megabyte each that was read ahead from files; it stays for as long as their
+/// clients do not read. Others read a little at a time.
+const READ_AHEAD: usize = 64;
 
 /// Where a reader starts, in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +43,13 @@ pub struct Start {
 pub struct Feed {
     journal: Journal,
     views: Arc<Mutex<HashMap<ViewKey, Weak<View>>>>,
+    ahead: Arc<Semaphore>,
 }
 
 impl Feed {
     /// The feed of a journal. Its hub runs until `stop`.
     pub fn new(journal: Journal, stop: Stop) -> Self {
-        let feed = Self { journal, views: Arc::default() };
+        let feed = Self { journal, views: Arc::default(), ahead: Arc::new(Semaphore::new(READ_AHEAD)) };
         let hub = feed.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -109,7 +115,7 @@ impl Feed {
 
     /// Opens a subscription at a position given by [`Feed::start`].
     pub fn subscribe(&self, key: ViewKey, position: u64) -> Subscription {
-        Subscription::new(self.journal.clone(), self.view(key), position)
+        Subscription::new(self.journal.clone(), self.view(key), position, Arc::clone(&self.ahead))
     }
 
     /// Turns what a client asks for into a position, and says what of it is not held.

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::error::Result;
 use crate::feed::{Frame, Rendered, View, blocking};
@@ -59,8 +59,10 @@ pub struct Subscription {
     view: Arc<View>,
     matched: watch::Receiver<u64>,
     position: u64,
-    /// Read from disk and not looked at yet: about a megabyte.
+    /// Read from disk and not looked at yet: about a megabyte with the right to it, else a little.
     pending: VecDeque<Arc<Batch>>,
+    ahead: Arc<Semaphore>,
+    right: Option<OwnedSemaphorePermit>,
     /// The batch looked at last, to go on from without a look-up.
     behind: Weak<Batch>,
     /// Events that wait until a schema version has been told, and how far they lead.
@@ -70,7 +72,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn new(journal: Journal, view: Arc<View>, position: u64) -> Self {
+    pub(crate) fn new(journal: Journal, view: Arc<View>, position: u64, ahead: Arc<Semaphore>) -> Self {
         let matched = view.matched();
         Self {
             journal,
@@ -78,6 +80,8 @@ impl Subscription {
             matched,
             position,
             pending: VecDeque::new(),
+            ahead,
+            right: None,
             behind: Weak::new(),
             rest: None,
             told: HashSet::new(),
@@ -121,9 +125,16 @@ impl Subscription {
                 return Ok(None);
             }
             let (journal, position) = (self.journal.clone(), self.position);
-            match blocking(move || journal.read(position)).await? {
+            // Whoever comes here has looked at all that was read before, and given the right back.
+            self.right = Arc::clone(&self.ahead).try_acquire_owned().ok();
+            let ahead = self.right.is_some();
+            let read = move || if ahead { journal.read(position) } else { journal.read_little(position) };
+            match blocking(read).await? {
                 Read::Batches(batches) => self.pending.extend(batches),
-                Read::AtHead => return Ok(None),
+                Read::AtHead => {
+                    self.right = None;
+                    return Ok(None);
+                }
                 Read::Gone(gone) => {
                     self.position = gone.to;
                     return Ok(Some(Next::Gap(gone)));
@@ -137,6 +148,7 @@ impl Subscription {
         if let Some(batch) = self.pending.pop_front() {
             return Some((batch, false));
         }
+        self.right = None;
         let next = self.behind.upgrade().and_then(|behind| behind.next());
         let batch = next.filter(|next| next.last() > self.position && next.first() <= self.position + 1);
         let newest = self.journal.newest();

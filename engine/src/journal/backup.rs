@@ -50,8 +50,11 @@ pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
             newest = false;
         }
     }
-    let copied =
-        if newest { CheckReport::default() } else { check::check(dest, &RealDisk).map_err(damaged)? };
+    let copied = if newest {
+        CheckReport::default()
+    } else {
+        check::check_segments(dest, &RealDisk).map_err(damaged)?
+    };
     installation::store(dest, &RealDisk, uuid)?;
     sync_parents(dest).map_err(|error| cannot_copy(dir, dest, error))?;
     Ok(BackupReport { dir: dest.to_owned(), copied })
@@ -93,7 +96,7 @@ fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
     if newest {
         let mut header = [0; SEGMENT_HEADER];
         let read = DiskFile::read_at(&copy, &mut header, 0)?;
-        if never_begun(&header, read) {
+        if never_begun(&header, read, DiskFile::length(&copy)?) {
             fs::remove_file(to)?;
             return Ok(false);
         }

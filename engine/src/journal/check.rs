@@ -9,10 +9,13 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::installation;
 use crate::journal::lost_end::LostEnd;
 use crate::journal::opening::{never_begun, note_asides, segment_paths};
 use crate::journal::place::Start;
-use crate::journal::refusal::{MEND, broken_middle, broken_segment, cannot_read, misfit};
+use crate::journal::refusal::{
+    MEND, broken_middle, broken_segment, cannot_read, foreign, misfit, rightly_named, unknown_schema,
+};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
@@ -41,10 +44,25 @@ pub struct CheckReport {
 
 /// Reads every batch of a journal. The first damage is an error that names file and offset.
 pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
-    let report = for_each_event(dir, disk, Start::Earliest, |_| true)?;
+    segments(dir, disk).or_else(|error| LostEnd::of(dir, disk)?.map_or(Err(error), |_| Ok(Vec::new())))?;
+    let ours = installation::of_segments(dir, disk)?;
+    let report = check_segments(dir, disk)?;
+    for path in segment_paths(dir, disk)? {
+        match Walk::open(&path, true, disk)? {
+            Opened::Segment(walk) if walk.header.installation != ours => {
+                return Err(foreign(&path, walk.header.installation, ours));
+            }
+            _ => {}
+        }
+    }
+    Ok(report)
+}
+
+/// The same without asking whose they are.
+pub(super) fn check_segments(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
     match LostEnd::of(dir, disk)? {
         Some(lost) => Err(lost.refusal()),
-        None => Ok(report),
+        None => for_each_event(dir, disk, Start::Earliest, |_| true),
     }
 }
 
@@ -135,6 +153,8 @@ pub(super) enum Opened<'a> {
 pub(super) struct Walk<'a> {
     path: &'a Path,
     newest: bool,
+    /// What stands before this offset was whole once: where it ends before, something was lost.
+    sure: u64,
     pub(super) header: SegmentHeader,
     length: u64,
     file: Arc<dyn DiskFile>,
@@ -158,19 +178,21 @@ impl<'a> Walk<'a> {
         };
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
+        let length = file.length().map_err(unreadable)?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,
-            Err(_) if newest && never_begun(&bytes, read) => return Ok(Opened::NeverBegun),
+            Err(_) if newest && never_begun(&bytes, read, length) => return Ok(Opened::NeverBegun),
             Err(reason) => return Err(broken_segment(path, reason)),
         };
-        let length = file.length().map_err(unreadable)?;
+        rightly_named(path, header.base)?;
+        // A compressed one was whole when it got its name, and an index is of what was whole and synced.
+        let sure = if newest { sidecar::durable_to(disk, path, &header) } else { length };
         let good_end = SEGMENT_HEADER as u64;
         let scanner = Scanner::new(Arc::clone(&file), good_end, length);
         let last = header.previous_last;
         let (pending, whole) = (Vec::new(), true);
-        // A compressed one was whole when it got its name.
         let newest = newest && !is_compressed(&bytes);
-        let walk = Self { path, newest, header, length, file, scanner, pending, whole, good_end, last };
+        let walk = Self { path, newest, sure, header, length, file, scanner, pending, whole, good_end, last };
         Ok(Opened::Segment(Box::new(walk)))
     }
 
@@ -200,6 +222,11 @@ impl<'a> Walk<'a> {
         Ok(self.last)
     }
 
+    /// Whether what is missing at its end may never have been there.
+    fn may_be_torn(&self) -> bool {
+        self.newest && self.header.spilled.is_none() && self.good_end >= self.sure
+    }
+
     fn run(
         &mut self,
         registry: &Registry,
@@ -225,7 +252,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        if !self.whole && (!self.newest || self.header.spilled.is_some()) {
+        if !self.whole && !self.may_be_torn() {
             let broken = Broken { offset: self.length, reason: "its last transaction is not whole" };
             return Err(broken_middle(self.path, &broken));
         }
@@ -237,20 +264,17 @@ impl<'a> Walk<'a> {
 
     /// The next batch with its end and whether its transaction goes on; `None` at the end or at a torn end.
     fn next(&mut self, registry: &Registry) -> Result<Option<(u64, bool, Batch)>> {
-        let path = self.path.display();
         match self.scanner.next() {
             Ok(Some((offset, header, data))) => {
                 note_asides(&data, &header, registry, &mut Leftover::default());
                 let batch = Batch::new(data, self.header.base, self.header.spilled, |id| registry.get(id));
-                let unknown =
-                    || Error::journal(format!("{path} names an unknown schema version at offset {offset}"));
-                Ok(Some((offset + u64::from(header.length), header.more, batch.ok_or_else(unknown)?)))
+                let batch = batch.ok_or_else(|| unknown_schema(self.path, offset))?;
+                Ok(Some((offset + u64::from(header.length), header.more, batch)))
             }
             Ok(None) => Ok(None),
             Err(ScanError::Io(error)) => Err(cannot_read(self.path, error)),
             Err(ScanError::Broken(broken)) => {
-                let may_be_torn = self.newest && self.header.spilled.is_none();
-                if !may_be_torn || self.scanner.sound_batch_follows().unwrap_or(true) {
+                if !self.may_be_torn() || self.scanner.sound_batch_follows().unwrap_or(true) {
                     return Err(broken_middle(self.path, &broken));
                 }
                 Ok(None)

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use zstd::bulk::Decompressor;
 
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::segment::{SEGMENT_HEADER, is_compressed};
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::record::layout::{get_u32, get_u64, put};
 
 /// Plain bytes in a frame: as far as the index may be off, so that finding a place costs two frames.
@@ -38,6 +38,19 @@ pub(crate) fn open_segment(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn D
     let mut header = [0; SEGMENT_HEADER];
     file.read_at(&mut header, 0)?;
     plain_view(file, &header)
+}
+
+/// The same of a segment that is known, unless another file has taken its place: numbers are relative, and would be
+/// given to what stands there.
+pub(crate) fn open_own(disk: &dyn Disk, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
+    let file = disk.open(&segment.path)?;
+    let mut bytes = [0; SEGMENT_HEADER];
+    file.read_at(&mut bytes, 0)?;
+    let of = |header: &SegmentHeader| (header.base, header.created, header.installation);
+    if SegmentHeader::decode(&bytes).is_ok_and(|found| of(&found) == of(&segment.header)) {
+        return plain_view(file, &bytes);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "its header is not the one that was written"))
 }
 
 /// The plain form of a segment file whose first bytes are `header`.

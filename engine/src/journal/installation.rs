@@ -20,15 +20,22 @@ pub(super) fn installation(dir: &Path, disk: &dyn Disk) -> Result<Uuid> {
         return Ok(uuid);
     }
     if !segment_paths(dir, disk)?.is_empty() {
-        let path = path_in(dir);
-        return Err(Error::journal(format!("{} is missing, though segments are there", path.display()))
-            .hint(
-                "Restore the file from a copy, or let `rowcast journal repair --data DIR` write it again.",
-            ));
+        return Err(missing(dir));
     }
     let uuid = Uuid::new_v4();
     store(dir, disk, uuid)?;
     Ok(uuid)
+}
+
+/// The uuid of a directory that has segments.
+pub(super) fn of_segments(dir: &Path, disk: &dyn Disk) -> Result<Uuid> {
+    stored(dir, disk)?.ok_or_else(|| missing(dir))
+}
+
+fn missing(dir: &Path) -> Error {
+    let path = path_in(dir);
+    Error::journal(format!("{} is missing, though segments are there", path.display()))
+        .hint("Restore the file from a copy, or let `rowcast journal repair --data DIR` write it again.")
 }
 
 /// The uuid in the directory; `None` when there is no file.

@@ -16,6 +16,7 @@ use crate::journal::scan::Broken;
 use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
 use crate::journal::sidecar::{self, Said};
 use crate::journal::writer::Writer;
+use crate::record::layout::NUMBERS_END;
 
 /// What is wrong with a segment that was cut.
 pub(crate) const SHORT: &str = "it ends before its index says";
@@ -49,6 +50,9 @@ impl LostEnd {
             }
             let Some(said) = sidecar::said(disk, &index).filter(|said| said.events > 0) else { continue };
             let Some(first) = number_of(&path) else { continue };
+            if said.base.is_some_and(|base| base != first) {
+                continue;
+            }
             let cut_at = match Looks::at(disk, &path) {
                 Looks::Missing => None,
                 Looks::Empty => Some(0),
@@ -125,8 +129,8 @@ enum Looks {
 impl Looks {
     fn at(disk: &dyn Disk, path: &Path) -> Self {
         let mut bytes = [0; SEGMENT_HEADER];
-        match disk.open(path).and_then(|file| file.read_at(&mut bytes, 0)) {
-            Ok(read) if never_begun(&bytes, read) => Self::Empty,
+        match disk.open(path).and_then(|file| Ok((file.read_at(&mut bytes, 0)?, file.length()?))) {
+            Ok((read, length)) if never_begun(&bytes, read, length) => Self::Empty,
             Ok(_) => SegmentHeader::decode(&bytes).map_or(Self::Other, Self::Sound),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Missing,
             Err(_) => Self::Other,
@@ -134,6 +138,7 @@ impl Looks {
     }
 }
 
-fn number_of(path: &Path) -> Option<u64> {
-    path.file_stem()?.to_str()?.parse().ok()
+/// The number in a segment's name: of its first event.
+pub(crate) fn number_of(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok().filter(|number| *number < NUMBERS_END)
 }

@@ -27,7 +27,9 @@ use crate::journal::installation::installation;
 use crate::journal::lost_end::LostEnd;
 use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
-use crate::journal::refusal::{broken_segment, cannot_open, cannot_read, foreign, misfit};
+use crate::journal::refusal::{
+    broken_segment, cannot_list, cannot_open, cannot_read, foreign, misfit, rightly_named,
+};
 use crate::journal::registry::Registry;
 use crate::journal::release::Release;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
@@ -36,6 +38,7 @@ use crate::journal::sidecar;
 use crate::journal::writer::{Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
 use crate::lsn::Lsn;
+use crate::record::layout::NUMBERS_END;
 use crate::schema::SchemaId;
 
 /// Appends waiting for the writer; each is bounded by whoever sends it (capture: two at a time, publishing: a
@@ -95,6 +98,15 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     start(shared, newest)
 }
 
+/// Numbers are of 53 bits, which the clock reaches in the year 2255. One above would be damage at the next opening.
+fn out_of_numbers(clock: u64) -> Error {
+    let years = clock / (365 * 24 * 60 * 60 * 1_000_000);
+    Error::journal(format!(
+        "Cannot number events: the highest number is near (the machine's clock stands {years} years after 1970)"
+    ))
+    .hint("Set the clock right, and start rowcast again.")
+}
+
 fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let clock = u64::try_from(now()).unwrap_or(0);
     // Above an empty segment too: what was shown of it may be lost, and its file, which must not be replaced, may
@@ -102,6 +114,9 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
     let above = newest.max(shared.options.seen).max(last_base) + 1;
     let next = if clock > above { clock } else { above + SHOWN_MAX };
+    if next.saturating_add(SHOWN_MAX) >= NUMBERS_END {
+        return Err(out_of_numbers(clock));
+    }
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&shared, &commands);
     let (begun, answer) = sync_channel(1);
@@ -269,9 +284,10 @@ impl Found {
         let file = disk.open(path).map_err(unreadable)?;
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
+        let stored = file.length().map_err(unreadable)?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,
-            Err(_) if newest && never_begun(&bytes, read) => {
+            Err(_) if newest && never_begun(&bytes, read, stored) => {
                 tracing::warn!(path = %path.display(), "Removed a segment whose first write was cut off");
                 return disk.remove(path).map_err(unreadable);
             }
@@ -281,9 +297,7 @@ impl Found {
             return Err(foreign(path, header.installation, self.installation));
         }
         // A file that is named as another segment would be replaced by it.
-        if path.file_name().is_none_or(|name| *name != *Segment::file_name(header.base)) {
-            return Err(broken("its name is not the number of its first event"));
-        }
+        rightly_named(path, header.base)?;
         let (time, lsn, last) = self.segments.last().map_or((0, Lsn::ZERO, None), |before| {
             (before.time_max(), before.lsn_max(), Some(before.last()))
         });
@@ -292,7 +306,6 @@ impl Found {
         }
         // Positions before it are of another history.
         let lsn = if header.history.is_some() { Lsn::ZERO } else { lsn };
-        let stored = file.length().map_err(unreadable)?;
         let file = plain_view(file, &bytes).map_err(unreadable)?;
         let mut segment = Segment::new(header, path.to_owned(), time, lsn);
         let left = match sidecar::load(disk, &segment, &file, newest, registry) {
@@ -338,9 +351,7 @@ pub(crate) fn index_paths(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>> {
 }
 
 fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut paths = disk
-        .list(dir)
-        .map_err(|error| Error::journal(format!("Cannot list {}", dir.display())).because(error))?;
+    let mut paths = disk.list(dir).map_err(|error| cannot_list(dir, error))?;
     paths.retain(|path| path.extension().is_some_and(|found| found == extension));
     paths.sort();
     Ok(paths)
@@ -375,9 +386,10 @@ fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
     Ok(())
 }
 
-/// Whether the newest segment's header was never written whole: it held nothing yet.
-pub(crate) fn never_begun(header: &[u8; SEGMENT_HEADER], read: usize) -> bool {
-    read < SEGMENT_HEADER || header.iter().all(|byte| *byte == 0)
+/// Whether the newest segment's header was never written whole: it held nothing yet. The header is synced before
+/// anything else is written, so that a longer file has lost it.
+pub(crate) fn never_begun(header: &[u8; SEGMENT_HEADER], read: usize, length: u64) -> bool {
+    read < SEGMENT_HEADER || (length <= SEGMENT_HEADER as u64 && header.iter().all(|byte| *byte == 0))
 }
 
 impl Shared {

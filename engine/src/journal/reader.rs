@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::{Arc, PoisonError};
 
+use bytes::Bytes;
+
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
-use crate::journal::compressed::open_segment;
+use crate::journal::compressed::open_own;
 use crate::journal::history::{Stretch, lineage};
-use crate::journal::refusal::{MEND, broken_middle, cannot_read};
+use crate::journal::refusal::{MEND, broken_middle, cannot_read, unknown_schema};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
 use crate::lsn::Lsn;
@@ -45,6 +47,13 @@ pub struct StoredTransaction {
     pub committed: Micros,
 }
 
+/// How much is read at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Amount {
+    Ahead,
+    Little,
+}
+
 impl Journal {
     /// The batch with the first event above `after`, if it is in memory. Never waits for the disk.
     pub fn cached(&self, after: u64) -> Option<Arc<Batch>> {
@@ -54,6 +63,15 @@ impl Journal {
     /// Reads on after event `after`, about a megabyte and never above the head. Blocks on the disk: call it where that
     /// is allowed.
     pub fn read(&self, after: u64) -> Result<Read> {
+        self.read_amount(after, Amount::Ahead)
+    }
+
+    /// The same for one of many: about 64 KB, or one batch, and nothing else is kept in memory with it.
+    pub fn read_little(&self, after: u64) -> Result<Read> {
+        self.read_amount(after, Amount::Little)
+    }
+
+    fn read_amount(&self, after: u64, amount: Amount) -> Result<Read> {
         // The writer moves the head a moment after cache and file have an event. Whoever had one from above it and
         // came back with its number would be told that it was never given.
         let head = self.newest();
@@ -68,8 +86,8 @@ impl Journal {
         let at = segments.partition_point(|segment| segment.last() <= after);
         let Some(segment) = segments.get(at).filter(|_| after < head) else { return Ok(Read::AtHead) };
         let relative = (after + 1).saturating_sub(segment.header.base);
-        let mut batches = match self.read_segment(segment, relative) {
-            Err(None) => return self.read(after),
+        let mut batches = match self.read_segment(segment, relative, amount) {
+            Err(None) => return self.read_amount(after, amount),
             Err(Some(error)) => return Err(error),
             Ok(batches) => batches,
         };
@@ -119,14 +137,21 @@ impl Journal {
         &self,
         segment: &Segment,
         relative: u64,
+        amount: Amount,
     ) -> std::result::Result<Vec<Arc<Batch>>, Option<Error>> {
-        const ENOUGH: usize = 1 << 20;
         let offset = segment.offset_where(|entry| entry.first <= relative);
         let mut scanner = self.scan(segment, offset)?;
+        let enough = match amount {
+            Amount::Ahead => 1 << 20,
+            Amount::Little => 64 << 10,
+        };
+        if amount == Amount::Little {
+            scanner = scanner.for_a_place();
+        }
         let mut batches = Vec::new();
         let mut bytes = 0;
         // What one read of the disk brought is enough too: the rest of another would be read again.
-        while bytes < ENOUGH && (batches.is_empty() || scanner.is_at_hand()) {
+        while bytes < enough && (batches.is_empty() || scanner.is_at_hand()) {
             let (offset, header, data) = match scanner.next() {
                 Ok(Some(found)) => found,
                 Ok(None) => break,
@@ -138,15 +163,17 @@ impl Journal {
                 continue;
             }
             bytes += data.len();
+            // Batches share the buffer of a read: of a few of them all of it would stay.
+            let data = if amount == Amount::Little { Bytes::copy_from_slice(&data) } else { data };
             let registry = &self.shared.registry;
             let batch = Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id));
-            batches.push(Arc::new(batch.ok_or_else(|| Some(unknown_schema(segment, offset)))?));
+            batches.push(Arc::new(batch.ok_or_else(|| Some(unknown_schema(&segment.path, offset)))?));
         }
         Ok(batches)
     }
 
     fn scan(&self, segment: &Segment, offset: u64) -> std::result::Result<Scanner, Option<Error>> {
-        match open_segment(&*self.shared.disk, &segment.path) {
+        match open_own(&*self.shared.disk, segment) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
             Err(_) if self.was_removed(segment) => Err(None),
             Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
@@ -276,7 +303,7 @@ impl Journal {
                 let registry = &self.shared.registry;
                 let batch =
                     Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
-                        .ok_or_else(|| unknown_schema(segment, offset))?;
+                        .ok_or_else(|| unknown_schema(&segment.path, offset))?;
                 let above = batch.transactions().filter(|(end, ..)| *end > lsn && *end <= until);
                 found.extend(above.map(|(end_lsn, xid, committed)| StoredTransaction {
                     end_lsn,
@@ -327,8 +354,4 @@ fn gone_after(segments: &[Arc<Segment>], after: u64) -> Option<Gone> {
     let ends_before = oldest.events() > 0 && !oldest.header.bridge;
     let to = if ends_before { oldest.header.base - 1 } else { oldest.header.previous_last };
     Some(Gone { from: after + 1, to })
-}
-
-fn unknown_schema(segment: &Segment, offset: u64) -> Error {
-    Error::journal(format!("{} names an unknown schema version at offset {offset}", segment.path.display()))
 }

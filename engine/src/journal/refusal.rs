@@ -5,14 +5,18 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::journal::rolling::is_full;
 use crate::journal::scan::Broken;
-use crate::journal::segment::OTHER_VERSION;
+use crate::journal::segment::{OTHER_VERSION, Segment};
 
 /// What to do about damage.
 pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal repair --data DIR` cuts the journal \
                                there, keeps what it cuts off beside it, and records a gap that every reader is told.";
+
+/// Too many open files, of the system and of the process, on Linux.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 const RIGHTS: &str =
     "The user who runs rowcast has to be able to read and write the files of its data directory.";
@@ -40,12 +44,43 @@ pub(crate) fn cannot_read(path: &Path, error: io::Error) -> Error {
     }
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => RIGHTS,
+        _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+            "Let rowcast have more files open (ulimit -n, LimitNOFILE in its unit), and start it again."
+        }
         _ => {
             "The disk may be failing: see the kernel's log (dmesg). Copy the directory to another one (ddrescue goes on \
              where cp stops), and repair it there."
         }
     };
     Error::journal(format!("Cannot read {}", path.display())).because(error).hint(hint)
+}
+
+/// The directory itself, not what lies in it.
+pub(crate) fn cannot_list(dir: &Path, error: io::Error) -> Error {
+    Error::journal(format!("Cannot list {}", dir.display())).because(error).hint(RIGHTS)
+}
+
+/// A segment's name is the number of its first event; one of another name has been renamed, or copied over another.
+pub(crate) fn rightly_named(path: &Path, base: u64) -> Result<()> {
+    let name = Segment::file_name(base);
+    if path.file_name().is_some_and(|found| *found == *name) {
+        return Ok(());
+    }
+    let right = path.with_file_name(name);
+    let hint = if right.exists() {
+        format!("{} is there as well: move one of the two out of the directory.", right.display())
+    } else {
+        format!("Give it its name again: mv {} {}", path.display(), right.display())
+    };
+    let what =
+        format!("{} is damaged: its name is not the number of its first event, {base}", path.display());
+    Err(Error::journal(what).hint(hint))
+}
+
+/// Events whose columns nothing describes.
+pub(crate) fn unknown_schema(path: &Path, offset: u64) -> Error {
+    Error::journal(format!("{} names an unknown schema version at offset {offset}", path.display()))
+        .hint(MEND)
 }
 
 pub(crate) fn cannot_use(path: &Path, error: io::Error) -> Error {

@@ -41,17 +41,20 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
     let mut losses = BTreeMap::new();
     let mut applied = Applied::default();
     let begun = Instant::now();
-    for segment in segments.iter().take(segments.len().saturating_sub(1)) {
+    // Whoever reads at the end has what was shown a moment ago whole, however large it is.
+    let newest = segments.iter().rposition(|segment| segment.events() > 0);
+    for (at, segment) in segments.iter().take(segments.len().saturating_sub(1)).enumerate() {
         applied.more = begun.elapsed() > AT_ONCE;
         if applied.more || shared.release.is_behind() {
             break;
         }
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
+        let too_much = size > max_size && newest != Some(at);
         let (reason, losers) = match shared.holds.claim_on(segment.last()) {
             Claim::Free if old => ("age", Vec::new()),
-            Claim::Free if size > max_size => ("size", Vec::new()),
-            Claim::Stalled(doors) if size > max_size => ("stalled_sink", doors),
-            Claim::Moving(doors) if size > max_size => {
+            Claim::Free if too_much => ("size", Vec::new()),
+            Claim::Stalled(doors) if too_much => ("stalled_sink", doors),
+            Claim::Moving(doors) if too_much => {
                 applied.kept = Some(in_the_way(max_size, &doors, segment));
                 break;
             }

@@ -71,6 +71,18 @@ impl Writer {
         Ok(())
     }
 
+    fn warn_if_larger_than_all(&self, bytes: u64) {
+        let max_size = retention::max_size(&self.shared);
+        if bytes > max_size {
+            tracing::warn!(
+                bytes,
+                max_size,
+                hint = "Raise journal.max_size if they are to be read for longer",
+                "A transaction is larger than the journal may be: its events go as soon as others follow"
+            );
+        }
+    }
+
     /// Writes to a file that is not the active one, waiting for room as long as it takes.
     fn put_in(&self, file: &dyn DiskFile, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
         while let Err(error) = file.write_at(bytes, offset) {
@@ -128,6 +140,7 @@ impl Writer {
         abort::point(Point::AdoptRenamed);
         self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
         abort::point(Point::AdoptDurable);
+        self.warn_if_larger_than_all(segment.length());
         self.next += segment.events();
         counter!("rowcast_events_total").increment(segment.events());
         counter!("rowcast_journal_bytes_total").increment(segment.length());

@@ -20,7 +20,7 @@ use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
 use crate::journal::scan::Scanner;
-use crate::journal::segment::{IndexEntry, Segment};
+use crate::journal::segment::{IndexEntry, Segment, SegmentHeader};
 use crate::lsn::Lsn;
 
 /// One of a larger segment is synced: after a power cut a scan would take long.
@@ -28,6 +28,9 @@ const SYNC_FROM: u64 = 256 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Sidecar {
+    /// Number of the segment's first event, as its name says. Indexes of earlier versions lack it.
+    #[serde(default)]
+    base: Option<u64>,
     /// When the segment was made: another one may have had its name.
     created: Micros,
     /// Of the segment's plain form.
@@ -59,6 +62,7 @@ pub(crate) struct Leftover {
 pub(crate) fn store(disk: &dyn Disk, segment: &Segment, registry: &Registry, left: &Leftover) {
     let raw = |json: &[u8]| serde_json::from_slice::<Box<RawValue>>(json).ok();
     let sidecar = Sidecar {
+        base: Some(segment.header.base),
         created: segment.header.created,
         length: segment.length(),
         events: segment.events(),
@@ -126,9 +130,19 @@ pub(crate) fn load(
 /// What an index says of its segment, for one who does not have the segment, or less of it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Said {
+    /// Where another one is named so, this is a copy.
+    #[serde(default)]
+    pub(crate) base: Option<u64>,
     pub(crate) created: Micros,
     pub(crate) length: u64,
     pub(crate) events: u64,
+}
+
+/// Up to where an index says that this very segment was whole: it is written when all of that is durable. 0 without
+/// one.
+pub(crate) fn durable_to(disk: &dyn Disk, path: &Path, header: &SegmentHeader) -> u64 {
+    let said = said(disk, &path.with_extension("idx"));
+    said.filter(|said| said.created == header.created && said.events > 0).map_or(0, |said| said.length)
 }
 
 /// Reads no more of an index than that; `None` when there is no good one.

@@ -21,6 +21,7 @@ use super::streams::Streams;
 use crate::pgoutput::{Change, Malformed, Message, RelationIds, decode};
 use crate::snapshot::job::Job;
 use crate::snapshot::tracker::Tracker;
+use crate::snapshot::visible::Commit;
 use crate::tables::Tables;
 
 /// Microseconds from 1970 to 2000, where the clock of the stream's frames starts.
@@ -67,7 +68,7 @@ pub(super) struct StreamCommit {
 /// The transaction that the stream is in.
 #[derive(Debug)]
 struct Open {
-    xid: u32,
+    commit: Commit,
     committed: Micros,
     /// The journal holds it already.
     repeated: bool,
@@ -127,7 +128,6 @@ impl Assembly {
             streams: Streams::default(),
             tables: tables.clone(),
             status: status.clone(),
-            identity,
             open: None,
             spilling: false,
             previous_end,
@@ -136,7 +136,8 @@ impl Assembly {
             sent: 0,
             committed: 0,
             transactions: metrics::counter!("rowcast_source_transactions_total"),
-            snapshots: Tracker::default(),
+            snapshots: Tracker::behind(identity.lsn),
+            identity,
             reads_new_tables: false,
             proof: Proof::default(),
             wanted: Vec::new(),
@@ -230,10 +231,11 @@ impl Assembly {
         }
         self.committed = committed;
         self.wanted.clear();
-        self.open = Some(Open { xid, committed, repeated, wanted: false });
+        let commit = Commit { xid, at: final_lsn };
+        self.open = Some(Open { commit, committed, repeated, wanted: false });
         if !repeated {
             let previous_end_lsn = self.previous_end;
-            self.snapshots.arrives(xid);
+            self.snapshots.arrives(commit);
             self.builder.begin(TxStart { xid, final_lsn, previous_end_lsn, committed, origin: "" });
         }
         Ok(())
@@ -261,7 +263,7 @@ impl Assembly {
                 }
                 self.builder.change(known.schema, change.op, lsn, change.raw);
                 if self.snapshots.is_watching() {
-                    self.snapshots.change(change.relation, open.xid, change.op, change.raw);
+                    self.snapshots.change(change.relation, open.commit, change.op, change.raw);
                 }
                 Ok(Step::Next)
             }
@@ -289,14 +291,14 @@ impl Assembly {
         for table in tables.iter() {
             if let Lookup::Known(known) = self.relations.find(table) {
                 self.builder.truncate(known.schema, lsn, cascade, restart);
-                self.snapshots.truncate(table, open.xid);
+                self.snapshots.truncate(table, open.commit);
             }
         }
         Ok(Step::Next)
     }
 
     fn message(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: &[u8]) -> Result<()> {
-        let xid = self.open.as_ref().filter(|_| transactional).map(|open| open.xid);
+        let xid = self.open.as_ref().filter(|_| transactional).map(|open| open.commit.xid);
         let said = custom::hear(&self.proof, &self.identity.slot, xid, prefix, content);
         match said {
             Said::Nothing => return Ok(()),
@@ -372,9 +374,9 @@ impl Assembly {
 
     fn commit(&mut self, end: Lsn) -> Result<Step> {
         let open = self.open.as_ref().ok_or_else(outside)?;
-        let (xid, committed, repeated) = (open.xid, open.committed, open.repeated);
+        let (commit, committed, repeated) = (open.commit, open.committed, open.repeated);
         if repeated {
-            if self.replay.compare(end, xid, committed, !open.wanted)? == Verdict::NextPage {
+            if self.replay.compare(end, commit.xid, committed, !open.wanted)? == Verdict::NextPage {
                 return Ok(Step::NextPage);
             }
         } else if self.spilling {
@@ -385,7 +387,7 @@ impl Assembly {
             self.note_wanted_tables(committed)?;
         }
         if !repeated {
-            self.snapshots.delivered(xid);
+            self.snapshots.delivered(commit);
         }
         self.open = None;
         self.previous_end = end;

@@ -177,9 +177,8 @@ impl Link {
         self.source.adopt = false;
         let taken = publications::taken(&client, &self.source, server.version).await?;
         let parts = (taken, self.ingest.clone(), self.status.clone());
-        let facts = (server.version, server.standby);
         let source = Source { info: self.here.clone(), ..self.source.clone() };
-        let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, facts)?;
+        let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, server.version)?;
         let snapshots = (snapshots, orders, streaming == Streaming::On);
         // Where it is asked to start was not told for that.
         let told = self.ingest.confirmable(told);

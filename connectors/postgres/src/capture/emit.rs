@@ -68,19 +68,21 @@ impl Emitter {
             Order::Watch(_) if self.streams => self.unfit = true,
             Order::Watch(begun) => self.begin_between(None, begun),
             Order::Begin(relation, begun) => self.begin_between(Some(relation), begun),
-            Order::Seed(xids) => tracker.seed(&xids),
+            Order::Seed(streamed) => tracker.seed(&streamed),
             Order::Again(relation, again) => tracker.read_again(relation, again),
             Order::Open(relation, opened) => {
                 let _ = opened.send(tracker.open(relation));
             }
             Order::Close(relation, window) => tracker.close(relation, window),
             Order::Write(ready, written) => {
-                self.due = self.due.min(ready.lsn);
+                self.due = self.due.min(ready.due);
                 self.waiting.push_back((ready, written));
             }
             Order::End(relation) => tracker.end(relation),
             Order::Rest => tracker.rest(),
             Order::Done => self.done = true,
+            // The session does.
+            Order::Ask => {}
         }
     }
 
@@ -108,7 +110,7 @@ impl Emitter {
         }
         let mut at = 0;
         while let Some((ready, _)) = self.waiting.get(at) {
-            if ready.lsn > passed {
+            if ready.due > passed {
                 at += 1;
             } else if let Some((ready, answer)) = self.waiting.remove(at) {
                 let written = self.write(*ready, passed, tracker, builder)?;
@@ -116,7 +118,7 @@ impl Emitter {
                 let _ = answer.send(written);
             }
         }
-        self.due = self.waiting.iter().map(|(ready, _)| ready.lsn).min().unwrap_or(NEVER);
+        self.due = self.waiting.iter().map(|(ready, _)| ready.due).min().unwrap_or(NEVER);
         Ok(())
     }
 

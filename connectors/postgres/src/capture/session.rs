@@ -317,7 +317,7 @@ impl Session {
             written = streams.written(), if streams.is_writing() => written?,
             // Before the socket, which may always have something.
             order = emitter.order() => {
-                if matches!(order, Order::Write(..)) {
+                if matches!(order, Order::Write(..) | Order::Ask) {
                     feedback.ask();
                 }
                 emitter.take(order, snapshots);

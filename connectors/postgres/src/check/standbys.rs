@@ -11,12 +11,16 @@ use crate::tables::identifier;
 use crate::wire::sql_error;
 
 /// What either side says of itself; empty where it has no such setting or does not show it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Seen {
     synchronized: String,
     sync_slots: String,
     feedback: String,
     slot_name: String,
+    /// In milliseconds; -1: for ever.
+    conflict_delay: i64,
+    /// A WAL receiver runs.
+    receives: bool,
     /// `None` where it is not shown to us.
     conninfo: Option<String>,
     /// Physical slots, and whether they are being read.
@@ -24,6 +28,10 @@ struct Seen {
     /// Senders that are no logical ones.
     standbys: i64,
 }
+
+/// A standby that waits no longer than this for queries, in milliseconds, has little patience with a chunk of rows, which
+/// takes a quarter of a second.
+const SHORT_DELAY: i64 = 2_000;
 
 async fn see(client: &Client) -> Result<Seen> {
     let failed = |error| sql_error("Cannot see what there is for a fail-over", error);
@@ -39,7 +47,9 @@ async fn see(client: &Client) -> Result<Seen> {
                array(select active from pg_replication_slots
                      where slot_type = 'physical' and not temporary order by slot_name),
                (select count(*) from pg_stat_replication r where not exists (
-                    select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical'))";
+                    select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')),
+               (select setting::int8 from said where name = 'max_standby_streaming_delay'),
+               exists (select from pg_stat_wal_receiver)";
     let row = client.query_one(sql, &[]).await.map_err(failed)?;
     let (names, active): (Vec<String>, Vec<bool>) = (row.get(5), row.get(6));
     Ok(Seen {
@@ -50,6 +60,8 @@ async fn see(client: &Client) -> Result<Seen> {
         conninfo: row.get(4),
         physical: names.into_iter().zip(active).collect(),
         standbys: row.get(7),
+        conflict_delay: row.get(8),
+        receives: row.get(9),
     })
 }
 
@@ -137,6 +149,17 @@ fn of_standby(seen: &Seen, source: &Source, server: &Server) -> Vec<Requirement>
         set("primary_slot_name", "'…'")
     );
     need("primary_slot_name", !seen.slot_name.is_empty(), &seen.slot_name, remedy);
+    if !seen.receives {
+        let remedy = "See primary_conninfo and this standby's log. What comes from an archive alone comes a segment at a \
+                      time, and the stream and the rows of snapshots wait for it";
+        need("wal receiver", false, "not running", remedy.to_owned());
+    }
+    if source.snapshot.is_on() && (0..SHORT_DELAY).contains(&seen.conflict_delay) {
+        let remedy = set("max_standby_streaming_delay", "'30s'");
+        let found =
+            format!("{} ms: replay ends the reading of rows that stands in its way", seen.conflict_delay);
+        need("max_standby_streaming_delay", false, &found, remedy);
+    }
     if server.version < FAILOVER_SLOTS || !(source.failover && source.manage) {
         return found;
     }
@@ -158,10 +181,14 @@ fn of_standby(seen: &Seen, source: &Source, server: &Server) -> Vec<Requirement>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, SnapshotMode};
+
+    fn config() -> Config {
+        Config { url: "postgres://me@h/db".to_owned(), ..Config::default() }
+    }
 
     fn source() -> Source {
-        Source::new(&Config { url: "postgres://me@h/db".to_owned(), ..Config::default() }).unwrap()
+        Source::new(&config()).unwrap()
     }
 
     fn told(found: &[Requirement]) -> Vec<(&str, bool, bool)> {
@@ -189,16 +216,29 @@ mod tests {
             Seen { conninfo: Some("host=h".to_owned()), feedback: "off".to_owned(), ..Seen::default() };
         let server = Server { standby: true, version: 170_000, ..Server::default() };
         assert!(of_standby(&bare, &source(), &server).iter().all(|one| one.ok && one.remedy.is_some()));
-        assert_eq!(of_standby(&bare, &source(), &server).len(), 4);
+        assert_eq!(of_standby(&bare, &source(), &server).len(), 5);
         let on = || "on".to_owned();
         let whole = Seen {
             conninfo: Some("host=h dbname=d".to_owned()),
             sync_slots: on(),
             feedback: on(),
             slot_name: "s".to_owned(),
+            receives: true,
             ..Seen::default()
         };
         assert!(of_standby(&whole, &source(), &server).iter().all(|one| one.remedy.is_none()));
-        assert_eq!(of_standby(&bare, &source(), &Server { version: 160_000, ..server }).len(), 2);
+        let old = Server { version: 160_000, ..server };
+        assert_eq!(of_standby(&bare, &source(), &old).len(), 3);
+        // Rows are read there, and replay does not wait for it.
+        let config = Config { snapshot: Some(SnapshotMode::Initial), ..config() };
+        let reads = Source::new(&config).unwrap();
+        assert_eq!(
+            told(&of_standby(&whole, &reads, &old)).last(),
+            Some(&("max_standby_streaming_delay", true, true))
+        );
+        for conflict_delay in [-1, 30_000] {
+            let patient = Seen { conflict_delay, ..whole.clone() };
+            assert!(of_standby(&patient, &reads, &old).iter().all(|one| one.remedy.is_none()));
+        }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod job;
 mod keyless;
 #[cfg(test)]
 mod model;
+mod moment;
 pub(crate) mod order;
 mod pace;
 mod read;

@@ -5,17 +5,23 @@
 //! What it carries on is the explicit search of all interleavings of two and three transactions that the rules come
 //! from; here they are longer, and the code is the program's.
 
+mod standby;
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
-use rowcast_engine::record::{Tuple, Value};
-use rowcast_engine::schema::{Identity, Schema};
+use rowcast_engine::record::Tuple;
 
-use super::rows::{Rows, key_bytes};
+use super::rows::Rows;
 use super::tracker::{Read, Tracker, Verdict};
-use super::visible::Visible;
+use super::visible::{Commit, Visible};
+use standby::{Standby, UNASKED};
+pub(super) use told::schema;
+use told::{key_of, moved, raw, row_of};
 
 pub(super) const TABLE: u32 = 7;
 const KEYS: u8 = 5;
@@ -52,6 +58,14 @@ enum Without {
     /// Keys that wait to be read again are forgotten in a crash.
     AgainDurable,
     Again,
+    /// What a standby's snapshot says of ids is believed.
+    Positions,
+    /// A standby is asked for its position behind the snapshot, and what is in doubt is taken for seen.
+    Before,
+    /// Rows are written where the stream has come to a standby's position, and not beyond.
+    Beyond,
+    /// A standby that begins further back than what was streamed before is not waited for.
+    CaughtUp,
 }
 
 struct Transaction {
@@ -71,7 +85,9 @@ struct Durable {
 struct Chunk {
     window: u64,
     visible: Visible,
-    position: usize,
+    due: Lsn,
+    /// Up to where a standby had received the log.
+    received: Lsn,
     rows: Rows,
     last: Option<u8>,
     at_end: bool,
@@ -92,32 +108,8 @@ struct World {
     window: Option<u64>,
     chunk: Option<Chunk>,
     crashes: u32,
-}
-
-fn raw(tag: u8, key: u8, row: Option<(u32, Option<u32>)>) -> Vec<u8> {
-    let mut bytes = vec![tag, 0, 3];
-    let mut text = |text: String| {
-        bytes.push(b't');
-        bytes.extend_from_slice(&u32::try_from(text.len()).unwrap().to_be_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-    };
-    text(key.to_string());
-    match row {
-        None => bytes.extend_from_slice(b"nn"),
-        Some((value, large)) => {
-            text(value.to_string());
-            match large {
-                Some(large) => text(large.to_string()),
-                None => bytes.push(b'u'),
-            }
-        }
-    }
-    bytes
-}
-
-fn key_of(key: u8) -> Box<[u8]> {
-    let bytes = raw(b'N', key, None);
-    key_bytes(Tuple::split(&bytes[1..]).unwrap().0, KEY).unwrap()
+    /// Read from, in place of the primary.
+    standby: Option<Standby>,
 }
 
 impl World {
@@ -144,6 +136,7 @@ impl World {
             window: None,
             chunk: None,
             crashes: 0,
+            standby: None,
         };
         world.start();
         world
@@ -151,12 +144,15 @@ impl World {
 
     /// As after a start of the program.
     fn start(&mut self) {
-        self.tracker = Tracker::default();
-        (self.window, self.chunk) = (None, None);
-        if self.without != Without::RingRestart {
+        self.tracker = match self.without {
+            Without::CaughtUp => Tracker::default(),
+            _ => Tracker::behind(start_of(self.delivered)),
+        };
+        self.give_up();
+        if self.without != Without::RingRestart && self.standby.is_none() {
             let visible = self.seen();
-            let streamed = self.order[..self.delivered].iter().map(|at| xid(*at));
-            let unseen: Vec<u32> = streamed.filter(|xid| !visible.sees(*xid)).collect();
+            let streamed = (0..self.delivered).map(|at| self.commit(at));
+            let unseen: Vec<Commit> = streamed.filter(|commit| !visible.sees(*commit)).collect();
             self.tracker.seed(&unseen);
         }
         self.tracker.watch();
@@ -173,6 +169,22 @@ impl World {
         self.tracker.begin(TABLE);
         self.tracker.read_again(TABLE, again);
         self.tracker.describe(&schema());
+    }
+
+    /// What is under way is not there any more.
+    fn give_up(&mut self) {
+        if let (Some(window), true) = (self.window, self.tracker.is_watching()) {
+            self.tracker.close(TABLE, window);
+        }
+        (self.window, self.chunk) = (None, None);
+        if let Some(standby) = &mut self.standby {
+            standby.before = None;
+        }
+    }
+
+    /// As the stream names the one that was the n-th to commit.
+    fn commit(&self, at: usize) -> Commit {
+        Commit { xid: xid(self.order[at]), at: start_of(at) }
     }
 
     /// The table with these transactions in it.
@@ -227,7 +239,7 @@ impl World {
     }
 
     fn deliver(&mut self) {
-        let id = xid(self.order[self.delivered]);
+        let id = self.commit(self.delivered);
         for (op, raw, change) in self.events(self.delivered) {
             match change {
                 Change::Truncate if self.without == Without::Truncate => {}
@@ -260,6 +272,12 @@ impl World {
         }
     }
 
+    /// How far the stream has come; at the end other records come along.
+    fn passed(&self) -> Lsn {
+        let at_end = self.delivered == self.transactions.len();
+        Lsn(start_of(self.delivered).0 + u64::from(at_end))
+    }
+
     fn seen(&self) -> Visible {
         // As the server reckons: what is in progress beyond the newest completed one is in no list.
         let completed = (0..self.transactions.len()).rfind(|at| self.transactions[*at].state == 3);
@@ -272,8 +290,10 @@ impl World {
 
     fn read(&mut self, window: u64) {
         let again: Vec<Box<[u8]>> = self.tracker.again(TABLE).map(Box::from).collect();
-        let visible = self.order.iter().copied().filter(|at| self.transactions[*at].state == 3);
-        let table = self.table(visible);
+        let table = match &self.standby {
+            Some(standby) => self.table(self.order[..standby.shown].iter().copied()),
+            None => self.table(self.order.iter().copied().filter(|at| self.transactions[*at].state == 3)),
+        };
         let asked =
             if self.durable.at_end || self.random.random_range(0..3) == 0 { again } else { Vec::new() };
         let wants = |key: u8| match (asked.is_empty(), self.durable.cursor) {
@@ -289,8 +309,9 @@ impl World {
         }
         let chunk = Chunk {
             window,
-            visible: self.seen(),
-            position: self.order.len(),
+            visible: if self.standby.is_some() { self.seen_by_standby() } else { self.seen() },
+            due: if self.standby.is_some() { UNASKED } else { start_of(self.order.len()) },
+            received: self.received(),
             rows,
             last: wanted.iter().take(limit).map(|(key, _)| *key).next_back(),
             at_end: wanted.len() <= limit,
@@ -337,10 +358,13 @@ impl World {
 
     /// Something that could happen now; false when nothing can any more.
     fn step(&mut self) -> bool {
+        if self.standby.is_some() && self.random.random_range(0..3) == 0 {
+            self.replay();
+        }
         let at = self.random.random_range(0..self.transactions.len());
         match self.random.random_range(0..10) {
             0..4 => self.advance(at),
-            4..6 if self.delivered < self.order.len() => self.deliver(),
+            4..6 if self.delivered < self.deliverable() => self.deliver(),
             6..9 if !self.done => self.snapshot(),
             9 if !self.done && self.crashes < 3 && self.random.random_range(0..4) == 0 => {
                 self.crashes += 1;
@@ -371,11 +395,16 @@ impl World {
 
     fn snapshot(&mut self) {
         match (self.window, self.chunk.take()) {
-            (_, Some(chunk)) if self.delivered >= chunk.position || self.without == Without::Wait => {
+            (_, Some(mut chunk)) if chunk.due == UNASKED => {
+                self.ask_behind(&mut chunk);
+                self.chunk = Some(chunk);
+            }
+            (_, Some(chunk)) if self.passed() >= chunk.due || self.without == Without::Wait => {
                 self.window = None;
                 self.settle(&chunk);
             }
             (_, Some(chunk)) => self.chunk = Some(chunk),
+            (Some(_), None) if self.ask_before() => {}
             (Some(window), None) => self.read(window),
             (None, None) => self.window = self.tracker.open(TABLE),
         }
@@ -407,44 +436,17 @@ fn xid(at: usize) -> u32 {
     100 + u32::try_from(at).unwrap()
 }
 
-/// The key that an event without all values moves a row to.
-fn moved(op: Op, raw: &[u8]) -> Option<Box<[u8]>> {
-    let (old, rest) = Tuple::split(raw.get(1..)?)?;
-    let (new, _) = Tuple::split(rest.get(1..)?)?;
-    let lacks = new.values().any(|value| value == Value::Unchanged);
-    let moves = op == Op::Update && lacks && key_bytes(old, KEY) != key_bytes(new, KEY);
-    moves.then(|| key_bytes(new, KEY)).flatten()
-}
-
-fn row_of(tuple: Tuple<'_>) -> (u8, Option<u32>, Option<u32>) {
-    let mut numbers = tuple.values().map(|value| match value {
-        Value::Text(text) => std::str::from_utf8(text).unwrap().parse::<u32>().ok(),
-        _ => None,
-    });
-    let mut next = || numbers.next().flatten();
-    (u8::try_from(next().unwrap()).unwrap(), next(), next())
-}
-
-pub(super) fn schema() -> Schema {
-    Schema {
-        id: 1,
-        relation: TABLE,
-        database: String::new(),
-        schema: "public".to_owned(),
-        table: "t".to_owned(),
-        channel: "public.t".to_owned(),
-        identity: Identity::Default,
-        inserts_only: false,
-        columns: Vec::new(),
-        primary_key: KEY.to_vec(),
-        key: KEY.to_vec(),
-        unique_key: Vec::new(),
-    }
+/// Where the record of the n-th commit starts, and the one before ends.
+fn start_of(at: usize) -> Lsn {
+    Lsn(10 * at as u64)
 }
 
 /// One life; what is wrong at its end.
 fn live(seed: u64, without: Without) -> Result<(), String> {
-    let mut world = World::new(seed, without);
+    live_in(World::new(seed, without), seed)
+}
+
+fn live_in(mut world: World, seed: u64) -> Result<(), String> {
     let mut steps = 0;
     while world.step() {
         steps += 1;

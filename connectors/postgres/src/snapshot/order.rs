@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::job::Job;
 use super::rows::Rows;
-use super::visible::Visible;
+use super::visible::{Commit, Visible};
 
 /// Orders that may wait: a chunk and a window for each of a few tables.
 pub(crate) const ORDERS: usize = 16;
@@ -26,7 +26,7 @@ pub(crate) enum Order {
     /// came up to there stands in the journal once that is durable.
     Watch(oneshot::Sender<Lsn>),
     /// To reckon with transactions that were streamed before.
-    Seed(Vec<u32>),
+    Seed(Vec<Commit>),
     /// To look after a table from here on; answered likewise.
     Begin(u32, oneshot::Sender<Lsn>),
     /// These keys of a table wait to be read again, too.
@@ -35,8 +35,10 @@ pub(crate) enum Order {
     Open(u32, oneshot::Sender<Option<u64>>),
     /// To close one whose chunk there is none.
     Close(u32, u64),
-    /// To write a chunk as soon as the stream has passed its position.
+    /// To write a chunk as soon as the stream has come so far as it is due.
     Write(Box<Ready>, oneshot::Sender<Written>),
+    /// To ask the server how far it has sent: a chunk waits, and the server has nothing else to send.
+    Ask,
     /// To forget a table.
     End(u32),
     /// Nobody reads any more.
@@ -51,7 +53,10 @@ pub(crate) struct Ready {
     pub(crate) relation: u32,
     pub(crate) window: u64,
     pub(crate) visible: Visible,
+    /// A position of the moment when it was read.
     pub(crate) lsn: Lsn,
+    /// All that it saw has been taken in when the stream has come here.
+    pub(crate) due: Lsn,
     pub(crate) at: Micros,
     pub(crate) schema: Arc<Schema>,
     pub(crate) rows: Rows,

@@ -1,4 +1,4 @@
-//! Reads one chunk of a table: rows, what the snapshot saw, and a position that all it saw lies below.
+//! Reads one chunk of a table: rows, what the snapshot saw, and how far the stream has to come for them.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use rowcast_engine::{Error, Lsn, Result};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::job::Job;
+use super::moment::{self, Moment};
 use super::rows::{Rows, key_texts, key_values};
 use super::visible::Visible;
 use crate::catalog::{self, KeyOrder, Shown};
@@ -34,8 +35,10 @@ pub(crate) struct Chunk {
     pub(crate) schema: Schema,
     pub(crate) rows: Rows,
     pub(crate) visible: Visible,
-    /// All that the snapshot saw had committed below this.
+    /// A position of that moment.
     pub(crate) lsn: Lsn,
+    /// All that the snapshot saw has been streamed when the stream has come here.
+    pub(crate) due: Lsn,
     /// More rows follow.
     pub(crate) more: bool,
     /// The key of its last row.
@@ -61,6 +64,8 @@ pub(crate) enum Outcome {
     Read(Box<Chunk>),
     /// The rows are too large: so many were too many.
     TooLarge(usize),
+    /// Of no use: the standby was promoted meanwhile.
+    Promoted,
     /// The table is gone, or in no publication of ours.
     Gone,
     /// It has no key.
@@ -84,6 +89,12 @@ impl Reader<'_> {
     ///
     /// What the server says.
     pub(crate) async fn read(&mut self, job: &Job, range: &Range) -> Result<Outcome> {
+        let replayed = moment::replayed(self.client).await?;
+        let read = self.read_behind(replayed, job, range).await;
+        if replayed.is_some() { read.map_err(moment::explained) } else { read }
+    }
+
+    async fn read_behind(&mut self, replayed: Option<Lsn>, job: &Job, range: &Range) -> Result<Outcome> {
         let started = Instant::now();
         let failed = |error| sql_error(format!("Cannot read a part of {}", job.channel()), error);
         let transaction = self
@@ -98,7 +109,8 @@ impl Reader<'_> {
         let table = qualified(&job.schema, &job.table);
         let lock = format!("{LOCK_TIMEOUT}; lock table {table} in access share mode");
         transaction.batch_execute(&lock).await.map_err(failed)?;
-        let (visible, lsn, unencoded) = snapshot(&transaction).await?;
+        let Some(moment) = moment::take(&transaction, replayed).await? else { return Ok(Outcome::Promoted) };
+        let Moment { visible, lsn, due, unencoded } = moment;
         let oid = job.progress.relation;
         let shown = catalog::show(&transaction, oid, self.publications, self.version).await?;
         let Some(shown) = shown else { return Ok(Outcome::Gone) };
@@ -129,34 +141,7 @@ impl Reader<'_> {
         let last = last_key(&rows, &shown.schema)?;
         let Shown { schema, estimate, .. } = shown;
         let took = started.elapsed();
-        Ok(Outcome::Read(Box::new(Chunk { schema, rows, visible, lsn, more, last, estimate, took })))
-    }
-}
-
-/// The transaction's snapshot, and a position that was reached after it: what it sees had committed below that. And
-/// whether the database has no encoding.
-async fn snapshot(transaction: &Transaction<'_>) -> Result<(Visible, Lsn, bool)> {
-    let failed = |error| sql_error("Cannot take a snapshot", error);
-    let sql = "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text,
-                      current_setting('wal_block_size')::int8,
-                      current_setting('server_encoding') = 'SQL_ASCII'";
-    let row = transaction.query_one(sql, &[]).await.map_err(failed)?;
-    let (visible, lsn) = (row.get::<_, &str>(0).parse(), row.get::<_, &str>(1).parse::<Lsn>());
-    match (visible, lsn) {
-        (Ok(visible), Ok(lsn)) => {
-            let block = u64::try_from(row.get::<_, i64>(2)).unwrap_or(8192);
-            Ok((visible, end_of_record(lsn, block), row.get(3)))
-        }
-        _ => Err(Error::failed("The server's snapshot or position cannot be understood")),
-    }
-}
-
-/// The insert position stands behind a page's header where the last record ends with the page before; nothing that
-/// is streamed would reach it until somebody writes. Headers have 24 bytes, the first of a segment 40.
-fn end_of_record(lsn: Lsn, block: u64) -> Lsn {
-    match lsn.0 % block {
-        header @ (24 | 40) => Lsn(lsn.0 - header),
-        _ => lsn,
+        Ok(Outcome::Read(Box::new(Chunk { schema, rows, visible, lsn, due, more, last, estimate, took })))
     }
 }
 

@@ -8,7 +8,7 @@ use rowcast_engine::record::Value;
 use rowcast_engine::{Error, Lsn, Result};
 
 use super::rows::key_bytes;
-use super::visible::Visible;
+use super::visible::{Commit, Visible};
 
 /// How far back a transaction may have been streamed that is still invisible to others, in bytes of the server's log: its
 /// commit waits for a standby all the while.
@@ -23,17 +23,25 @@ const NEAR: u64 = 64 << 20;
 
 /// The transactions that have been streamed and are not seen by a snapshot. Those beyond its `xmax` count too: that
 /// stands behind the newest transaction that is completed, and one that waits for a standby is not. Reads the disk.
-pub(super) async fn streamed(journal: &Journal, visible: Visible) -> Result<Vec<u32>> {
+///
+/// None at a standby: each chunk is compared with the position up to which was streamed.
+pub(super) async fn streamed(journal: &Journal, visible: Visible) -> Result<Vec<Commit>> {
+    if visible.replayed().is_some() {
+        return Ok(Vec::new());
+    }
     let journal = journal.clone();
-    let look = move || -> Result<Vec<u32>> {
+    let look = move || -> Result<Vec<Commit>> {
         let back = if visible.running().next().is_some() { BACK } else { NEAR };
-        let from = Lsn(journal.position().lsn.0.saturating_sub(back));
+        let position = journal.position().lsn;
+        let from = Lsn(position.0.saturating_sub(back));
         let stored = journal.transactions_above(from, LOOKED_AT)?;
-        let mut unseen: Vec<u32> =
-            stored.iter().map(|stored| stored.xid).filter(|xid| !visible.sees(*xid)).collect();
+        // A primary's snapshots go by the id alone.
+        let commit = |xid| Commit { xid, at: position };
+        let commits = stored.iter().map(|stored| commit(stored.xid));
+        let mut unseen: Vec<Commit> = commits.filter(|commit| !visible.sees(*commit)).collect();
         // More than can be looked at: all that are in progress may have been.
         if stored.len() >= LOOKED_AT {
-            unseen.extend(visible.running());
+            unseen.extend(visible.running().map(commit));
         }
         Ok(unseen)
     };

@@ -28,12 +28,31 @@ pub(super) async fn instead_of(backend: i32, info: &Conninfo) -> Result<Client> 
     Ok(client)
 }
 
+/// What a server does that is to send something.
+pub(super) enum Nudged {
+    Written,
+    /// It can write nothing; and why what is waited for has not been replayed.
+    Standby(&'static str),
+}
+
 /// Has the server write and send something; it changes nothing.
-pub(super) async fn nudge(client: &Client) -> Result<()> {
+pub(super) async fn nudge(client: &Client) -> Result<Nudged> {
     let failed = |error| sql_error("Cannot have the server send its position", error);
-    client
-        .execute("select pg_logical_emit_message(true, 'rowcast.heartbeat', '')", &[])
-        .await
-        .map(drop)
-        .map_err(failed)
+    let sql = "select case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() <> 'not paused' end,
+                      exists (select from pg_stat_wal_receiver),
+                      case when not pg_is_in_recovery()
+                           then pg_logical_emit_message(true, 'rowcast.heartbeat', '') end";
+    let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    Ok(match (row.get(0), row.get(1)) {
+        (None, _) => Nudged::Written,
+        (Some(true), _) => Nudged::Standby("The standby's replay is paused: SELECT pg_wal_replay_resume();"),
+        (_, false) => Nudged::Standby(
+            "The standby receives nothing (pg_stat_wal_receiver is empty), and goes on when its archive brings more: \
+             see primary_conninfo and the standby's log",
+        ),
+        (_, true) => Nudged::Standby(
+            "The standby has not replayed yet what it had received when rows were read: see pg_stat_wal_receiver and \
+             recovery_min_apply_delay",
+        ),
+    })
 }

@@ -19,7 +19,7 @@ use super::pace::Pace;
 use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
 use super::scan;
-use super::server::{backend, instead_of, nudge, oid};
+use super::server::{Nudged, backend, instead_of, nudge, oid};
 use super::size::{FIRST_ROWS, adapted};
 use super::task::Surroundings;
 use crate::setup::slot;
@@ -37,6 +37,9 @@ const UNSEEN_SILENT: Duration = Duration::from_secs(10);
 /// An idle server does not send what would show that the stream has passed a chunk's position: after this it is given
 /// something to send.
 const NUDGE_AFTER: Duration = Duration::from_millis(200);
+
+/// For how long what a standby has not replayed yet is not worth a word.
+const REPLAY_SILENT: Duration = Duration::from_secs(10);
 
 /// Between two looks whether sinks have come by.
 const CROWDED_PAUSE: Duration = Duration::from_millis(500);
@@ -93,15 +96,6 @@ impl Reading {
     ///
     /// What the server says; it is tried again later from there.
     pub(crate) async fn run(mut self) -> Result<Ended> {
-        if self.around.standby {
-            return Err(Error::refused("Snapshots are read from a primary, and the source is a standby")
-                .hint(if self.job.sinks.is_empty() {
-                    "Read the rows from the primary, or set source.snapshot = \"never\""
-                } else {
-                    "Read from the primary; or `rowcast snapshot '*' --cancel`, and a sink that is added has start = \
-                     \"earliest\""
-                }));
-        }
         let mut client = sql_client(&self.around.source.info).await?;
         self.backend = backend(&client).await?;
         let Some(relation) = oid(&client, &self.job).await? else {
@@ -285,6 +279,7 @@ impl Reading {
             window,
             visible: chunk.visible,
             lsn: chunk.lsn,
+            due: chunk.due,
             at: now(),
             schema: self.around.journal.register(chunk.schema)?,
             rows: chunk.rows,
@@ -302,11 +297,12 @@ impl Reading {
     /// Waits until a chunk has been written, or not.
     async fn hear(&mut self, client: &Client, sent: Sent) -> Result<Round> {
         let Sent { mut answer, before } = sent;
+        let sent = Instant::now();
         let written = loop {
             match timeout(NUDGE_AFTER, &mut answer).await {
                 Ok(written) => break written.map_err(|_| gone(Gone))?,
                 Err(_) if self.around.orders.is_closed() => return Err(gone(Gone)),
-                Err(_) => nudge(client).await?,
+                Err(_) => self.nudge(client, sent).await?,
             }
         };
         match written {
@@ -343,6 +339,16 @@ impl Reading {
         Ok(Round::Next)
     }
 
+    /// Has the server show how far it has sent, for a chunk that has waited since `sent`.
+    async fn nudge(&self, client: &Client, sent: Instant) -> Result<()> {
+        let Nudged::Standby(why) = nudge(client).await? else { return Ok(()) };
+        if sent.elapsed() > REPLAY_SILENT {
+            self.say(Some(why));
+        }
+        // It cannot be given anything to send; asked, it says how far it is.
+        self.order(Order::Ask).await
+    }
+
     /// From the table's first row, also after a crash from now on.
     async fn begin_anew(&mut self) -> Result<()> {
         let relation = self.job.progress.relation;
@@ -372,7 +378,7 @@ impl Reading {
             Why::Unseen => {
                 let since = *self.unseen_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > UNSEEN_SILENT {
-                    self.say(Some("A commit that was streamed is not visible to others yet: does it wait for a synchronous standby?"));
+                    self.say(Some("What was streamed is not visible yet: a commit waits for a synchronous standby, or the standby that is read has not replayed it since it was started"));
                 }
                 sleep(UNSEEN_PAUSE).await;
             }
@@ -390,6 +396,10 @@ impl Reading {
                 *client = instead_of(self.backend, &self.around.source.info).await?;
                 self.backend = backend(client).await?;
             }
+            Outcome::Promoted => tracing::info!(
+                table = self.job.channel(),
+                "The standby was promoted while rows were read: they are read again"
+            ),
             Outcome::Gone => {
                 return self.drop_it("is gone, or not published any more").await.map(Round::Ended);
             }

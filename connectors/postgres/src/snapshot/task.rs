@@ -18,17 +18,17 @@ use tokio_postgres::Client;
 
 use super::command;
 use super::job::{ALL, Job, Jobs, Progress, Wanted};
+use super::moment;
 use super::order::{ORDERS, Order, Orders, begin};
 use super::read::CHUNK_MB;
 use super::rowless::rows_last;
 use super::scan;
 use super::table::{Ended, Reading};
-use super::visible::Visible;
 use super::wishes::{self, Wishes};
 use crate::config::{SnapshotMode, Source};
 use crate::setup::publications;
 use crate::tables::Tables;
-use crate::wire::{sql_client, sql_error};
+use crate::wire::sql_client;
 
 /// How often the journal's notes are looked at for something to read.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -68,7 +68,6 @@ pub(crate) struct Surroundings {
     pub(crate) version: u32,
     /// The slot's birth: which history the stream is of.
     pub(crate) history: Lsn,
-    pub(crate) standby: bool,
     /// A permit for each megabyte that chunks may take.
     pub(crate) memory: Arc<Semaphore>,
 }
@@ -83,7 +82,7 @@ impl Snapshots {
         source: Source,
         journal: &Journal,
         status: &Status,
-        (version, standby): (u32, bool),
+        version: u32,
     ) -> Result<(Self, mpsc::Receiver<Order>)> {
         let (orders, heard) = mpsc::channel(ORDERS);
         let (stopper, stopped) = stop();
@@ -94,7 +93,6 @@ impl Snapshots {
             status: status.clone(),
             orders,
             version,
-            standby,
             memory: Arc::new(Semaphore::new(CHUNKS_MB)),
         };
         // A thread of its own: reading must not take time from the stream, whose thread sleeps when it is behind.
@@ -286,12 +284,7 @@ impl Desk {
         let gone = |_| Error::transient("The stream has ended");
         begin(&self.around.orders, &self.around.journal, Order::Watch).await.map_err(gone)?;
         let client = sql_client(&self.around.source.info).await?;
-        let failed = |error| sql_error("Cannot take a snapshot", error);
-        let row = client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(failed)?;
-        let visible: Visible = row
-            .get::<_, &str>(0)
-            .parse()
-            .map_err(|_| Error::failed("The server's snapshot cannot be understood"))?;
+        let visible = moment::from_now_on(&client).await?;
         let streamed = scan::streamed(&self.around.journal, visible).await?;
         self.around.orders.send(Order::Seed(streamed)).await.map_err(|_| gone(super::order::Gone))?;
         self.watching = true;

@@ -7,16 +7,20 @@
 
 #[cfg(test)]
 mod bulk;
+#[cfg(test)]
+mod doubt;
 mod window;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
 use rowcast_engine::record::{Tuple, Value};
 use rowcast_engine::schema::{Schema, SchemaId};
 
 use super::rows::key_bytes;
+use super::visible::Commit;
 use window::Table;
 pub(crate) use window::{Read, Verdict};
 
@@ -39,13 +43,21 @@ pub(crate) struct Tracker {
     tables: HashMap<u32, Table>,
     described: HashMap<u32, Described>,
     /// `None`: nobody reads.
-    ring: Option<Vec<u32>>,
+    ring: Option<Vec<Commit>>,
+    /// A place in the newest commit record that was streamed, over this connection or before.
+    reached: Option<Lsn>,
     /// The transaction that is being taken in.
-    arriving: Option<u32>,
+    arriving: Option<Commit>,
     noted: usize,
 }
 
 impl Tracker {
+    /// Of a stream whose transactions up to here have been taken in before.
+    pub(crate) fn behind(position: Lsn) -> Self {
+        // Of a record that ends there, the last place.
+        Self { reached: position.0.checked_sub(1).map(Lsn), ..Self::default() }
+    }
+
     /// Whether changes have to be told.
     pub(crate) fn is_watching(&self) -> bool {
         !self.tables.is_empty()
@@ -57,10 +69,10 @@ impl Tracker {
     }
 
     /// Transactions that were streamed before, and may still be invisible.
-    pub(crate) fn seed(&mut self, xids: &[u32]) {
+    pub(crate) fn seed(&mut self, streamed: &[Commit]) {
         self.watch();
         if let Some(ring) = &mut self.ring {
-            ring.extend_from_slice(xids);
+            ring.extend_from_slice(streamed);
         }
     }
 
@@ -95,7 +107,7 @@ impl Tracker {
         let ring = self.ring.iter().flatten().copied();
         // Of the one that arrives some changes have been taken in and are in no window's notes.
         let streamed = ring.chain(self.arriving).collect();
-        Some(self.tables.get_mut(&relation)?.open(streamed))
+        Some(self.tables.get_mut(&relation)?.open(streamed, self.reached))
     }
 
     /// Closes a window whose chunk is not written.
@@ -117,7 +129,7 @@ impl Tracker {
     }
 
     /// A change has been taken in; `raw` is what follows the relation id in pgoutput's message.
-    pub(crate) fn change(&mut self, relation: u32, xid: u32, op: Op, raw: &[u8]) {
+    pub(crate) fn change(&mut self, relation: u32, commit: Commit, op: Op, raw: &[u8]) {
         let Some(table) = self.tables.get_mut(&relation) else { return };
         let key = self.described.get(&relation).map(|described| Arc::clone(&described.key));
         let touched = key.filter(|key| !key.is_empty()).and_then(|key| Touched::by(op, raw, &key));
@@ -135,10 +147,10 @@ impl Tracker {
         }
         if table.is_open() {
             if let Some(new) = new {
-                self.noted += table.note(new, xid, incomplete);
+                self.noted += table.note(new, commit, incomplete);
             }
             if let Some(old) = old.filter(|_| moved || op == Op::Delete) {
-                self.noted += table.note(old, xid, false);
+                self.noted += table.note(old, commit, false);
             }
             if self.noted > NOTED_MAX {
                 self.noted = 0;
@@ -148,28 +160,30 @@ impl Tracker {
     }
 
     /// A table was emptied.
-    pub(crate) fn truncate(&mut self, relation: u32, xid: u32) {
+    pub(crate) fn truncate(&mut self, relation: u32, commit: Commit) {
         if let Some(table) = self.tables.get_mut(&relation) {
-            table.truncate(xid);
+            table.truncate(commit);
         }
     }
 
     /// A transaction is going to be taken in.
-    pub(crate) fn arrives(&mut self, xid: u32) {
-        self.arriving = Some(xid);
+    pub(crate) fn arrives(&mut self, commit: Commit) {
+        self.arriving = Some(commit);
+        self.reached = Some(commit.at);
     }
 
     /// A transaction has been taken in whole.
-    pub(crate) fn delivered(&mut self, xid: u32) {
+    pub(crate) fn delivered(&mut self, commit: Commit) {
         self.arriving = None;
+        self.reached = Some(commit.at);
         if let Some(ring) = &mut self.ring {
-            ring.push(xid);
+            ring.push(commit);
         }
     }
 
     /// A transaction has been taken in that was sent before it committed, of whose changes nothing was told.
-    pub(crate) fn delivered_untold(&mut self, xid: u32) {
-        self.delivered(xid);
+    pub(crate) fn delivered_untold(&mut self, commit: Commit) {
+        self.delivered(commit);
         self.tables.values_mut().for_each(Table::lose);
     }
 
@@ -182,7 +196,7 @@ impl Tracker {
         if verdict == Verdict::Written
             && let Some(ring) = &mut self.ring
         {
-            ring.retain(|xid| !read.visible.sees(*xid));
+            ring.retain(|commit| !read.visible.sees(*commit));
         }
         if table.again.len() > AGAIN_MAX { Verdict::Void } else { verdict }
     }

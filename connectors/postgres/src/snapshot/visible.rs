@@ -1,14 +1,27 @@
-//! What a snapshot of Postgres sees, asked by the 32-bit ids that the stream names transactions by.
+//! What a snapshot of Postgres surely sees, asked by what the stream says of a transaction.
 
 use std::str::FromStr;
 
-/// `pg_current_snapshot()`: `xmin:xmax:xip,xip…`, 64-bit ids with their epoch.
+use rowcast_engine::Lsn;
+
+/// A committed transaction as the stream names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) xid: u32,
+    /// Where its commit record starts.
+    pub(crate) at: Lsn,
+}
+
+/// `pg_current_snapshot()`: `xmin:xmax:xip,xip…`, 64-bit ids with their epoch. Of a standby's the list is always empty,
+/// whatever is in progress; there the position decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Visible {
     xmin: u64,
     xmax: u64,
     /// In progress, in order.
     running: Vec<u64>,
+    /// On a standby: up to here it had replayed its log before the snapshot was taken.
+    replayed: Option<Lsn>,
 }
 
 /// No snapshot.
@@ -26,18 +39,32 @@ impl FromStr for Visible {
         let ids = list.split(',').filter(|id| !id.is_empty()).map(|id| id.parse().map_err(|_| NoSnapshot));
         let mut running = ids.collect::<Result<Vec<u64>, _>>()?;
         running.sort_unstable();
-        Ok(Self { xmin, xmax, running })
+        Ok(Self { xmin, xmax, running, replayed: None })
     }
 }
 
 impl Visible {
-    /// Whether what a committed transaction did is seen. Of two ids that end in the same 32 bits the one nearest to
-    /// the snapshot is meant: the other one is 2^31 transactions away, which Postgres itself does not allow.
-    pub(crate) fn sees(&self, xid: u32) -> bool {
-        let xid = self.whole(xid);
+    /// The same, taken on a standby that had replayed so much before.
+    pub(crate) fn on_standby(self, replayed: Lsn) -> Self {
+        Self { replayed: Some(replayed), ..self }
+    }
+
+    /// Whether what a committed transaction did is surely seen.
+    ///
+    /// A primary knows that of each. A standby shows commits in the order of its log, and its position is moved behind a
+    /// record when that has been applied: what begins below the position is seen, and of what came while the snapshot
+    /// was taken nobody knows. That counts as not seen: a row that is left out since an event has replaced it is not
+    /// missed, even if the row had the event in it already.
+    pub(crate) fn sees(&self, commit: Commit) -> bool {
+        if let Some(replayed) = self.replayed {
+            return commit.at < replayed;
+        }
+        let xid = self.whole(commit.xid);
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
     }
 
+    /// Of two ids that end in the same 32 bits the one nearest to the snapshot is meant: the other one is 2^31
+    /// transactions away, which Postgres itself does not allow.
     fn whole(&self, xid: u32) -> u64 {
         let whole = (self.xmax & !0xffff_ffff) | u64::from(xid);
         if whole > self.xmax + (1 << 31) {
@@ -49,13 +76,18 @@ impl Visible {
         }
     }
 
+    /// The position before the snapshot, if it is a standby's.
+    pub(crate) fn replayed(&self) -> Option<Lsn> {
+        self.replayed
+    }
+
     /// The lower 32 bits of those in progress.
     #[expect(clippy::cast_possible_truncation, reason = "the stream names no more of them")]
     pub(crate) fn running(&self) -> impl Iterator<Item = u32> + '_ {
         self.running.iter().map(|xid| *xid as u32)
     }
 
-    /// The lower 32 bits of the oldest id that was in progress.
+    /// The lower 32 bits of the oldest id that was in progress; a standby knows it, too.
     #[expect(clippy::cast_possible_truncation, reason = "the stream names no more of them")]
     pub(crate) fn xmin(&self) -> u32 {
         self.xmin as u32
@@ -66,13 +98,17 @@ impl Visible {
 mod tests {
     use super::*;
 
+    fn sees(visible: &Visible, xid: u32) -> bool {
+        visible.sees(Commit { xid, at: Lsn(7) })
+    }
+
     #[test]
     fn as_postgres_prints_it() {
         let seen: Visible = "10:20:12,15".parse().unwrap();
-        assert!(seen.sees(9) && seen.sees(10) && seen.sees(13) && seen.sees(19));
-        assert!(!seen.sees(12) && !seen.sees(15) && !seen.sees(20) && !seen.sees(21));
+        assert!([9, 10, 13, 19].into_iter().all(|xid| sees(&seen, xid)));
+        assert!(![12, 15, 20, 21].into_iter().any(|xid| sees(&seen, xid)));
         assert_eq!(seen.running().collect::<Vec<_>>(), [12, 15]);
-        assert!("7:7:".parse::<Visible>().unwrap().sees(6));
+        assert!(sees(&"7:7:".parse().unwrap(), 6));
         assert_eq!("10:x:".parse::<Visible>(), Err(NoSnapshot));
         assert_eq!("".parse::<Visible>(), Err(NoSnapshot));
     }
@@ -81,9 +117,19 @@ mod tests {
     fn across_the_end_of_the_32_bits() {
         let epoch: u64 = 5 << 32;
         let seen: Visible = format!("{}:{}:{}", epoch - 3, epoch + 4, epoch - 2).parse().unwrap();
-        assert!(seen.sees(u32::MAX - 3) && seen.sees(u32::MAX) && seen.sees(3));
-        assert!(!seen.sees(u32::MAX - 1) && !seen.sees(4) && !seen.sees(5));
+        assert!([u32::MAX - 3, u32::MAX, 3].into_iter().all(|xid| sees(&seen, xid)));
+        assert!(![u32::MAX - 1, 4, 5].into_iter().any(|xid| sees(&seen, xid)));
         let before: Visible = format!("{}:{}:", epoch - 9, epoch - 9).parse().unwrap();
-        assert!(!before.sees(2), "it comes after the turn");
+        assert!(!sees(&before, 2), "it comes after the turn");
+    }
+
+    /// Its list says that all below `xmax` is seen.
+    #[test]
+    fn on_a_standby_the_position_decides() {
+        let seen = "10:20:".parse::<Visible>().unwrap().on_standby(Lsn(100));
+        assert_eq!((seen.xmin(), seen.replayed()), (10, Some(Lsn(100))));
+        for (xid, at, surely) in [(9, 99, true), (30, 99, true), (19, 100, false), (9, 101, false)] {
+            assert_eq!(seen.sees(Commit { xid, at: Lsn(at) }), surely, "{xid} at {at}");
+        }
     }
 }

@@ -11,6 +11,7 @@ pub(super) mod load;
 mod marks;
 mod orders;
 mod rows;
+mod standby;
 mod streamed;
 mod window;
 

@@ -8,19 +8,21 @@ use super::harness::{Capture, Directory, config, run, set, sql, until, value};
 use crate::support::Server;
 
 /// A primary with a table, and a standby of it.
-async fn pair(mut primary: Server) -> (Server, Server) {
+async fn pair(primary: Server) -> (Server, Server) {
+    pair_after(primary, "create table t (id int primary key)").await
+}
+
+/// A primary on which this has been run, and a standby of it.
+pub(super) async fn pair_after(mut primary: Server, statements: &str) -> (Server, Server) {
     let client = sql(&primary).await;
-    run(
-        &client,
-        "create table t (id int primary key); select pg_create_physical_replication_slot('standby')",
-    )
-    .await;
+    run(&client, statements).await;
+    run(&client, "select pg_create_physical_replication_slot('standby')").await;
     drop(client);
     let standby = primary.with_standby("", "");
     (primary, standby)
 }
 
-fn reading(standby: &Server) -> Config {
+pub(super) fn reading(standby: &Server) -> Config {
     Config { manage: false, tables: vec!["public.t".to_owned()], ..config(standby) }
 }
 
@@ -32,7 +34,7 @@ async fn refusal(config: Config) -> (String, String) {
 }
 
 /// The standby makes its slot when the primary tells it what is running.
-async fn make_slot(primary: &Client, standby: &Server) {
+pub(super) async fn make_slot(primary: &Client, standby: &Server) {
     let client = sql(standby).await;
     let made = tokio::spawn(async move {
         client.batch_execute("select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await

@@ -60,8 +60,10 @@ pub(super) fn scan(
     };
     let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
     let torn = stopped.or_else(|| (good_end < length).then(unfinished));
-    // A spilled transaction was whole and synced before its file had its name.
-    let may_be_torn = newest && segment.header.spilled.is_none();
+    // A spilled transaction was whole and synced before its file had its name; any other, when it had its index.
+    let may_be_torn = newest
+        && segment.header.spilled.is_none()
+        && sidecar::durable_to(disk, &segment.path, &segment.header) <= good_end;
     if let Some(broken) = torn {
         if !may_be_torn || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? {
             return Err(broken_middle(&segment.path, &broken));

@@ -11,19 +11,18 @@ use crate::journal::StreamPosition;
 use crate::journal::compressed::{FOOTER_BYTES, blanked_view};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::installation;
-use crate::journal::lost_end::{LostEnd, SHORT};
+use crate::journal::lost_end::{LostEnd, SHORT, number_of};
 use crate::journal::opening::{SHOWN_MAX, never_begun, segment_paths};
-use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit};
+use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit, rightly_named};
 use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
+use crate::journal::sidecar;
 use crate::journal::writer::now;
 use crate::lsn::Lsn;
+use crate::record::layout::NUMBERS_END;
 use crate::record::{Aside, Header, asides};
-
-/// Numbers stay below 2^53, so that JavaScript keeps them; what claims to be above is damage.
-const NUMBERS_END: u64 = 1 << 53;
 
 /// What a survey found.
 #[derive(Debug)]
@@ -111,6 +110,7 @@ impl Survey<'_> {
         match SegmentHeader::decode(&bytes) {
             Ok(header) => {
                 self.whose(path, header.installation)?;
+                rightly_named(path, header.base)?;
                 self.join(path, &header)?;
                 let packed = is_compressed(&bytes);
                 match blanked_view(Arc::clone(&file), &bytes) {
@@ -133,7 +133,12 @@ impl Survey<'_> {
                 }
             }
             // Opening removes it; only behind a bridge it would be in the way.
-            Err(_) if newest && never_begun(&bytes, read) && self.wound.is_none() && !self.is_cut(path) => {
+            Err(_)
+                if newest
+                    && never_begun(&bytes, read, length)
+                    && self.wound.is_none()
+                    && !self.is_cut(path) =>
+            {
                 Ok(())
             }
             Err(reason) if reason == OTHER_VERSION => Err(broken_segment(path, reason)),
@@ -272,7 +277,8 @@ impl Survey<'_> {
             return Ok(());
         };
         // A compressed one was whole when it got its name.
-        let may_be_torn = newest && !packed && header.spilled.is_none() && !lost;
+        let sure = || sidecar::durable_to(self.disk, path, header);
+        let may_be_torn = newest && !packed && header.spilled.is_none() && !lost && sure() <= walk.good_end;
         if may_be_torn && !follows(&mut walk.scanner, path)? {
             self.kept = walk.sound;
             return Ok(());
@@ -406,9 +412,4 @@ fn io_of(error: ScanError) -> std::io::Error {
 
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// The number in a segment's name: of its first event.
-fn number_of(path: &Path) -> Option<u64> {
-    path.file_stem()?.to_str()?.parse().ok().filter(|number| *number < NUMBERS_END)
 }

@@ -17,6 +17,7 @@ use crate::capture::assembly::StreamCommit;
 use crate::capture::spill::MAX_OPEN;
 use crate::capture::streamed::{Found, Streamed};
 use crate::pgoutput::{Message, decode};
+use crate::snapshot::visible::Commit;
 
 impl Session {
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
@@ -37,7 +38,8 @@ impl Session {
         }
         streamed.tell(&mut self.assembly.relations, &found);
         if is_live {
-            self.assembly.snapshots.delivered_untold(commit.xid);
+            let commit = Commit { xid: commit.xid, at: commit.final_lsn };
+            self.assembly.snapshots.delivered_untold(commit);
         }
         self.assembly.stream_ended(commit.end, is_live);
         self.assembly.finished = commit.end;

@@ -1,12 +1,14 @@
 //! More keys than can be kept for reading them again; a transaction that is half taken in.
 
+use rowcast_engine::Lsn;
+
 use super::*;
 use crate::snapshot::model::{KEY, TABLE, schema};
 use crate::snapshot::rows::Rows;
-use crate::snapshot::visible::Visible;
+use crate::snapshot::visible::{Commit, Visible};
 
 /// Of no such transaction it is seen.
-const LATER: u32 = 900;
+const LATER: Commit = Commit { xid: 900, at: Lsn(90) };
 
 /// An update of a row whose large column stays as it is.
 fn update(tracker: &mut Tracker, key: u32) {

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use rowcast_engine::Lsn;
 use rowcast_engine::record::Tuple;
 use rowcast_engine::schema::SchemaId;
 
 use crate::snapshot::rows::{Rows, key_bytes};
-use crate::snapshot::visible::Visible;
+use crate::snapshot::visible::{Commit, Visible};
 
 /// What a note takes beside its key, about.
-const NOTE_BYTES: usize = 48;
+const NOTE_BYTES: usize = 56;
 
 /// Keys that one chunk may add to those that are read again. More come of a bulk update that leaves TOASTed values as
 /// they are: reading the chunk again is less than reading its rows by their keys.
@@ -50,7 +51,7 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 struct Noted {
     key: Box<[u8]>,
-    xid: u32,
+    commit: Commit,
     incomplete: bool,
 }
 
@@ -59,7 +60,9 @@ struct Window {
     number: u64,
     /// The first note that counts.
     from: u64,
-    ring: Vec<u32>,
+    ring: Vec<Commit>,
+    /// A place in the newest commit record that had been streamed.
+    reached: Option<Lsn>,
     /// The version that the table came to be.
     version: Option<SchemaId>,
     overflown: bool,
@@ -74,7 +77,7 @@ pub(super) struct Table {
     notes: VecDeque<Noted>,
     first: u64,
     /// Transactions that emptied the table, with the number of the note that came next.
-    truncates: Vec<(u64, u32)>,
+    truncates: Vec<(u64, Commit)>,
     windows: VecDeque<Window>,
     opened: u64,
     bytes: usize,
@@ -96,10 +99,10 @@ impl Table {
         self.again.clear();
     }
 
-    pub(super) fn open(&mut self, ring: Vec<u32>) -> u64 {
+    pub(super) fn open(&mut self, ring: Vec<Commit>, reached: Option<Lsn>) -> u64 {
         self.opened += 1;
         let (number, from) = (self.opened, self.first + self.notes.len() as u64);
-        self.windows.push_back(Window { number, from, ring, version: None, overflown: false });
+        self.windows.push_back(Window { number, from, ring, reached, version: None, overflown: false });
         number
     }
 
@@ -123,10 +126,10 @@ impl Table {
     }
 
     /// Gives how many bytes it takes.
-    pub(super) fn note(&mut self, key: Box<[u8]>, xid: u32, incomplete: bool) -> usize {
+    pub(super) fn note(&mut self, key: Box<[u8]>, commit: Commit, incomplete: bool) -> usize {
         let bytes = NOTE_BYTES + key.len();
         self.bytes += bytes;
-        self.notes.push_back(Noted { key, xid, incomplete });
+        self.notes.push_back(Noted { key, commit, incomplete });
         bytes
     }
 
@@ -138,9 +141,9 @@ impl Table {
         self.windows.iter_mut().for_each(|window| window.overflown = true);
     }
 
-    pub(super) fn truncate(&mut self, xid: u32) {
+    pub(super) fn truncate(&mut self, commit: Commit) {
         if self.is_open() {
-            self.truncates.push((self.first + self.notes.len() as u64, xid));
+            self.truncates.push((self.first + self.notes.len() as u64, commit));
         }
     }
 
@@ -157,12 +160,17 @@ impl Table {
         if window.version.is_some_and(|version| version != read.schema) {
             return Verdict::Changed;
         }
-        if window.ring.iter().any(|xid| !read.visible.sees(*xid)) {
+        // A standby's stream tells what that has replayed. One that was started again, or another one that answers at the
+        // same address, may lie behind it.
+        let lies_behind = |replayed| window.reached.is_some_and(|reached| reached >= replayed);
+        if window.ring.iter().any(|commit| !read.visible.sees(*commit))
+            || read.visible.replayed().is_some_and(lies_behind)
+        {
             return Verdict::Unseen;
         }
         let from = window.from;
         let newer = newer(&self.notes, from.saturating_sub(self.first), read.visible);
-        let emptied = self.truncates.iter().any(|(at, xid)| *at >= from && !read.visible.sees(*xid));
+        let emptied = self.truncates.iter().any(|(at, commit)| *at >= from && !read.visible.sees(*commit));
         let rows = if emptied || newer.is_empty() { None } else { Some(superseded(read, &newer)) };
         let again: Vec<&[u8]> = rows.iter().flatten().filter_map(Row::again).collect();
         // Smaller, the chunk is read when what was changed is seen. It ends: so many rows cannot have more such keys.
@@ -220,12 +228,12 @@ fn superseded<'a, 'n>(read: &Read<'a>, newer: &HashMap<&'n [u8], bool>) -> Vec<R
     read.rows.iter().map(fate).collect()
 }
 
-/// The keys that were changed by transactions that the snapshot does not see, and whether an event of theirs lacks
+/// The keys that were changed by transactions that the snapshot does not surely see, and whether an event of theirs lacks
 /// values.
 fn newer<'a>(notes: &'a VecDeque<Noted>, from: u64, visible: &Visible) -> HashMap<&'a [u8], bool> {
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     let mut newer = HashMap::new();
-    for noted in notes.iter().skip(from).filter(|noted| !visible.sees(noted.xid)) {
+    for noted in notes.iter().skip(from).filter(|noted| !visible.sees(noted.commit)) {
         *newer.entry(&*noted.key).or_insert(false) |= noted.incomplete;
     }
     newer

@@ -12,6 +12,11 @@ use super::*;
 /// Keys that rows move between: half of them have one, which is more than a first chunk holds.
 const KEYS: i32 = 10_000;
 
+/// What is changed meanwhile.
+pub(super) const TABLE: &str = "create table t (id int primary key, v text, big text);
+    alter table t alter big set storage external;
+    insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 9999, 2) i";
+
 pub(in crate::capture) fn seed() -> u64 {
     let seed = std::env::var("ROWCAST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| rand::rng().random());
@@ -93,21 +98,14 @@ fn again(capture: &Capture) -> Option<usize> {
     job["progress"]["again"].as_array().map(Vec::len)
 }
 
-/// Has the table changed and capture killed again and again until all that is wanted has been read.
-async fn read_under_load(
+/// Has [`TABLE`] changed and capture killed again and again until all that is wanted has been read.
+pub(super) async fn read_under_load(
     server: &Server,
     config: &rowcast_postgres::Config,
     sinks: &[Sink<'_>],
     wanted: Option<&str>,
 ) -> (Client, Capture, Directory) {
     let client = sql(server).await;
-    run(
-        &client,
-        "create table t (id int primary key, v text, big text);
-                  alter table t alter big set storage external;
-                  insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 9999, 2) i",
-    )
-    .await;
     let (seed, directory) = (seed(), Directory::new());
     let writers = Writers::start([sql(server).await, sql(server).await, sql(server).await], seed).await;
     let mut config = config.clone();
@@ -137,7 +135,7 @@ async fn read_under_load(
     (client, capture, directory)
 }
 
-async fn equal_to_the_table(client: &Client, events: &[Seen]) {
+pub(super) async fn equal_to_the_table(client: &Client, events: &[Seen]) {
     let reads = events.iter().filter(|event| event.op == Op::Read).count();
     println!("{reads} rows read, {} events", events.len());
     let (built, real) = (rebuilt(events, "public.t", 3), actual(client, "t", &["id", "v", "big"]).await);
@@ -150,6 +148,7 @@ async fn equal_to_the_table(client: &Client, events: &[Seen]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_full_write_load_it_ends_equal_to_the_table() {
     let server = Server::start("");
+    run(&sql(&server).await, TABLE).await;
     let (client, capture, _directory) = read_under_load(&server, &initial(&server), &[], None).await;
     equal_to_the_table(&client, &capture.events()).await;
     capture.stop().await;
@@ -158,6 +157,7 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_full_write_load_a_sink_and_everybody_end_equal_to_the_table() {
     let server = Server::start("");
+    run(&sql(&server).await, TABLE).await;
     let (sinks, wanted) = ([("a", Some(5)), ("b", None)], Some("select rowcast.snapshot('t')"));
     let (client, capture, _directory) = read_under_load(&server, &config(&server), &sinks, wanted).await;
     equal_to_the_table(&client, &capture.events_for("a")).await;

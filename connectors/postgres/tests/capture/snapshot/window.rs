@@ -4,7 +4,10 @@ use rowcast_engine::snapshots::Command;
 
 use super::*;
 
-async fn ask(capture: &Capture) {
+pub(super) const TABLE: &str = "create table t (id int primary key, v text);
+    insert into t select i, 'old' from generate_series(1, 20000) i";
+
+pub(super) async fn ask(capture: &Capture) {
     let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
     capture.status.ask_for_snapshot(wanted).await.unwrap();
 }
@@ -12,13 +15,19 @@ async fn ask(capture: &Capture) {
 #[tokio::test(flavor = "multi_thread")]
 async fn emptied_and_filled_and_altered_while_it_is_read() {
     let server = Server::start("");
-    let (client, directory) = (sql(&server).await, Directory::new());
-    run(&client, "create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 20000) i").await;
-    let capture = Capture::start(config(&server), directory.path()).await;
+    let client = sql(&server).await;
+    run(&client, TABLE).await;
+    emptied_and_altered(&client, config(&server)).await;
+}
+
+/// Of the table that this client changes.
+pub(super) async fn emptied_and_altered(client: &Client, config: rowcast_postgres::Config) {
+    let directory = Directory::new();
+    let capture = Capture::start(config, directory.path()).await;
     for round in 0..6 {
         ask(&capture).await;
         for step in 0..4 {
-            run(&client, &format!(
+            run(client, &format!(
                 "begin; truncate t; insert into t select i, 'r{round}.{step}' from generate_series(1, 3000) i; commit;
                  alter table t add column c{round}_{step} int default {step};
                  update t set c{round}_{step} = 7 where id % 100 = 0;
@@ -29,7 +38,7 @@ async fn emptied_and_filled_and_altered_while_it_is_read() {
         until("the rows", async || capture.report().snapshots.is_empty()).await;
         read_whole(&capture).await;
     }
-    caught_up(&client, &capture).await;
+    caught_up(client, &capture).await;
     // Of the first columns: later ones are there only from their ALTER on, with no event for the rows before.
     let events: Vec<Seen> = capture
         .events()
@@ -39,6 +48,6 @@ async fn emptied_and_filled_and_altered_while_it_is_read() {
             Seen { new, ..event }
         })
         .collect();
-    assert_eq!(rebuilt(&events, "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    assert_eq!(rebuilt(&events, "public.t", 2), actual(client, "t", &["id", "v"]).await);
     capture.stop().await;
 }

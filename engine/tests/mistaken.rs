@@ -1,0 +1,86 @@
+//! Files that are sound and stand where they do not belong: nobody's rows are given out under other numbers.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{self, Read, repair};
+
+use crate::damage::{all, copy, history, segments, small};
+
+fn refusals(dir: &Path) -> [rowcast_engine::Error; 3] {
+    [
+        journal::open(small(dir), Arc::new(RealDisk)).unwrap_err(),
+        journal::check(dir, &RealDisk).unwrap_err(),
+        repair(dir, &RealDisk, 0, false).unwrap_err(),
+    ]
+}
+
+#[tokio::test]
+async fn a_segment_of_another_name_is_told_by_all_with_the_right_one() {
+    let dir = history().await;
+    let right = segments(dir.path())[2].clone();
+    let wrong = dir.path().join("00000000000000000007.seg");
+    fs::rename(&right, &wrong).unwrap();
+    for error in refusals(dir.path()) {
+        assert!(error.to_string().contains("its name is not the number of its first event"), "{error}");
+        let hint = error.remedy().unwrap();
+        assert!(hint.ends_with(&format!("mv {} {}", wrong.display(), right.display())), "{hint}");
+    }
+    fs::rename(&wrong, &right).unwrap();
+    fs::copy(&right, &wrong).unwrap();
+    for error in refusals(dir.path()) {
+        assert!(error.remedy().unwrap().contains("move one of the two"), "{error}");
+    }
+    fs::remove_file(&wrong).unwrap();
+    journal::check(dir.path(), &RealDisk).unwrap();
+}
+
+#[tokio::test]
+async fn an_index_that_was_copied_speaks_for_nobody() {
+    let dir = history().await;
+    let whole = all(copy(dir.path()).path()).await;
+    let index = segments(dir.path())[2].with_extension("idx");
+    for name in ["00009000000000000000.idx", "00009042379102626488.idx"] {
+        fs::copy(&index, dir.path().join(name)).unwrap();
+    }
+    journal::check(dir.path(), &RealDisk).unwrap();
+    assert!(repair(dir.path(), &RealDisk, 0, false).unwrap().is_sound());
+    assert_eq!(all(dir.path()).await, whole);
+}
+
+#[tokio::test]
+async fn a_check_asks_whose_they_are() {
+    let dir = history().await;
+    let file = dir.path().join("installation");
+    let ours = fs::read(&file).unwrap();
+    for (other, words) in [
+        (None, "is missing, though segments are there"),
+        (Some("me"), "holds no installation number"),
+        (Some("6b9c2f5e-8c3c-4f6e-9d53-0c7a1a5b2f10\n"), "belongs to another installation"),
+    ] {
+        let _ = fs::remove_file(&file);
+        other.into_iter().for_each(|text| fs::write(&file, text).unwrap());
+        let error = journal::check(dir.path(), &RealDisk).unwrap_err();
+        assert!(error.to_string().contains(words) && error.remedy().is_some(), "{error}");
+    }
+    fs::write(&file, ours).unwrap();
+    journal::check(dir.path(), &RealDisk).unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_does_not_take_a_file_for_the_one_whose_place_it_has() {
+    let dir = history().await;
+    let journal = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap();
+    let paths = segments(dir.path());
+    let of = |path: &Path| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+    let before = of(&paths[1]) - 1;
+    assert!(matches!(journal.read(before).unwrap(), Read::Batches(_)));
+    fs::copy(&paths[2], &paths[1]).unwrap();
+    let error = journal.read(before).unwrap_err();
+    assert!(error.to_string().contains(paths[1].to_str().unwrap()) && error.remedy().is_some(), "{error}");
+    assert!(journal.summary().damage.is_some(), "status says so");
+    assert!(matches!(journal.read(of(&paths[2]) - 1).unwrap(), Read::Batches(_)), "the others are served");
+    journal.close().await;
+}

@@ -12,7 +12,7 @@ use rowcast_engine::{Error, Kind, Result};
 use serde::Serialize;
 
 use crate::config::{Config, Source};
-use crate::setup::candidates::{self, Table};
+use crate::setup::candidates::{self, Table, unpublished_remedy};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
 use crate::wire::answering_client;
 
@@ -182,12 +182,16 @@ fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirem
         wanted.is_empty().then(|| "Check source.tables: no table matches it".to_owned()),
     )];
     let worth_naming: Vec<&Table> =
-        wanted.into_iter().filter(|table| !table.identified || !listed_or_ours(table, source)).collect();
+        wanted.into_iter().filter(|table| is_worth_naming(table, source)).collect();
     found.extend(worth_naming.iter().take(NAMED_TABLES).map(|table| of_table(table, source, server)));
     if let Some(more) = worth_naming.len().checked_sub(NAMED_TABLES).filter(|more| *more > 0) {
         found.push(requirement("tables", true, format!("{more} more like these"), None));
     }
     found
+}
+
+fn is_worth_naming(table: &Table, source: &Source) -> bool {
+    !table.identified || !table.hidden.is_empty() || !listed_or_ours(table, source)
 }
 
 /// It is in a publication, or can be put into one.
@@ -208,6 +212,11 @@ fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
         let found =
             format!("in no publication, and it belongs to {:?}, not to {:?}", table.owner, server.role);
         return requirement(&name, false, found, remedy);
+    }
+    if !table.hidden.is_empty() {
+        let only = if table.identified { "" } else { "only inserts and truncates, and " };
+        let found = format!("{only}no key: {} of its key is not published", table.hidden.join(", "));
+        return requirement(&name, true, found, unpublished_remedy(&table.sql(), table.identified));
     }
     let remedy = format!(
         "To capture updates and deletes too, add a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL; (of a \

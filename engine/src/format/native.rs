@@ -195,8 +195,8 @@ impl<'a> RowWriter<'a, '_> {
         }
         write_member(out, "before");
         match old {
-            Some(old) => self.before(out, old),
-            None => write_null(out),
+            Some(old) if self.is_told(old) => self.before(out, old),
+            _ => write_null(out),
         }
         write_member(out, "after");
         let mut complete = true;
@@ -227,6 +227,11 @@ impl<'a> RowWriter<'a, '_> {
             self.member(out, column, filled(column, value, before, old));
         }
         out.push(b'}');
+    }
+
+    /// Of the identity nothing is told where a part of it is not published.
+    fn is_told(&self, old: Old<'a>) -> bool {
+        matches!(old, Old::Full(_)) || self.schema.columns.iter().any(|column| column.identity)
     }
 
     fn before(&mut self, out: &mut Vec<u8>, old: Old<'a>) {

@@ -9,7 +9,7 @@ mod types;
 
 use std::time::Duration;
 
-use rowcast_engine::schema::{Column, Schema};
+use rowcast_engine::schema::{Column, Identity, Schema};
 use rowcast_engine::{Error, Result};
 use tokio::time::timeout;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
@@ -44,6 +44,8 @@ pub(crate) struct Described {
     pub(crate) schema: Schema,
     /// Schema and name of the table and of the partitioned tables above it.
     pub(crate) names: Vec<(String, String)>,
+    /// Columns of its key that are not published, for which its events have no key.
+    pub(crate) hidden: Vec<String>,
 }
 
 impl Catalog {
@@ -151,7 +153,7 @@ async fn describe(
     publications: &[String],
 ) -> Result<Described> {
     let failed = |error| sql_error(CANNOT_READ, error);
-    let facts = table::read(transaction, relation.id, publications).await.map_err(failed)?;
+    let facts = table::read(transaction, relation.id, publications).await?;
     let oids = relation.columns().map(|column| column.type_oid).collect();
     let types = types::read(transaction, oids).await.map_err(failed)?;
     if facts.names.is_empty() {
@@ -162,7 +164,7 @@ async fn describe(
 }
 
 fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) -> Described {
-    let columns: Vec<Column> = relation
+    let mut columns: Vec<Column> = relation
         .columns()
         .map(|column| Column {
             name: column.name.to_owned(),
@@ -173,6 +175,10 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
         })
         .collect();
     let keys = keys::choose(relation.identity, &columns, &facts);
+    if !keys.hidden.is_empty() && relation.identity != Identity::Full {
+        // A part of a key identifies nothing.
+        columns.iter_mut().for_each(|column| column.identity = false);
+    }
     let schema = Schema {
         id: 0,
         relation: relation.id,
@@ -189,5 +195,5 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
     };
     let mut names = facts.names;
     names.push((schema.schema.clone(), schema.table.clone()));
-    Described { schema, names }
+    Described { schema, names, hidden: keys.hidden }
 }

@@ -1,6 +1,11 @@
 //! What the catalog says of a table itself.
 
-use tokio_postgres::{Error, Transaction};
+use rowcast_engine::{Error, Result};
+use serde::Deserialize;
+use tokio_postgres::{Row, Transaction};
+
+use crate::setup::server::GENERATED_COLUMNS;
+use crate::wire::sql_error;
 
 /// As of now. All empty for a table that is gone.
 #[derive(Debug, Default)]
@@ -16,8 +21,20 @@ pub(super) struct TableFacts {
     pub(super) identity: Vec<String>,
     /// Columns of the first unique index that has nothing but plain columns, by name of the index.
     pub(super) unique: Vec<String>,
+    /// Unique indexes with columns that are not published.
+    pub(super) hidden: Vec<HiddenKey>,
     /// No publication sends its updates and deletes.
     pub(super) inserts_only: bool,
+}
+
+/// A unique index of which the stream shows a part, which identifies no row.
+#[derive(Debug, Deserialize)]
+pub(super) struct HiddenKey {
+    pub(super) primary: bool,
+    /// What is published of it.
+    pub(super) shown: Vec<String>,
+    /// What is not: generated columns, and those that a column list leaves out.
+    pub(super) hidden: Vec<String>,
 }
 
 /// Arrays come back for every table, found or not; `$1` is its OID, `$2` the publications.
@@ -33,10 +50,28 @@ with key_columns as (
     from pg_index i join pg_class c on c.oid = i.indexrelid
     where i.indrelid = $1
 ), tree as (
-    select n.nspname::text as schema, c.relname::text as name
+    select n.nspname::text as schema, c.relname::text as name, c.oid = $1 as own
     from (select $1::oid as oid union select relid::oid from pg_partition_ancestors($1::oid::regclass)) t
     join pg_class c on c.oid = t.oid
     join pg_namespace n on n.oid = c.relnamespace
+), members as materialized (
+    select p.pubupdate and p.pubdelete as changes, tree.own, to_jsonb(t) -> 'attnames' as columns
+    from pg_publication p
+    join pg_publication_tables t on t.pubname = p.pubname
+    join tree on tree.schema = t.schemaname and tree.name = t.tablename
+    where p.pubname::text = any($2)
+), unpublished as (
+    select a.attnum, a.attname::text as name
+    from pg_attribute a left join (select columns from members where own limit 1) m on true
+    where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
+      and (not coalesce(m.columns ? a.attname::text, true)
+           or a.attgenerated <> '' and (m.columns is null or current_setting('server_version_num')::int < GENERATED_COLUMNS))
+), hidden_keys as (
+    select k.indisprimary as primary,
+           array(select name from unnest(k.columns) name where name not in (select u.name from unpublished u)) as shown,
+           array(select name from unnest(k.columns) name where name in (select u.name from unpublished u)) as hidden
+    from key_columns k
+    where k.plain and k.columns && array(select name from unpublished)
 )
 select current_database()::text as database,
        array(select schema from tree) as schemas,
@@ -47,17 +82,24 @@ select current_database()::text as database,
        coalesce((select columns from key_columns where indisreplident limit 1), '{}') as identity_key,
        coalesce((select columns from key_columns where plain and not indisprimary order by relname limit 1),
                 '{}') as unique_key,
-       not exists (select from pg_publication p
-                   join pg_publication_tables t on t.pubname = p.pubname
-                   join tree on tree.schema = t.schemaname and tree.name = t.tablename
-                   where p.pubname::text = any($2) and p.pubupdate and p.pubdelete) as inserts_only";
+       coalesce((select json_agg(h order by h.primary desc) from hidden_keys h), '[]')::text as hidden,
+       not exists (select from members where changes) as inserts_only";
 
 pub(super) async fn read(
     transaction: &Transaction<'_>,
     relation: u32,
     publications: &[String],
-) -> Result<TableFacts, Error> {
-    let row = transaction.query_one(QUERY, &[&relation, &publications]).await?;
+) -> Result<TableFacts> {
+    let failed = |error| sql_error(super::CANNOT_READ, error);
+    let sql = QUERY.replace("GENERATED_COLUMNS", &GENERATED_COLUMNS.to_string());
+    let row = transaction.query_one(&sql, &[&relation, &publications]).await.map_err(failed)?;
+    let hidden = serde_json::from_str(row.try_get("hidden").map_err(failed)?).map_err(|error| {
+        Error::failed("A table's keys in the catalog cannot be understood").because(error)
+    })?;
+    of_row(&row, hidden).map_err(failed)
+}
+
+fn of_row(row: &Row, hidden: Vec<HiddenKey>) -> Result<TableFacts, tokio_postgres::Error> {
     let schemas: Vec<String> = row.try_get("schemas")?;
     let names: Vec<String> = row.try_get("names")?;
     Ok(TableFacts {
@@ -68,5 +110,6 @@ pub(super) async fn read(
         primary: row.try_get("primary_key")?,
         identity: row.try_get("identity_key")?,
         unique: row.try_get("unique_key")?,
+        hidden,
     })
 }

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use super::{Requirement, requirement};
 use crate::config::Source;
-use crate::setup::candidates::Table;
+use crate::setup::candidates::{Table, unpublished_remedy};
 use crate::setup::publications;
 use crate::setup::server::{GENERATED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
@@ -135,7 +135,12 @@ pub(super) async fn of_writes(
     let mut all = Vec::new();
     for row in rows {
         let (schema, name, publication): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        let unidentified = tables.iter().any(|t| t.schema == schema && t.name == name && !t.identified);
+        let table = tables.iter().find(|t| t.schema == schema && t.name == name && !t.identified);
+        if let Some(table) = table.filter(|table| !table.would_fail()) {
+            all.push(of_part(table, &publication));
+            continue;
+        }
+        let unidentified = table.is_some();
         if !unidentified && !row.get::<_, bool>(3) {
             continue;
         }
@@ -155,4 +160,18 @@ pub(super) async fn of_writes(
         all.push(requirement(&format!("table {}", Schema::channel_of(&schema, &name)), false, found, remedy));
     }
     Ok(all)
+}
+
+/// Its updates and deletes are published with a part of its key.
+fn of_part(table: &Table, publication: &str) -> Requirement {
+    let found = format!(
+        "its updates and deletes do not tell which row they are about: publication {publication} does not publish {} of \
+         its key",
+        table.hidden.join(", ")
+    );
+    let remedy = format!(
+        "{}; `rowcast run` moves tables of publications that it keeps",
+        unpublished_remedy(&table.sql(), false).trim_end_matches(';')
+    );
+    requirement(&format!("table {}", table.channel()), false, found, remedy)
 }

@@ -7,7 +7,7 @@ use rowcast_engine::schema::Schema;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::server::LISTED_COLUMNS;
+use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS};
 use crate::config::Source;
 use crate::tables::{Tables, qualified};
 use crate::wire::sql_error;
@@ -25,6 +25,9 @@ pub(crate) struct Table {
     /// filter that somebody gave it. Otherwise a publication of updates would make the application's UPDATE and
     /// DELETE fail. Shown as its root, each partition has to identify rows by what identifies them in the root.
     pub(crate) identified: bool,
+    /// Columns of its key, or of its partitions', that are not published: before version 18 generated ones, and those
+    /// that a column list leaves out. What is left of such a key identifies nothing.
+    pub(crate) hidden: Vec<String>,
     /// Partitioned tables above it.
     pub(crate) ancestors: Vec<u32>,
     /// Listed by name in the publication for all operations, in the one for inserts.
@@ -43,10 +46,26 @@ impl Table {
     pub(crate) fn channel(&self) -> String {
         Schema::channel_of(&self.schema, &self.name)
     }
+
+    /// A publication of updates makes the application's UPDATE and DELETE fail. That a generated column is not published
+    /// is no reason for the server before version 18, unless it has a list to compare with.
+    pub(crate) fn would_fail(&self) -> bool {
+        !self.identified && (self.hidden.is_empty() || self.written.starts_with(" ("))
+    }
 }
 
-/// Says the same as the view and the functions of migration V2, which look after tables where an event trigger may;
+/// What gives the events of a table a key, and as long as it has none, also its old rows.
+pub(crate) fn unpublished_remedy(table: &str, whole: bool) -> String {
+    let full = if whole { String::new() } else { format!(", or ALTER TABLE {table} REPLICA IDENTITY FULL;") };
+    format!(
+        "ALTER TABLE {table} REPLICA IDENTITY USING INDEX …; with a unique index of NOT NULL columns that are all \
+         published{full}"
+    )
+}
+
+/// Says the same as the view of migration V9 and the functions of V2, which look after tables where an event trigger may;
 /// this one also serves where nothing may be created. `$3`: trees are shown as their root.
+/// `$4`: stored generated columns are published.
 const QUERY: &str = "
 with identity as not materialized (
     select c.oid, c.relkind as kind, c.relreplident = 'f' as whole,
@@ -59,7 +78,10 @@ with identity as not materialized (
                              where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1]))
                 from pg_index i
                 where i.indrelid = c.oid and i.indisvalid and i.indimmediate
-                  and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end)
+                  and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end
+                  and not exists (select from pg_attribute a
+                                  where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])
+                                    and a.attgenerated <> '' and not $4))
            end as columns,
            (select array(select a.attname::text from pg_attribute a
                          where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1]))
@@ -83,6 +105,13 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.
            from identity leaf
            where leaf.oid in (select t.relid from pg_partition_tree(c.oid) t where t.isleaf union select c.oid)
              and leaf.kind = 'r'), true) as identified,
+       array(select distinct a.attname::text
+             from pg_index i join pg_class k on k.oid = i.indrelid
+             join pg_attribute a on a.attrelid = k.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])
+             where k.oid in (select t.relid from pg_partition_tree(c.oid) t where t.isleaf union select c.oid)
+               and i.indisvalid and i.indimmediate
+               and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
+               and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed)) order by 1) as hidden,
        array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as ancestors,
        exists (select from members a where a.prrelid = c.oid and a.pubname = $1) as in_all,
        exists (select from members a where a.prrelid = c.oid and a.pubname = $2) as in_inserts,
@@ -115,8 +144,9 @@ const NO_LISTS: &str = "null::text[] as listed, null::text[] as filtered, '' as 
 pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Result<Vec<Table>> {
     let failed = |error| sql_error("Cannot list the tables", error);
     let sql = QUERY.replace("LISTS", if version >= LISTED_COLUMNS { LISTS } else { NO_LISTS });
-    let parameters: [&(dyn ToSql + Sync); 3] =
-        [&source.publication, &source.inserts, &source.via_partition_root];
+    let generated = version >= GENERATED_COLUMNS;
+    let parameters: [&(dyn ToSql + Sync); 4] =
+        [&source.publication, &source.inserts, &source.via_partition_root, &generated];
     let rows = client.query(&sql, &parameters).await.map_err(failed)?;
     let table = |row: &tokio_postgres::Row| {
         Ok(Table {
@@ -126,6 +156,7 @@ pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Resu
             owned: row.try_get("owned")?,
             owner: row.try_get("owner")?,
             identified: row.try_get("identified")?,
+            hidden: row.try_get("hidden")?,
             ancestors: row.try_get("ancestors")?,
             in_all: row.try_get("in_all")?,
             in_inserts: row.try_get("in_inserts")?,

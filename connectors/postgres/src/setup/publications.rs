@@ -284,7 +284,7 @@ async fn change(client: &mut Client, source: &Source, plans: impl Iterator<Item 
             }
             let tables: Vec<Table> = plan.moved.into_iter().chain(plan.unwanted).collect();
             tracing::warn!(tables = listed(&tables), "{error}; it is tried again");
-            for table in tables.iter().filter(|table| table.in_all && !table.identified) {
+            for table in tables.iter().filter(|table| table.in_all && table.would_fail()) {
                 match loans::lend(client, source, table).await {
                     Ok(_) => {}
                     Err(error) => {

@@ -18,7 +18,7 @@ pub(super) async fn give_up(client: &Client, around: &Surroundings, job: &Job) -
     if has_rows(client, job).await? {
         tracing::warn!(
             table = channel,
-            hint = format!("ALTER TABLE {table} ADD PRIMARY KEY (…)"),
+            hint = format!("ALTER TABLE {table} ADD PRIMARY KEY (…), of columns that are all published"),
             "There is no snapshot of a table without a key: its rows so far are told as a gap"
         );
         around.journal.record_gap_for(&job.sinks, &channel, ("no_key", DETAIL), now()).await?;

@@ -10,10 +10,13 @@ use crate::wire::sql_error;
 /// What is locked for longer is taken for a table with rows.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '1s'";
 
-/// Of rows without a key none is read.
+/// Of rows without a key none is read. Before version 18 generated columns are not published, and no key.
 const KEYED: &str = "exists (select from pg_class c join pg_index i on i.indrelid = c.oid
     where c.oid = to_regclass({name}) and c.relreplident <> 'n' and i.indisvalid and i.indimmediate
-      and case when c.relreplident = 'i' then i.indisreplident else i.indisprimary end)";
+      and case when c.relreplident = 'i' then i.indisreplident else i.indisprimary end
+      and not exists (select from pg_attribute a
+                      where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])
+                        and a.attgenerated <> '' and current_setting('server_version_num')::int < 180000))";
 
 /// Jobs of these tables, in their order, with those marked that have no row.
 pub(super) async fn rows_last(client: &Client, tables: Vec<(String, String)>) -> Vec<Job> {

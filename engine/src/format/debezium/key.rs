@@ -15,5 +15,7 @@ pub(super) fn old_key_columns<'a>(schema: &'a Schema, old: &Old<'_>) -> Option<&
     let identity =
         |index: &u16| schema.columns.get(usize::from(*index)).is_some_and(|column| column.identity);
     let held = matches!(old, Old::Full(_)) || key.iter().all(identity);
-    Some(if held { key } else { &schema.key })
+    let columns = if held { key } else { &schema.key };
+    // An old row without what identifies it.
+    (!columns.is_empty()).then_some(columns)
 }

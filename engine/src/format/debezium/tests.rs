@@ -109,6 +109,19 @@ fn a_full_old_row_fills_before_and_what_was_not_sent() {
 }
 
 #[test]
+fn an_old_row_without_what_identifies_it_has_no_key() {
+    let mut schema = customers();
+    schema.key.clear();
+    schema.columns.iter_mut().for_each(|column| column.identity = false);
+    let old = [Text("1"), Null, Null];
+    let gone = records(&schema, Op::Delete, Some(&old), None);
+    assert!(gone[0].starts_with("0 null: d") && gone[1].starts_with("1 null: tombstone"), "{gone:?}");
+    let new = [Text("1"), Text("a"), Null];
+    let changed = records(&schema, Op::Update, Some(&old), Some(&new));
+    assert!(changed.len() == 1 && changed[0].starts_with(r#"0 {"id":1}: u"#), "{changed:?}");
+}
+
+#[test]
 fn a_key_that_the_old_row_does_not_hold_is_the_identitys() {
     let mut schema = customers();
     schema.key = vec![1];

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use rowcast_engine::schema::Schema;
+use rowcast_engine::schema::{Identity, Schema};
 use rowcast_engine::{Error, Kind, Result};
 use tokio::time::sleep;
 
 use super::{CATALOG_RETRY, STOPPING, Session, meanwhile};
 use crate::catalog::{Catalog, Described};
 use crate::pgoutput::{Message, decode};
+use crate::setup::candidates::unpublished_remedy;
 use crate::setup::slot;
+use crate::tables::qualified;
 
 impl Session {
     /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever. Only a server that
@@ -49,8 +51,21 @@ impl Session {
         let (schema, name) = (&described.schema.schema, &described.schema.table);
         let wanted = self.tables.takes(schema, name, &described.names);
         self.stale = true;
+        if wanted && !described.hidden.is_empty() {
+            warn_of_no_key(&described);
+        }
         wanted.then(|| self.ingest.journal().register(described.schema)).transpose()
     }
+}
+
+fn warn_of_no_key(described: &Described) {
+    let Schema { channel, schema, table, identity, .. } = &described.schema;
+    tracing::warn!(
+        table = channel,
+        hint = unpublished_remedy(&qualified(schema, table), *identity == Identity::Full),
+        "Its events have no key: not published is what its key has of {}",
+        described.hidden.join(", ")
+    );
 }
 
 async fn ask(catalog: &mut Catalog, message: &[u8]) -> Result<Described> {

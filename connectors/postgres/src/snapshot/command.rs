@@ -2,6 +2,7 @@
 
 use rowcast_engine::snapshots::Command;
 use rowcast_engine::{Error, Result};
+use tokio_postgres::Client;
 
 use super::condition::try_out;
 use super::job::{Job, Jobs};
@@ -41,6 +42,7 @@ async fn start(
 ) -> Result<Changed> {
     let wanted = Tables::parse(patterns, &[])?;
     let client = sql_client(&around.source.info).await?;
+    hurry(&client).await?;
     let captured = tables(&client, &around.source).await?;
     let chosen: Vec<_> =
         captured.into_iter().filter(|(schema, table)| wanted.matches(schema, table)).collect();
@@ -68,6 +70,13 @@ async fn start(
         changed.1.push(job.channel());
     }
     Ok(changed)
+}
+
+/// From 16 on the list of the publications' tables waits for whoever has one of them for itself; meanwhile no other
+/// command would be heard.
+pub(super) async fn hurry(client: &Client) -> Result<()> {
+    let failed = |error| sql_error("Cannot limit the wait for locks", error);
+    client.batch_execute("set lock_timeout = '2s'").await.map_err(failed)
 }
 
 fn change(jobs: Jobs, patterns: &[String], to: impl Fn(&mut Job) -> Result<Vec<u8>>) -> Result<Changed> {

@@ -393,6 +393,7 @@ impl Surroundings {
 /// The notes of jobs like this one, for each captured table.
 pub(super) async fn jobs_of(around: &Surroundings, like: &Job) -> Result<Vec<(String, Vec<u8>)>> {
     let client = sql_client(&around.source.info).await?;
+    command::hurry(&client).await?;
     let tables = tables(&client, &around.source).await?;
     let note = |found: Job| -> Result<(String, Vec<u8>)> {
         let Job { place, schema, table, rowless, .. } = found;

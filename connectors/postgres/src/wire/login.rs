@@ -143,6 +143,7 @@ impl Attempt<'_> {
         parameters.push(("application_name", &self.info.application_name));
         parameters.extend(self.info.options.as_deref().map(|options| ("options", options)));
         parameters.extend(session::STARTUP);
+        parameters.push(session::lock_timeout(self.purpose));
         let sent = messages.send(|buffer| frontend::startup_message(parameters, buffer)).await;
         sent.map_err(|e| remedy::broken(self.host, e))
     }

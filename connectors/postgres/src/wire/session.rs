@@ -3,6 +3,8 @@
 //! They stand in the start-up packet, which wins over ALTER ROLE … SET, ALTER DATABASE … SET, postgresql.conf
 //! and the `options` parameter, and which RESET goes back to.
 
+use super::Purpose;
+
 /// What all supported versions know.
 ///
 /// - `DateStyle` to `lc_monetary`: the text of values. Anything above 0 in `extra_float_digits` gives the
@@ -12,7 +14,9 @@
 /// - `quote_all_identifiers`, `standard_conforming_strings`: how identifiers come out and literals go in.
 /// - `row_security` off: a query that row-level security would thin out fails instead, since a snapshot with
 ///   rows missing in silence would be wrong.
-/// - the timeouts: a stream and a snapshot take as long as they take. Who waits for a lock sets how long.
+/// - the timeouts: a stream and a snapshot take as long as they take. Who waits for a lock sets how long; else it is
+///   given up after a while, by the server, which would have it wait on for a client that has long gone. From 16 on
+///   even looking at the publications waits for whoever has a table for itself.
 /// - `default_transaction_isolation`, `exit_on_error`: an error is an error and not the end of the session, and a
 ///   statement sees what was committed before it.
 /// - `synchronous_commit` local: what is stored of an installation survives a crash of the server, and waits for no
@@ -20,7 +24,7 @@
 /// - `client_min_messages`: warnings come, and not a line for each step of a query.
 ///
 /// `role` is left alone: what a role's sessions become is a matter of rights.
-pub(super) const STARTUP: [(&str, &str); 18] = [
+pub(super) const STARTUP: [(&str, &str); 17] = [
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "iso_8601"),
@@ -34,12 +38,16 @@ pub(super) const STARTUP: [(&str, &str); 18] = [
     ("row_security", "off"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
-    ("lock_timeout", "0"),
     ("default_transaction_isolation", "read committed"),
     ("exit_on_error", "off"),
     ("synchronous_commit", "local"),
     ("client_min_messages", "notice"),
 ];
+
+/// For locks: a stream waits as long as it takes, a query less long than its client waits for the answer.
+pub(super) fn lock_timeout(purpose: Purpose) -> (&'static str, &'static str) {
+    ("lock_timeout", if purpose == Purpose::Query { "20s" } else { "0" })
+}
 
 /// Settings that came later, with the version from which they exist, and one that `target_session_attrs` has to see
 /// first as it is.

@@ -111,7 +111,7 @@ async fn values_and_behaviour_are_the_same() {
         for (setting, value) in [
             ("transaction_isolation", "read committed"),
             ("synchronous_commit", "local"),
-            ("lock_timeout", "0"),
+            ("lock_timeout", if purpose == Purpose::Query { "20s" } else { "0" }),
             ("standard_conforming_strings", "on"),
             ("search_path", "pg_catalog"),
         ] {

@@ -141,11 +141,14 @@ impl Rowcast {
         let written = self.address_file();
         let process = self.process.as_mut().expect("a started rowcast");
         self.address = wait_for("rowcast to listen", SOON, async || {
-            if let Some(code) = process.ended() {
-                panic!("rowcast ended with code {code}");
+            let ended = process.ended();
+            let text = std::fs::read_to_string(&written).map_err(|error| error.to_string());
+            let address = text.and_then(|text| text.trim().parse().map_err(|_| format!("{text:?}")));
+            // One that is to be killed may have been by now; where it listened stays written.
+            match (address, ended) {
+                (Err(_), Some(code)) => panic!("rowcast ended with code {code}"),
+                (address, _) => address,
             }
-            let text = std::fs::read_to_string(&written).map_err(|error| error.to_string())?;
-            text.trim().parse::<SocketAddr>().map_err(|error| error.to_string())
         })
         .await;
         self.listen = self.address.to_string();

@@ -44,9 +44,8 @@ pub struct CheckReport {
 
 /// Reads every batch of a journal. The first damage is an error that names file and offset.
 pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
-    segments(dir, disk).or_else(|error| LostEnd::of(dir, disk)?.map_or(Err(error), |_| Ok(Vec::new())))?;
-    let ours = installation::of_segments(dir, disk)?;
     let report = check_segments(dir, disk)?;
+    let ours = installation::of_segments(dir, disk)?;
     for path in segment_paths(dir, disk)? {
         match Walk::open(&path, true, disk)? {
             Opened::Segment(walk) if walk.header.installation != ours => {

@@ -13,9 +13,9 @@
 //!          unsubscribed id, code, reason, pos           notice    code, reconnect_in {min, max} in milliseconds
 //!          error        id, code, message, hint, field, retry
 //! ```
-//! Close codes: 1001 shutdown, 1002 and 1007 what is no WebSocket frame or no UTF-8, 1003 binary, 1008 host or origin, 1009 too long, 1013 too many clients, 4400 a message
-//! that is none, 4408 nothing heard, 4601 rotated. A subscribe message that is wrong is answered by `error` and
-//! leaves the connection as it was.
+//! Close codes: 1001 shutdown, 1002 and 1007 what is no WebSocket frame or no UTF-8, 1003 binary, 1008 host or origin,
+//! 1009 too long, 1013 too many clients, 4400 a message that is none, 4408 nothing heard, 4601 rotated. A subscribe
+//! message that is wrong is answered by `error` and leaves the connection as it was.
 
 mod messages;
 mod session;

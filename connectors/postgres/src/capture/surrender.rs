@@ -92,7 +92,8 @@ impl Link {
         Ok(())
     }
 
-    /// Capture has ended for good, and the doors go on serving where there is something to serve. The slot goes on keeping the server's log, so somebody must look after it.
+    /// Capture has ended for good, and the doors go on serving where there is something to serve. The slot goes on
+    /// keeping the server's log, so somebody must look after it.
     ///
     /// # Errors
     ///

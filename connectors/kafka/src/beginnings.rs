@@ -20,7 +20,7 @@ pub(crate) struct Beginnings {
 
 #[derive(Debug)]
 enum Topic {
-    /// The first record, of this key, is on its way; how many partitions there are is not known yet.
+    /// The first record, of this key, is on its way; how many partitions there are is known when it is there.
     First(Vec<u8>),
     Some {
         partitions: i32,
@@ -37,10 +37,10 @@ enum Topic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     Nothing,
+    /// Nothing, but it is to be seen how many partitions the topic has.
+    Count,
     /// All that is on its way arrives.
     Arrival,
-    /// Likewise; then it is to be said how many partitions the topic has.
-    Counting,
 }
 
 impl Beginnings {
@@ -49,14 +49,14 @@ impl Beginnings {
         self.topics.clear();
     }
 
-    /// What has to come before a record of this topic, with a key or without, is sent. When it is nothing the record
-    /// counts as on its way.
+    /// What has to come before a record of this topic, with a key or without, is sent. When that is no arrival the
+    /// record counts as on its way.
     pub(crate) fn before(&mut self, topic: &str, key: Option<&[u8]>) -> Before {
         let key = partition::hashed(topic, key);
         let full = self.topics.len() >= TOPICS_MAX;
         match self.topics.get_mut(topic) {
             Some(Topic::All) => Before::Nothing,
-            Some(Topic::First(_)) => Before::Counting,
+            Some(Topic::First(_)) => Before::Arrival,
             Some(Topic::Some { partitions, begun, beginning }) => {
                 let place = partition::place(key, *partitions);
                 if begun.contains(&place) || beginning.insert(place) {
@@ -71,23 +71,21 @@ impl Beginnings {
             }
             None => {
                 self.topics.insert(topic.to_owned(), Topic::First(key.to_owned()));
-                Before::Nothing
+                Before::Count
             }
         }
     }
 
-    /// The topic whose first record has arrived has so many partitions.
-    pub(crate) fn counted(&mut self, topic: &str, partitions: i32) {
-        if let Some(known) = self.topics.get_mut(topic)
-            && let Topic::First(key) = known
-        {
+    /// All that was on its way has arrived; topics that were new have so many partitions.
+    pub(crate) fn arrived(&mut self, counts: &HashMap<String, i32>) {
+        self.topics.retain(|name, topic| {
+            let Topic::First(key) = topic else { return true };
+            // One that nobody has counted begins anew.
+            let Some(partitions) = counts.get(name).copied() else { return false };
             let begun = [partition::place(key, partitions)].into();
-            *known = Topic::Some { partitions, begun, beginning: HashSet::new() };
-        }
-    }
-
-    /// All that was on its way has arrived.
-    pub(crate) fn arrived(&mut self) {
+            *topic = Topic::Some { partitions, begun, beginning: HashSet::new() };
+            true
+        });
         for topic in self.topics.values_mut() {
             if let Topic::Some { partitions, begun, beginning } = topic {
                 begun.extend(beginning.drain());
@@ -103,38 +101,39 @@ impl Beginnings {
 mod tests {
     use super::*;
 
+    fn counts(topic: &str, partitions: i32) -> HashMap<String, i32> {
+        [(topic.to_owned(), partitions)].into()
+    }
+
     #[test]
     fn a_partition_begins_with_one_record() {
         let (a, b) = (Some(b"21".as_slice()), Some(b"a-little-bit-long-string".as_slice()));
         assert_ne!(partition::place(a.unwrap(), 3), partition::place(b.unwrap(), 3));
         let mut known = Beginnings::default();
-        assert_eq!(known.before("t", a), Before::Nothing);
-        assert_eq!(known.before("t", b), Before::Counting);
-        known.arrived();
-        assert_eq!(known.before("t", a), Before::Counting);
-        known.counted("t", 3);
+        assert_eq!([known.before("t", a), known.before("t", b)], [Before::Count, Before::Arrival]);
+        known.arrived(&counts("t", 3));
         assert_eq!([known.before("t", a), known.before("t", a)], [Before::Nothing; 2]);
         // Another partition, and another topic, do not wait for this one.
-        assert_eq!([known.before("t", b), known.before("u", b)], [Before::Nothing; 2]);
+        assert_eq!([known.before("t", b), known.before("u", b)], [Before::Nothing, Before::Count]);
         assert_eq!(known.before("t", b), Before::Arrival);
-        known.arrived();
+        known.arrived(&counts("v", 1));
         assert_eq!([known.before("t", b), known.before("t", b)], [Before::Nothing; 2]);
+        assert_eq!(known.before("u", b), Before::Count, "nobody has counted it");
         known.anew();
-        assert_eq!([known.before("t", a), known.before("t", a)], [Before::Nothing, Before::Counting]);
+        assert_eq!([known.before("t", a), known.before("t", a)], [Before::Count, Before::Arrival]);
     }
 
     #[test]
     fn a_topic_is_forgotten_where_there_are_too_many_and_done_when_all_have_begun() {
         let mut known = Beginnings::default();
-        assert_eq!(known.before("t", None), Before::Nothing);
-        known.counted("t", 1);
-        known.arrived();
+        assert_eq!(known.before("t", None), Before::Count);
+        known.arrived(&counts("t", 1));
         assert!(matches!(known.topics["t"], Topic::All));
         for count in 1..TOPICS_MAX {
-            assert_eq!(known.before(&count.to_string(), None), Before::Nothing);
+            assert_eq!(known.before(&count.to_string(), None), Before::Count);
         }
         assert_eq!(known.before("u", None), Before::Arrival);
-        assert_eq!(known.before("u", None), Before::Nothing);
+        assert_eq!(known.before("u", None), Before::Count);
         assert_eq!(known.topics.len(), 1);
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Context {
     pub(crate) doubt: Notify,
     /// Kafka has answered.
     pub(crate) answered: Notify,
-    partitioner: ByKey,
+    pub(crate) partitioner: ByKey,
 }
 
 impl Context {

@@ -4,11 +4,33 @@
 //! consumers may join topics by key. One without a key, of a table that has none or of a custom channel, goes to the
 //! one partition that the topic's name hashes to: these events stay in order, too.
 
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Mutex, PoisonError};
+
 use rdkafka::producer::Partitioner;
 
 /// Partitions by key, or by topic where there is no key.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ByKey;
+#[derive(Debug, Default)]
+pub(crate) struct ByKey {
+    /// Somebody wants to know how many partitions topics have.
+    counts: AtomicBool,
+    counted: Mutex<HashMap<String, i32>>,
+}
+
+impl ByKey {
+    /// From here on partitions are counted, without a question to Kafka: each record tells.
+    pub(crate) fn count(&self) {
+        self.counts.store(true, SeqCst);
+    }
+
+    /// The partitions of the topics that records went to meanwhile. They are not counted any more.
+    pub(crate) fn counted(&self) -> HashMap<String, i32> {
+        self.counts.store(false, SeqCst);
+        std::mem::take(&mut self.counted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 impl Partitioner for ByKey {
     fn partition(
@@ -18,6 +40,10 @@ impl Partitioner for ByKey {
         partition_cnt: i32,
         _is_partition_available: impl Fn(i32) -> bool,
     ) -> i32 {
+        if self.counts.load(SeqCst) {
+            let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            counted.insert(topic_name.to_owned(), partition_cnt);
+        }
         place(hashed(topic_name, key), partition_cnt)
     }
 }
@@ -75,10 +101,16 @@ mod tests {
 
     #[test]
     fn records_without_a_key_stay_together() {
-        let at = |topic: &str, key: Option<&[u8]>| ByKey.partition(topic, key, 12, |_| true);
+        let at = |topic: &str, key: Option<&[u8]>| ByKey::default().partition(topic, key, 12, |_| true);
         assert_eq!(at("app.public.log", None), at("app.public.log", None));
         assert_ne!(at("app.public.log", None), at("app.public.journal", None));
         assert_eq!(at("a", Some(b"{\"id\":1}")), at("b", Some(b"{\"id\":1}")));
+        let by_key = ByKey::default();
+        by_key.count();
+        by_key.partition("a", None, 12, |_| true);
+        assert_eq!(by_key.counted(), [("a".to_owned(), 12)].into());
+        by_key.partition("a", None, 12, |_| true);
+        assert!(by_key.counted().is_empty());
         assert!((0..1000).all(|n: i32| (0..7).contains(&place(&n.to_le_bytes(), 7))));
     }
 }

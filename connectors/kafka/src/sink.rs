@@ -209,9 +209,10 @@ impl Sink for KafkaSink {
     }
 
     async fn commit(&mut self) -> Result<(), SinkError> {
-        match self.connection.context().drained_to(0).await {
+        let context = self.connection.context();
+        match context.drained_to(0).await {
             Ok(()) => {
-                self.beginnings.arrived();
+                self.beginnings.arrived(&context.partitioner.counted());
                 Ok(())
             }
             Err(_) => Err(failed(&self.connection.producer()).await),
@@ -236,20 +237,18 @@ async fn begin(
     beginnings: &mut Beginnings,
     Outgoing { topic, key, .. }: &Outgoing<'_>,
 ) -> Result<(), SinkError> {
+    let context = connection.context();
     loop {
-        let before = beginnings.before(topic, *key);
-        if before == Before::Nothing {
-            return Ok(());
-        }
-        if connection.context().drained_to(0).await.is_err() {
-            return Err(failed(&connection.producer()).await);
-        }
-        beginnings.arrived();
-        if before == Before::Counting {
-            let cannot =
-                |error| Error::transient(format!("Cannot ask Kafka for topic {topic}")).because(error);
-            let count = connection.partitions(topic).await;
-            beginnings.counted(topic, count.map_err(|error| SinkError::Retry(cannot(error)))?);
+        match beginnings.before(topic, *key) {
+            Before::Nothing => return Ok(()),
+            Before::Count => {
+                context.partitioner.count();
+                return Ok(());
+            }
+            Before::Arrival if context.drained_to(0).await.is_err() => {
+                return Err(failed(&connection.producer()).await);
+            }
+            Before::Arrival => beginnings.arrived(&context.partitioner.counted()),
         }
     }
 }

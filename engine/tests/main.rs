@@ -26,6 +26,7 @@ mod random;
 mod removal;
 mod repair;
 mod room;
+mod rounds;
 mod seam;
 mod support;
 mod yielding;

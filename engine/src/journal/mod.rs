@@ -37,6 +37,7 @@ mod distance;
 mod history;
 mod holds;
 mod installation;
+mod last;
 mod lost_end;
 mod marks;
 mod notes;

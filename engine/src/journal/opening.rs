@@ -316,6 +316,9 @@ impl Found {
                 segment::scan(&segment, newest, disk, registry, self.notes.clone())?
             }
         };
+        if let Some(before) = self.segments.last() {
+            segment = segment.behind(before);
+        }
         segment.set_stored(stored.min(segment.length()));
         if let Some(json) = &left.position {
             self.position =

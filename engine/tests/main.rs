@@ -23,6 +23,7 @@ mod notes;
 mod power;
 mod quick;
 mod random;
+mod readonly;
 mod removal;
 mod repair;
 mod room;

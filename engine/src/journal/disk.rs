@@ -66,58 +66,6 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file; those who have it open can read on.
-    fn remove(&self, path: &Path) -> io::Result<()>;
-    /// The files of a directory, unordered.
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
-    /// Makes names in a directory durable.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Bytes free for us and in all on the file system.
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
-    /// Waits before a full disk is asked again; only the journal's own thread does.
-    fn pause(&self, how_long: Duration) {
-        std::thread::sleep(how_long);
-    }
-}
-
-/// An open file.
-pub trait DiskFile: Send + Sync + std::fmt::Debug {
-    /// Writes all bytes at an offset.
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Writes all bytes of several buffers, one behind the other, as one write. Of one that fails, any beginning may be
-    /// there. What the slices show afterwards is not defined.
-    fn write_vectored_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
-        self.write_at(&bytes, offset)
-    }
-    /// Reads as much as there is, up to the buffer's length.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Makes contents and length durable (fdatasync).
-    fn sync(&self) -> io::Result<()>;
-    /// Cuts the file.
-    fn truncate(&self, length: u64) -> io::Result<()>;
-    /// Its length.
-    fn length(&self) -> io::Result<u64>;
-}
-
-/// The machine's disk.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RealDisk;
-
-/// Makes the journal's directory, for its owner only: row values are in it.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-impl Disk for RealDisk {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(Arc::new(file))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         match OpenOptions::new().read(true).write(true).open(path) {
             // What may only be read can be read: a copy on a read-only file system, or one that an error has made so.
             Err(why)
@@ -184,6 +132,43 @@ impl DiskFile for File {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+}
+
+/// A file that may only be read. Whoever writes to it is told why, in place of "Bad file descriptor".
+#[derive(Debug)]
+struct OnlyRead {
+    file: File,
+    why: io::Error,
+}
+
+impl OnlyRead {
+    fn refuse(&self) -> io::Result<()> {
+        let why =
+            self.why.raw_os_error().map_or_else(|| self.why.kind().into(), io::Error::from_raw_os_error);
+        Err(why)
+    }
+}
+
+impl DiskFile for OnlyRead {
+    fn write_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {
+        self.refuse()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        DiskFile::read_at(&self.file, buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn truncate(&self, _length: u64) -> io::Result<()> {
+        self.refuse()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
     }
 }
 
@@ -256,6 +241,24 @@ mod tests {
         let (done, _) = written(&pieces, &[Ok(5), Ok(0)]);
         assert_eq!(done.unwrap_err().kind(), io::ErrorKind::WriteZero);
         assert!(written(&[b"", b""], &[]).0.is_ok());
+    }
+
+    #[test]
+    fn a_file_that_may_only_be_read_says_so_to_who_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "rows").unwrap();
+        const EROFS: i32 = 30;
+        let file = OnlyRead { file: File::open(&path).unwrap(), why: io::Error::from_raw_os_error(EROFS) };
+        let refused = [file.write_at(b"x", 0), file.truncate(1), {
+            file.write_vectored_at(&mut [IoSlice::new(b"x")], 0)
+        }];
+        for refusal in refused {
+            assert_eq!(refusal.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+        let mut bytes = [0; 9];
+        assert_eq!((file.read_at(&mut bytes, 0).unwrap(), file.length().unwrap()), (4, 4));
+        file.sync().unwrap();
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::event::Micros;
 use crate::journal::compressor::Compressor;
 use crate::journal::disk::DiskFile;
 use crate::journal::history::NewHistory;
+use crate::journal::lock::Lock;
 use crate::journal::rolling::is_full;
 use crate::journal::room::{Claim, FULL_RETRY};
 use crate::journal::segment::Segment;
@@ -176,13 +177,9 @@ impl Writer {
         Ok(closing)
     }
 
-    /// Gives the directory free. Said, not left to the closing of the file: a process that is being forked has the
-    /// file open as well until it executes something, and would keep the lock for so long.
     fn unlock(&self) {
         let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(lock) = lock {
-            let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock);
-        }
+        lock.into_iter().for_each(Lock::release);
     }
 
     /// Takes an append into the round, once there is room for it.

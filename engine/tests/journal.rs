@@ -354,28 +354,6 @@ async fn a_missing_segment_is_noticed() {
 }
 
 #[tokio::test]
-async fn interval_sync_shows_before_it_confirms() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut options = Options::new(dir.path());
-    options.sync = journal::Sync::Interval(Duration::from_millis(200));
-    let mut fixture = Fixture::open(options).await;
-    let before = fixture.journal().newest();
-    let mut head = fixture.journal().head();
-    let mut builder = Builder::new();
-    fixture.begin(&mut builder);
-    fixture.row(&mut builder, "x");
-    fixture.commit(&mut builder);
-    let room = fixture.ingest.room().await.unwrap();
-    room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
-    tokio::time::timeout(Duration::from_secs(5), head.wait_for(|head| *head > before))
-        .await
-        .unwrap()
-        .unwrap();
-    fixture.durable().await;
-    assert_eq!(fixture.journal().position().lsn, Lsn(fixture.lsn));
-}
-
-#[tokio::test]
 async fn a_full_disk_pauses_and_goes_on_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FakeDisk::default();

@@ -16,6 +16,7 @@ mod feed;
 mod forgotten;
 mod fuzz;
 mod history;
+mod interval;
 mod journal;
 mod mistaken;
 mod model;

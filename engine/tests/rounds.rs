@@ -224,7 +224,7 @@ fn a_round_that_a_kill_has_torn_leaves_whole_transactions_from_its_beginning() {
             let journal = open(options(dir.path()), &disk);
             let found = read_all(&journal, 0);
             assert_eq!(found[..2], before[..]);
-            assert!(found.len() % 2 == 0, "{} events: transactions have two", found.len());
+            assert!(found.len().is_multiple_of(2), "{} events: transactions have two", found.len());
             assert!(found.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1));
             lengths.insert(found.len());
             journal.close().await;

@@ -11,7 +11,7 @@ const SECTOR: usize = 512;
 /// How much of what was not synced stays.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stays {
-    /// Everything up to some moment, also within a write, as on a disk that writes in order.
+    /// Everything up to some sector, also within a write, as on a disk that writes in order.
     UpTo,
     /// Each sector and name for itself, so many times of 256.
     Any(u64),
@@ -120,7 +120,11 @@ impl Inode {
                 Change::Truncate(_) if random.chance(kept) => apply(&mut bytes, &pending.change),
                 Change::Truncate(_) => {}
                 Change::Write { offset, bytes: new } if matches!(stays, Stays::UpTo) && at == up_to => {
-                    write(&mut bytes, *offset, &new[..random.index(new.len() + 1)]);
+                    let end = *offset + random.index(new.len() + 1);
+                    let kept = (end / SECTOR * SECTOR).saturating_sub(*offset);
+                    if kept > 0 {
+                        write(&mut bytes, *offset, &new[..kept]);
+                    }
                 }
                 Change::Write { offset, bytes: new } => {
                     for (place, piece) in sectors(*offset, new) {

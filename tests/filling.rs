@@ -48,7 +48,9 @@ impl House {
         Self { start, rng, kafka, prefix, database, tables, application, rowcast }
     }
 
+    /// Once there is a slot.
     fn follow(&self) -> Followers {
+        self.application.rewrites();
         Followers::filling(&self.rowcast, self.kafka, &self.prefix, &self.tables)
     }
 
@@ -164,6 +166,7 @@ async fn killed_ten_times_under_full_load_a_snapshot_ends_with_the_tables() {
     let _alone = alone().await;
     let mut house = House::new("filling").await;
     house.rowcast = house.rowcast.start().await;
+    house.rowcast.wait_streaming().await;
     let followers = house.follow();
     for number in 1..=KILLS {
         let told = house.kill().await;

@@ -21,6 +21,7 @@ mod journal;
 mod mistaken;
 mod model;
 mod notes;
+mod positions;
 mod power;
 mod quick;
 mod random;

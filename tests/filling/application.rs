@@ -92,18 +92,28 @@ pub(super) async fn create(database: &Database) -> Vec<Table> {
 /// The application. It ends when it is told to, or dropped.
 pub(super) struct Application {
     stop: Arc<AtomicBool>,
+    rewrites: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     writers: Vec<JoinHandle<()>>,
 }
 
 impl Application {
+    /// Tables keep their files until it is told otherwise.
     pub(super) fn start(database: &Database, rng: &mut StdRng) -> Self {
         let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let rewrites = Arc::<AtomicBool>::default();
         let writer = |_| {
-            let writer = Writer { rng: StdRng::seed_from_u64(rng.random()) };
+            let rng = StdRng::seed_from_u64(rng.random());
+            let writer = Writer { rng, rewrites: Arc::clone(&rewrites) };
             tokio::spawn(writer.run(database.url().to_owned(), Arc::clone(&stop), Arc::clone(&done)))
         };
-        Self { writers: (0..WRITERS).map(writer).collect(), stop, done }
+        Self { writers: (0..WRITERS).map(writer).collect(), stop, rewrites, done }
+    }
+
+    /// From here on it empties tables and rewrites them, too. Not before the slot is there: Postgres 14 was seen to fail
+    /// for ever to decode what had been rewritten while it was made (`could not map filenode`).
+    pub(super) fn rewrites(&self) {
+        self.rewrites.store(true, Ordering::Relaxed);
     }
 
     /// Transactions so far, those that were rolled back included.
@@ -129,6 +139,7 @@ impl Drop for Application {
 /// One session.
 struct Writer {
     rng: StdRng,
+    rewrites: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -136,10 +147,11 @@ impl Writer {
         let client = connect(&url).await.expect("the database");
         client.batch_execute("set deadlock_timeout = '10ms'").await.expect("a superuser");
         while !stop.load(Ordering::Relaxed) {
+            let rewrites = self.rewrites.load(Ordering::Relaxed);
             let result = match self.rng.random_range(0..200) {
                 0..16 => self.copy(&client).await,
-                16 => client.batch_execute(&self.refill()).await,
-                17 | 18 => client.batch_execute(&self.redefine()).await,
+                16 if rewrites => client.batch_execute(&self.refill()).await,
+                17 | 18 if rewrites => client.batch_execute(&self.redefine()).await,
                 _ => client.batch_execute(&self.transaction()).await,
             };
             if let Err(error) = result {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{Producer as _, PurgeConfig, ThreadedProducer};
 use rowcast_engine::Result;
 
@@ -59,10 +60,28 @@ impl Connection {
 
     /// Asks Kafka for the names of its topics.
     pub(crate) async fn topics(&self) -> Result<Vec<String>, KafkaError> {
+        let all = None;
+        self.ask(all, |metadata| metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+            .await
+    }
+
+    /// Asks Kafka how many partitions a topic has.
+    pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
+        let count =
+            |metadata: &Metadata| metadata.topics().iter().map(|topic| topic.partitions().len()).sum();
+        let count: usize = self.ask(Some(topic.to_owned()), count).await?;
+        // Kafka counts them so.
+        Ok(i32::try_from(count).unwrap_or(i32::MAX))
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        topic: Option<String>,
+        read: impl Fn(&Metadata) -> T + Send + 'static,
+    ) -> Result<T, KafkaError> {
         let producer = self.producer();
         let asked = tokio::task::spawn_blocking(move || {
-            let metadata = producer.client().fetch_metadata(None, ANSWER_TIMEOUT)?;
-            Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+            producer.client().fetch_metadata(topic.as_deref(), ANSWER_TIMEOUT).map(|metadata| read(&metadata))
         });
         // A panic in there is a bug of librdkafka's binding; the question is asked again.
         asked.await.unwrap_or(Err(KafkaError::Canceled))

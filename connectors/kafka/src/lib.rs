@@ -16,6 +16,7 @@
 //! never gives a record up, and stops at the first one that Kafka refuses; the position is saved when everything
 //! before it has been acknowledged by all replicas in sync.
 
+mod beginnings;
 mod client;
 mod config;
 mod connection;

@@ -18,12 +18,17 @@ impl Partitioner for ByKey {
         partition_cnt: i32,
         _is_partition_available: impl Fn(i32) -> bool,
     ) -> i32 {
-        place(key.unwrap_or(topic_name.as_bytes()), partition_cnt)
+        place(hashed(topic_name, key), partition_cnt)
     }
 }
 
+/// What decides where a record goes.
+pub(crate) fn hashed<'a>(topic: &'a str, key: Option<&'a [u8]>) -> &'a [u8] {
+    key.unwrap_or(topic.as_bytes())
+}
+
 /// The partition of these bytes among `count`, from 0.
-fn place(bytes: &[u8], count: i32) -> i32 {
+pub(crate) fn place(bytes: &[u8], count: i32) -> i32 {
     // Java's integers have a sign, which it masks out.
     (murmur2(bytes) & 0x7fff_ffff).cast_signed() % count.max(1)
 }

@@ -15,6 +15,7 @@ use rowcast_engine::sink::{Missing, OnGap, Sink, SinkError};
 use rowcast_engine::{Error, Result};
 use serde::de::IgnoredAny;
 
+use crate::beginnings::{Before, Beginnings};
 use crate::config::Config;
 use crate::connection::{self, Connection, Producer};
 use crate::context::{Context, Failure};
@@ -34,6 +35,7 @@ pub(crate) struct KafkaSink {
     debezium: Debezium,
     topics: Topics,
     connection: Arc<Connection>,
+    beginnings: Beginnings,
     /// Reused from event to event.
     records: Records,
     value: Vec<u8>,
@@ -70,6 +72,7 @@ impl KafkaSink {
             topics: Topics::new(config, !debezium.options().skip_truncates),
             debezium,
             connection,
+            beginnings: Beginnings::default(),
             records: Records::default(),
             value: Vec::new(),
             tally: Tally::default(),
@@ -109,6 +112,7 @@ impl KafkaSink {
             let header = record.header.map(|(header, value)| (header.name(), value));
             let (part, key, value) = (record.part, record.key, record.value);
             let outgoing = Outgoing { id: event.id, part, topic, key, value, header };
+            begin(&self.connection, &mut self.beginnings, &outgoing).await?;
             produce(producer, &mut self.tally, outgoing).await?;
         }
         Ok(())
@@ -131,6 +135,7 @@ impl KafkaSink {
         let header = Some(("rowcast.channel", channel.as_bytes()));
         let topic = self.topics.name(channel);
         let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header };
+        begin(&self.connection, &mut self.beginnings, &outgoing).await?;
         produce(producer, &mut self.tally, outgoing).await
     }
 
@@ -139,6 +144,7 @@ impl KafkaSink {
         self.topics.ensure(gap::SUFFIX).await?;
         let topic = self.topics.name(gap::SUFFIX);
         let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header: None };
+        begin(&self.connection, &mut self.beginnings, &outgoing).await?;
         produce(&self.connection.producer(), &mut self.tally, outgoing).await
     }
 
@@ -160,6 +166,7 @@ impl Sink for KafkaSink {
         let mut context = self.connection.context();
         if context.has_failed() || context.outstanding() > 0 {
             context = self.connection.renew().await.map_err(SinkError::Stop)?;
+            self.beginnings.anew();
         }
         // The monitor asks until there is an answer, and tells meanwhile.
         context.doubt.notify_one();
@@ -203,7 +210,10 @@ impl Sink for KafkaSink {
 
     async fn commit(&mut self) -> Result<(), SinkError> {
         match self.connection.context().drained_to(0).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.beginnings.arrived();
+                Ok(())
+            }
             Err(_) => Err(failed(&self.connection.producer()).await),
         }
     }
@@ -213,8 +223,33 @@ impl Sink for KafkaSink {
             return;
         }
         // A broker that comes back would get what waits here, though the sink is told to rest.
+        self.beginnings.anew();
         if let Err(error) = self.connection.renew().await {
             tracing::warn!(sink = %self.name, %error, "What was on its way to Kafka may still arrive");
+        }
+    }
+}
+
+/// Waits until a record may be sent, for the sake of order where its partition has none of this producer yet.
+async fn begin(
+    connection: &Connection,
+    beginnings: &mut Beginnings,
+    Outgoing { topic, key, .. }: &Outgoing<'_>,
+) -> Result<(), SinkError> {
+    loop {
+        let before = beginnings.before(topic, *key);
+        if before == Before::Nothing {
+            return Ok(());
+        }
+        if connection.context().drained_to(0).await.is_err() {
+            return Err(failed(&connection.producer()).await);
+        }
+        beginnings.arrived();
+        if before == Before::Counting {
+            let cannot =
+                |error| Error::transient(format!("Cannot ask Kafka for topic {topic}")).because(error);
+            let count = connection.partitions(topic).await;
+            beginnings.counted(topic, count.map_err(|error| SinkError::Retry(cannot(error)))?);
         }
     }
 }
@@ -267,5 +302,29 @@ fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
     match outgoing.header {
         Some((key, value)) => headers.insert(Header { key, value: Some(value) }),
         None => headers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_follows_the_first_record_waits_for_it() {
+        let config = Config { brokers: "127.0.0.1:1".to_owned(), ..Config::default() };
+        let connection = Connection::new(&config).unwrap();
+        let (mut beginnings, mut tally) = (Beginnings::default(), Tally::default());
+        let mut sent = 0;
+        for topic in ["a", "b", "a"] {
+            let outgoing =
+                Outgoing { id: sent, part: 0, topic, key: Some(b"1"), value: Some(b"{}"), header: None };
+            let begun = begin(&connection, &mut beginnings, &outgoing);
+            if tokio::time::timeout(Duration::from_millis(300), begun).await.is_err() {
+                break;
+            }
+            produce(&connection.producer(), &mut tally, outgoing).await.unwrap();
+            sent += 1;
+        }
+        assert_eq!((sent, connection.context().outstanding()), (2, 2));
     }
 }

@@ -49,8 +49,20 @@ pub struct Part {
     pub schemas: Vec<SchemaId>,
     /// End LSN of the last transaction that ends in it; zero when none of Postgres does.
     pub tx_end: Lsn,
+    /// The highest position that it holds.
+    pub(crate) lsn: Lsn,
     /// What it says of the source's notes.
     pub(crate) notes: Vec<Note>,
+}
+
+impl Part {
+    /// Holds a position and nothing else.
+    pub(crate) fn reaching(lsn: Lsn) -> Vec<Self> {
+        let mut builder = Builder::new();
+        builder.lsn_max = lsn;
+        builder.finish_batch(0);
+        builder.done
+    }
 }
 
 /// Name and JSON of a note; empty JSON where the note is gone.
@@ -449,7 +461,8 @@ impl Builder {
         let notes = std::mem::take(&mut self.notes);
         // A part of an open transaction is changed once more, when its end is known.
         let tail = if flags & FLAG_MORE == 0 { tail_of(&bytes) } else { None };
-        self.done.push(Part { bytes, tail, events: self.events, schemas, tx_end: self.tx_end, notes });
+        let (tx_end, lsn) = (self.tx_end, self.lsn_max);
+        self.done.push(Part { bytes, tail, events: self.events, schemas, tx_end, lsn, notes });
         self.reset();
     }
 

@@ -418,8 +418,9 @@ impl Reading {
     /// There is nothing to read: the wish is forgotten, and said so.
     async fn drop_it(&self, why: &str) -> Result<Ended> {
         tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
-        self.around.status.note_dropped(&self.job.channel(), why);
         self.around.journal.note(&[(&self.job.note(), b"")]).await?;
+        // Whoever hears of it may ask again.
+        self.around.status.note_dropped(&self.job.channel(), why);
         Ok(Ended::Dropped)
     }
 

@@ -176,10 +176,12 @@ impl AsyncWrite for Adopted {
         let this = self.get_mut();
         match this.startup.swallow(bytes) {
             0 => {
+                let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
                 if let Some(answer) = &mut this.answer {
-                    answer.asked(cx);
+                    let sent = if let Poll::Ready(Ok(count)) = written { count } else { 0 };
+                    answer.asked(bytes, sent, cx);
                 }
-                Pin::new(&mut this.socket).poll_write(cx, bytes)
+                written
             }
             swallowed => Poll::Ready(Ok(swallowed)),
         }

@@ -9,25 +9,36 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// ReadyForQuery, but for its last byte, which says whether a transaction is open: the end of an answer.
-const READY: &[u8] = b"Z\0\0\0\x05";
+/// Messages that are answered with a ReadyForQuery each: a simple query, the Sync behind extended ones, a function call.
+/// (One that comes while COPY FROM STDIN is open is not; nothing here does that.)
+const ASKING: &[u8] = b"QSF";
+
+/// ReadyForQuery.
+const READY: &[u8] = b"Z";
 
 /// The clock of one session.
 pub(super) struct Answer {
     limit: Duration,
     /// Set while one is due.
     late: Option<Pin<Box<Sleep>>>,
-    /// The newest bytes.
-    tail: Vec<u8>,
+    /// How many are due: the next question is often sent before the end of the answer before it has come.
+    due: u64,
+    /// Something could not be sent, since nobody takes it.
+    blocked: bool,
+    sent: Messages,
+    came: Messages,
 }
 
 impl Answer {
     pub(super) fn within(limit: Duration) -> Self {
-        Self { limit, late: None, tail: Vec::new() }
+        let (sent, came) = (Messages::default(), Messages::default());
+        Self { limit, late: None, due: 0, blocked: false, sent, came }
     }
 
-    /// Something has been asked.
-    pub(super) fn asked(&mut self, cx: &mut Context<'_>) {
+    /// So much of this was sent.
+    pub(super) fn asked(&mut self, bytes: &[u8], sent: usize, cx: &mut Context<'_>) {
+        self.due += self.sent.ended(&bytes[..sent], ASKING);
+        self.blocked = sent < bytes.len();
         self.wind();
         // Nobody reads before something comes: the clock itself has to wake.
         if let Some(late) = &mut self.late {
@@ -37,15 +48,8 @@ impl Answer {
 
     /// These bytes came.
     pub(super) fn came(&mut self, bytes: &[u8]) {
-        let kept = &bytes[bytes.len().saturating_sub(READY.len() + 1)..];
-        self.tail.extend_from_slice(kept);
-        let more = self.tail.len().saturating_sub(READY.len() + 1);
-        self.tail.drain(..more);
-        if self.tail.starts_with(READY) {
-            self.late = None;
-        } else if self.late.is_some() {
-            self.wind();
-        }
+        self.due = self.due.saturating_sub(self.came.ended(bytes, READY));
+        self.wind();
     }
 
     /// Nothing comes: fails when that has been so for too long.
@@ -55,11 +59,51 @@ impl Answer {
     }
 
     fn wind(&mut self) {
+        if self.due == 0 && !self.blocked {
+            self.late = None;
+            return;
+        }
         let at = Instant::now() + self.limit;
         match &mut self.late {
             Some(late) => late.as_mut().reset(at),
             None => self.late = Some(Box::pin(sleep_until(at))),
         }
+    }
+}
+
+/// Where the messages of one direction begin and end: a tag, a length that counts its own four bytes, and the rest.
+#[derive(Default)]
+struct Messages {
+    header: [u8; 5],
+    /// Of the header.
+    seen: usize,
+    /// Of the rest, to come.
+    left: usize,
+}
+
+impl Messages {
+    /// How many messages with one of these tags end in the bytes that follow.
+    fn ended(&mut self, mut bytes: &[u8], tags: &[u8]) -> u64 {
+        let mut count = 0;
+        while !bytes.is_empty() {
+            let whole = self.header.len();
+            let head = bytes.len().min(whole - self.seen);
+            self.header[self.seen..][..head].copy_from_slice(&bytes[..head]);
+            self.seen += head;
+            bytes = &bytes[head..];
+            if head > 0 && self.seen == whole {
+                let [_, length @ ..] = self.header;
+                self.left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
+            }
+            let rest = bytes.len().min(self.left);
+            self.left -= rest;
+            bytes = &bytes[rest..];
+            if self.seen == whole && self.left == 0 {
+                count += u64::from(tags.contains(&self.header[0]));
+                self.seen = 0;
+            }
+        }
+        count
     }
 }
 
@@ -79,14 +123,20 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_millis(200);
+    const SYNC: &[u8] = b"S\0\0\0\x04";
+    const IDLE: &[u8] = b"Z\0\0\0\x05I";
 
-    async fn asked() -> Answer {
-        let mut answer = Answer::within(LIMIT);
+    async fn ask(answer: &mut Answer, bytes: &[u8], sent: usize) {
         poll_fn(|cx| {
-            answer.asked(cx);
+            answer.asked(bytes, sent, cx);
             Poll::Ready(())
         })
         .await;
+    }
+
+    async fn asked() -> Answer {
+        let mut answer = Answer::within(LIMIT);
+        ask(&mut answer, SYNC, SYNC.len()).await;
         answer
     }
 
@@ -105,22 +155,48 @@ mod tests {
         let mut answer = asked().await;
         for _ in 0..5 {
             assert!(waits(&mut answer, 0.5).await);
-            answer.came(b"D\0\0\0");
+            answer.came(b"D\0\0\0\x05.");
         }
         assert!(!waits(&mut answer, 5.0).await);
     }
 
     #[tokio::test]
     async fn one_that_is_whole_is_waited_for_no_more() {
-        for cut in 0..=READY.len() {
+        for cut in 0..=IDLE.len() {
             let mut answer = asked().await;
-            let message = [b"C\0\0\0\x0dSELECT 1\0", READY, b"I"].concat();
-            let (first, rest) = message.split_at(message.len() - READY.len() - 1 + cut);
+            let message = [b"C\0\0\0\x0dSELECT 1\0", IDLE].concat();
+            let (first, rest) = message.split_at(message.len() - IDLE.len() + cut);
             answer.came(first);
             answer.came(rest);
             assert!(waits(&mut answer, 1.5).await, "cut at {cut}");
             answer.came(b"N\0\0\0\x05\0");
             assert!(waits(&mut answer, 1.5).await, "what comes unasked is no answer");
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_answer_is_not_that_of_the_next() {
+        let mut answer = asked().await;
+        let query = b"Q\0\0\0\x0dselect 1\0";
+        ask(&mut answer, query, query.len()).await;
+        answer.came(IDLE);
+        assert!(!waits(&mut answer, 5.0).await);
+        // Nor is a value that looks like one.
+        let mut answer = asked().await;
+        answer.came(&[b"D\0\0\0\x0a", IDLE].concat());
+        assert!(!waits(&mut answer, 5.0).await);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_takes_is_given_up() {
+        let mut answer = Answer::within(LIMIT);
+        ask(&mut answer, SYNC, 2).await;
+        assert!(!waits(&mut answer, 5.0).await);
+        // The rest of it makes one question.
+        let mut answer = Answer::within(LIMIT);
+        ask(&mut answer, SYNC, 2).await;
+        ask(&mut answer, &SYNC[2..], 3).await;
+        answer.came(IDLE);
+        assert!(waits(&mut answer, 1.5).await);
     }
 }

@@ -1,0 +1,57 @@
+//! What is told to be durable is stored: the source forgets what lies below it.
+
+use rowcast_engine::Lsn;
+use rowcast_engine::journal::Options;
+use rowcast_engine::record::Builder;
+
+use crate::support::{Fixture, read_all};
+
+/// More than a batch holds.
+const ROWS: usize = 1200;
+
+/// Gives the position that is told, the one that is there when the journal is opened again, and the number of events.
+async fn told_and_stored(fixture: Fixture, dir: &std::path::Path) -> (Lsn, Lsn, usize) {
+    fixture.durable().await;
+    let told = *fixture.journal().durable().borrow();
+    fixture.journal().close().await;
+    drop(fixture);
+    let again = Fixture::open(Options::new(dir)).await;
+    let stored = *again.journal().durable().borrow();
+    (told, stored, read_all(again.journal(), 0).len())
+}
+
+#[tokio::test]
+async fn of_a_transaction_that_left_nothing_behind_a_large_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    for _ in 0..ROWS {
+        fixture.row(&mut builder, &"x".repeat(1000));
+    }
+    fixture.commit(&mut builder);
+    fixture.begin(&mut builder);
+    fixture.commit(&mut builder);
+    let end = fixture.lsn;
+    // Whether or not the next one has begun, and has filled batches of its own.
+    fixture.begin(&mut builder);
+    for _ in 0..ROWS {
+        fixture.row(&mut builder, &"y".repeat(1000));
+    }
+    let room = fixture.ingest.room().await.unwrap();
+    room.append(fixture.journal(), builder.take(), Lsn(end));
+    fixture.lsn = end;
+    assert_eq!(told_and_stored(fixture, dir.path()).await, (Lsn(end), Lsn(end), ROWS));
+}
+
+#[tokio::test]
+async fn of_a_transaction_that_left_nothing_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    fixture.transaction(1, "x").await;
+    fixture.lsn += 100;
+    let room = fixture.ingest.room().await.unwrap();
+    room.append(fixture.journal(), Vec::new(), Lsn(fixture.lsn));
+    let end = Lsn(fixture.lsn);
+    assert_eq!(told_and_stored(fixture, dir.path()).await, (end, end, 1));
+}

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::ndjson::page;
 use crate::support::process::Directory;
-use crate::support::rowcast::{Output, command};
+use crate::support::rowcast::{Output, command, command_on_read_only};
 use crate::support::sse::Sse;
 use crate::support::{Database, Postgres, Rowcast, SOON, wait_for};
 
@@ -93,6 +93,7 @@ async fn a_damaged_journal_is_mended_and_readers_are_told_once() {
     let plan = journal("repair", &data, &["--dry-run", "--json"]).await;
     let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
     assert_eq!((plan["dry_run"].as_bool(), segments(&data)), (Some(true), paths));
+    plan_on_read_only(&data, &plan).await;
     let done = journal("repair", &data, &[]).await;
     assert!(done.code == 0 && done.stdout.contains("readers are told a gap"), "{done:?}");
     let saved = plan["cuts"][0]["saved"].as_str().unwrap();
@@ -125,6 +126,21 @@ async fn a_damaged_journal_is_mended_and_readers_are_told_once() {
         let expected = whole.iter().find(|event| id(event) > to).unwrap();
         assert_eq!(&next, expected, "from {position}");
     }
+}
+
+/// What has been copied to a file system that may only be read can be looked at there; only mending is refused.
+async fn plan_on_read_only(data: &Path, plan: &Value) {
+    let dir = data.to_str().unwrap();
+    let journal = |action: &'static str, more: &'static [&'static str]| async move {
+        command_on_read_only(data, &[&["journal", action, "--data", dir], more].concat()).await
+    };
+    let Some(same) = journal("repair", &["--dry-run", "--json"]).await else { return };
+    assert_eq!(same.code, 0, "{same:?}");
+    assert_eq!(&serde_json::from_str::<Value>(&same.stdout).unwrap(), plan);
+    let refused = journal("repair", &[]).await.unwrap();
+    assert!(refused.code == 4 && refused.stderr.contains("Read-only file system"), "{refused:?}");
+    let shown = journal("show", &["--from", "last:1"]).await.unwrap();
+    assert_eq!((shown.code, shown.stdout.lines().count()), (0, 1), "{shown:?}");
 }
 
 #[tokio::test]

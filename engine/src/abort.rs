@@ -42,11 +42,11 @@ points! {
     OpenDropped = "open.dropped",
     /// Room was there, nothing is written.
     AppendBegun = "append.begun",
-    /// The schema versions are written, no event is.
-    AppendSchemas = "append.schemas",
-    /// One part is written, not synced.
+    /// A round is being written: half of it is there.
+    AppendTorn = "append.torn",
+    /// All of it is written, not synced.
     AppendWritten = "append.written",
-    /// Everything of a round is written.
+    /// The same where a sync follows at once.
     SyncBegun = "sync.begun",
     /// It is on the disk, and nobody has been shown it.
     SyncDone = "sync.done",
@@ -139,8 +139,13 @@ points! {
 #[inline(always)]
 pub fn point(_point: Point) {}
 
+/// The same, for a process that ends in the midst of something: before it does, it does this much of it.
+#[cfg(not(feature = "abort-points"))]
+#[inline(always)]
+pub fn ending(_point: Point, _last: impl FnOnce()) {}
+
 #[cfg(feature = "abort-points")]
-pub use armed::point;
+pub use armed::{ending, point};
 
 #[cfg(feature = "abort-points")]
 mod armed {
@@ -157,9 +162,15 @@ mod armed {
 
     /// Ends the process here, if the environment says so.
     pub fn point(point: Point) {
+        ending(point, || {});
+    }
+
+    /// The same, for a process that ends in the midst of something: before it does, it does this much of it.
+    pub fn ending(point: Point, last: impl FnOnce()) {
         static AIM: OnceLock<Option<Aim>> = OnceLock::new();
         let Some(aim) = AIM.get_or_init(from_environment) else { return };
         if aim.point == point && aim.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            last();
             die();
         }
     }

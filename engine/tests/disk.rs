@@ -2,7 +2,8 @@
 //!
 //! What a cut may leave (assumptions about the medium): synced bytes stay. Of unsynced writes every sector of 512
 //! bytes is there or not for itself, in its state after any of the writes to it; a sector can be torn. A file is as
-//! long as what is there, or longer, with zeros. Names are durable after `sync_dir`, maybe before. After a failed
+//! long as what is there, or longer, with zeros. Of a write that fails or is broken off by a kill, any beginning is
+//! there, though it has several buffers: the journal's vectored writes come here as one. Names are durable after `sync_dir`, maybe before. After a failed
 //! sync the unsynced bytes can be read but no later sync makes them durable, as Linux has it.
 
 mod cut;
@@ -14,6 +15,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use rowcast_engine::journal::disk::{Disk, DiskFile};
+
+use crate::random::Random;
 
 /// What the journal can ask of a disk, as bits.
 pub(crate) const CREATE: u32 = 1;
@@ -41,6 +44,8 @@ pub(crate) enum Ill {
     Full,
     /// The power goes: nothing works any more, and the disk is as it was.
     Power,
+    /// The process is killed: nothing works any more, and what was written so far is there.
+    Kill,
 }
 
 /// A call that is going to fail.
@@ -93,11 +98,17 @@ struct State {
     inodes_made: u64,
     fault: Option<Fault>,
     dead: bool,
+    /// The process is, the power is not.
+    killed: bool,
     failed: u64,
     largest_read: usize,
     free: Option<u64>,
     /// The journal's thread has to wait before its next call.
     held: bool,
+    /// It does.
+    waits: bool,
+    writes: u64,
+    syncs: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -133,7 +144,7 @@ impl FakeDisk {
         self.state(|state| state.fault.is_none())
     }
 
-    /// Whether the power has gone.
+    /// Whether the power has gone, or the process is dead.
     pub(crate) fn is_dead(&self) -> bool {
         self.state(|state| state.dead)
     }
@@ -152,6 +163,19 @@ impl FakeDisk {
     pub(crate) fn hold(&self, held: bool) {
         self.state(|state| state.held = held);
         self.0.1.notify_all();
+    }
+
+    /// Waits until the journal's thread does.
+    pub(crate) fn until_held(&self) {
+        let state = self.0.0.lock().unwrap();
+        let (_state, timed) =
+            self.0.1.wait_timeout_while(state, Duration::from_secs(20), |state| !state.waits).unwrap();
+        assert!(!timed.timed_out(), "the journal's thread has nothing to do");
+    }
+
+    /// Writes and syncs of files so far.
+    pub(crate) fn calls(&self) -> (u64, u64) {
+        self.state(|state| (state.writes, state.syncs))
     }
 
     /// All files, as those see them who read now.
@@ -182,25 +206,27 @@ impl FakeDisk {
         work(&mut self.0.0.lock().unwrap())
     }
 
-    /// A call of the journal; `anyway` is what it does even when it fails.
+    /// A call of the journal; `anyway` is what it does even when it fails of this.
     fn call<T>(
         &self,
         kind: u32,
-        anyway: impl FnOnce(&mut State, bool),
+        anyway: impl FnOnce(&mut State, Ill),
         work: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut state = self.0.0.lock().unwrap();
         let thread = std::thread::current();
         while state.held && thread.name() == Some("journal") {
+            state.waits = true;
+            self.0.1.notify_all();
             state = self.0.1.wait(state).unwrap();
         }
+        state.waits = false;
         let not_for = if thread.name() == Some("compress") { OTHERS } else { COMPRESSOR };
         match state.verdict(kind, not_for) {
             Ok(()) => work(&mut state),
-            Err(error) => {
-                let power = state.dead && state.fault.take().is_some();
-                if power || !state.dead {
-                    anyway(&mut state, power);
+            Err((error, ill)) => {
+                if let Some(ill) = ill {
+                    anyway(&mut state, ill);
                 }
                 Err(error)
             }
@@ -209,9 +235,10 @@ impl FakeDisk {
 }
 
 impl State {
-    fn verdict(&mut self, kind: u32, not_for: u32) -> io::Result<()> {
+    /// The error, and what has come over the disk by this call.
+    fn verdict(&mut self, kind: u32, not_for: u32) -> Result<(), (io::Error, Option<Ill>)> {
         if self.dead {
-            return Err(io::Error::other("the power is out"));
+            return Err((io::Error::other("the power is out"), None));
         }
         let meant = |fault: &&mut Fault| fault.calls & kind != 0 && fault.calls & not_for == 0;
         let Some(fault) = self.fault.as_mut().filter(meant) else { return Ok(()) };
@@ -222,15 +249,18 @@ impl State {
         let ill = fault.ill;
         fault.times = fault.times.saturating_sub(1);
         self.failed += 1;
-        self.dead = ill == Ill::Power;
-        if fault.times == 0 && !self.dead {
+        self.dead = matches!(ill, Ill::Power | Ill::Kill);
+        self.killed = ill == Ill::Kill;
+        if fault.times == 0 || self.dead {
             self.fault = None;
         }
-        Err(match ill {
+        let error = match ill {
             Ill::Full => io::ErrorKind::StorageFull.into(),
             Ill::Broken => io::Error::other("the disk is ill"),
             Ill::Power => io::Error::other("the power goes"),
-        })
+            Ill::Kill => io::Error::other("the process ends"),
+        };
+        Err((error, Some(ill)))
     }
 
     fn ino(&self, path: &Path) -> io::Result<u64> {
@@ -375,9 +405,11 @@ impl Disk for FakeDisk {
 impl DiskFile for FakeFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let whole = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
-        // What fails may have written some of it; at a power cut, all of it may be on its way.
-        let part = |state: &mut State, power: bool| {
-            let bytes = if power { bytes } else { &bytes[..bytes.len() / 2] };
+        // What fails has written any beginning of it; at a power cut, all of it may be on its way.
+        let part = |state: &mut State, ill: Ill| {
+            let seed = state.failed ^ offset ^ ((bytes.len() as u64) << 32);
+            let begun = Random::new(seed).index(bytes.len().max(1));
+            let bytes = if ill == Ill::Power { bytes } else { &bytes[..begun] };
             let change = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
             state.inode(self.1).change(change);
         };
@@ -388,6 +420,7 @@ impl DiskFile for FakeFile {
         };
         let kind = if self.0.state(inside) { 0 } else { WRITE };
         self.0.call(kind, part, |state| {
+            state.writes += 1;
             state.inode(self.1).change(whole);
             Ok(())
         })
@@ -408,13 +441,15 @@ impl DiskFile for FakeFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let forget = |state: &mut State, power: bool| {
-            let pending = state.inode(self.1).pending.iter_mut().filter(|_| !power);
+        let forget = |state: &mut State, ill: Ill| {
+            let ended = matches!(ill, Ill::Power | Ill::Kill);
+            let pending = state.inode(self.1).pending.iter_mut().filter(|_| !ended);
             // Not a file's length, which is none of its pages.
             let writes = pending.filter(|pending| matches!(pending.change, Change::Write { .. }));
             writes.for_each(|pending| pending.forgotten = true);
         };
         self.0.call(SYNC, forget, |state| {
+            state.syncs += 1;
             state.inode(self.1).sync();
             Ok(())
         })

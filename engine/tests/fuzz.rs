@@ -11,7 +11,7 @@ mod rows;
 use crate::campaign;
 
 #[test]
-fn changed_files_are_refused_or_read_as_they_were() {
+fn changed_files_are_refused_or_read_as_they_were_and_can_be_repaired() {
     campaign::run(60, files::run);
 }
 

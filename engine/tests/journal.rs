@@ -10,6 +10,7 @@ use rowcast_engine::journal::{self, Options, Read};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Kind, Lsn, ingest};
 
+use crate::disk::FakeDisk;
 use crate::support::{Fixture, read_all};
 
 fn segments(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
@@ -62,10 +63,47 @@ async fn numbers_go_on_above_after_reopening_and_the_position_is_kept() {
 #[tokio::test]
 async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let _first = Fixture::open(Options::new(dir.path())).await;
-    let error = journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap_err();
-    assert_eq!(error.kind(), Kind::Journal);
-    assert!(error.to_string().contains("in use by another process"), "{error}");
+    let first = Fixture::open(Options::new(dir.path())).await;
+    let refused = |what: &str| {
+        let errors = [
+            journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap_err(),
+            journal::repair(dir.path(), &RealDisk, 0, false).unwrap_err(),
+            journal::repair(dir.path(), &RealDisk, 0, true).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), Kind::Journal, "{what}");
+            assert!(error.to_string().contains("in use by another process"), "{what}: {error}");
+            assert!(error.remedy().unwrap().contains("Stop the other rowcast"), "{what}");
+        }
+    };
+    refused("as it is");
+    let lock = dir.path().join("lock");
+    std::fs::remove_file(&lock).unwrap();
+    refused("somebody has removed the lock by hand");
+    assert!(!lock.exists(), "who is refused leaves nothing");
+    std::fs::write(&lock, "").unwrap();
+    refused("somebody has made another");
+    first.journal().close().await;
+    drop(first);
+    Fixture::open(Options::new(dir.path())).await.journal().close().await;
+}
+
+#[tokio::test]
+async fn an_earlier_version_that_locks_the_file_alone_is_not_joined() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(Options::new(dir.path())).await;
+    fixture.journal().close().await;
+    drop(fixture);
+    let file = std::fs::File::open(dir.path().join("lock")).unwrap();
+    file.try_lock().unwrap();
+    for error in [
+        journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap_err(),
+        journal::repair(dir.path(), &RealDisk, 0, true).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("in use by another process"), "{error}");
+    }
+    drop(file);
+    assert!(journal::repair(dir.path(), &RealDisk, 0, true).unwrap().is_sound());
 }
 
 #[tokio::test]
@@ -316,31 +354,9 @@ async fn a_missing_segment_is_noticed() {
 }
 
 #[tokio::test]
-async fn interval_sync_shows_before_it_confirms() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut options = Options::new(dir.path());
-    options.sync = journal::Sync::Interval(Duration::from_millis(200));
-    let mut fixture = Fixture::open(options).await;
-    let before = fixture.journal().newest();
-    let mut head = fixture.journal().head();
-    let mut builder = Builder::new();
-    fixture.begin(&mut builder);
-    fixture.row(&mut builder, "x");
-    fixture.commit(&mut builder);
-    let room = fixture.ingest.room().await.unwrap();
-    room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
-    tokio::time::timeout(Duration::from_secs(5), head.wait_for(|head| *head > before))
-        .await
-        .unwrap()
-        .unwrap();
-    fixture.durable().await;
-    assert_eq!(fixture.journal().position().lsn, Lsn(fixture.lsn));
-}
-
-#[tokio::test]
 async fn a_full_disk_pauses_and_goes_on_by_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = crate::disk::FakeDisk::default();
+    let disk = FakeDisk::default();
     let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
     let mut fixture = Fixture::over(journal).await;
     fixture.transaction(5, "room").await;
@@ -368,7 +384,7 @@ async fn a_full_disk_pauses_and_goes_on_by_itself() {
 #[tokio::test]
 async fn after_a_failed_sync_nothing_is_taken_and_readers_are_served() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = crate::disk::FakeDisk::default();
+    let disk = FakeDisk::default();
     let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
     let mut fixture = Fixture::over(journal).await;
     fixture.transaction(5, "good").await;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::process::{Directory, Launch, Process, tail};
-use super::{Database, Kafka, SOON, http, soon, wait_for};
+use super::{Database, Kafka, SOON, http, small_disk, soon, wait_for};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_rowcast");
@@ -265,12 +265,41 @@ pub(crate) async fn command(arguments: &[&str]) -> Output {
 
 /// Likewise, in a directory.
 pub(crate) async fn command_in(directory: &Path, arguments: &[&str]) -> Output {
-    let output = tokio::process::Command::new(PROGRAM)
-        .args(arguments)
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    output_of(tokio::process::Command::new(PROGRAM).args(arguments).current_dir(directory), arguments).await
+}
+
+/// Mounts a directory over itself so that it may only be read, and runs the program there.
+const READ_ONLY: &str = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 99
+    shift && exec \"$@\"";
+
+/// Likewise, for a program to which the file system of `read_only` can only be read. `None` where nothing may be
+/// mounted (in a container, which is said by `ROWCAST_TEST_SMALL_DISK`).
+pub(crate) async fn command_on_read_only(read_only: &Path, arguments: &[&str]) -> Option<Output> {
+    if std::env::var_os(small_disk::GIVEN).is_some() {
+        return None;
+    }
+    for namespaces in [&["--mount"][..], &["--map-root-user", "--mount"]] {
+        let mut command = tokio::process::Command::new("unshare");
+        command
+            .args(namespaces)
+            .args(["sh", "-c", READ_ONLY, "sh"])
+            .arg(read_only)
+            .arg(PROGRAM)
+            .args(arguments);
+        let output = output_of(&mut command, arguments).await;
+        // 1: unshare itself may not.
+        if output.code != 99 && !output.stderr.starts_with("unshare:") {
+            return Some(output);
+        }
+    }
+    panic!(
+        "Cannot mount {} so that it may only be read: neither root nor a user namespace may",
+        read_only.display()
+    )
+}
+
+async fn output_of(command: &mut tokio::process::Command, arguments: &[&str]) -> Output {
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let what = format!("rowcast {} to end", arguments.join(" "));
     let output = soon(&what, output).await.expect("the program starts");
     Output {

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::process::Directory;
 
 /// Where a small disk is mounted already.
-const GIVEN: &str = "ROWCAST_TEST_SMALL_DISK";
+pub(crate) const GIVEN: &str = "ROWCAST_TEST_SMALL_DISK";
 
 /// Mounts, says so, and stays until the test is gone.
 const HOLDER: &str =

@@ -1,7 +1,7 @@
 //! The seam to the disk: tests cut its power and make its N-th call fail.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +33,12 @@ pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
 pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// Writes all bytes at an offset.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all bytes of several buffers, one behind the other, as one write. Of one that fails, any beginning may be
+    /// there. What the slices show afterwards is not defined.
+    fn write_vectored_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        self.write_at(&bytes, offset)
+    }
     /// Reads as much as there is, up to the buffer's length.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Makes contents and length durable (fdatasync).
@@ -60,11 +66,16 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let opened = OpenOptions::new().read(true).write(true).open(path);
-        // What may only be read can be read: a copy on a read-only file system, or one that an error has made so.
-        let refused = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied];
-        let reads = opened.as_ref().is_err_and(|error| refused.contains(&error.kind()));
-        Ok(Arc::new(if reads { File::open(path)? } else { opened? }))
+        match OpenOptions::new().read(true).write(true).open(path) {
+            // What may only be read can be read: a copy on a read-only file system, or one that an error has made so.
+            Err(why)
+                if [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied]
+                    .contains(&why.kind()) =>
+            {
+                Ok(Arc::new(OnlyRead { file: File::open(path)?, why }))
+            }
+            opened => Ok(Arc::new(opened?)),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -94,6 +105,10 @@ impl DiskFile for File {
         self.write_all_at(bytes, offset)
     }
 
+    fn write_vectored_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_all(buffers, offset, |rest, at| rustix::io::pwritev(self, rest, at).map_err(io::Error::from))
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -117,5 +132,143 @@ impl DiskFile for File {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+}
+
+/// A file that may only be read. Whoever writes to it is told why, in place of "Bad file descriptor".
+#[derive(Debug)]
+struct OnlyRead {
+    file: File,
+    why: io::Error,
+}
+
+impl OnlyRead {
+    fn refuse(&self) -> io::Result<()> {
+        let why =
+            self.why.raw_os_error().map_or_else(|| self.why.kind().into(), io::Error::from_raw_os_error);
+        Err(why)
+    }
+}
+
+impl DiskFile for OnlyRead {
+    fn write_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {
+        self.refuse()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        DiskFile::read_at(&self.file, buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn truncate(&self, _length: u64) -> io::Result<()> {
+        self.refuse()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+}
+
+/// Calls `write` until all is written: it may take less than it is given, and be interrupted.
+fn write_all(
+    mut buffers: &mut [IoSlice<'_>],
+    mut offset: u64,
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    // Empty ones at the beginning would look as if nothing could be written.
+    IoSlice::advance_slices(&mut buffers, 0);
+    while !buffers.is_empty() {
+        match write(buffers, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut buffers, written);
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A system that takes some bytes at a time, and now and then none.
+    fn written(pieces: &[&[u8]], takes: &[io::Result<usize>]) -> (io::Result<()>, Vec<u8>) {
+        let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let (mut file, mut calls) = (vec![b'.'; 3], takes.iter());
+        let done = write_all(&mut slices, 3, |rest, at| {
+            assert_eq!(at, file.len() as u64, "each goes on where the one before ended");
+            let bytes: Vec<u8> = rest.iter().flat_map(|piece| piece.iter().copied()).collect();
+            match calls.next() {
+                Some(Err(error)) => Err(error.kind().into()),
+                Some(Ok(count)) => {
+                    file.extend_from_slice(&bytes[..*count]);
+                    Ok(*count)
+                }
+                None => {
+                    file.extend_from_slice(&bytes);
+                    Ok(bytes.len())
+                }
+            }
+        });
+        (done, file)
+    }
+
+    #[test]
+    fn what_is_taken_in_part_or_interrupted_is_gone_on_with() {
+        let pieces: [&[u8]; 6] = [b"", b"one", b"", b"two", b"three", b""];
+        let interrupted = || Err(io::ErrorKind::Interrupted.into());
+        for takes in [
+            vec![],
+            vec![Ok(11)],
+            vec![Ok(1), Ok(1), Ok(1), Ok(1)],
+            vec![Ok(3), Ok(3)],
+            vec![interrupted(), Ok(4), interrupted(), interrupted()],
+            vec![Ok(7), interrupted(), Ok(3)],
+        ] {
+            let (done, file) = written(&pieces, &takes);
+            assert!(done.is_ok(), "{takes:?}");
+            assert_eq!(file, b"...onetwothree", "{takes:?}");
+        }
+        let (done, file) = written(&pieces, &[Ok(5), Err(io::ErrorKind::StorageFull.into())]);
+        assert_eq!((done.unwrap_err().kind(), &file[..]), (io::ErrorKind::StorageFull, &b"...onetw"[..]));
+        let (done, _) = written(&pieces, &[Ok(5), Ok(0)]);
+        assert_eq!(done.unwrap_err().kind(), io::ErrorKind::WriteZero);
+        assert!(written(&[b"", b""], &[]).0.is_ok());
+    }
+
+    #[test]
+    fn a_file_that_may_only_be_read_says_so_to_who_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "rows").unwrap();
+        const EROFS: i32 = 30;
+        let file = OnlyRead { file: File::open(&path).unwrap(), why: io::Error::from_raw_os_error(EROFS) };
+        let refused = [file.write_at(b"x", 0), file.truncate(1), {
+            file.write_vectored_at(&mut [IoSlice::new(b"x")], 0)
+        }];
+        for refusal in refused {
+            assert_eq!(refusal.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+        let mut bytes = [0; 9];
+        assert_eq!((file.read_at(&mut bytes, 0).unwrap(), file.length().unwrap()), (4, 4));
+        file.sync().unwrap();
+    }
+
+    #[test]
+    fn more_buffers_than_the_system_takes_at_once_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.create(&dir.path().join("file")).unwrap();
+        let pieces: Vec<Vec<u8>> =
+            (0..5000u32).map(|at| at.to_le_bytes()[..at as usize % 5].to_vec()).collect();
+        let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        file.write_vectored_at(&mut slices, 0).unwrap();
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), pieces.concat());
     }
 }

@@ -149,7 +149,7 @@ fn create(
         // Removed at the next opening if it cannot be now.
         let _ = shared.disk.remove(&aside);
     })?;
-    let segment = Arc::new(Segment::new(header, target, previous.time_max(), Lsn::ZERO));
+    let segment = Arc::new(Segment::new(header, target, previous.time_max(), Lsn::ZERO).behind(previous));
     install(shared, &segment);
     let written = (SEGMENT_HEADER + batch.len()) as u64;
     Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })

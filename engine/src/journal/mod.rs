@@ -1,7 +1,7 @@
 //! The journal: an append-only log of numbered events in segment files.
 //!
 //! ```text
-//! DIR/lock                        held while a process has the journal open
+//! DIR/lock                        locked while a process has the journal open, as is DIR itself
 //! DIR/00000001795226490105.seg    a segment, named by the number of its first event
 //! DIR/00000001795226490105.idx    its index; made again by a scan when it is missing or wrong
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
@@ -37,6 +37,8 @@ mod distance;
 mod history;
 mod holds;
 mod installation;
+mod last;
+mod lock;
 mod lost_end;
 mod marks;
 mod notes;
@@ -84,6 +86,7 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::disk::Disk;
 use crate::journal::holds::Holds;
+use crate::journal::lock::Lock;
 use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
@@ -235,7 +238,7 @@ pub(crate) struct Shared {
     /// Huge transactions that wait for room.
     pub(crate) spills_waiting: AtomicU64,
     /// Held until the writer has closed the journal.
-    pub(crate) lock: Mutex<Option<std::fs::File>>,
+    pub(crate) lock: Mutex<Option<Lock>>,
 }
 
 /// A handle on the open journal. Clones are the same journal.

@@ -2,7 +2,6 @@
 
 mod segment;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, sync_channel};
@@ -10,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -20,16 +18,15 @@ use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
 use crate::journal::compressed::plain_view;
 use crate::journal::compressor::Compressor;
-use crate::journal::disk::{Disk, make_dir};
+use crate::journal::disk::Disk;
 use crate::journal::history::ASIDE;
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
+use crate::journal::lock::Lock;
 use crate::journal::lost_end::LostEnd;
 use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
-use crate::journal::refusal::{
-    broken_segment, cannot_list, cannot_open, cannot_read, foreign, misfit, rightly_named,
-};
+use crate::journal::refusal::{broken_segment, cannot_list, cannot_read, foreign, misfit, rightly_named};
 use crate::journal::registry::Registry;
 use crate::journal::release::Release;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
@@ -55,7 +52,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
-    let lock = lock(&options.dir)?;
+    let lock = Lock::make(&options.dir)?;
     let installation = installation(&options.dir, &*disk)?;
     let release = Release::start()?;
     remove_spills(&options.dir, &*disk, &release)?;
@@ -234,24 +231,6 @@ fn drop_empty(shared: &Shared) {
     shared.segments.store(Arc::new(kept.into_iter().map(|(_, segment)| Arc::clone(segment)).collect()));
 }
 
-/// Makes the directory and locks it.
-pub(crate) fn lock(dir: &Path) -> Result<File> {
-    make_dir(dir).map_err(|error| cannot_open(dir, error))?;
-    lock_existing(dir)
-}
-
-/// Locks a directory that is there.
-pub(crate) fn lock_existing(dir: &Path) -> Result<File> {
-    let failed = |error| cannot_open(dir, error);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        Error::journal(format!("The journal in {} is in use by another process", dir.display()))
-            .hint("Stop the other rowcast, or give this one a directory of its own (--data DIR).")
-    })?;
-    Ok(file)
-}
-
 /// What lies in the directory.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -316,6 +295,9 @@ impl Found {
                 segment::scan(&segment, newest, disk, registry, self.notes.clone())?
             }
         };
+        if let Some(before) = self.segments.last() {
+            segment = segment.behind(before);
+        }
         segment.set_stored(stored.min(segment.length()));
         if let Some(json) = &left.position {
             self.position =

@@ -10,6 +10,7 @@ use crate::event::Micros;
 use crate::journal::Journal;
 use crate::journal::compressed::open_own;
 use crate::journal::history::{Stretch, lineage};
+use crate::journal::last::before_last;
 use crate::journal::refusal::{MEND, broken_middle, cannot_read, unknown_schema};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::Segment;
@@ -245,18 +246,7 @@ impl Journal {
 
     /// The position before the newest `count` events of all channels.
     pub fn seek_last(&self, count: u64) -> u64 {
-        let segments = self.shared.segments.load_full();
-        let mut left = count;
-        let mut position = self.newest();
-        for segment in segments.iter().rev().filter(|segment| segment.events() > 0) {
-            if left == 0 {
-                break;
-            }
-            let taken = segment.events().min(left);
-            left -= taken;
-            position = segment.header.base + segment.events() - taken - 1;
-        }
-        position
+        before_last(&self.shared.segments.load(), count).unwrap_or_else(|| self.newest())
     }
 
     /// The position before the oldest event held.

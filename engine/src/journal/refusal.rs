@@ -88,6 +88,26 @@ pub(crate) fn cannot_use(path: &Path, error: io::Error) -> Error {
     Error::journal(format!("Cannot use {}", path.display())).because(error).hint(remedy)
 }
 
+/// A file that can be read and has to be changed.
+pub(crate) fn cannot_change(doing: &str, path: &Path, error: io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let dir = path.parent().unwrap_or(path).display();
+            format!(
+                "Give the user who runs rowcast the right to write to it and to its directory (chmod u+w {} {dir}).",
+                path.display()
+            )
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "Mount its file system for writing; where an error has made it read-only, see the kernel's log (dmesg)."
+                .to_owned()
+        }
+        _ if is_full(&error) => "Make room on the file system of the data directory.".to_owned(),
+        _ => "The disk may be failing: see the kernel's log (dmesg).".to_owned(),
+    };
+    Error::journal(format!("Cannot {doing} {}", path.display())).because(error).hint(hint)
+}
+
 pub(crate) fn broken_middle(path: &Path, broken: &Broken) -> Error {
     Error::journal(format!("{} is damaged at offset {}: {}", path.display(), broken.offset, broken.reason))
         .hint(MEND)

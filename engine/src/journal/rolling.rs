@@ -178,7 +178,7 @@ fn adopted(
         (entry.time_before, entry.lsn_before) =
             if at == 0 { (previous.time_max(), previous.lsn_max()) } else { times };
     }
-    let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max());
+    let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max()).behind(previous);
     segment.restore(index, written.length(), written.events(), times);
     segment
 }
@@ -237,7 +237,8 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
         // An empty file that stays is removed at the next opening.
         let _ = shared.disk.remove(&path);
     })?;
-    let segment = Arc::new(Segment::new(header, path, previous.time_max(), previous.lsn_max()));
+    let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max()).behind(previous);
+    let segment = Arc::new(segment);
     install(shared, &segment);
     let written = SEGMENT_HEADER as u64;
     Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })

@@ -132,6 +132,8 @@ pub(crate) struct IndexEntry {
 pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) path: PathBuf,
+    /// Events in the segments before it, those included that retention has taken since this one was opened.
+    before: u64,
     /// Bytes that may be read, in its plain form.
     length: AtomicU64,
     /// Bytes on the disk: less than the length once it is compressed.
@@ -151,6 +153,7 @@ impl Segment {
         Self {
             header,
             path,
+            before: 0,
             length: AtomicU64::new(SEGMENT_HEADER as u64),
             stored: AtomicU64::new(SEGMENT_HEADER as u64),
             events: AtomicU64::new(0),
@@ -159,6 +162,11 @@ impl Segment {
             closed: AtomicI64::new(0),
             index: RwLock::new(Vec::new()),
         }
+    }
+
+    /// The same, with what `previous` and those before it have counted. That one must not grow any more.
+    pub(crate) fn behind(self, previous: &Self) -> Self {
+        Self { before: previous.count(), ..self }
     }
 
     pub(crate) fn file_name(base: u64) -> String {
@@ -208,6 +216,16 @@ impl Segment {
 
     pub(crate) fn events(&self) -> u64 {
         self.events.load(Ordering::Acquire)
+    }
+
+    /// Events in the segments before it. Only differences of this tell something.
+    pub(crate) fn count_before(&self) -> u64 {
+        self.before
+    }
+
+    /// The same, with its own.
+    pub(crate) fn count(&self) -> u64 {
+        self.before + self.events()
     }
 
     pub(crate) fn time_max(&self) -> Micros {

@@ -1,5 +1,7 @@
 //! The thread that writes: whatever has arrived is one write and one sync.
 
+mod round;
+
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -10,17 +12,19 @@ use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::abort::{self, Point};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::compressor::Compressor;
 use crate::journal::disk::DiskFile;
 use crate::journal::history::NewHistory;
+use crate::journal::lock::Lock;
 use crate::journal::rolling::is_full;
-use crate::journal::room::{Claim, FULL_RETRY, no_room};
+use crate::journal::room::{Claim, FULL_RETRY};
 use crate::journal::segment::Segment;
+use crate::journal::writer::round::Round;
 use crate::journal::{Shared, Spill, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Builder, Header, Note, Part, Tail, mark_early, seal_with};
+use crate::record::{Batch, Header, Part};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -81,31 +85,6 @@ pub(crate) struct Active {
     pub(crate) synced: u64,
     pub(crate) schemas: Vec<SchemaId>,
     pub(crate) opened: Instant,
-}
-
-/// What has been written and is not shown yet.
-#[derive(Debug, Default)]
-struct Round {
-    batches: Vec<(Bytes, Header)>,
-    bytes: usize,
-    replies: Vec<(oneshot::Sender<Result<u64>>, u64)>,
-    lsn: Option<Lsn>,
-    /// End of its last transaction.
-    tx_end: Lsn,
-    notes: Vec<Note>,
-    permits: Vec<OwnedSemaphorePermit>,
-    arrived: Option<Instant>,
-    /// What is being written now is given up when the disk is full.
-    turns_away: bool,
-}
-
-/// Where an append begins.
-struct Place {
-    written: u64,
-    next: u64,
-    batches: usize,
-    bytes: usize,
-    notes: usize,
 }
 
 #[derive(Debug)]
@@ -170,14 +149,14 @@ impl Writer {
         while let Some(command) = next.take() {
             match command {
                 Command::Append(append) => {
-                    self.write(append, &mut round)?;
+                    self.take(append, &mut round)?;
                     if round.bytes < ROUND_BYTES {
                         next = commands.try_recv().ok();
                     }
                 }
                 Command::Adopt(spill, end, permit) => {
                     self.publish(std::mem::take(&mut round))?;
-                    self.wait_while_short(&mut round)?;
+                    self.wait_while_short(&mut round, 0)?;
                     self.adopt(*spill, end)?;
                     drop(permit);
                 }
@@ -198,143 +177,47 @@ impl Writer {
         Ok(closing)
     }
 
-    /// Gives the directory free. Said, not left to the closing of the file: a process that is being forked has the
-    /// file open as well until it executes something, and would keep the lock for so long.
     fn unlock(&self) {
         let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(lock) = lock {
-            let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock);
-        }
+        lock.into_iter().for_each(Lock::release);
     }
 
-    fn write(&mut self, append: Append, round: &mut Round) -> Result<()> {
-        round.arrived.get_or_insert_with(Instant::now);
-        if self.active.written >= self.shared.options.segment_bytes {
+    /// Takes an append into the round, once there is room for it.
+    fn take(&mut self, append: Append, round: &mut Round) -> Result<()> {
+        // What it waits for counts.
+        let arrived = round.is_empty().then(Instant::now);
+        if self.active.written + round.bytes as u64 >= self.shared.options.segment_bytes {
             self.publish(std::mem::take(round))?;
             self.roll()?;
-            self.wait_while_short(round)?;
+            self.wait_while_short(round, 0)?;
         }
-        self.unchecked += append.parts.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
+        let bytes = append.parts.iter().map(|part| part.bytes.len()).sum();
+        self.unchecked += bytes as u64;
         if self.unchecked >= ROOM_CHECK_BYTES {
-            self.wait_while_short(round)?;
+            self.wait_while_short(round, bytes)?;
         }
         if append.claim.as_ref().is_some_and(|claim| !claim.take()) {
             return Ok(());
         }
         abort::point(Point::AppendBegun);
-        let (place, first) = (self.place(round), self.next);
-        if let Err(error) = self.write_parts(append.parts, append.claim.is_none(), round) {
-            return match append.reply {
-                Some(reply) if error.kind() == Kind::Transient => {
-                    self.take_back(&place, round)?;
-                    // The one who asked may be gone.
-                    let _ = reply.send(Err(error));
-                    Ok(())
-                }
-                _ => Err(error),
-            };
-        }
-        round.lsn = append.lsn.or(round.lsn);
-        round.replies.extend(append.reply.map(|reply| (reply, first)));
-        round.permits.extend(append.permit);
+        round.push(append, bytes, arrived);
         Ok(())
-    }
-
-    fn write_parts(&mut self, parts: Vec<Part>, may_wait: bool, round: &mut Round) -> Result<()> {
-        // Before all parts: between two of them they would end a transaction that a crash has cut.
-        let schemas: Vec<_> = parts.iter().flat_map(|part| &part.schemas).copied().collect();
-        self.write_schemas(&schemas, round)?;
-        abort::point(Point::AppendSchemas);
-        round.turns_away = !may_wait;
-        for part in parts {
-            round.tx_end = round.tx_end.max(part.tx_end);
-            round.notes.extend(part.notes);
-            self.write_batch(part.bytes, part.tail, round)?;
-            abort::point(Point::AppendWritten);
-        }
-        round.turns_away = false;
-        Ok(())
-    }
-
-    fn place(&self, round: &Round) -> Place {
-        Place {
-            written: self.active.written,
-            next: self.next,
-            batches: round.batches.len(),
-            bytes: round.bytes,
-            notes: round.notes.len(),
-        }
-    }
-
-    /// Forgets what was written since, so that not even a crash brings it back.
-    fn take_back(&mut self, place: &Place, round: &mut Round) -> Result<()> {
-        round.batches.truncate(place.batches);
-        round.bytes = place.bytes;
-        round.notes.truncate(place.notes);
-        round.turns_away = false;
-        self.next = place.next;
-        self.active.written = place.written;
-        self.active.file.truncate(place.written).map_err(|error| self.broken("cut", error))
-    }
-
-    /// A segment holds every schema version that its batches name, before the first batch that does.
-    fn write_schemas(&mut self, ids: &[SchemaId], round: &mut Round) -> Result<()> {
-        let mut builder = Builder::new();
-        for id in ids {
-            if !self.active.schemas.contains(id) {
-                if let Some(json) = self.shared.registry.json(*id) {
-                    builder.schema(&json);
-                }
-                self.active.schemas.push(*id);
-            }
-        }
-        // With the others of the round: what is shown of a segment grows in the order of the file.
-        builder.take().into_iter().try_for_each(|part| self.write_batch(part.bytes, part.tail, round))
     }
 
     /// Writes a batch without events where no round is under way.
-    pub(crate) fn write_quiet(&mut self, bytes: Vec<u8>) -> Result<()> {
-        let mut round = Round::default();
-        self.write_batch(bytes, None, &mut round)?;
-        for (_, header) in &round.batches {
-            self.active.segment.grow(header);
-        }
-        Ok(())
-    }
-
-    fn write_batch(&mut self, mut bytes: Vec<u8>, tail: Option<Tail>, round: &mut Round) -> Result<()> {
-        if self.active.synced < self.active.written {
-            mark_early(&mut bytes);
-        }
-        seal_with(&mut bytes, self.next - self.active.segment.header.base, tail);
-        let Some(header) = Header::parse(&bytes) else {
-            return Err(Error::failed("Built a batch that cannot be read back"));
-        };
-        self.put(&bytes, self.active.written, round.turns_away)?;
-        self.active.written += bytes.len() as u64;
-        self.next += u64::from(header.events);
-        round.bytes += bytes.len();
-        round.batches.push((bytes.into(), header));
-        Ok(())
-    }
-
-    /// Writes, waiting for room as long as it takes, unless that is not wanted.
-    fn put(&self, bytes: &[u8], offset: u64, turns_away: bool) -> Result<()> {
+    pub(crate) fn write_quiet(&mut self, mut bytes: Vec<u8>) -> Result<()> {
+        let header = self.seal(&mut bytes, None, (self.active.written, self.next))?;
         self.look_whole(&*self.active.file)?;
-        loop {
-            match self.active.file.write_at(bytes, offset) {
-                Ok(()) => {
-                    self.shared.say_roomy();
-                    return Ok(());
-                }
-                Err(error) if is_full(&error) && turns_away => {
-                    self.shared.say_full(DISK_FULL);
-                    return Err(no_room(DISK_FULL));
-                }
-                Err(error) if is_full(&error) => self.wait_for_room(DISK_FULL)?,
-                Err(error) => return Err(self.broken("write to", error)),
+        while let Err(error) = self.active.file.write_at(&bytes, self.active.written) {
+            if !is_full(&error) {
+                return Err(self.broken("write to", error));
             }
+            self.wait_for_room(DISK_FULL)?;
         }
+        self.shared.say_roomy();
+        self.active.written += bytes.len() as u64;
+        self.active.segment.grow(&header);
+        Ok(())
     }
 
     fn broken(&self, doing: &str, error: io::Error) -> Error {
@@ -348,9 +231,13 @@ impl Writer {
         self.shared.wait_for_room(what)
     }
 
-    /// Syncs and shows what the round wrote.
-    fn publish(&mut self, round: Round) -> Result<()> {
-        if round.batches.is_empty() && round.lsn.is_none() && round.replies.is_empty() {
+    /// Writes, syncs and shows the round.
+    fn publish(&mut self, mut round: Round) -> Result<()> {
+        if round.is_empty() {
+            return Ok(());
+        }
+        let headers = self.write_round(&mut round)?;
+        if round.is_empty() {
             return Ok(());
         }
         if self.shared.options.sync == Sync::Always {
@@ -358,37 +245,41 @@ impl Writer {
             self.sync_file()?;
             abort::point(Point::SyncDone);
         }
-        for (bytes, header) in round.batches {
-            counter!("rowcast_journal_bytes_total").increment(bytes.len() as u64);
-            counter!("rowcast_events_total").increment(u64::from(header.events));
-            self.show(bytes, &header)?;
-            abort::point(Point::ShowBatch);
-        }
-        self.shared.note_tx_end(round.tx_end);
-        self.shared.note(round.notes);
-        let newest = self.active.segment.last();
-        self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
-        abort::point(Point::ShowHead);
+        let lsn = round.lsn();
+        self.show_round(&mut round, headers)?;
         match self.shared.options.sync {
-            Sync::Always => self.confirm(round.lsn),
+            Sync::Always => self.confirm(lsn),
             Sync::Interval(_) => {
-                let (_, lsn) = self.unsynced.get_or_insert((Instant::now(), None));
-                *lsn = round.lsn.or(*lsn);
+                let (_, unsynced) = self.unsynced.get_or_insert((Instant::now(), None));
+                *unsynced = lsn.or(*unsynced);
                 // Who waits for an answer was promised that it is durable; capture waits for none.
-                if !round.replies.is_empty() {
+                if round.is_awaited() {
                     self.sync_now()?;
                 }
             }
         }
         abort::point(Point::ShowDurable);
-        for (reply, id) in round.replies {
-            // The one who asked may be gone.
-            let _ = reply.send(Ok(id));
-            abort::point(Point::ShowReplied);
-        }
-        if let Some(arrived) = round.arrived {
+        if let Some(arrived) = round.answer() {
             histogram!("rowcast_journal_commit_seconds").record(arrived.elapsed());
         }
+        Ok(())
+    }
+
+    fn show_round(&mut self, round: &mut Round, headers: Vec<Header>) -> Result<()> {
+        let (mut tx_end, mut notes) = (Lsn::ZERO, Vec::new());
+        for (part, header) in round.take_parts().zip(headers) {
+            tx_end = tx_end.max(part.tx_end);
+            notes.extend(part.notes);
+            counter!("rowcast_journal_bytes_total").increment(part.bytes.len() as u64);
+            counter!("rowcast_events_total").increment(u64::from(header.events));
+            self.show(part.bytes.into(), &header)?;
+            abort::point(Point::ShowBatch);
+        }
+        self.shared.note_tx_end(tx_end);
+        self.shared.note(notes);
+        let newest = self.active.segment.last();
+        self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        abort::point(Point::ShowHead);
         Ok(())
     }
 
@@ -443,7 +334,7 @@ impl Writer {
             self.roll()?;
         }
         self.look_at_file()?;
-        self.wait_while_short(&mut Round::default())?;
+        self.wait_while_short(&mut Round::default(), 0)?;
         self.shared.say_roomy();
         Ok(())
     }
@@ -453,10 +344,11 @@ impl Writer {
         while commands.is_empty() && retention::apply(&self.shared, now()).more {}
     }
 
-    /// Waits while what is about to be written would take the last room of others on the file system, and while a
-    /// door that is moving keeps the journal above its size. What the round wrote so far is shown before.
-    fn wait_while_short(&mut self, round: &mut Round) -> Result<()> {
-        while let Some(reason) = retention::short_of_room(&self.shared, self.unchecked) {
+    /// Waits while what is about to be written, the round and so many bytes more, would take the last room of others
+    /// on the file system, and while a door that is moving keeps the journal above its size. The round is written and
+    /// shown before.
+    fn wait_while_short(&mut self, round: &mut Round, more: usize) -> Result<()> {
+        while let Some(reason) = retention::short_of_room(&self.shared, (round.bytes + more) as u64) {
             self.settle(round)?;
             self.wait_for_room(&reason)?;
         }
@@ -480,7 +372,7 @@ impl Writer {
         kept.filter(|_| !self.shared.closing.load(Ordering::Acquire))
     }
 
-    /// Nobody has to wait for what is written already.
+    /// Nobody has to wait for what was there before.
     fn settle(&mut self, round: &mut Round) -> Result<()> {
         self.publish(std::mem::take(round))?;
         self.sync_now()

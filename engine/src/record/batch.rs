@@ -89,9 +89,9 @@ pub(crate) fn seal_with(bytes: &mut [u8], first: u64, tail: Option<Tail>) {
     debug_assert!(intact(bytes), "changed after its end was summed up");
 }
 
-/// Notes in a finished part that it is written before what stands before it is synced.
-pub(crate) fn mark_early(bytes: &mut [u8]) {
-    let flags = get_u16(bytes, 12).unwrap_or(0) | FLAG_EARLY;
+/// Notes in a finished part whether it is written before what stands before it is synced.
+pub(crate) fn mark_early(bytes: &mut [u8], early: bool) {
+    let flags = get_u16(bytes, 12).unwrap_or(0) & !FLAG_EARLY | if early { FLAG_EARLY } else { 0 };
     crate::record::layout::put(bytes, 12, &flags.to_le_bytes());
 }
 

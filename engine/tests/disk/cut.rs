@@ -11,7 +11,7 @@ const SECTOR: usize = 512;
 /// How much of what was not synced stays.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stays {
-    /// Everything up to some moment, as on a disk that writes in order.
+    /// Everything up to some sector, also within a write, as on a disk that writes in order.
     UpTo,
     /// Each sector and name for itself, so many times of 256.
     Any(u64),
@@ -39,6 +39,11 @@ impl FakeDisk {
                 (path, Inode::solid(inode.after_cut(stays, random)))
             }))
         })
+    }
+
+    /// The disk as the next process finds it, which comes after the death of this one, or its machine's.
+    pub(crate) fn after_death(&self, random: &mut Random) -> Self {
+        if self.state(|state| state.killed) { self.after_kill() } else { self.after_power_cut(random) }
     }
 
     /// The disk as it is found after the process was killed: what was written is there, and still not synced.
@@ -114,6 +119,13 @@ impl Inode {
             match &pending.change {
                 Change::Truncate(_) if random.chance(kept) => apply(&mut bytes, &pending.change),
                 Change::Truncate(_) => {}
+                Change::Write { offset, bytes: new } if matches!(stays, Stays::UpTo) && at == up_to => {
+                    let end = *offset + random.index(new.len() + 1);
+                    let kept = (end / SECTOR * SECTOR).saturating_sub(*offset);
+                    if kept > 0 {
+                        write(&mut bytes, *offset, &new[..kept]);
+                    }
+                }
                 Change::Write { offset, bytes: new } => {
                     for (place, piece) in sectors(*offset, new) {
                         let there = random.chance(kept) && !missed.contains(&(place / SECTOR));

@@ -101,24 +101,76 @@ fn read(journal: &Journal, found: &mut Lines) {
         (journal.never_given(after), journal.summary(), journal.schemas(), journal.holds_all_above(Lsn(1)));
 }
 
-fn open(dir: &Path, files: &BTreeMap<String, Vec<u8>>) -> (FakeDisk, Option<Lines>) {
+fn disk_of(dir: &Path, files: &BTreeMap<String, Vec<u8>>) -> FakeDisk {
     let disk = FakeDisk::default();
     for (name, bytes) in files {
         disk.put(dir.join(name), bytes.clone());
     }
+    disk
+}
+
+fn open(dir: &Path, files: &BTreeMap<String, Vec<u8>>) -> (FakeDisk, Option<Lines>) {
+    let disk = disk_of(dir, files);
     // Whatever it says: it ends, and does not panic.
     let _ = journal::check(dir, &disk);
+    let found = open_on(dir, &disk).ok();
+    (disk, found)
+}
+
+fn open_on(dir: &Path, disk: &FakeDisk) -> rowcast_engine::Result<Lines> {
     unlocked(dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let inside = runtime.enter();
     let opened = journal::open(Options::new(dir), Arc::new(disk.clone()));
     drop(inside);
-    let found = opened.ok().map(|journal| {
+    opened.map(|journal| {
         let mut found = Vec::new();
         read(&journal, &mut found);
         found
-    });
-    (disk, found)
+    })
+}
+
+/// Repair ends, and what it leaves opens: with events that were there, under their numbers, and a gap for the others.
+/// `sealed`: somebody has made checksums right over what nobody wrote, which repair takes for sound.
+fn mend(dir: &Path, files: &BTreeMap<String, Vec<u8>>, whole: &HashSet<(u64, Vec<u8>)>, sealed: bool) {
+    let disk = disk_of(dir, files);
+    unlocked(dir);
+    let before = disk.files();
+    let told = journal::repair(dir, &disk, 0, true);
+    assert!(disk.files() == before, "a dry run writes nothing");
+    let repaired = journal::repair(dir, &disk, 0, false);
+    assert_eq!(told.is_ok(), repaired.is_ok(), "{told:?}, {repaired:?}");
+    let (Ok(told), Ok(repaired)) = (told, repaired) else {
+        assert!(disk.files() == before, "what only a person can judge stays as it is");
+        return;
+    };
+    assert_eq!((told.cuts.len(), told.gaps.len()), (repaired.cuts.len(), repaired.gaps.len()));
+    let again = journal::repair(dir, &disk, 0, false).expect("what was repaired can be looked at again");
+    assert!(again.is_sound(), "{again:?} after {repaired:?}");
+    let opened = open_on(dir, &disk);
+    assert!(opened.iter().all(|found| found.windows(2).all(|pair| pair[0].0 < pair[1].0)), "numbers rise");
+    if sealed {
+        return;
+    }
+    let found = opened.unwrap_or_else(|error| panic!("does not open after {repaired:?}: {error}"));
+    let bridge = |event: &&(u64, Vec<u8>)| {
+        repaired.gaps.iter().any(|gap| gap.to == event.0)
+            && event.1.windows(15).any(|bytes| bytes == b"journal_damaged")
+    };
+    let events: HashSet<_> = found.iter().filter(|event| !bridge(event)).collect();
+    let invented = events.iter().find(|event| !whole.contains(**event));
+    assert!(invented.is_none(), "{invented:?} was never written");
+    // Between what is left nothing is missing in silence.
+    let (Some(first), Some(last)) = (found.first(), found.last()) else { return };
+    let missing =
+        whole.iter().filter(|event| first.0 < event.0 && event.0 < last.0 && !events.contains(event));
+    for (id, _) in missing {
+        assert!(
+            repaired.gaps.iter().any(|gap| (gap.from..=gap.to).contains(id)),
+            "{id} is in none of {:?}",
+            repaired.gaps
+        );
+    }
 }
 
 /// Changes a file or two; true when checksums have been made right again.
@@ -183,6 +235,7 @@ pub(super) fn run(seed: u64) -> Outcome {
             assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0), "numbers rise");
             let invented = found.iter().find(|event| !sealed && !whole.contains(*event));
             assert!(invented.is_none(), "{invented:?} was never written");
+            mend(dir.path(), &files, &whole, sealed);
         }
         DIRECTORIES
     };

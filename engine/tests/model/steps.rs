@@ -149,8 +149,9 @@ impl World {
         }
         self.note(format!("  append {} transactions, large: {large}, to {}", units.len(), self.lsn));
         if large && self.disk.is_well() && self.random.chance(128) {
-            // Between two parts of one transaction.
-            let (after, ill) = (self.random.below(5) as u32, self.random.one_of(&[Ill::Broken, Ill::Power]));
+            // Between two writes, or in the midst of one that has several parts of a transaction.
+            let (after, ill) =
+                (self.random.below(3) as u32, self.random.one_of(&[Ill::Broken, Ill::Power, Ill::Kill]));
             self.disk.plan(Some(Fault { calls: WRITE | OTHERS, after, ill, times: 1, waits: 0 }));
         }
         let Some(room) = self.room(ingest) else { return };
@@ -382,7 +383,7 @@ impl World {
 
     /// Something that is going to happen to the disk.
     fn fault(&mut self) {
-        let ill = self.random.one_of(&[Ill::Broken, Ill::Full, Ill::Full, Ill::Power, Ill::Power]);
+        let ill = self.random.one_of(&[Ill::Broken, Ill::Full, Ill::Full, Ill::Power, Ill::Power, Ill::Kill]);
         let compresses = self.life().setup.compression == Compression::Zstd && self.random.chance(128);
         let calls = match ill {
             Ill::Full => CREATE | WRITE | RENAME,
@@ -457,7 +458,10 @@ impl World {
         drop(journal);
         let dead = self.disk.is_dead();
         let old = self.disk.clone();
-        if dead || self.random.chance(160) {
+        if dead {
+            self.note("dead");
+            self.disk = old.after_death(&mut self.random);
+        } else if self.random.chance(160) {
             self.note("power cut");
             self.disk = old.after_power_cut(&mut self.random);
         } else {

@@ -174,7 +174,9 @@ impl World {
                 Err(error) if failed => self.note(format!("  refused: {error}")),
                 Err(error) => panic!("the journal does not open: {error}"),
             }
-            if self.disk.is_dead() || self.random.chance(40) {
+            if self.disk.is_dead() {
+                self.disk = self.disk.after_death(&mut self.random);
+            } else if self.random.chance(40) {
                 self.disk = self.disk.after_power_cut(&mut self.random);
             }
             ill = ill && self.random.chance(128);
@@ -182,7 +184,7 @@ impl World {
     }
 
     fn opening_fault(&mut self) -> Fault {
-        let ill = self.random.one_of(&[Ill::Broken, Ill::Full, Ill::Power]);
+        let ill = self.random.one_of(&[Ill::Broken, Ill::Full, Ill::Power, Ill::Kill]);
         let times = self.random.one_of(&[1, u32::MAX]);
         let calls = if ill == Ill::Full { crate::disk::CREATE | crate::disk::WRITE } else { ANY };
         Fault { calls: calls | OTHERS, after: self.random.below(30) as u32, ill, times, waits: u32::MAX }

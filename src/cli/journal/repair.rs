@@ -22,7 +22,7 @@ For when rowcast refuses to start because the journal is damaged, and there is n
 sound stays, with its numbers. What is cut off is kept in the journal's directory, in files named *.seg.cut-*. Each
 reader that lacks something is told a gap with the reason journal_damaged. rowcast must not run meanwhile.")]
 pub(super) struct Repair {
-    /// Only tell what would be done
+    /// Only tell what would be done; nothing is written, so the file system may be read-only
     #[arg(long)]
     dry_run: bool,
     /// As JSON

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::notes::{self, Notes};
-use crate::journal::refusal::{broken_middle, cannot_read, cannot_use};
+use crate::journal::refusal::{broken_middle, cannot_change, cannot_read};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment};
@@ -70,13 +70,14 @@ pub(super) fn scan(
         }
         let reason = broken.reason;
         tracing::warn!(%path, offset = good_end, bytes = length - good_end, reason, "Cut the torn end of the journal");
-        file.truncate(good_end).map_err(unreadable)?;
+        let failed = |error| cannot_change("cut the torn end of", &segment.path, error);
+        file.truncate(good_end).map_err(failed)?;
     }
     if newest {
         // What a killed process had written may be in memory alone; it is shown and confirmed from now on.
-        write_again(&*file, doubtful, good_end)
-            .and_then(|()| file.sync())
-            .map_err(|error| cannot_use(&segment.path, error))?;
+        write_again(&*file, doubtful, good_end).and_then(|()| file.sync()).map_err(|error| {
+            cannot_change("write again what may not be on the disk of", &segment.path, error)
+        })?;
     }
     if let Some(tx) = segment.header.spilled {
         left.last_tx_end = left.last_tx_end.max(tx.end_lsn);

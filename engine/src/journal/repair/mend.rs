@@ -12,6 +12,7 @@ use crate::event::Micros;
 use crate::journal::StreamPosition;
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::refusal::cannot_change;
 use crate::journal::repair::{Cut, LostNumbers, REASON};
 use crate::journal::rolling::json_of;
 use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader, is_compressed, mark_compressed};
@@ -42,31 +43,35 @@ pub(super) struct Mend {
 
 impl Mend {
     pub(super) fn carry_out(&mut self, dir: &Path, disk: &dyn Disk) -> Result<()> {
-        self.try_carry_out(dir, disk).map_err(|error| {
-            Error::journal(format!("Cannot mend the journal in {}", dir.display()))
-                .because(error)
-                .hint("Nothing is lost by this: see to room and rights in the directory, then run it again.")
-        })
-    }
-
-    fn try_carry_out(&mut self, dir: &Path, disk: &dyn Disk) -> io::Result<()> {
         for cut in &mut self.cuts {
-            cut.save(dir, disk)?;
-            remove_if_there(disk, &cut.file.with_extension("idx"))?;
+            let file = cut.file.clone();
+            cut.save(dir, disk).map_err(cannot("save what is to be cut off", &file))?;
+            let index = file.with_extension("idx");
+            remove_if_there(disk, &index).map_err(cannot("remove", &index))?;
         }
-        disk.sync_dir(dir)?;
+        disk.sync_dir(dir).map_err(cannot("sync", dir))?;
         if let Some(bridge) = &self.bridge {
             let name = &bridge.lost.bridge;
             // A file of one event that is lost has the name that the bridge needs.
             for cut in self.cuts.iter().filter(|cut| cut.file == *name) {
-                disk.rename(&cut.file, &cut.saved)?;
+                disk.rename(&cut.file, &cut.saved).map_err(cannot("set aside", &cut.file))?;
             }
-            bridge.write(dir, disk)?;
+            bridge.write(dir, disk).map_err(cannot("write", name))?;
         }
         for cut in &self.cuts {
-            cut.off(self.bridge.as_ref(), disk)?;
+            cut.off(self.bridge.as_ref(), disk).map_err(cannot("cut", &cut.file))?;
         }
-        disk.sync_dir(dir)
+        disk.sync_dir(dir).map_err(cannot("sync", dir))
+    }
+}
+
+/// The journal is as broken as before, or less.
+fn cannot(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |error| {
+        let error = cannot_change(doing, path, error);
+        let remedy = error.remedy().unwrap_or_default();
+        let hint = format!("{remedy} Nothing is lost by this: run it again then.");
+        error.hint(hint)
     }
 }
 

@@ -24,7 +24,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
 use crate::journal::installation;
-use crate::journal::opening::{lock_existing, segment_paths};
+use crate::journal::lock::Lock;
+use crate::journal::opening::segment_paths;
 
 /// The reason in the gap that a bridge holds.
 pub(crate) const REASON: &str = "journal_damaged";
@@ -83,8 +84,8 @@ pub struct LostNumbers {
     pub detail: String,
 }
 
-/// Mends the journal in `dir`, which no process may have open; with `dry_run` only tells what it would do. Numbers up
-/// to `seen` are not given to anything new.
+/// Mends the journal in `dir`, which no process may have open; with `dry_run` only tells what it would do, and writes
+/// nothing, so that the file system may be one that can only be read. Numbers up to `seen` are not given to anything new.
 ///
 /// # Errors
 ///
@@ -99,7 +100,7 @@ pub fn repair(dir: &Path, disk: &dyn Disk, seen: u64, dry_run: bool) -> Result<R
     {
         return Err(nothing_there(dir));
     }
-    let _lock = lock_existing(dir)?;
+    let _lock = if dry_run { Lock::to_look(dir)? } else { Lock::of(dir)? };
     let mut found = survey::survey(dir, disk, seen)?;
     if !dry_run {
         if let Some(uuid) = found.restore_installation {

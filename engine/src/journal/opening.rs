@@ -371,7 +371,8 @@ fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
 /// Whether the newest segment's header was never written whole: it held nothing yet. The header is synced before
 /// anything else is written, so that a longer file has lost it.
 pub(crate) fn never_begun(header: &[u8; SEGMENT_HEADER], read: usize, length: u64) -> bool {
-    read < SEGMENT_HEADER || (length <= SEGMENT_HEADER as u64 && header.iter().all(|byte| *byte == 0))
+    let torn = || header.iter().all(|byte| *byte == 0) || SegmentHeader::is_torn(header);
+    read < SEGMENT_HEADER || (length <= SEGMENT_HEADER as u64 && torn())
 }
 
 impl Shared {
@@ -390,5 +391,24 @@ impl Shared {
 
     pub(crate) fn note_tx_end(&self, lsn: Lsn) {
         self.last_tx_end.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_was_cut_off_held_nothing() {
+        let whole = nothing_before().header.encode();
+        let length = SEGMENT_HEADER as u64;
+        let begun = |header, length| !never_begun(&header, SEGMENT_HEADER, length);
+        assert!(begun(whole, length));
+        let mut torn = whole;
+        torn[90..].fill(0);
+        assert!(!begun(torn, length) && begun(torn, length + 1));
+        assert!(!begun([0; SEGMENT_HEADER], length) && begun([0; SEGMENT_HEADER], length + 1));
+        // Something of somebody else's.
+        assert!(begun([b'x'; SEGMENT_HEADER], length));
     }
 }

@@ -18,6 +18,7 @@ const VERSION: u16 = 2;
 const OLDEST_VERSION: u16 = 1;
 /// What is said of a sound header that this program cannot read; nobody may take it for damage.
 pub(crate) const OTHER_VERSION: &str = "its format is of another version of rowcast";
+const WRONG_CHECKSUM: &str = "its header's checksum is wrong";
 const FLAG_SPILLED: u16 = 1;
 const FLAG_COMPRESSED: u16 = 2;
 /// A new history begins here.
@@ -72,7 +73,7 @@ impl SegmentHeader {
         let version = get_u16(bytes, 8).ok_or("its header is cut")?;
         let body = bytes.get(..124).ok_or("its header is cut")?;
         if get_u32(bytes, 124) != Some(crc32c::crc32c(body)) {
-            return Err("its header's checksum is wrong");
+            return Err(WRONG_CHECKSUM);
         }
         let known = (OLDEST_VERSION..=VERSION).contains(&version);
         if !known || get_u16(bytes, 10).is_none_or(|flags| flags & !FLAGS != 0) {
@@ -83,6 +84,11 @@ impl SegmentHeader {
             return Err("its header has numbers that no segment can have");
         }
         Ok(header)
+    }
+
+    /// Whether it was a header once, but not this one.
+    pub(crate) fn is_torn(bytes: &[u8; SEGMENT_HEADER]) -> bool {
+        bytes.starts_with(MAGIC) && Self::decode(bytes) == Err(WRONG_CHECKSUM)
     }
 
     fn fields(bytes: &[u8]) -> Option<Self> {

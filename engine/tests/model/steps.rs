@@ -444,6 +444,8 @@ impl World {
             if self.random.chance(128) {
                 self.disk = self.disk.after_power_cut(&mut self.random);
             }
+            // One that had failed a moment before keeps its lock as long as somebody reads from it.
+            drop(journal);
             self.let_go();
             return false;
         }

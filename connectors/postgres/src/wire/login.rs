@@ -52,6 +52,12 @@ pub(super) async fn login(info: &Conninfo, host: &Host, purpose: Purpose) -> Res
     let mut connection = result?;
     connection.sort = Sort::read(&mut connection, info.target).await?;
     connection.simple_query(&session::after_login(connection.server_version())).await?;
+    if purpose == Purpose::Query {
+        // Where the platform cannot, a statement ends by itself.
+        if let Err(error) = connection.simple_query(session::NOTICE_OUR_END).await {
+            tracing::debug!("{host} cannot notice that a client is gone: {error}");
+        }
+    }
     Ok(connection)
 }
 

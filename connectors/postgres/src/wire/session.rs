@@ -49,6 +49,10 @@ pub(super) fn lock_timeout(purpose: Purpose) -> (&'static str, &'static str) {
     ("lock_timeout", if purpose == Purpose::Query { "20s" } else { "0" })
 }
 
+/// When we are gone, the server ends what it still does for us so much later; else a statement that takes long, such as
+/// a chunk with a condition, would go on until it has something to send.
+pub(super) const NOTICE_OUR_END: &str = "SET client_connection_check_interval = '5s'";
+
 /// Settings that came later, with the version from which they exist, and one that `target_session_attrs` has to see
 /// first as it is.
 const SINCE: [(u32, &str); 3] = [

@@ -22,16 +22,13 @@ fn reads(capture: &Capture) -> usize {
 async fn a_pause_outlasts_a_restart_and_a_cancel_ends_it() {
     let server = Server::start("");
     let (client, directory) = (sql(&server).await, Directory::new());
-    // From 16 on not even the publications can be looked at while a table is locked: nothing could be ordered.
-    if value(&client, "current_setting('server_version_num')::int >= 160000").await == "true" {
-        return;
-    }
     run(&client, "create table t (id int primary key); insert into t select generate_series(1, 100)").await;
-    let start = || Command::Start { tables: table(), condition: None };
+    // Its rows are read while nobody holds that lock. (While the table is locked, nothing can be ordered from 16 on.)
+    let condition = "pg_advisory_xact_lock_shared(7) is not null".to_owned();
+    let start = || Command::Start { tables: table(), condition: Some(condition.clone()) };
+    let (lock, unlock) = ("select pg_advisory_lock(7)", "select pg_advisory_unlock(7)");
     let capture = Capture::start(config(&server), directory.path()).await;
-    // Nobody reads it while it is locked.
     let locker = sql(&server).await;
-    let lock = "begin; lock table public.t in access exclusive mode";
     run(&locker, lock).await;
     ask(&capture, start()).await;
     ask(&capture, Command::Pause(table())).await;
@@ -40,7 +37,7 @@ async fn a_pause_outlasts_a_restart_and_a_cancel_ends_it() {
     })
     .await;
     capture.stop().await;
-    run(&locker, "commit").await;
+    run(&locker, unlock).await;
     let capture = Capture::start(config(&server), directory.path()).await;
     until("it to be paused", async || {
         capture.report().snapshots.iter().any(|shown| shown.state == State::Paused)
@@ -55,7 +52,7 @@ async fn a_pause_outlasts_a_restart_and_a_cancel_ends_it() {
     run(&locker, lock).await;
     ask(&capture, start()).await;
     ask(&capture, Command::Cancel(table())).await;
-    run(&locker, "commit").await;
+    run(&locker, unlock).await;
     read_whole(&capture).await;
     run(&client, "insert into t values (1000)").await;
     until("the row", async || capture.events().len() == 101).await;
@@ -64,6 +61,21 @@ async fn a_pause_outlasts_a_restart_and_a_cancel_ends_it() {
     let unknown = capture.status.ask_for_snapshot(Command::Cancel(table())).await.unwrap_err();
     assert!(unknown.to_string().contains("No unfinished snapshot matches"), "{unknown}");
     capture.stop().await;
+}
+
+/// A chunk may take an hour. The server does not go on with it when nobody is there any more to take it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_chunk_ends_with_the_one_who_reads_it() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key); insert into t values (1)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let condition = Some("pg_sleep(3600) is not null".to_owned());
+    ask(&capture, Command::Start { tables: table(), condition }).await;
+    let slow = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    until("the chunk to be read", async || value(&client, slow).await == "1").await;
+    capture.crash().await;
+    until("the server to end it", async || value(&client, slow).await == "0").await;
 }
 
 /// Who has a table for itself keeps nobody waiting for ever: neither whoever asks, nor sessions that nobody hears any more.

@@ -10,6 +10,9 @@ use tracing_subscriber::fmt::format::Writer;
 /// What `tracing` calls the words of an event.
 const MESSAGE: &str = "message";
 
+/// Before the names of fields that say where a line of the crate `log` comes from, which is told in another place.
+const BRIDGED: &str = "log.";
+
 /// Writes `words name="text" name=value`.
 pub(super) struct Plain;
 
@@ -42,7 +45,7 @@ impl Line<'_> {
     }
 
     fn add(&mut self, name: &str, value: &dyn fmt::Display) {
-        if self.result.is_ok() {
+        if self.result.is_ok() && !name.starts_with(BRIDGED) {
             self.result = self.put(name, value);
         }
     }
@@ -115,7 +118,10 @@ mod tests {
     #[test]
     fn sql_can_be_copied_from_a_line() {
         let hint = Some(r#"ALTER TABLE "a\b" ADD PRIMARY KEY (id)"#);
-        let line = logged(false, || tracing::warn!(hint, rows = 7, at = %"0/1A", "Table {} has none", "a"));
+        let line = logged(
+            false,
+            || tracing::warn!(hint, rows = 7, at = %"0/1A", "log.line" = 3, "Table {} has none", "a"),
+        );
         assert_eq!(
             line,
             " WARN Table a has none hint=\"ALTER TABLE \"a\\b\" ADD PRIMARY KEY (id)\" rows=7 at=0/1A\n"

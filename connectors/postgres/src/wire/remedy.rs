@@ -168,26 +168,7 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
                      for the database: GRANT CONNECT ON DATABASE {database_sql} TO {user_sql}"
             ),
         ),
-        "53300" if routine == OF_ROLE => (
-            format!("Postgres at {host} lets user {user_sql} have no more connections"),
-            format!(
-                "ALTER ROLE {user_sql} CONNECTION LIMIT …; with a higher number (-1: without limit), or close sessions \
-                 of the role seen in pg_stat_activity"
-            ),
-        ),
-        "53300" if routine == OF_DATABASE => (
-            format!("Postgres at {host} lets nobody else connect to database {database_sql}"),
-            format!(
-                "ALTER DATABASE {database_sql} CONNECTION LIMIT …; with a higher number (-1: without limit), or close \
-                 sessions in the database seen in pg_stat_activity"
-            ),
-        ),
-        "53300" => (
-            format!("Postgres at {host} has too many connections"),
-            "Raise max_connections and max_wal_senders (restart needed), or close sessions seen in \
-             pg_stat_activity and pg_stat_replication"
-                .to_owned(),
-        ),
+        "53300" => no_more(host, &user_sql, &database_sql, routine),
         "57P03" => (
             format!("Postgres at {host} is not accepting connections yet"),
             "It is starting up, shutting down or recovering: try again in a moment, and see its log"
@@ -206,6 +187,32 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
     let error = if is_said { DbError { message: String::new(), ..error } } else { error };
     let result = Error::new(error.kind(), what).because(error);
     if hint.is_empty() { result } else { result.hint(hint) }
+}
+
+/// Whose limit of connections is reached.
+fn no_more(host: &Host, user: &str, database: &str, routine: &str) -> (String, String) {
+    match routine {
+        OF_ROLE => (
+            format!("Postgres at {host} lets user {user} have no more connections"),
+            format!(
+                "ALTER ROLE {user} CONNECTION LIMIT …; with a higher number (-1: without limit), or close sessions of \
+                 the role seen in pg_stat_activity"
+            ),
+        ),
+        OF_DATABASE => (
+            format!("Postgres at {host} lets nobody else connect to database {database}"),
+            format!(
+                "ALTER DATABASE {database} CONNECTION LIMIT …; with a higher number (-1: without limit), or close \
+                 sessions in the database seen in pg_stat_activity"
+            ),
+        ),
+        _ => (
+            format!("Postgres at {host} has too many connections"),
+            "Raise max_connections and max_wal_senders (restart needed), or close sessions seen in \
+             pg_stat_activity and pg_stat_replication"
+                .to_owned(),
+        ),
+    }
 }
 
 /// Whether it is the limit of a role or of a database that is reached, not the server's.

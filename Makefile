@@ -45,7 +45,7 @@ lint: ## Formatting, clippy, shell scripts; dependencies where cargo-deny is ins
 	@scripts/install-build.sh
 	@scripts/lint.sh
 
-test-compose: ## The integration tests inside docker compose, against its services
+test-compose: ## docker compose as a user tries it, then the integration tests inside, against its services
 	@scripts/test-compose.sh
 
 bench-capture: ## Rows per second from seven backlogs, beside pg_recvlogical (about 15 minutes)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the images, runs the integration tests inside docker compose against its Postgres, Kafka and rowcast,
-# and removes all of it again.
+# Builds the images, tries what `docker compose up` gives from outside, runs the integration tests inside docker compose
+# against its Postgres, Kafka and rowcast, and removes all of it again.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -26,6 +26,7 @@ trap clean EXIT
 trap 'exit 130' INT TERM
 
 $compose --profile test build
+scripts/try-compose.sh "$compose"
 status=0
 $compose --profile test run --rm tests || status=$?
 if [ "$status" != 0 ]; then $compose logs --tail 100; fi

@@ -1,10 +1,14 @@
 //! The log, on standard error.
 
+mod fields;
+
 use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 use tracing_subscriber::EnvFilter;
+
+use self::fields::Plain;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -19,14 +23,14 @@ pub(crate) enum Format {
 /// Starts logging. `level` is one of error, warn, info, debug, trace, or a filter like `info,rowcast_postgres=debug`.
 pub(crate) fn start(format: Format, level: &str) -> Result<()> {
     let filter = EnvFilter::builder().parse(level).map_err(|error| {
-        Error::usage(format!("--log-level {level:?} is not a level"))
+        Error::usage(format!("--log-level {} is not a level", in_quotes(level)))
             // Its own words have its cause in them already.
             .because(error.to_string())
             .hint("Write error, warn, info, debug or trace; for one part: info,rowcast_postgres=debug")
     })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match format {
-        Format::Text => log.with_target(false).with_ansi(colours(&io::stderr())).try_init(),
+        Format::Text => log.with_target(false).with_ansi(colours(&io::stderr())).fmt_fields(Plain).try_init(),
         Format::Json => {
             log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
         }

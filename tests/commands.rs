@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::support::process::{Directory, free_port};
-use crate::support::rowcast::{Output, command, command_in};
-use crate::support::{Database, Postgres, Rowcast, SOON, wait_for};
+use crate::support::rowcast::{Output, PROGRAM, command, command_in};
+use crate::support::{Database, Postgres, Rowcast, SOON, soon, wait_for};
 
 async fn captured(name: &str) -> (Database, Rowcast) {
     let database = Postgres::shared().await.create_database(name).await;
@@ -111,9 +111,54 @@ async fn tail_writes_lines_of_json_into_a_pipe() {
     assert_eq!(lines(&again), found[..2]);
     let wrong = command(&["tail", "*", "--url", &url, "--from", "yesterday"]).await;
     assert!(wrong.code != 0 && wrong.stderr.contains("not a place to start from"), "{wrong:?}");
+    let wrong = command(&["tail", "*.x", "--url", &url]).await;
+    assert!(wrong.code == 2 && wrong.stderr.contains("\"*.x\" is not a channel"), "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("hint: Write a channel's whole name (public.orders), public.*"),
+        "{wrong:?}"
+    );
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let away = command(&["tail", "*", "--url", &nobody]).await;
     assert!(away.code == 1 && away.stderr.contains("hint:"), "{away:?}");
+}
+
+#[tokio::test]
+async fn tail_is_for_people_on_a_terminal() {
+    let (database, rowcast) = captured("colours").await;
+    database.execute("insert into orders values (1, 'é'); delete from orders").await;
+    let url = format!("http://{}", rowcast.address());
+    let tail = format!("{PROGRAM} tail public.orders --from earliest -n 2 --url {url}");
+    let on_terminal = async |command: String, variable: (&str, &str)| {
+        let output = tokio::process::Command::new("script")
+            .args(["-qec", &format!("stty cols 60; {command}"), "/dev/null"])
+            .env(variable.0, variable.1)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = soon("tail on a terminal", output).await.expect("script");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8").replace('\r', "")
+    };
+    let coloured = on_terminal(tail.clone(), ("TERM", "xterm")).await;
+    let [insert, delete] = coloured.lines().collect::<Vec<_>>()[..] else { panic!("{coloured}") };
+    assert!(insert.contains("\u{1b}[32minsert    \u{1b}[0m\u{1b}[1mpublic.orders  \u{1b}[0m"), "{insert:?}");
+    assert!(
+        insert.ends_with("note=\"é\"") && delete.contains("\u{1b}[31mdelete    \u{1b}[0m"),
+        "{coloured:?}"
+    );
+
+    let plain = on_terminal(tail.clone(), ("NO_COLOR", "1")).await;
+    assert!(
+        plain.contains("insert    public.orders  id=1  note=\"é\"\n") && !plain.contains('\u{1b}'),
+        "{plain}"
+    );
+    let json = on_terminal(format!("{tail} --json"), ("TERM", "xterm")).await;
+    let first: Value = serde_json::from_str(json.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(first["after"], json!({"id": 1, "note": "é"}));
+    database.execute("insert into orders values (2, repeat('x', 100))").await;
+    let narrow = on_terminal(tail.replace("-n 2", "-n 3"), ("NO_COLOR", "1")).await;
+    let last = narrow.lines().last().expect("a line");
+    assert!(last.chars().count() == 60 && last.ends_with('…'), "{narrow}");
 }
 
 #[tokio::test]
@@ -228,6 +273,9 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
         ("[journal]\nretention = \"soon\"\n", ["journal.retention", "soon"]),
         ("[source]\nurl = \"mysql://x\"\n", ["postgres://", "hint:"]),
         ("[http]\nlisten = \"foo\"\n", ["\"foo\" is not an address", "127.0.0.1:8080"]),
+        ("[http]\nauth = \"foo\"\n", ["http.auth (wrong.toml, line 2)", "hint: It can be \"none\""]),
+        ("[http]\nlisten = \"a\"\nlisten = \"b\"\n", ["line 3", "hint: A key or a section stands once"]),
+        ("[http\n", ["is not TOML", "hint: A section is a name in brackets"]),
         ("[http]\nlisten = \"\"\n", ["\"\" is not an address", "127.0.0.1:8080"]),
         ("[http]\nlisten = \"0.0.0.0:8\"\n", ["open to other machines", "auth = \"none\""]),
     ] {
@@ -238,6 +286,15 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
         let told = words.iter().all(|word| output.stderr.contains(word));
         assert!(output.code == 2 && told, "{wrong}: {output:?}");
     }
+    for (arguments, hint) in [
+        (["--config", "nowhere.toml"], "hint: Name one that is there"),
+        (["--set", "source.url_file=/nowhere/url"], "hint: Write the value into it"),
+    ] {
+        let output = run(&[&["config", "check"][..], &arguments].concat()).await;
+        assert!(output.code == 2 && output.stderr.contains(hint), "{output:?}");
+    }
+    let shown = run(&["config", "show"]).await;
+    assert!(shown.code == 0 && shown.stdout.contains("[source]\n# url is not set\n"), "{shown:?}");
     // Nothing is made or started before.
     let listen = ["--listen", "127.0.0.1:99999"];
     let output = run(&[&["run", "--source", "postgres://me@127.0.0.1:1/d"], &listen[..]].concat()).await;

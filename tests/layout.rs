@@ -1,7 +1,10 @@
 //! Holds the house together: which crate may import which, and how long files and functions may grow.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
 
 /// Alarm, not aim: split by step before these are reached.
 const FILE_LINES_MAX: usize = 500;
@@ -20,11 +23,50 @@ fn manifests() -> Vec<(String, String)> {
     folders.into_iter().map(read).collect()
 }
 
-/// Names of packages of the house that a manifest's `[dependencies]` section names.
+/// The packages that a manifest depends on, to run, to test or to build, on whatever system.
+fn dependencies(manifest: &str) -> BTreeSet<String> {
+    let manifest: Table = manifest.parse().expect("TOML");
+    let mut places = vec![&manifest];
+    places.extend(
+        manifest
+            .get("target")
+            .and_then(Value::as_table)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, target)| target.as_table()),
+    );
+    let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let tables = places.iter().flat_map(|place| kinds.iter().filter_map(|kind| place.get(*kind)?.as_table()));
+    let package = |(name, told): (&String, &Value)| {
+        told.get("package").and_then(Value::as_str).unwrap_or(name).to_owned()
+    };
+    tables.flatten().map(package).collect()
+}
+
+/// Those of the house.
 fn imports(manifest: &str) -> Vec<String> {
-    let section = manifest.split("[dependencies]").nth(1).unwrap_or("").split("\n[").next().unwrap_or("");
-    let name = |line: &str| line.split(['.', ' ', '=']).next().unwrap_or("").to_owned();
-    section.lines().map(name).filter(|name| name.starts_with("rowcast")).collect()
+    dependencies(manifest).into_iter().filter(|name| name.starts_with("rowcast")).collect()
+}
+
+#[test]
+fn dependencies_of_every_kind_are_seen() {
+    let manifest = r#"
+        [dependencies]
+        a.workspace = true
+        [dependencies.b]
+        version = "1"
+        [dev-dependencies]
+        c = { package = "rowcast-c", path = "c" }
+        [build-dependencies]
+        d = "1"
+        [target.'cfg(unix)'.dependencies]
+        rowcast-e = "1"
+        [target.'cfg(windows)'.dev-dependencies]
+        f = "1"
+    "#;
+    let all: Vec<_> = dependencies(manifest).into_iter().collect();
+    assert_eq!(all, ["a", "b", "d", "f", "rowcast-c", "rowcast-e"]);
+    assert_eq!(imports(manifest), ["rowcast-c", "rowcast-e"]);
 }
 
 #[test]
@@ -53,9 +95,7 @@ fn every_connector_is_wired() {
 fn heavy_libraries_enter_through_one_door() {
     for (library, door) in [("rdkafka", "kafka"), ("tokio-postgres", "postgres"), ("axum", "http")] {
         for (folder, manifest) in manifests().iter().filter(|(folder, _)| folder != door) {
-            let section =
-                manifest.split("[dependencies]").nth(1).unwrap_or("").split("\n[").next().unwrap_or("");
-            let named = section.lines().any(|line| line.starts_with(library));
+            let named = dependencies(manifest).contains(library);
             assert!(!named, "{library} enters through connectors/{door} only, not through {folder}");
         }
     }
@@ -87,6 +127,33 @@ fn no_generic_names() {
         });
     }
     assert!(generic.is_empty(), "name files by what they are about: {generic:?}");
+}
+
+/// What people read is written for them: `{:?}` escapes and decorates as programmers want it. Tests may.
+#[test]
+fn nobody_is_shown_debug_output() {
+    let mut shown = Vec::new();
+    for folder in
+        ["src", "engine/src", "connectors/http/src", "connectors/kafka/src", "connectors/postgres/src"]
+    {
+        visit(&root().join(folder), &mut |path| {
+            let of_tests =
+                path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "model");
+            if of_tests || path.ends_with("model.rs") {
+                return;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            let mut is_debug = false;
+            for (number, line) in text.split("#[cfg(test)]").next().unwrap().lines().enumerate() {
+                is_debug = (is_debug || line.contains("fmt::Debug for")) && line != "}";
+                let field = line.contains(" = ?") || line.contains("(?") || line.contains(", ?");
+                if !is_debug && (line.contains(":?}") || field) {
+                    shown.push(format!("{}:{}", path.display(), number + 1));
+                }
+            }
+        });
+    }
+    assert!(shown.is_empty(), "use `in_quotes`, or `identifier` for names of Postgres': {shown:?}");
 }
 
 fn visit(folder: &Path, see: &mut impl FnMut(&Path)) {

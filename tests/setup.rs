@@ -11,6 +11,13 @@ use crate::support::rowcast::{Output, command};
 use crate::support::sse::Sse;
 use crate::support::{Postgres, Rowcast, SOON, own_servers, wait_for};
 
+/// Schemas, publications and event triggers of rowcast in a database.
+async fn made(client: &tokio_postgres::Client) -> i64 {
+    let sql = "select (select count(*) from pg_namespace where nspname = 'rowcast')
+        + (select count(*) from pg_publication) + (select count(*) from pg_event_trigger)";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
 /// `rowcast run`, which is to refuse: with this code, and words of message and remedy on standard error.
 async fn refused(arguments: &[&str], code: i32, words: &[&str]) -> Output {
     let output = command(&[&["run", "--listen", "127.0.0.1:0"], arguments].concat()).await;
@@ -99,6 +106,7 @@ async fn refuses_without_a_free_slot_and_with_a_wrong_password() {
     client.batch_execute(slot).await.unwrap();
     let words = ["slot", "max_replication_slots", "pg_drop_replication_slot"];
     refused(&["--source", &server.url("postgres")], 3, &words).await;
+    assert_eq!(made(&client).await, 0, "whoever is refused finds the database as it was");
 
     server
         .write_hba("host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256")
@@ -135,10 +143,42 @@ async fn refuses_what_it_cannot_reach_or_has_no_right_to() {
     client.batch_execute(&format!("alter role {role} replication")).await.unwrap();
     let grant = format!("GRANT CREATE ON DATABASE {}", database.name());
     refused(&["--source", &url, "--set", &slot], 3, &["may not create", &grant]).await;
+    // It may create, and the table is another's.
+    let sql = format!(
+        "grant create on database {} to {role}; create table theirs (id integer primary key)",
+        database.name()
+    );
+    client.batch_execute(&sql).await.unwrap();
+    let words = [&format!("User \"{role}\" does not own public.theirs"), "GRANT ", "source.manage = false"];
+    refused(&["--source", &url, "--set", &slot], 3, &words).await;
+    assert_eq!(made(&client).await, 0);
+
     // An empty command leaves a slot behind nowhere.
     let slots = "select count(*) from pg_replication_slots where database = $1";
     assert_eq!(client.query_one(slots, &[&database.name()]).await.unwrap().get::<_, i64>(0), 0);
     client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_limit_of_connections_is_whose_it_is() {
+    let database = Postgres::shared().await.create_database("limits").await;
+    let (client, name) = (database.client().await, database.name());
+    let role = format!("create role {name} login replication password 'sesame' connection limit 0");
+    client.batch_execute(&role).await.unwrap();
+    let (_, rest) = database.url().rsplit_once('@').expect("a URL with a user");
+    let (url, slot) = (format!("postgres://{name}:sesame@{rest}"), format!("source.slot={name}"));
+    let run = ["--source", &url, "--set", &slot];
+    let words =
+        [format!("lets user \"{name}\" have no more"), format!("ALTER ROLE \"{name}\" CONNECTION LIMIT")];
+    refused(&run, 3, &words.each_ref().map(String::as_str)).await;
+    let limits = format!("alter role {name} connection limit -1; alter database {name} connection limit 0");
+    client.batch_execute(&limits).await.unwrap();
+    let words = [
+        format!("lets nobody else connect to database \"{name}\""),
+        format!("ALTER DATABASE \"{name}\" CONNECTION LIMIT"),
+    ];
+    refused(&run, 3, &words.each_ref().map(String::as_str)).await;
+    client.batch_execute(&format!("drop role {name}")).await.unwrap();
 }
 
 /// Only before the first success of a journal is there nothing to serve.

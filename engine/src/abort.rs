@@ -179,7 +179,10 @@ mod armed {
     fn from_environment() -> Option<Aim> {
         let text = std::env::var(VARIABLE).ok()?;
         parse(&text).map(Some).unwrap_or_else(|| {
-            tracing::error!("{VARIABLE} is {text:?}, not NAME:COUNT with a name of abort.rs");
+            tracing::error!(
+                "{VARIABLE} is {}, not NAME:COUNT with a name of abort.rs",
+                crate::in_quotes(&text)
+            );
             std::process::exit(2)
         })
     }

@@ -348,3 +348,18 @@ fn jittered(pause: Duration) -> Duration {
 fn sentence(error: &Error) -> String {
     error.remedy().map_or_else(|| error.to_string(), |hint| format!("{error}. {hint}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn pauses_are_spread() {
+        let pause = Duration::from_secs(2);
+        let pauses: BTreeSet<_> = (0..1000).map(|_| jittered(pause)).collect();
+        assert!(pauses.iter().all(|drawn| (pause / 2..=pause).contains(drawn)), "{pauses:?}");
+        assert!(pauses.len() > 20, "many come back at once: {pauses:?}");
+    }
+}

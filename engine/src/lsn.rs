@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::quotes::in_quotes;
+
 /// A byte position in the write-ahead log; prints as Postgres prints it, `16/B374D848`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -34,7 +36,7 @@ impl FromStr for Lsn {
         let parse = |part| u64::from_str_radix(part, 16).ok().filter(|v| *v <= 0xFFFF_FFFF);
         text.split_once('/')
             .and_then(|(high, low)| Some(Self((parse(high)? << 32) | parse(low)?)))
-            .ok_or_else(|| format!("{text:?} is not a log position like 16/B374D848"))
+            .ok_or_else(|| format!("{} is not a log position like 16/B374D848", in_quotes(text)))
     }
 }
 

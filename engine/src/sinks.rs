@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::answer::answered;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::quotes::in_quotes;
 
 /// Orders on their way to one sink: people give them, one at a time.
 const ORDERS: usize = 4;
@@ -97,7 +98,7 @@ impl Sinks {
         } else {
             format!("There is {}.", names.join(", "))
         };
-        Error::usage(format!("There is no sink {name:?}")).hint(hint)
+        Error::usage(format!("There is no sink {}", in_quotes(name))).hint(hint)
     }
 
     fn seats(&self) -> MutexGuard<'_, BTreeMap<String, mpsc::Sender<Order>>> {

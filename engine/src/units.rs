@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::quotes::in_quotes;
+
 type Units = [(&'static str, u64)];
 
 /// As in Postgres, kB is 1024 bytes.
@@ -47,7 +49,11 @@ fn parse(text: &str, units: &Units, example: &str) -> Result<u64, String> {
     let factor = units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
     let (Ok(number), Some(factor)) = (number.parse::<u64>(), factor) else {
         let names: Vec<&str> = units.iter().map(|(name, _)| *name).collect();
-        return Err(format!("{text:?} is not a number with one of the units {}", names.join(", ")));
+        return Err(format!(
+            "{} is not a number with one of the units {}",
+            in_quotes(text),
+            names.join(", ")
+        ));
     };
     number.checked_mul(factor).ok_or_else(|| format!("{text} is too much"))
 }

@@ -131,6 +131,11 @@ async fn starts_are_answered_with_gaps() {
     assert_eq!(ahead.position, newest);
     let (gone, reason) = ahead.gap.unwrap();
     assert_eq!((gone.from, gone.to, reason), (newest + 1, newest + 5, "ahead"));
+    // However far away: what comes before that time is told, too.
+    for time in ["2999-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
+        let start = feed.start(time.parse().unwrap(), &filter).await.unwrap();
+        assert_eq!((start.position, start.gap), (newest, None), "{time}");
+    }
     assert_eq!(feed.start(From::Last(4), &filter).await.unwrap().position, newest - 4);
     assert_eq!(feed.start(From::After(newest - 3), &filter).await.unwrap().gap, None);
     let none = Filter::new(vec![Pattern::parse("public.none").unwrap()], &[]);

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -69,7 +69,7 @@ impl Target {
 
 fn parse(url: &str) -> Result<Client> {
     let wrong = || {
-        Error::usage(format!("{url:?} is not the address of a rowcast"))
+        Error::usage(format!("{} is not the address of a rowcast", in_quotes(url)))
             .hint("Write it like http://127.0.0.1:8080")
     };
     let rest = match url.split_once("://") {

@@ -10,12 +10,11 @@ use hyper::Method;
 use hyper::body::Incoming;
 use rowcast_engine::{Error, Kind, Result};
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::client::{Client, Target, encoded, refusal, whole};
 use super::line;
-use super::output::{Output, Style, Written};
+use super::output::{Output, Style, Written, harmless};
 use crate::failure::{Failure, say};
 use crate::wiring;
 
@@ -42,7 +41,7 @@ pub(crate) struct Tail {
     /// Channels: public.orders, public.*, * for all
     #[arg(required = true, value_name = "CHANNEL")]
     channels: Vec<String>,
-    /// Where to start: latest, earliest, an event's number (what comes after it), a time, last:N
+    /// Where to start: latest, earliest, an event's number (what comes after it), a time (2026-11-21T04:00:00Z; behind the newest event: latest), last:N
     #[arg(long, default_value = "latest", value_name = "PLACE")]
     from: String,
     /// Only these: insert, update, delete, truncate, message (with commas)
@@ -198,14 +197,21 @@ impl Follow {
             Some(_) => return Ok(None),
         }
         let written = if self.pretty {
-            let event: Value = serde_json::from_slice(line).map_err(unreadable)?;
-            let width = self.output.width();
-            self.output.line(line::describe(&event, &self.style, width))?
+            let shown = for_people(line, &self.style, self.output.width());
+            self.output.line(shown)?
         } else {
             self.output.line(line)?
         };
         self.left -= u64::from(head.kind.is_none());
         Ok((self.left == 0 || written == Written::NobodyReads).then_some(Ended::Done))
+    }
+}
+
+/// An event whose payload has numbers that no value of ours holds is shown as it came.
+fn for_people(line: &[u8], style: &Style, width: Option<usize>) -> String {
+    match serde_json::from_slice(line) {
+        Ok(event) => line::describe(&event, style, width),
+        Err(_) => harmless(&String::from_utf8_lossy(line)),
     }
 }
 
@@ -248,6 +254,15 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_shown_as_it_came() {
+        let shown = |line: &str| for_people(line.as_bytes(), &Style::new(false), None);
+        let event = r#"{"id":1,"channel":"a","op":"message","payload":PAYLOAD}"#;
+        assert!(shown(&event.replace("PAYLOAD", "1e3")).ends_with("message   a  1000.0"));
+        let huge = event.replace("PAYLOAD", "[1e400]");
+        assert_eq!(shown(&huge), huge);
+    }
 
     #[test]
     fn lines_come_out_whole_however_they_came_in() {

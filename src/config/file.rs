@@ -1,6 +1,7 @@
 //! `rowcast.toml`, with the line of each key.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
@@ -13,7 +14,16 @@ use super::value::{Assignment, Origin, Table, Value, flat_depth};
 /// Reads a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<Assignment>> {
     let text = fs::read_to_string(path).map_err(|error| {
-        Error::usage(format!("Cannot read the configuration file {}", path.display())).because(error)
+        let hint = match error.kind() {
+            ErrorKind::NotFound => {
+                "Name one that is there (--config FILE, or ROWCAST_CONFIG), or leave it out: `rowcast run --source …` \
+                 needs none"
+            }
+            ErrorKind::PermissionDenied => "Let the user that rowcast runs as read it",
+            ErrorKind::InvalidData => "Write it in UTF-8",
+            _ => "Name a file in TOML that can be read",
+        };
+        Error::usage(format!("Cannot read the configuration file {}", path.display())).because(error).hint(hint)
     })?;
     parse(path, &text)
 }
@@ -22,11 +32,39 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Assignment>> {
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(text, &span));
         Error::usage(format!("{}, line {line}, is not TOML: {}", path.display(), error.message()))
-            .hint("Write texts in quotes: listen = \"127.0.0.1:8080\"")
+            .hint(remedy(error.message()))
     })?;
     let mut file = File { path, text, found: Vec::new() };
     file.table(&[], table.get_ref())?;
     Ok(file.found)
+}
+
+/// What most mistakes are.
+const QUOTES: &str = "Write texts in quotes: listen = \"127.0.0.1:8080\", retention = \"24h\"; numbers, true and \
+                      false stand without";
+const LISTS: &str = "Write lists with commas and in brackets: tables = [\"public.orders\", \"log.*\"]";
+const BACKSLASH: &str =
+    "In double quotes a backslash is written twice; in single quotes it stands for itself: 'a\\b'";
+
+/// What to do about each kind of mistake, by a word of the parser's message; the first one that is in it counts.
+const REMEDIES: [(&str, &str); 10] = [
+    ("must be quoted", QUOTES),
+    (
+        "unexpected key or value",
+        "One key, or one section, stands on a line; a comment behind it begins with #",
+    ),
+    ("duplicate", "A key or a section stands once in a file: bring the two together"),
+    ("comma", LISTS),
+    ("array", LISTS),
+    ("table", "A section is a name in brackets on a line of its own: [http]"),
+    ("unicode", BACKSLASH),
+    ("escape", BACKSLASH),
+    ("string", "A text ends on its line, with the quote that it begins with: listen = \"127.0.0.1:8080\""),
+    ("key", "Write key and value with = between them: listen = \"127.0.0.1:8080\""),
+];
+
+fn remedy(message: &str) -> &'static str {
+    REMEDIES.iter().find(|(word, _)| message.contains(word)).map_or(QUOTES, |(_, hint)| hint)
 }
 
 struct File<'a> {
@@ -107,6 +145,34 @@ mod tests {
         ];
         assert_eq!(keys, expected.map(|(key, origin)| (key.to_owned(), origin.to_owned())));
         assert_eq!(found[4].value, Value::List(vec![Value::String("a".into()), Value::String("b".into())]));
+    }
+
+    #[test]
+    fn each_mistake_has_its_remedy() {
+        for (text, hint) in [
+            ("listen = 127.0.0.1:80", "Write texts in quotes"),
+            ("listen = localhost", "Write texts in quotes"),
+            ("listen = \"a\"\nlisten = \"b\"", "stands once"),
+            ("[http]\n[http]", "stands once"),
+            ("tables = [\"a\" \"b\"]", "Write lists with commas"),
+            ("tables = [\"a\"", "Write lists with commas"),
+            ("[http\nlisten = \"a\"", "A section is a name in brackets"),
+            ("listen = \"a", "A text ends on its line"),
+            ("url = \"a\\x\"", "a backslash is written twice"),
+            ("url = \"a\\q\"", "a backslash is written twice"),
+            ("listen", "with = between"),
+            ("listen =", "Write texts in quotes"),
+            ("listen = yes", "Write texts in quotes"),
+            ("max_connections = 1_", "Write texts in quotes"),
+            ("[http]]", "stands on a line"),
+            ("listen = \"a\" max_connections = 1", "stands on a line"),
+        ] {
+            let error = parse(Path::new("r.toml"), text).unwrap_err();
+            let remedy = error.remedy().unwrap();
+            assert!(remedy.contains(hint), "{text}: {error} | {remedy}");
+        }
+        let missing = read(Path::new("/nowhere/r.toml")).unwrap_err();
+        assert!(missing.remedy().unwrap().contains("--config FILE"), "{missing}");
     }
 
     #[test]

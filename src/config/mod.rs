@@ -204,8 +204,8 @@ mod tests {
         let wrong = with(&[("kafka.brokers", "b:1"), ("kafka.start", "snapshoot")]).unwrap_err();
         assert_eq!(
             format!("{wrong} | {}", wrong.remedy().unwrap()),
-            "Wrong value for kafka.start (--set): \"snapshoot\" is none of snapshot, earliest, latest | \
-             Did you mean snapshot?"
+            "Wrong value for kafka.start (--set): \"snapshoot\" is not a value of it | \
+             Did you mean \"snapshot\"? It can be \"snapshot\", \"earliest\", \"latest\""
         );
         let key = with(&[("kafka.brokers", "b:1"), ("kafka.strat", "latest")]).unwrap_err();
         assert_eq!(key.remedy(), Some("Did you mean kafka.start?"));

@@ -1,6 +1,7 @@
 //! Secrets come from files, and never come out again.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rowcast_engine::{Error, Result};
@@ -10,6 +11,9 @@ use super::value::{Node, Origin, Table, Value};
 /// Before the path of a file that holds the value of an option of librdkafka.
 #[cfg(feature = "kafka")]
 const FILE: &str = "file:";
+
+/// What such a file is.
+const WHAT: &str = "It holds the value alone: an address like postgres://USER@HOST/DATABASE, or a password";
 
 /// What stands for a secret.
 pub(crate) const HIDDEN: &str = "(hidden)";
@@ -40,12 +44,20 @@ pub(crate) fn resolve_properties(section: &str, properties: &mut Table) -> Resul
 
 fn read(key: &str, path: &Path, origin: &Origin) -> Result<String> {
     let text = fs::read_to_string(path).map_err(|error| {
-        Error::usage(format!("Cannot read {}, which {key} names ({origin})", path.display())).because(error)
+        let hint = match error.kind() {
+            ErrorKind::NotFound => format!("Write the value into it, or name the file that holds it. {WHAT}"),
+            ErrorKind::PermissionDenied => "Let the user that rowcast runs as read it".to_owned(),
+            _ => format!("Name a file in UTF-8 that can be read. {WHAT}"),
+        };
+        Error::usage(format!("Cannot read {}, which {key} names ({origin})", path.display()))
+            .because(error)
+            .hint(hint)
     })?;
     // Editors and `echo` end a file with a newline that is no part of the secret.
     let text = text.trim_end_matches(['\r', '\n']);
     if text.is_empty() {
-        return Err(Error::usage(format!("{}, which {key} names ({origin}), is empty", path.display())));
+        return Err(Error::usage(format!("{}, which {key} names ({origin}), is empty", path.display()))
+            .hint(format!("Write the value into it. {WHAT}")));
     }
     Ok(text.to_owned())
 }
@@ -85,9 +97,11 @@ mod tests {
         resolve_url(&mut source).unwrap();
         assert_eq!(source.keys().collect::<Vec<_>>(), ["url"]);
         fs::write(&file, "\n").unwrap();
-        assert!(resolve_url(&mut table("url_file", file.to_str().unwrap())).is_err());
+        let empty = resolve_url(&mut table("url_file", file.to_str().unwrap())).unwrap_err();
+        assert!(empty.remedy().unwrap().contains("postgres://"), "{empty}");
         let error = resolve_url(&mut table("url_file", "/nowhere")).unwrap_err();
         assert!(error.to_string().starts_with("Cannot read /nowhere, which source.url_file names (--set): "));
+        assert!(error.remedy().unwrap().contains("postgres://"), "{error}");
     }
 
     #[test]

@@ -81,6 +81,8 @@ fn table(out: &mut String, title: &str, values: &Map<String, Json>, said: Option
 /// One key; a key that has no value of its own is left out, as it would be in a file.
 fn line(out: &mut String, name: &str, value: &Json, said: Option<&Node>) {
     let shown = match value {
+        // What nothing works without is missed.
+        Json::Null if name == "url" => return out.push_str("# url is not set\n"),
         Json::Null => return,
         _ if is_secret(name) => Json::from(HIDDEN).to_string(),
         // For texts, numbers, truth values and lists of them JSON is TOML.
@@ -120,6 +122,16 @@ mod tests {
         std::fs::write(&file, &text).unwrap();
         let again = super::super::load(Some(&file), vec![]).unwrap();
         assert_eq!(again.http.listen, "127.0.0.1:0");
+    }
+
+    #[test]
+    fn a_source_that_nobody_named_is_not_set() {
+        for pairs in [&[][..], &[("source.url", "  ")]] {
+            let text = shown(pairs);
+            assert!(text.contains("[source]\n# url is not set\n"), "{text}");
+            assert!(!text.contains("not readable"), "{text}");
+        }
+        assert!(shown(&[("source.url", "mysql://h/d")]).contains("url = \"(not readable)\"  # --set\n"));
     }
 
     #[cfg(feature = "kafka")]

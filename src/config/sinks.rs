@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rowcast_engine::sink::Start;
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 
 #[cfg(feature = "kafka")]
 use super::secrets;
@@ -79,7 +79,7 @@ fn check_name(name: &str, origin: &Origin) -> Result<()> {
     if !name.is_empty() && name.len() <= 64 && name.bytes().all(fits) && name != "http" {
         return Ok(());
     }
-    Err(Error::usage(format!("{name:?} cannot be the name of a sink ({origin})"))
+    Err(Error::usage(format!("{} cannot be the name of a sink ({origin})", in_quotes(name)))
         .hint("Use up to 64 letters, digits, '_' and '-'; http is the name of the door for clients"))
 }
 
@@ -150,7 +150,7 @@ impl Sink {
 
 fn unknown_type(kind: &str, section: &str, origin: &Origin) -> Error {
     let meant = typed::nearest(kind, &TYPES).unwrap_or(TYPES[0]);
-    Error::usage(format!("[{section}] has type {kind:?}, which is not known ({origin})"))
+    Error::usage(format!("[{section}] has type {}, which is not known ({origin})", in_quotes(kind)))
         .hint(format!("Did you mean type = \"{meant}\"?"))
 }
 

@@ -1,6 +1,6 @@
 //! All assignments together: the later one wins.
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 
 use super::value::{Assignment, Node, Origin, Table, Value};
 
@@ -21,7 +21,7 @@ fn place(tree: &mut Table, assignment: Assignment) -> Result<()> {
     let Assignment { path, value, origin } = assignment;
     let Some((name, sections)) = path.split_last().filter(|_| path.iter().all(|part| !part.is_empty()))
     else {
-        return Err(Error::usage(format!("{key:?} is not a key ({origin})"))
+        return Err(Error::usage(format!("{} is not a key ({origin})", in_quotes(&key)))
             .hint("Write section and key with a dot between: --set http.listen=127.0.0.1:8081"));
     };
     let mut table = tree;

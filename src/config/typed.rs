@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 use serde::de::value::SeqDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor,
@@ -44,6 +44,14 @@ pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|known| (strsim::jaro_winkler(name, known), *known));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
     best.filter(|(score, _)| *score >= ALIKE).map(|(_, known)| known)
+}
+
+/// Which values there are, the one that was probably meant first.
+fn values(text: &str, known: &[&str]) -> String {
+    let all: Vec<String> = known.iter().map(|name| in_quotes(name).to_string()).collect();
+    let all = format!("It can be {}", all.join(", "));
+    nearest(text, known)
+        .map_or_else(|| all.clone(), |near| format!("Did you mean {}? {all}", in_quotes(near)))
 }
 
 /// What is wrong.
@@ -101,7 +109,7 @@ impl Reader {
         visit: impl FnOnce(T) -> Result<R, Mistake>,
     ) -> Result<R, Mistake> {
         let Value::Text(text) = &self.node.value else { return Err(de::Error::custom("")) };
-        let wrong = || de::Error::custom(format!("{text:?} is not {wanted}"));
+        let wrong = || de::Error::custom(format!("{} is not {wanted}", in_quotes(text)));
         let visited = parse(text.trim()).ok_or_else(wrong).and_then(visit);
         visited.map_err(|mistake: Mistake| mistake.at(&self.key, &self.node.origin))
     }
@@ -253,8 +261,8 @@ impl<'de> Deserializer<'de> for Reader {
     ) -> Result<V::Value, Mistake> {
         match self.node.value {
             Value::Text(text) | Value::String(text) if !variants.contains(&text.as_str()) => {
-                let what = format!("{text:?} is none of {}", variants.join(", "));
-                let hint = nearest(&text, variants).map(|near| format!("Did you mean {near}?"));
+                let what = format!("{} is not a value of it", in_quotes(&text));
+                let hint = Some(values(&text, variants));
                 Err(Mistake { what, hint, located: false }.at(&self.key, &self.node.origin))
             }
             Value::Text(text) | Value::String(text) => visitor

@@ -232,6 +232,9 @@ async fn read_page(address: SocketAddr, last_id: u64, state: &Shared) -> Result<
     let path = format!("/v1/events?channel=*&wait=2s&limit=1000&from={}", from(last_id));
     let page = page(address, &path).await?;
     lock(state).connections += 1;
+    if !page["gap"].is_null() {
+        lock(state).note(Err(format!("A gap: {page}")));
+    }
     let events = page["events"].as_array().ok_or_else(|| format!("No events in {page}"))?;
     events.iter().try_for_each(|event| apply(state, event))
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
@@ -60,11 +60,11 @@ impl Config {
     /// A usage error that names the key.
     pub fn check(&self) -> Result<()> {
         if let Some(origin) = self.origins.iter().find(|origin| !is_origin(origin)) {
-            return Err(Error::usage(format!("{origin:?} in http.origins is not an origin"))
+            return Err(Error::usage(format!("{} in http.origins is not an origin", in_quotes(origin)))
                 .hint("Write scheme, host and port as a browser does: https://app.example.com or http://localhost:3000."));
         }
         if let Some(host) = self.hosts.iter().find(|host| host.is_empty() || host.contains(['/', '*', ' '])) {
-            return Err(Error::usage(format!("{host:?} in http.hosts is not a host name"))
+            return Err(Error::usage(format!("{} in http.hosts is not a host name", in_quotes(host)))
                 .hint("Write the name alone, without scheme and path: rowcast.example.com."));
         }
         if self.rotate < Duration::from_secs(1) {
@@ -101,7 +101,7 @@ impl Config {
 
 /// The error for what is not an address.
 pub(crate) fn no_address(listen: &str) -> Error {
-    Error::usage(format!("http.listen = {listen:?} is not an address to listen on"))
+    Error::usage(format!("http.listen = {} is not an address to listen on", in_quotes(listen)))
         .hint("Write host and port: 127.0.0.1:8080, or [::1]:8080.")
 }
 

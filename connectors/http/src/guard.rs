@@ -11,6 +11,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use rowcast_engine::in_quotes;
 
 use crate::config::Config;
 use crate::refusal::Refusal;
@@ -45,7 +46,7 @@ impl Guard {
         let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
         let host = host.or_else(|| authority.map(Authority::as_str)).unwrap_or_default().to_ascii_lowercase();
         if !self.knows(&host) {
-            let message = format!("This server is not known as {host:?}");
+            let message = format!("This server is not known as {}", in_quotes(&host));
             return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden_host", message)
                 .hint("Ask for localhost or an IP address, or add the name to hosts under [http]."));
         }
@@ -64,7 +65,7 @@ impl Guard {
         Err(Refusal::new(
             StatusCode::FORBIDDEN,
             "forbidden_origin",
-            format!("Pages of {origin:?} may not come in here"),
+            format!("Pages of {} may not come in here", in_quotes(&origin)),
         )
         .hint("Add the origin to origins under [http] if its pages may read every captured table."))
     }

@@ -33,6 +33,7 @@ mod opening;
 mod page;
 mod page_json;
 mod path;
+mod payload;
 mod publish;
 mod query;
 mod reader;

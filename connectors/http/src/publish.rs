@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::path::Name;
+use crate::payload;
 use crate::refusal::Refusal;
 
 /// Bytes of a payload: what Postgres' own messages are used for, not files.
@@ -34,9 +35,9 @@ pub(crate) async fn publish(
         let why = "Idempotency-Key is not supported yet: without it, publishing twice makes two events";
         return Err(Refusal::bad_request(why.to_owned()));
     }
-    let payload = read_body(body, PAYLOAD_MAX).await?;
-    check_json(&payload)?;
-    let id = app.journal().publish(&[(&channel, &payload)], now()).await?;
+    let body = read_body(body, PAYLOAD_MAX).await?;
+    check_json(&body)?;
+    let id = app.journal().publish(&[(&channel, &body)], now()).await?;
     app.channels.note(&channel);
     Ok((StatusCode::CREATED, Json(json!({"id": id, "channel": channel}))))
 }
@@ -64,14 +65,9 @@ fn check_name(app: &App, channel: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_json(payload: &[u8]) -> Result<(), Refusal> {
+fn check_json(body: &[u8]) -> Result<(), Refusal> {
     let hint = "Send any JSON value: an object, a list, a string in quotes, a number, true, false or null.";
-    let refused = |error: String| Refusal::new(StatusCode::BAD_REQUEST, "bad_payload", error).hint(hint);
-    let text = std::str::from_utf8(payload).map_err(|_| refused("The payload is not UTF-8".to_owned()))?;
-    // Into a value, though it is not needed: that bounds the depth, as clients' parsers do.
-    serde_json::from_str::<Value>(text)
-        .map(drop)
-        .map_err(|error| refused(format!("The payload is not JSON: {error}")))
+    payload::check(body).map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "bad_payload", why).hint(hint))
 }
 
 /// Microseconds since 1970.

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use rowcast_engine::event::Op;
 use rowcast_engine::feed::{From, Pattern};
 use rowcast_engine::format::{NativeOptions, Numbers};
-use rowcast_engine::units;
+use rowcast_engine::{Error, in_quotes, units};
 use serde_json::{Map, Value};
 
 use crate::refusal::Refusal;
@@ -131,8 +131,7 @@ impl Found {
     }
 
     fn channel(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
-        let pattern = Pattern::parse(value).map_err(|error| Refusal::parameter(name, error))?;
-        self.channels.push(pattern);
+        self.channels.push(Pattern::parse(value).map_err(|error| wrong(name, &error))?);
         Ok(())
     }
 
@@ -141,7 +140,7 @@ impl Found {
             let refused = |_| {
                 Refusal::parameter(
                     "last_event_id",
-                    format!("The last event id {id:?} is not the number of an event"),
+                    format!("The last event id {} is not the number of an event", in_quotes(id)),
                 )
                 .hint("Send the id of the last event that was received, or none.")
             };
@@ -209,7 +208,8 @@ fn op(word: &str) -> Result<Op, Refusal> {
     let names = Op::ROWS_AND_MESSAGES.map(Op::name);
     Op::parse(word).ok_or_else(|| match word {
         "gap" => Refusal::parameter("op", "gap is not an operation to ask for").hint("Gaps are always told."),
-        _ => Refusal::parameter("op", format!("{word:?} is not an operation")).hint(one_of(word, &names)),
+        _ => Refusal::parameter("op", format!("{} is not an operation", in_quotes(word)))
+            .hint(one_of(word, &names)),
     })
 }
 
@@ -217,10 +217,12 @@ fn op(word: &str) -> Result<Op, Refusal> {
 pub(crate) fn from(text: &str) -> Result<From, Refusal> {
     // In a query string an unescaped plus means a blank.
     let place = text.parse::<From>().or_else(|error| text.replace(' ', "+").parse().map_err(|_| error));
-    place.map_err(|error| {
-        let hint = error.remedy().unwrap_or_default().to_owned();
-        Refusal::parameter("from", error.to_string()).hint(hint)
-    })
+    place.map_err(|error| wrong("from", &error))
+}
+
+/// A parameter that the engine cannot read, with what it says of it.
+fn wrong(name: &str, error: &Error) -> Refusal {
+    Refusal::parameter(name, error.to_string()).hint(error.remedy().unwrap_or_default())
 }
 
 fn replay(text: &str) -> Result<From, Refusal> {
@@ -228,7 +230,7 @@ fn replay(text: &str) -> Result<From, Refusal> {
         "-1" => Ok(From::Latest),
         "-2" => Ok(From::Earliest),
         _ => text.parse().map(From::After).map_err(|_| {
-            Refusal::parameter("replay", format!("{text:?} is not a replay id"))
+            Refusal::parameter("replay", format!("{} is not a replay id", in_quotes(text)))
                 .hint("Write -1 for new events only, -2 for all that are kept, or the number of an event.")
         }),
     }
@@ -239,15 +241,16 @@ fn numbers(text: &str) -> Result<Numbers, Refusal> {
         "mixed" => Ok(Numbers::Mixed),
         "string" => Ok(Numbers::String),
         "number" => Ok(Numbers::Number),
-        _ => Err(Refusal::parameter("numbers", format!("{text:?} is not a way to write numbers"))
+        _ => Err(Refusal::parameter("numbers", format!("{} is not a way to write numbers", in_quotes(text)))
             .hint(one_of(text, &["mixed", "string", "number"]))),
     }
 }
 
 fn limit(text: &str) -> Result<usize, Refusal> {
     let number = text.parse().ok().filter(|number| (1..=LIMIT_MAX).contains(number));
-    number
-        .ok_or_else(|| Refusal::parameter("limit", format!("{text:?} is not a number from 1 to {LIMIT_MAX}")))
+    number.ok_or_else(|| {
+        Refusal::parameter("limit", format!("{} is not a number from 1 to {LIMIT_MAX}", in_quotes(text)))
+    })
 }
 
 fn wait(text: &str) -> Result<Duration, Refusal> {
@@ -266,7 +269,7 @@ fn unknown(name: &str, place: Place) -> Refusal {
         Place::Message => MESSAGE,
     };
     let known: Vec<&str> = STREAM.iter().chain(more).copied().collect();
-    Refusal::parameter(name, format!("There is no parameter {name:?}")).hint(one_of(name, &known))
+    Refusal::parameter(name, format!("There is no parameter {}", in_quotes(name))).hint(one_of(name, &known))
 }
 
 /// `Did you mean …?` when a known word is near, else all of them.

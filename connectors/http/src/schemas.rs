@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use rowcast_engine::format::Described;
+use rowcast_engine::in_quotes;
 use rowcast_engine::schema::{Schema, SchemaId};
 use serde_json::{Value, json};
 
@@ -43,11 +44,11 @@ fn version(query: &str) -> Result<Option<SchemaId>, Refusal> {
     let mut found = None;
     for (name, value) in pairs_of_query(query) {
         if name != "version" {
-            let refusal = Refusal::parameter(&name, format!("There is no parameter {name:?}"));
+            let refusal = Refusal::parameter(&name, format!("There is no parameter {}", in_quotes(&name)));
             return Err(refusal.hint(one_of(&name, &["version"])));
         }
         let number = value.parse().map_err(|_| {
-            Refusal::parameter("version", format!("{value:?} is not the number of a version"))
+            Refusal::parameter("version", format!("{} is not the number of a version", in_quotes(&value)))
                 .hint("Write the number that an event has as its schema.")
         })?;
         if found.replace(number).is_some() {
@@ -66,7 +67,7 @@ fn unknown(app: &App, table: &str) -> Refusal {
     let mut names: Vec<&str> = known.iter().map(|schema| schema.channel.as_str()).collect();
     names.sort_unstable();
     names.dedup();
-    let refusal = not_found(format!("There is no table {table:?}"));
+    let refusal = not_found(format!("There is no table {}", in_quotes(table)));
     refusal.hint(if names.is_empty() {
         "No change of any table has been captured yet.".to_owned()
     } else {

@@ -22,6 +22,25 @@ async fn what_is_published_is_an_event() {
 }
 
 #[tokio::test]
+async fn numbers_are_kept_as_they_are_written() {
+    let server = Server::start().await;
+    let mut sse = Sse::open(server.address, "channel=a").await;
+    sse.expect("open").await;
+    let (digits, deep) = ("9".repeat(400), format!("{}{}", "[".repeat(124), "]".repeat(124)));
+    for number in ["1e400", "-0.50E+999", &digits, &deep] {
+        let answer = request(server.address, "POST", "/v1/channels/a/events", &[], number).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let told = sse.expect("").await.data;
+        assert!(told.contains(&format!("\"payload\":{number}")), "{told}");
+    }
+    let deeper = format!("[{deep}]");
+    let answer = request(server.address, "POST", "/v1/channels/a/events", &[], &deeper).await;
+    let error = answer.json()["error"].clone();
+    assert_eq!((answer.status.as_u16(), &error["code"]), (400, &json!("bad_payload")));
+    assert!(error["message"].as_str().unwrap().contains("124 levels"), "{error}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_an_event_is_refused() {
     let server = Server::start().await;
     let newest = server.journal.newest();

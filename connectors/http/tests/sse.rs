@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::support::{Server, Setup, Sse};
+use crate::support::{Lines, Server, Setup, Socket, Sse};
 
 #[tokio::test]
 async fn a_stream_opens_at_once_and_brings_what_comes() {
@@ -122,6 +122,31 @@ async fn a_break_in_the_history_is_told_where_it_is() {
     let told = sse.expect("gap").await;
     assert_eq!((told.id, told.json()["reason"].as_str()), (Some(gap), Some("source_lost")));
     assert_eq!(sse.ids(1).await, after);
+}
+
+/// A client that gets nothing learns how far the journal is, so that it does not come back for what it does not want.
+#[tokio::test]
+async fn silence_ends_with_a_position_on_every_stream() {
+    let server = Server::start().await;
+    let a = server.publish("a", 1).await[0];
+    let mut sse = Sse::open(server.address, "channel=a").await;
+    let mut lines = Lines::open(server.address, "channel=a").await;
+    let mut socket = Socket::open(server.address).await;
+    sse.expect("open").await;
+    lines.expect().await;
+    socket.subscribe(&json!({"type": "subscribe", "id": "x", "channel": "a"})).await;
+    let b = *server.publish("b", 5).await.last().expect("an id");
+    let (event, line, message) =
+        tokio::join!(sse.expect("position"), lines.expect(), socket.expect("position"));
+    assert_eq!((event.id, event.json()), (Some(b), json!({"newest": b})));
+    assert_eq!(line, json!({"type": "position", "id": b}));
+    assert_eq!(message, json!({"type": "position", "id": "x", "pos": b}));
+    assert!(a < b);
+    // Nothing is missed by going on there.
+    let more = server.publish("a", 1).await;
+    let mut again = Sse::open(server.address, &format!("channel=a&from={b}")).await;
+    again.expect("open").await;
+    assert_eq!(again.ids(1).await, more);
 }
 
 #[tokio::test]

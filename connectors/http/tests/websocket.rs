@@ -73,6 +73,38 @@ async fn the_short_form_needs_no_name() {
 }
 
 #[tokio::test]
+async fn the_address_can_hold_a_first_subscription() {
+    let server = Server::start().await;
+    let a = server.publish("a", 3).await;
+    let open = async |query: &str| Socket::open_at(server.address, query, &[]).await.expect("a WebSocket");
+    let mut socket = open("?channel=a&channel=b&from=last:1&id=x").await;
+    let subscribed = socket.expect("subscribed").await;
+    assert_eq!((&subscribed["id"], &subscribed["from"]), (&json!("x"), &json!(a[1])));
+    assert_eq!(socket.expect("event").await["id"], a[2]);
+    socket.expect("synced").await;
+    // It is one like others.
+    let (subscribed, _) = socket.subscribe(&json!({"type": "subscribe", "channel": "c"})).await;
+    assert_eq!(subscribed["id"], "1");
+    socket.send(&json!({"type": "unsubscribe", "id": "x"})).await;
+    assert_eq!(socket.expect("unsubscribed").await["id"], "x");
+
+    // What is wrong with it is said, and the connection stays.
+    for (query, field, hint) in [
+        ("?chanel=a", "chanel", "Did you mean channel?"),
+        ("?channel=*.a", "channel", "public.*"),
+        ("?channel=a&id=", "id", ""),
+        ("?id=x&id=y", "id", ""),
+        ("?channel=a&limit=1", "limit", "Leave it out"),
+    ] {
+        let mut socket = open(query).await;
+        let error = socket.expect("error").await;
+        assert_eq!(error["field"], field, "{error}");
+        assert!(error["hint"].as_str().unwrap_or_default().contains(hint), "{error}");
+        socket.subscribe(&json!({"type": "subscribe", "channel": "a"})).await;
+    }
+}
+
+#[tokio::test]
 async fn gaps_are_told() {
     let server = Server::start().await;
     let first = server.publish("a", 1).await[0];

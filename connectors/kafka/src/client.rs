@@ -91,3 +91,26 @@ pub(crate) fn refused(error: &KafkaError) -> Error {
         other => Error::usage(format!("Kafka's client cannot start: {other}")).hint(hint),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What librdkafka makes of it, since an option can change another one.
+    #[test]
+    fn what_the_promises_rest_on_is_what_the_producer_has() {
+        let properties = [("linger.ms".to_owned(), "0".to_owned())].into();
+        let config = Config { brokers: "b:1".to_owned(), properties, ..Config::default() };
+        let native = producer(&config).create_native_config().unwrap();
+        for (name, value) in [
+            ("enable.idempotence", "true"),
+            ("acks", "-1"),
+            ("enable.gapless.guarantee", "true"),
+            ("message.timeout.ms", "0"),
+            ("linger.ms", "0"),
+            ("compression.type", "lz4"),
+        ] {
+            assert_eq!(native.get(name).unwrap(), value, "{name}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::fmt;
 
 use rowcast_engine::format::debezium::DebeziumOptions;
 use rowcast_engine::sink::{OnGap, Start};
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 use serde::{Deserialize, Serialize};
 
 use crate::client;
@@ -123,14 +123,14 @@ fn skips_truncates(operations: &str) -> Result<bool> {
     match operations.trim() {
         "t" => Ok(true),
         "none" => Ok(false),
-        other => Err(Error::usage(format!("Debezium's option skipped.operations is {other:?}"))
+        other => Err(Error::usage(format!("Debezium's option skipped.operations is {}", in_quotes(other)))
             .hint("Write \"t\" to leave truncates out, or \"none\" to have them, too.")),
     }
 }
 
 fn boolean(name: &str, value: &str) -> Result<bool> {
     value.parse().map_err(|_| {
-        Error::usage(format!("Debezium's option {name} is {value:?}")).hint("Write true or false.")
+        Error::usage(format!("Debezium's option {name} is {}", in_quotes(value))).hint("Write true or false.")
     })
 }
 
@@ -140,7 +140,7 @@ fn check_prefix(prefix: &str) -> Result<()> {
     if sound && !prefix.starts_with('.') && !prefix.ends_with('.') {
         return Ok(());
     }
-    Err(Error::usage(format!("{prefix:?} cannot be the prefix of Kafka topics")).hint(format!(
+    Err(Error::usage(format!("{} cannot be the prefix of Kafka topics", in_quotes(prefix))).hint(format!(
         "Choose a topic_prefix of 1 to {PREFIX_MAX} letters, digits, '.', '_' and '-', with no '.' at either end."
     )))
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table, unpublished_remedy};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
+use crate::tables::identifier;
 use crate::wire::answering_client;
 
 /// Tables that are named one by one; more are counted.
@@ -82,7 +83,7 @@ fn unreachable(error: &Error) -> Requirement {
 
 fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
     let when = |needed: bool, remedy: String| needed.then_some(remedy);
-    let role = &server.role;
+    let role = identifier(&server.role);
     let new_enough = server.version >= OLDEST;
     let logical = server.wal_level == "logical";
     let mut found = vec![
@@ -102,10 +103,7 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
         requirement(
             "replication right",
             server.replication,
-            format!(
-                "user {role:?} {}",
-                if server.replication { "may replicate" } else { "may not replicate" }
-            ),
+            format!("user {role} {}", if server.replication { "may replicate" } else { "may not replicate" }),
             when(!server.replication, server.replication_remedy()),
         ),
         free("replication senders", server.senders, "Raise max_wal_senders (restart needed)".to_owned()),
@@ -118,9 +116,9 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
             "create right",
             server.may_create,
             format!(
-                "user {role:?} {} create in database {:?}",
+                "user {role} {} create in database {}",
                 if server.may_create { "may" } else { "may not" },
-                server.database
+                identifier(&server.database)
             ),
             when(!server.may_create, server.create_remedy()),
         ));
@@ -206,11 +204,11 @@ fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
         let remedy = format!(
             "As {}: ALTER PUBLICATION {} ADD TABLE ONLY {};",
             table.owner,
-            crate::tables::identifier(publication),
+            identifier(publication),
             table.sql()
         );
-        let found =
-            format!("in no publication, and it belongs to {:?}, not to {:?}", table.owner, server.role);
+        let (owner, role) = (identifier(&table.owner), identifier(&server.role));
+        let found = format!("in no publication, and it belongs to {owner}, not to {role}");
         return requirement(&name, false, found, remedy);
     }
     if !table.hidden.is_empty() {

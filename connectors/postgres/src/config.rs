@@ -5,7 +5,7 @@ mod units;
 use std::fmt;
 use std::time::Duration;
 
-use rowcast_engine::{Confirm, Error, Result};
+use rowcast_engine::{Confirm, Error, Result, in_quotes};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::conninfo::{Conninfo, TargetServer};
@@ -143,7 +143,7 @@ impl<'de> Deserialize<'de> for Origin {
         match String::deserialize(deserializer)?.as_str() {
             "any" => Ok(Self::Any),
             "none" => Ok(Self::None),
-            other => Err(D::Error::custom(format!("{other:?} is neither \"any\" nor \"none\""))),
+            other => Err(D::Error::custom(format!("{} is neither \"any\" nor \"none\"", in_quotes(other)))),
         }
     }
 }
@@ -156,7 +156,8 @@ impl<'de> Deserialize<'de> for OnGap {
             "continue" => Ok(Self::Continue),
             "resnapshot" => Ok(Self::Resnapshot),
             other => Err(D::Error::custom(format!(
-                "{other:?} is none of \"stop\", \"continue\" and \"resnapshot\""
+                "{} is none of \"stop\", \"continue\" and \"resnapshot\"",
+                in_quotes(other)
             ))),
         }
     }
@@ -217,7 +218,7 @@ fn redacted(url: &str) -> String {
 }
 
 fn without_password<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&redacted(url))
+    if url.trim().is_empty() { serializer.serialize_none() } else { serializer.serialize_str(&redacted(url)) }
 }
 
 /// A [`Config`] that has been looked at.
@@ -259,14 +260,20 @@ impl Source {
                 && !name.is_empty()
         };
         if !plain(&config.slot) || config.slot.len() > MAX_NAME {
-            return Err(Error::usage(format!("{:?} cannot be the name of a replication slot", config.slot))
-                .hint("Use up to 63 lower-case letters, digits and underscores"));
+            return Err(Error::usage(format!(
+                "{} cannot be the name of a replication slot",
+                in_quotes(&config.slot)
+            ))
+            .hint("Use up to 63 lower-case letters, digits and underscores"));
         }
         let publication = if config.publication.is_empty() { &config.slot } else { &config.publication };
         let inserts = format!("{publication}{INSERTS}");
         if inserts.len() > MAX_NAME || inserts.contains('\0') {
-            return Err(Error::usage(format!("{publication:?} cannot be the name of a publication"))
-                .hint("Set source.publication to a name of up to 55 bytes"));
+            return Err(Error::usage(format!(
+                "{} cannot be the name of a publication",
+                in_quotes(publication)
+            ))
+            .hint("Set source.publication to a name of up to 55 bytes"));
         }
         if !(1..=MAX_SNAPSHOT_TABLES).contains(&config.snapshot_tables) {
             return Err(Error::usage(format!("source.snapshot_tables is {}", config.snapshot_tables))

@@ -1,7 +1,7 @@
 //! Which tables are captured: patterns such as `public.*`.
 
 use rowcast_engine::schema::quoted;
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 
 /// Schemas that are never captured, whatever a pattern says.
 const SYSTEM: [&str; 3] = ["information_schema", "pg_catalog", "rowcast"];
@@ -78,7 +78,7 @@ impl Pattern {
             return Ok(Self { schema: "*".to_owned(), table: "*".to_owned() });
         }
         let bad = || {
-            Error::usage(format!("{text:?} is not a table pattern"))
+            Error::usage(format!("{} is not a table pattern", in_quotes(text)))
                 .hint("Write schema.table, such as public.orders, public.* or * for all")
         };
         let parts = split(text).ok_or_else(bad)?;

@@ -92,8 +92,13 @@ async fn passwords() {
     assert_eq!(sqlstate(&error), "28P01");
     refusal(&at("md5_user", "").replace("secret", "wrong"), Kind::Refused, "refuses the password").await;
     refusal(&at("scram_user", "").replace(":secret", ""), Kind::Refused, "and none is given").await;
-    refusal(&at("scram_user", "").replace("/postgres", "/nowhere"), Kind::Refused, "no database \"nowhere\"")
-        .await;
+    let nowhere = at("scram_user", "").replace("/postgres", "/nowhere");
+    let nowhere = refusal(&nowhere, Kind::Refused, "no database \"nowhere\"").await;
+    for (error, code) in [(&error, "28P01"), (&nowhere, "3D000")] {
+        // Once is enough.
+        let words = error.to_string();
+        assert!(words.ends_with(&format!("\": SQLSTATE {code}")), "{words}");
+    }
     refusal(&at("nobody", ""), Kind::Refused, "no pg_hba.conf entry").await;
     refusal(
         &format!("host={dir} port={port} user=trusted dbname=postgres"),

@@ -1,6 +1,8 @@
 //! What a reader asked for.
 
+use crate::error::{Error, Result};
 use crate::event::{Event, Op};
+use crate::quotes::in_quotes;
 use crate::record::{Batch, Share};
 
 /// A channel or a family of channels.
@@ -16,16 +18,25 @@ pub enum Pattern {
 
 impl Pattern {
     /// Reads a pattern as a client writes it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// A usage error that says what can be written.
+    pub fn parse(text: &str) -> Result<Self> {
         let quoted = text.contains('"');
+        let wrong = |what: String| {
+            Err(Error::usage(what).hint(
+                "Write a channel's whole name (public.orders), public.* for all whose names begin with public., or *",
+            ))
+        };
         match text {
-            "" => Err("A channel must not be empty".to_owned()),
+            "" => wrong("A channel must not be empty".to_owned()),
             "*" | "*.*" => Ok(Self::All),
             _ => match text.strip_suffix(".*") {
-                Some("") => Err(format!("{text} names no schema")),
+                Some("") => wrong(format!("{} names no schema", in_quotes(text))),
                 Some(prefix) if quoted || !prefix.contains('*') => Ok(Self::Prefix(format!("{prefix}."))),
                 None if quoted || !text.contains('*') => Ok(Self::Exact(text.to_owned())),
-                _ => Err(format!("{text} is not a channel, schema.* or *")),
+                _ => wrong(format!("{} is not a channel, nor a pattern of channels", in_quotes(text))),
             },
         }
     }
@@ -86,5 +97,30 @@ impl Filter {
     fn takes(&self, channel: &str, gap: bool) -> bool {
         // A gap without a channel is about all of them.
         (gap && channel.is_empty()) || self.channels.iter().any(|pattern| pattern.matches(channel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_read() {
+        let prefix = |text: &str| Pattern::Prefix(text.to_owned());
+        let exact = |text: &str| Pattern::Exact(text.to_owned());
+        for (text, pattern) in [
+            ("*", Pattern::All),
+            ("*.*", Pattern::All),
+            ("public.*", prefix("public.")),
+            ("a.b.*", prefix("a.b.")),
+            ("public.orders", exact("public.orders")),
+            ("public.\"a*\"", exact("public.\"a*\"")),
+        ] {
+            assert_eq!(Pattern::parse(text).unwrap(), pattern, "{text}");
+        }
+        for wrong in ["", ".*", "*.x", "public.o*", "*.x.*"] {
+            let error = Pattern::parse(wrong).unwrap_err();
+            assert!(error.remedy().unwrap().contains("public.*"), "{wrong}: {error}");
+        }
     }
 }

@@ -91,7 +91,7 @@ fn mistakes_are_named_with_their_place() {
         "Wrong value for s.on (--set): \"si\" is not true or false | "
     );
     let mode = refused(texts(&[("mode", "three")]));
-    assert!(mode.contains("\"three\" is none of one, and_two"), "{mode}");
+    assert!(mode.contains("\"three\" is not a value of it | It can be \"one\", \"and_two\""), "{mode}");
     let value = vec![Assignment::dotted("s", "x", Origin::Set)];
     assert!(refused(value).starts_with("s is a section and takes no value (--set) | Its keys: name"));
 }

@@ -3,11 +3,12 @@
 use axum::extract::ws::{Message, Utf8Bytes};
 use bytes::Bytes;
 use rowcast_engine::feed::Frame;
+use rowcast_engine::in_quotes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::opening::{Gap, Opening};
-use crate::query::{self, Place, Query};
+use crate::query::{self, Pairs, Place, Query};
 use crate::refusal::Refusal;
 
 /// Bytes of a subscription's id: it comes back with every event.
@@ -55,11 +56,29 @@ pub(super) fn read(text: &str) -> Result<Said, Wrong> {
             id(&object)?.map(Said::Unsubscribe).ok_or_else(missing)
         }
         _ => {
-            let refusal = Refusal::bad_request(format!("There is no message of type {kind:?}"));
+            let refusal = Refusal::bad_request(format!("There is no message of type {}", in_quotes(kind)));
             let hint = query::one_of(kind, &["hello", "subscribe", "unsubscribe", "ping"]);
             Err(Wrong::Message(refusal.hint(hint)))
         }
     }
+}
+
+/// What the address asks for behind its `?`: a first subscription, by the parameters that `/v1/events` has, and `id`.
+pub(super) fn of_address(query: &str) -> Option<Result<Said, Wrong>> {
+    let pairs = query::pairs_of_query(query);
+    if pairs.is_empty() {
+        return None;
+    }
+    let (ids, pairs): (Pairs, Pairs) = pairs.into_iter().partition(|(name, _)| name == "id");
+    let id = match ids.as_slice() {
+        [] => None,
+        [(_, id)] if (1..=ID_MAX).contains(&id.len()) => Some(id.clone()),
+        _ => return Some(Err(wrong_id())),
+    };
+    Some(match Query::parse(&pairs, None, Place::Stream) {
+        Ok(query) => Ok(Said::Subscribe(id, Box::new(query))),
+        Err(refusal) => Err(Wrong::Wish(id, refusal)),
+    })
 }
 
 fn subscribe(object: &Map<String, Value>) -> Result<Said, Wrong> {
@@ -77,16 +96,18 @@ fn id(object: &Map<String, Value>) -> Result<Option<String>, Wrong> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(id)) if !id.is_empty() && id.len() <= ID_MAX => Ok(Some(id.clone())),
         Some(Value::Number(id)) => Ok(Some(id.to_string())),
-        Some(_) => {
-            let message = format!("A subscription's id is a string of 1 to {ID_MAX} bytes");
-            Err(Wrong::Wish(None, Refusal::parameter("id", message)))
-        }
+        Some(_) => Err(wrong_id()),
     }
+}
+
+fn wrong_id() -> Wrong {
+    let message = format!("A subscription's id is one string of 1 to {ID_MAX} bytes");
+    Wrong::Wish(None, Refusal::parameter("id", message))
 }
 
 fn only(object: &Map<String, Value>, known: &[&str]) -> Result<(), Wrong> {
     let Some(name) = object.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
-    let refusal = Refusal::parameter(name, format!("There is no member {name:?} in this message"));
+    let refusal = Refusal::parameter(name, format!("There is no member {} in this message", in_quotes(name)));
     Err(Wrong::Wish(None, refusal.hint(query::one_of(name, known))))
 }
 

@@ -13,6 +13,8 @@
 //!          unsubscribed id, code, reason, pos           notice    code, reconnect_in {min, max} in milliseconds
 //!          error        id, code, message, hint, field, retry
 //! ```
+//! `/v1/ws?channel=public.orders&from=last:5` is a connection with a first subscription: what stands behind the `?` are
+//! the parameters of `/v1/events`, and `id`.
 //! Close codes: 1001 shutdown, 1002 and 1007 what is no WebSocket frame or no UTF-8, 1003 binary, 1008 host or origin,
 //! 1009 too long, 1013 too many clients, 4400 a message that is none, 4408 nothing heard, 4601 rotated. A subscribe
 //! message that is wrong is answered by `error` and leaves the connection as it was.
@@ -25,9 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -52,6 +54,7 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 /// Opens a session.
 pub(crate) async fn upgrade(
     State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
     refused: Option<Extension<Refusal>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -71,7 +74,9 @@ pub(crate) async fn upgrade(
     }
     match Client::enter(&app, Kind::WebSocket) {
         Some(client) => {
-            Ok(upgrade.on_upgrade(|socket| Session::new(app, client, socket).live()).into_response())
+            let query = query.unwrap_or_default();
+            let live = move |socket| Session::new(app, client, socket, &query).live();
+            Ok(upgrade.on_upgrade(live).into_response())
         }
         // A browser shows a page nothing of a refused upgrade.
         None if headers.contains_key(header::ORIGIN) => {

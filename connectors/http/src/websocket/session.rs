@@ -9,6 +9,7 @@ use axum::extract::ws::{Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use rowcast_engine::feed::{Events, Framing};
+use rowcast_engine::in_quotes;
 use serde_json::json;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
@@ -63,6 +64,8 @@ pub(super) struct Session {
     client: Client,
     socket: WebSocket,
     subscriptions: Subscriptions,
+    /// What its address asks for.
+    first: Option<Result<Said, Wrong>>,
     ending: Ending,
     heard: Instant,
     pinged: Option<Instant>,
@@ -73,8 +76,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A session on an upgraded connection.
-    pub(super) fn new(app: Arc<App>, client: Client, socket: WebSocket) -> Self {
+    /// A session on an upgraded connection, with what its address asks for.
+    pub(super) fn new(app: Arc<App>, client: Client, socket: WebSocket, query: &str) -> Self {
         let ending = stream::ending(app.stop.clone(), app.config.rotate);
         let heard = Instant::now();
         let silence = Box::pin(sleep_until(heard + PING_AFTER));
@@ -83,6 +86,7 @@ impl Session {
             client,
             socket,
             subscriptions: Subscriptions::default(),
+            first: messages::of_address(query),
             ending,
             heard,
             pinged: None,
@@ -129,6 +133,11 @@ impl Session {
     }
 
     async fn converse(&mut self) -> Over {
+        if let Some(first) = self.first.take()
+            && let Err(over) = self.heed(first).await
+        {
+            return over;
+        }
         loop {
             let over = tokio::select! {
                 reason = self.ending.as_mut() => return self.announce(reason).await,
@@ -193,7 +202,11 @@ impl Session {
     }
 
     async fn answer(&mut self, text: &str) -> Result<(), Over> {
-        match messages::read(text) {
+        self.heed(messages::read(text)).await
+    }
+
+    async fn heed(&mut self, said: Result<Said, Wrong>) -> Result<(), Over> {
+        match said {
             Ok(Said::Hello) => self.welcome().await,
             Ok(Said::Ping(t)) => self.say(messages::pong(&t)).await,
             Ok(Said::Subscribe(id, query)) => self.subscribe(id, &query).await,
@@ -235,7 +248,8 @@ impl Session {
 
     fn admit(&self, id: &str) -> Result<(), Refusal> {
         if self.subscriptions.contains(id) {
-            let mut refusal = Refusal::parameter("id", format!("There is a subscription {id:?} already"));
+            let mut refusal =
+                Refusal::parameter("id", format!("There is a subscription {} already", in_quotes(id)));
             refusal.code = "id_in_use";
             return Err(refusal.hint("Unsubscribe first, or give this one another id."));
         }
@@ -252,7 +266,8 @@ impl Session {
         match self.subscriptions.remove(id) {
             Some(position) => self.say(messages::unsubscribed(id, "ok", "As asked for", position)).await,
             None => {
-                let mut refusal = Refusal::parameter("id", format!("There is no subscription {id:?}"));
+                let mut refusal =
+                    Refusal::parameter("id", format!("There is no subscription {}", in_quotes(id)));
                 refusal.code = "unknown_subscription";
                 self.say(messages::error(Some(id), &refusal)).await
             }

@@ -28,8 +28,17 @@ impl Socket {
         address: SocketAddr,
         headers: &[(&'static str, &str)],
     ) -> Result<Self, Box<Error>> {
+        Self::open_at(address, "", headers).await
+    }
+
+    /// Connects with a query string.
+    pub(crate) async fn open_at(
+        address: SocketAddr,
+        query: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, Box<Error>> {
         let tcp = TcpStream::connect(address).await.expect("a connection");
-        let mut request = format!("ws://{address}/v1/ws").into_client_request().expect("a request");
+        let mut request = format!("ws://{address}/v1/ws{query}").into_client_request().expect("a request");
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().expect("a value"));
         }

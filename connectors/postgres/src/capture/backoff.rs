@@ -42,6 +42,18 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    /// Clients that lost the same server do not come back together.
+    #[test]
+    fn waits_are_spread_over_all_that_they_may_be() {
+        let mut backoff = Backoff { ceiling: LONGEST };
+        let waits: Vec<_> = (0..400).map(|_| backoff.next()).collect();
+        for quarter in 0..4 {
+            let range = LONGEST / 4 * quarter..LONGEST / 4 * (quarter + 1);
+            // A hundred are due; that none of 400 comes here has a chance of one in 10^49.
+            assert!(waits.iter().any(|wait| range.contains(wait)), "{range:?}: {waits:?}");
+        }
+    }
+
     #[test]
     fn grows_to_its_bound_and_starts_over() {
         let mut backoff = Backoff::new();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use rowcast_engine::channel::check_custom;
+use rowcast_engine::in_quotes;
 use rowcast_engine::status::Status;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -148,7 +149,7 @@ pub(super) fn forged(prefix: &str, reason: &str, content: &[u8]) -> Custom<'stat
     metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
     let shown: String = prefix.chars().take(SHOWN).collect();
     tracing::warn!(
-        name = ?shown,
+        name = %in_quotes(&shown),
         reason,
         "A message that only rowcast's own functions may send is not believed, and told on {REJECTED}"
     );
@@ -173,7 +174,7 @@ fn one_line(content: &[u8]) -> Cow<'_, [u8]> {
 fn reject<'a>(channel: &str, reason: &str, content: &[u8]) -> Custom<'a> {
     metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
     let shown: String = channel.chars().take(SHOWN).collect();
-    tracing::warn!(channel = ?shown, reason, "A custom event goes to the channel {REJECTED}");
+    tracing::warn!(channel = %in_quotes(&shown), reason, "A custom event goes to the channel {REJECTED}");
     let one_line = one_line(content);
     let payload: Option<&RawValue> =
         is_json(content).then(|| serde_json::from_slice(&one_line).ok()).flatten();

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 
 pub use keepalive::Keepalive;
 
@@ -255,7 +255,8 @@ fn refuse_foreign_form(text: &str) -> Result<()> {
     if let Some((scheme, _)) = text.split_once("://").filter(|(s, _)| !s.contains(['=', ' ', '\''])) {
         let known = scheme.starts_with("jdbc:") || scheme.starts_with("postgres");
         let which = if known { "has a driver's prefix" } else { "is not a Postgres URL" };
-        return Err(Error::usage(format!("The source URL {which}: {scheme:?}://")).hint(EXAMPLE));
+        return Err(Error::usage(format!("The source URL {which}: {}", in_quotes(&format!("{scheme}://"))))
+            .hint(EXAMPLE));
     }
     if !text.is_empty() && !text.contains('=') {
         return Err(

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 
 use super::{Parameters, keywords};
 
@@ -49,7 +49,7 @@ pub(super) fn fill_from(env: Env<'_>, parameters: &mut Parameters) -> Result<()>
         }
     }
     let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
-    Err(Error::usage(format!("There is no service {service:?} in {}", places.join(", ")))
+    Err(Error::usage(format!("There is no service {} in {}", in_quotes(&service), places.join(", ")))
         .hint(format!("Write [{service}] into one of them, and below it lines such as host=HOST")))
 }
 

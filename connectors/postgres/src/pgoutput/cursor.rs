@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use rowcast_engine::Lsn;
 use rowcast_engine::event::Micros;
+use rowcast_engine::{Lsn, in_quotes};
 
 /// Microseconds from 1970 to 2000, where Postgres' clock starts.
 const POSTGRES_EPOCH: Micros = 946_684_800_000_000;
@@ -33,15 +33,20 @@ pub enum Malformed {
     Empty,
 }
 
+/// A tag as the protocol's documentation names it.
+fn letter(tag: u8) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "{}", in_quotes(char::from(tag).encode_utf8(&mut [0; 2]))))
+}
+
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownTag(tag) => {
-                write!(f, "unknown message tag {:?} (byte 0x{tag:02X})", char::from(*tag))
+                write!(f, "unknown message tag {} (byte 0x{tag:02X})", letter(*tag))
             }
-            Self::Body { tag, what } => write!(f, "message {:?}: {what}", char::from(*tag)),
+            Self::Body { tag, what } => write!(f, "message {}: {what}", letter(*tag)),
             Self::UnknownByte { tag, what, byte } => {
-                write!(f, "message {:?}: {what} (byte 0x{byte:02X})", char::from(*tag))
+                write!(f, "message {}: {what} (byte 0x{byte:02X})", letter(*tag))
             }
             Self::Empty => f.write_str("an empty message"),
         }

@@ -200,7 +200,7 @@ fn unknown_tags_are_named() {
     // Prepared transactions are sent when they commit: nobody asks for more.
     let error = decode(b"P\0\0\0\0").unwrap_err();
     assert_eq!(error, Malformed::UnknownTag(b'P'));
-    assert_eq!(error.to_string(), "unknown message tag 'P' (byte 0x50)");
+    assert_eq!(error.to_string(), "unknown message tag \"P\" (byte 0x50)");
     assert_eq!(decode_within(b"P\0\0\0\0"), Err(Malformed::UnknownTag(b'P')));
     assert_eq!(decode(b""), Err(Malformed::Empty));
 }

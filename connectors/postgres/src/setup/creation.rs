@@ -97,11 +97,7 @@ fn command(server: &Server, source: &Source) -> String {
 async fn explain(error: Error, client: &Client, source: &Source) -> Result<Made> {
     let name = &source.slot;
     match sqlstate(&error) {
-        Some("53400") => {
-            let what =
-                format!("Cannot create the replication slot {name}: all that the server has are in use");
-            Err(Error::refused(what).hint(slots_remedy()))
-        }
+        Some("53400") => Err(none_free(name)),
         Some("55P03") => {
             let blockers = blockers(client).await.unwrap_or_default();
             let what = format!(
@@ -113,6 +109,12 @@ async fn explain(error: Error, client: &Client, source: &Source) -> Result<Made>
         }
         _ => Err(error),
     }
+}
+
+/// The error where the server has no slot left.
+pub(super) fn none_free(name: &str) -> Error {
+    let what = format!("Cannot create the replication slot {name}: all that the server has are in use");
+    Error::refused(what).hint(slots_remedy())
 }
 
 pub(crate) fn slots_remedy() -> String {

@@ -5,6 +5,7 @@ use rowcast_engine::{Error, Kind, Result};
 use tokio_postgres::Client;
 
 use super::server::Server;
+use crate::tables::identifier;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes.
@@ -55,22 +56,27 @@ async fn applied(client: &Client) -> Result<i64> {
     Ok(client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
 }
 
+/// Refuses where the schema is missing and may not be made.
+pub(super) async fn refuse_first(client: &Client, server: &Server) -> Result<()> {
+    if server.may_create || is_there(client).await? {
+        return Ok(());
+    }
+    let (role, database) = (identifier(&server.role), identifier(&server.database));
+    let what = format!("User {role} may not create the schema rowcast in database {database}");
+    Err(Error::refused(what).hint(format!(
+        "{} Or let nothing be changed: source.manage = false, and run the SQL that `rowcast check` prints",
+        server.create_remedy()
+    )))
+}
+
+async fn is_there(client: &Client) -> Result<bool> {
+    let row = client.query_one("select to_regnamespace('rowcast') is not null", &[]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot look for schema rowcast", error))
+}
+
 async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
-    let there = client
-        .query_one("select to_regnamespace('rowcast') is not null", &[])
-        .await
-        .map_err(|error| sql_error("Cannot look for schema rowcast", error))?;
-    if !there.get::<_, bool>(0) {
-        if !server.may_create {
-            let what = format!(
-                "User {:?} may not create the schema rowcast in database {:?}",
-                server.role, server.database
-            );
-            return Err(Error::refused(what).hint(format!(
-                "{} Or let nothing be changed: source.manage = false, and run the SQL that `rowcast check` prints",
-                server.create_remedy()
-            )));
-        }
+    refuse_first(client, server).await?;
+    if !is_there(client).await? {
         client
             .batch_execute("create schema if not exists rowcast")
             .await

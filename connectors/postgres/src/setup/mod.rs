@@ -40,11 +40,23 @@ pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Serve
         there(client, source, server, slot).await?;
         return refuse_differing(client, source, server).await;
     }
+    if slot == publications::Slot::Absent {
+        refuse_first(client, source, server).await?;
+    }
     migrations::apply(client, server).await?;
     let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full).await?;
     warn_of(source, &reconciled);
     tell_of(source, &reconciled);
     refuse_differing(client, source, server).await
+}
+
+/// What would be refused further on, told before anything is made: whoever is turned away finds the database as it was.
+async fn refuse_first(client: &Client, source: &Source, server: &Server) -> Result<()> {
+    if server.slots.used >= server.slots.limit {
+        return Err(creation::none_free(&source.slot));
+    }
+    migrations::refuse_first(client, server).await?;
+    publications::refuse_first(client, source, server).await
 }
 
 /// The server would break off the stream at the first change of such a table, and for good.

@@ -153,8 +153,8 @@ async fn ensure(
         Some(there) if there.options == options => mark,
         Some(_) => format!("alter publication {quoted} set ({options}); {mark}"),
         None if !server.may_create => {
-            let what =
-                format!("User {:?} may not create a publication in {:?}", server.role, server.database);
+            let (role, database) = (identifier(&server.role), identifier(&server.database));
+            let what = format!("User {role} may not create a publication in database {database}");
             return Err(Error::refused(what).hint(server.create_remedy()));
         }
         None => {
@@ -194,11 +194,23 @@ pub(crate) async fn read(client: &Client, version: u32, name: &str) -> Result<Op
     Ok(Some(Publication { wholesale: row.get(0), ours: row.get(4), via_root: root, options }))
 }
 
+/// Refuses tables of somebody else before a first start has made anything. A publication that was there before is looked
+/// at in its turn.
+pub(super) async fn refuse_first(client: &Client, source: &Source, server: &Server) -> Result<()> {
+    for name in source.publications() {
+        if read(client, server.version, name).await?.is_some_and(|there| there.wholesale || !there.ours) {
+            return Ok(());
+        }
+    }
+    let tables = candidates::read(client, source, server.version).await?;
+    refuse_foreign(&candidates::plan(&tables, &source.tables).foreign, server)
+}
+
 fn refuse_foreign(foreign: &[Table], server: &Server) -> Result<()> {
     let Some(first) = foreign.first() else { return Ok(()) };
     let what = format!(
-        "User {:?} does not own {}: only a table's owner may publish it",
-        server.role,
+        "User {} does not own {}: only a table's owner may publish it",
+        identifier(&server.role),
         listed(foreign)
     );
     Err(Error::refused(what).hint(format!(

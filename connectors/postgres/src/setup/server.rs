@@ -6,7 +6,7 @@ use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
 
 use crate::config::{Origin, Source};
-use crate::tables::shown;
+use crate::tables::{identifier, shown};
 use crate::wire::sql_error;
 
 /// Older servers lack what the stream needs: messages, binary-safe options, subscript handlers.
@@ -114,7 +114,7 @@ impl Server {
             return Err(Error::refused(what).hint(self.wal_level_remedy()));
         }
         if !self.replication {
-            return Err(Error::refused(format!("User {:?} has no right to replicate", self.role))
+            return Err(Error::refused(format!("User {} has no right to replicate", identifier(&self.role)))
                 .hint(self.replication_remedy()));
         }
         if !self.sends(source.origin) {

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use super::server::{FAILOVER_SLOTS, Server};
 use crate::config::Source;
-use crate::tables::literal;
+use crate::tables::{identifier, literal};
 use crate::wire::{DbError, sql_error};
 
 /// What a slot can be, for metrics and programs.
@@ -222,9 +222,9 @@ impl Slot {
         if self.slot_type != "logical" {
             Some(format!("is a {} one, not logical", self.slot_type))
         } else if plugin != "pgoutput" {
-            Some(format!("uses the output plugin {plugin:?}, not pgoutput"))
+            Some(format!("uses the output plugin {}, not pgoutput", identifier(plugin)))
         } else if of != database {
-            Some(format!("belongs to database {of:?}"))
+            Some(format!("belongs to database {}", identifier(of)))
         } else if self.temporary {
             Some("is a temporary one of another session".to_owned())
         } else if self.two_phase {

@@ -95,7 +95,11 @@ impl DbError {
 
 impl fmt::Display for DbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (SQLSTATE {})", self.message, self.code)?;
+        if self.message.is_empty() {
+            write!(f, "SQLSTATE {}", self.code)?;
+        } else {
+            write!(f, "{} (SQLSTATE {})", self.message, self.code)?;
+        }
         if let Some(detail) = &self.detail {
             write!(f, ", {detail}")?;
         }

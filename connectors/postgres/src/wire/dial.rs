@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Result, in_quotes};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
@@ -52,7 +52,7 @@ pub(super) async fn dial(host: &Host, keepalive: &Keepalive, receive_buffer: Opt
 }
 
 fn unknown_name(name: &str, cause: io::Error) -> Error {
-    Error::transient(format!("Postgres is unreachable: the host name {name:?} cannot be resolved"))
+    Error::transient(format!("Postgres is unreachable: the host name {} cannot be resolved", in_quotes(name)))
         .because(cause)
         .hint("Check the host name in the source URL, and DNS")
 }

@@ -18,6 +18,7 @@ use super::session;
 use super::socket::Socket;
 use super::tls;
 use crate::conninfo::{ChannelBinding, Conninfo, Host, SslMode, TargetServer, Tls};
+use crate::tables::identifier;
 
 /// A fixed receive buffer closes the TCP window when we are behind, so that the server's kernel gathers its
 /// many small messages into large segments: three times the rows per second while catching up. In bytes. A network
@@ -188,9 +189,9 @@ impl Attempt<'_> {
     /// The password, or what to do about having none.
     pub(super) fn password(&self) -> Result<String> {
         self.info.password_for(self.host).ok_or_else(|| {
-            let (host, user) = (self.host, &self.info.user);
+            let (host, user) = (self.host, identifier(&self.info.user));
             let error = Error::refused(format!(
-                "Postgres at {host} asks for the password of user {user:?}, and none is given"
+                "Postgres at {host} asks for the password of user {user}, and none is given"
             ));
             error.hint(match self.info.open_passfile() {
                 Some(path) => {

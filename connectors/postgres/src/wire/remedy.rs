@@ -7,6 +7,7 @@ use rustls::CertificateError;
 
 use super::db_error::DbError;
 use crate::conninfo::{Host, SslMode};
+use crate::tables::identifier;
 
 /// Nothing answers at `host`.
 pub(super) fn unreachable(host: &Host, cause: io::Error) -> Error {
@@ -118,22 +119,26 @@ fn certificate(host: &Host, error: &CertificateError) -> (String, &'static str) 
     }
 }
 
+/// Where the server compares a role's limit of connections, and a database's: the same in every language.
+const OF_ROLE: &str = "InitializeSessionUserId";
+const OF_DATABASE: &str = "CheckMyDatabase";
+
 /// The server refused the login of `user` to `dbname`.
 pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Error {
+    let (user_sql, database_sql) = (identifier(user), identifier(dbname));
     let routine = error.routine.as_deref().unwrap_or_default();
     let (what, hint) = match error.code.as_str() {
         "28P01" => (
-            format!("Postgres at {host} refuses the password of user {user:?}"),
+            format!("Postgres at {host} refuses the password of user {user_sql}"),
             format!(
                 "Check the password in the source URL, PGPASSWORD or ~/.pgpass; set it with \
-                     ALTER ROLE {} PASSWORD '…'",
-                quoted(user)
+                     ALTER ROLE {user_sql} PASSWORD '…'"
             ),
         ),
         // By what is the same in every language.
         "28000" if error.message.contains("pg_hba.conf") => (
             format!(
-                "Postgres at {host} has no pg_hba.conf entry that admits user {user:?} to database {dbname:?}"
+                "Postgres at {host} has no pg_hba.conf entry that admits user {user_sql} to database {database_sql}"
             ),
             format!(
                 "Add a line such as: host {dbname} {user} CLIENT-ADDRESS/32 scram-sha-256; then \
@@ -145,33 +150,25 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
             "Name one with sslcert=FILE and sslkey=FILE, over TLS (sslmode=require or above)".to_owned(),
         ),
         "28000" => (
-            format!("Postgres at {host} does not let user {user:?} log in"),
+            format!("Postgres at {host} does not let user {user_sql} log in"),
             format!(
-                "Check that the role exists and may log in: CREATE ROLE {0} LOGIN REPLICATION PASSWORD '…', \
-                     or ALTER ROLE {0} LOGIN; with peer or ident authentication the system user must match",
-                quoted(user)
+                "Check that the role exists and may log in: CREATE ROLE {user_sql} LOGIN REPLICATION PASSWORD '…', \
+                     or ALTER ROLE {user_sql} LOGIN; with peer or ident authentication the system user must match"
             ),
         ),
         "3D000" => (
-            format!("Postgres at {host} has no database {dbname:?}"),
+            format!("Postgres at {host} has no database {database_sql}"),
             "List them with psql -l, and name one at the end of the source URL: postgres://…/DATABASE"
                 .to_owned(),
         ),
         "42501" => (
-            format!("Postgres at {host} denies user {user:?} the connection to database {dbname:?}"),
+            format!("Postgres at {host} denies user {user_sql} the connection to database {database_sql}"),
             format!(
-                "For replication: ALTER ROLE {0} REPLICATION (on RDS: GRANT rds_replication TO {0}); \
-                     for the database: GRANT CONNECT ON DATABASE {1} TO {0}",
-                quoted(user),
-                quoted(dbname)
+                "For replication: ALTER ROLE {user_sql} REPLICATION (on RDS: GRANT rds_replication TO {user_sql}); \
+                     for the database: GRANT CONNECT ON DATABASE {database_sql} TO {user_sql}"
             ),
         ),
-        "53300" => (
-            format!("Postgres at {host} has too many connections"),
-            "Raise max_connections and max_wal_senders (restart needed), or close sessions seen in \
-             pg_stat_activity and pg_stat_replication"
-                .to_owned(),
-        ),
+        "53300" => no_more(host, &user_sql, &database_sql, routine),
         "57P03" => (
             format!("Postgres at {host} is not accepting connections yet"),
             "It is starting up, shutting down or recovering: try again in a moment, and see its log"
@@ -180,13 +177,47 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
         _ => {
             let hint = for_statement(&error).or_else(|| error.hint.clone());
             (
-                format!("Postgres at {host} refuses the login of user {user:?} to database {dbname:?}"),
+                format!("Postgres at {host} refuses the login of user {user_sql} to database {database_sql}"),
                 hint.unwrap_or_default(),
             )
         }
     };
+    // Its words would say once more what ours say.
+    let is_said = matches!(error.code.as_str(), "28P01" | "3D000") || is_limit(&error);
+    let error = if is_said { DbError { message: String::new(), ..error } } else { error };
     let result = Error::new(error.kind(), what).because(error);
     if hint.is_empty() { result } else { result.hint(hint) }
+}
+
+/// Whose limit of connections is reached.
+fn no_more(host: &Host, user: &str, database: &str, routine: &str) -> (String, String) {
+    match routine {
+        OF_ROLE => (
+            format!("Postgres at {host} lets user {user} have no more connections"),
+            format!(
+                "ALTER ROLE {user} CONNECTION LIMIT …; with a higher number (-1: without limit), or close sessions of \
+                 the role seen in pg_stat_activity"
+            ),
+        ),
+        OF_DATABASE => (
+            format!("Postgres at {host} lets nobody else connect to database {database}"),
+            format!(
+                "ALTER DATABASE {database} CONNECTION LIMIT …; with a higher number (-1: without limit), or close \
+                 sessions in the database seen in pg_stat_activity"
+            ),
+        ),
+        _ => (
+            format!("Postgres at {host} has too many connections"),
+            "Raise max_connections and max_wal_senders (restart needed), or close sessions seen in \
+             pg_stat_activity and pg_stat_replication"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Whether it is the limit of a role or of a database that is reached, not the server's.
+fn is_limit(error: &DbError) -> bool {
+    error.code == "53300" && matches!(error.routine.as_deref(), Some(OF_ROLE | OF_DATABASE))
 }
 
 /// What to do about an error of a statement or a replication command, where that is known.
@@ -225,8 +256,4 @@ pub(super) fn protocol(what: impl Into<String>) -> Error {
     Error::new(Kind::Transient, format!("Postgres broke the protocol: {}", what.into())).hint(
         "Check that nothing between rowcast and Postgres changes the stream, such as a connection pooler",
     )
-}
-
-fn quoted(identifier: &str) -> String {
-    postgres_protocol::escape::escape_identifier(identifier)
 }

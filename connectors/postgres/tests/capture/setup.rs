@@ -235,6 +235,24 @@ async fn tables_come_and_change_sides() {
     capture.stop().await;
 }
 
+/// At the first start a name is a wish, unless nothing may be changed. (Later it may be a mistake: `published.rs`.)
+#[tokio::test]
+async fn a_publication_that_is_named_is_made() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let named = Config { publication: "named".to_owned(), ..config(&server) };
+    let (what, _) = refusal(Config { manage: false, ..named.clone() }).await;
+    assert!(what.contains("publication named does not exist"), "{what}");
+    let made = "select string_agg(pubname, ' ' order by pubname) from pg_publication";
+    assert_eq!(value(&client, made).await, "NULL");
+    let capture = Capture::start(named, directory.path()).await;
+    assert_eq!(value(&client, made).await, "named named_inserts");
+    run(&client, "insert into t values (1)").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.t 1"]);
+    capture.stop().await;
+}
+
 #[tokio::test]
 async fn a_publication_of_somebody_elses_making_is_left_alone() {
     let (server, directory) = (Server::start(""), Directory::new());

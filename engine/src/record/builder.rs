@@ -1,10 +1,9 @@
 //! Builds batches: the one copy between the socket and the disk happens here.
 
+mod part;
 mod snapshot;
 mod summary;
 mod unfinished;
-
-use std::sync::Arc;
 
 use crate::event::{Micros, Op};
 use crate::lsn::Lsn;
@@ -16,6 +15,8 @@ use crate::record::layout::{
 use crate::record::{SEALED, Tail};
 use crate::schema::SchemaId;
 
+pub(crate) use part::Note;
+pub use part::Part;
 pub(crate) use unfinished::{end, know};
 
 /// A transaction that grows past this is given batches of its own, so that readers render and send it in
@@ -36,37 +37,6 @@ pub struct TxStart<'a> {
     /// Replication origin, empty when local.
     pub origin: &'a str,
 }
-
-/// A finished batch that has no number yet.
-#[derive(Debug)]
-pub struct Part {
-    pub(crate) bytes: Vec<u8>,
-    /// The checksum of all but the beginning; the bytes must not change after it.
-    pub(crate) tail: Option<Tail>,
-    /// Events in it.
-    pub events: u32,
-    /// Schema versions that its events use.
-    pub schemas: Vec<SchemaId>,
-    /// End LSN of the last transaction that ends in it; zero when none of Postgres does.
-    pub tx_end: Lsn,
-    /// The highest position that it holds.
-    pub(crate) lsn: Lsn,
-    /// What it says of the source's notes.
-    pub(crate) notes: Vec<Note>,
-}
-
-impl Part {
-    /// Holds a position and nothing else.
-    pub(crate) fn reaching(lsn: Lsn) -> Vec<Self> {
-        let mut builder = Builder::new();
-        builder.lsn_max = lsn;
-        builder.finish_batch(0);
-        builder.done
-    }
-}
-
-/// Name and JSON of a note; empty JSON where the note is gone.
-pub(crate) type Note = (String, Arc<[u8]>);
 
 #[derive(Debug, Default)]
 struct Summary {

@@ -36,9 +36,11 @@ mod watch;
 
 pub(crate) use connect::now;
 pub(crate) use custom::NEW_TABLE;
+use std::convert::Infallible;
+
 use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::State;
+use rowcast_engine::journal::{Journal, State};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Result, Stop};
 use tokio::time::Instant;
@@ -107,9 +109,11 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
     let mut backoff = Backoff::new();
     let mut watch: Option<(Conninfo, Watch)> = None;
     let mut guard = known.then(|| Guard::start(&link));
-    note_full(status, &link.ingest, known);
+    let journal = link.ingest.journal().clone();
     loop {
         let connected = tokio::select! {
+            biased;
+            never = note_full(status, &journal, known) => match never {},
             connected = link.connect() => connected,
             call = called(&mut guard) => Err(call.error()),
             () = stop.stopped() => return Ok(()),
@@ -173,14 +177,23 @@ async fn called(guard: &mut Option<Guard>) -> Call {
     }
 }
 
-/// A journal that is full at the start lets capture begin only when there is room: what it holds is served meanwhile.
-fn note_full(status: &Status, ingest: &Ingest, known: bool) {
-    if let (State::Full(detail), true) = (&*ingest.journal().state().borrow(), known) {
-        status.source(|shown| {
-            shown.state = "paused";
-            shown.reason = Some(detail.clone());
-        });
+/// A journal that is full lets capture begin only when there is room: what it holds is served meanwhile.
+async fn note_full(status: &Status, journal: &Journal, known: bool) -> Infallible {
+    let mut state = journal.state();
+    while known {
+        if let State::Full(detail) = &*state.borrow_and_update() {
+            status.source(|shown| {
+                if shown.state == "starting" {
+                    shown.state = "paused";
+                    shown.reason = Some(detail.clone());
+                }
+            });
+        }
+        if state.changed().await.is_err() {
+            break;
+        }
     }
+    std::future::pending().await
 }
 
 fn note_lost(status: &Status, error: &Error) {

@@ -220,16 +220,21 @@ impl KafkaReader {
     pub(crate) fn start(kafka: &Kafka, prefix: &str) -> Self {
         let (sender, records) = mpsc::channel(Self::WAITING);
         let stop = Arc::new(AtomicBool::new(false));
-        let consumer: BaseConsumer = ClientConfig::new()
+        let mut config = ClientConfig::new();
+        config
             .set("bootstrap.servers", kafka.brokers())
             .set("group.id", prefix)
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
-            .set("fetch.wait.max.ms", "20")
-            .create()
-            .expect("a consumer");
-        let (stopped, prefix) = (Arc::clone(&stop), format!("{prefix}."));
-        std::thread::spawn(move || read(&consumer, &prefix, &stopped, &sender));
+            .set("fetch.wait.max.ms", "20");
+        let mut reading = Reading {
+            config,
+            prefix: format!("{prefix}."),
+            stop: Arc::clone(&stop),
+            sender,
+            next: BTreeMap::new(),
+        };
+        std::thread::spawn(move || while reading.with_a_consumer() {});
         Self { records, stop }
     }
 
@@ -245,37 +250,61 @@ impl Drop for KafkaReader {
     }
 }
 
-fn read(consumer: &BaseConsumer, prefix: &str, stop: &AtomicBool, records: &mpsc::Sender<Record>) {
-    let mut assigned = BTreeSet::new();
-    while !stop.load(Ordering::Relaxed) {
-        assign_new(consumer, prefix, &mut assigned);
-        let round = std::time::Instant::now();
-        while round.elapsed() < Duration::from_millis(300) && !stop.load(Ordering::Relaxed) {
-            // Errors are those of a broker that is away; librdkafka reconnects.
-            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50))
-                && records.blocking_send(record(&message)).is_err()
-            {
-                return;
-            }
-        }
-    }
+/// What a reader's thread has.
+struct Reading {
+    config: ClientConfig,
+    prefix: String,
+    stop: Arc<AtomicBool>,
+    sender: mpsc::Sender<Record>,
+    /// The offset that comes next in each partition.
+    next: BTreeMap<(String, i32), i64>,
 }
 
-/// Adds the partitions that appeared since the last look.
-fn assign_new(consumer: &BaseConsumer, prefix: &str, assigned: &mut BTreeSet<(String, i32)>) {
-    let Ok(metadata) = consumer.fetch_metadata(None, Duration::from_secs(2)) else { return };
-    let mut fresh = TopicPartitionList::new();
-    for topic in metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix)) {
-        for partition in topic.partitions() {
-            if assigned.insert((topic.name().to_owned(), partition.id())) {
-                fresh
-                    .add_partition_offset(topic.name(), partition.id(), Offset::Beginning)
-                    .expect("a valid offset");
+impl Reading {
+    /// Reads with a consumer of its own until the broker has been away and is back. Gives whether to go on with another
+    /// one: librdkafka 2.12 was seen to forget a broker that was restarted, so that its partitions stayed silent.
+    fn with_a_consumer(&mut self) -> bool {
+        let consumer: BaseConsumer = self.config.create().expect("a consumer");
+        let (mut assigned, mut shaken) = (BTreeSet::new(), false);
+        while !self.stop.load(Ordering::Relaxed) {
+            if self.assign_new(&consumer, &mut assigned) && shaken {
+                return true;
+            }
+            let round = std::time::Instant::now();
+            while round.elapsed() < Duration::from_millis(300) && !self.stop.load(Ordering::Relaxed) {
+                match consumer.poll(Duration::from_millis(50)) {
+                    Some(Ok(message)) => {
+                        let place = (message.topic().to_owned(), message.partition());
+                        self.next.insert(place, message.offset() + 1);
+                        if self.sender.blocking_send(record(&message)).is_err() {
+                            return false;
+                        }
+                    }
+                    Some(Err(_)) => shaken = true,
+                    None => {}
+                }
             }
         }
+        false
     }
-    if fresh.count() > 0 {
-        consumer.incremental_assign(&fresh).expect("an assignment");
+
+    /// Adds the partitions that appeared since the last look. Whether the broker has answered.
+    fn assign_new(&self, consumer: &BaseConsumer, assigned: &mut BTreeSet<(String, i32)>) -> bool {
+        let Ok(metadata) = consumer.fetch_metadata(None, Duration::from_secs(2)) else { return false };
+        let mut fresh = TopicPartitionList::new();
+        for topic in metadata.topics().iter().filter(|topic| topic.name().starts_with(&self.prefix)) {
+            for partition in topic.partitions() {
+                let place = (topic.name().to_owned(), partition.id());
+                let offset = self.next.get(&place).map_or(Offset::Beginning, |next| Offset::Offset(*next));
+                if assigned.insert(place) {
+                    fresh.add_partition_offset(topic.name(), partition.id(), offset).expect("a valid offset");
+                }
+            }
+        }
+        if fresh.count() > 0 {
+            consumer.incremental_assign(&fresh).expect("an assignment");
+        }
+        true
     }
 }
 

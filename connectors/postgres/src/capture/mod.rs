@@ -179,8 +179,11 @@ async fn called(guard: &mut Option<Guard>) -> Call {
 
 /// A journal that is full lets capture begin only when there is room: what it holds is served meanwhile.
 async fn note_full(status: &Status, journal: &Journal, known: bool) -> Infallible {
+    if !known {
+        return std::future::pending().await;
+    }
     let mut state = journal.state();
-    while known {
+    loop {
         if let State::Full(detail) = &*state.borrow_and_update() {
             status.source(|shown| {
                 if shown.state == "starting" {
@@ -190,10 +193,9 @@ async fn note_full(status: &Status, journal: &Journal, known: bool) -> Infallibl
             });
         }
         if state.changed().await.is_err() {
-            break;
+            return std::future::pending().await;
         }
     }
-    std::future::pending().await
 }
 
 fn note_lost(status: &Status, error: &Error) {

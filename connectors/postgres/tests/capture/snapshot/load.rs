@@ -71,6 +71,10 @@ impl Writers {
                     if client.batch_execute(&transaction(&mut random)).await.is_err() {
                         let _ = client.batch_execute("rollback").await;
                     }
+                    // The server has gone: nothing here would ever wait, and the test could not even end.
+                    if client.is_closed() {
+                        break;
+                    }
                     done += 1;
                 }
                 done

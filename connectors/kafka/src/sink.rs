@@ -112,8 +112,7 @@ impl KafkaSink {
             let header = record.header.map(|(header, value)| (header.name(), value));
             let (part, key, value) = (record.part, record.key, record.value);
             let outgoing = Outgoing { id: event.id, part, topic, key, value, header };
-            begin(&self.connection, &mut self.beginnings, &outgoing).await?;
-            produce(producer, &mut self.tally, outgoing).await?;
+            produce(producer, &mut self.beginnings, &mut self.tally, outgoing).await?;
         }
         Ok(())
     }
@@ -135,8 +134,7 @@ impl KafkaSink {
         let header = Some(("rowcast.channel", channel.as_bytes()));
         let topic = self.topics.name(channel);
         let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header };
-        begin(&self.connection, &mut self.beginnings, &outgoing).await?;
-        produce(producer, &mut self.tally, outgoing).await
+        produce(producer, &mut self.beginnings, &mut self.tally, outgoing).await
     }
 
     /// Sends the gap that stands in `value`.
@@ -144,8 +142,7 @@ impl KafkaSink {
         self.topics.ensure(gap::SUFFIX).await?;
         let topic = self.topics.name(gap::SUFFIX);
         let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header: None };
-        begin(&self.connection, &mut self.beginnings, &outgoing).await?;
-        produce(&self.connection.producer(), &mut self.tally, outgoing).await
+        produce(&self.connection.producer(), &mut self.beginnings, &mut self.tally, outgoing).await
     }
 
     fn tell_tally(&mut self) {
@@ -209,14 +206,7 @@ impl Sink for KafkaSink {
     }
 
     async fn commit(&mut self) -> Result<(), SinkError> {
-        let context = self.connection.context();
-        match context.drained_to(0).await {
-            Ok(()) => {
-                self.beginnings.arrived(&context.partitioner.counted());
-                Ok(())
-            }
-            Err(_) => Err(failed(&self.connection.producer()).await),
-        }
+        arrived(&self.connection.producer(), &mut self.beginnings).await
     }
 
     async fn rest(&mut self) {
@@ -231,30 +221,43 @@ impl Sink for KafkaSink {
     }
 }
 
+/// Waits until all that is on its way has arrived.
+async fn arrived(producer: &Producer, beginnings: &mut Beginnings) -> Result<(), SinkError> {
+    let context: &Context = producer.context();
+    if context.drained_to(0).await.is_err() {
+        return Err(failed(producer).await);
+    }
+    beginnings.arrived(&context.partitioner.counted());
+    Ok(())
+}
+
 /// Waits until a record may be sent, for the sake of order where its partition has none of this producer yet.
 async fn begin(
-    connection: &Connection,
+    producer: &Producer,
     beginnings: &mut Beginnings,
     Outgoing { topic, key, .. }: &Outgoing<'_>,
 ) -> Result<(), SinkError> {
-    let context = connection.context();
     loop {
         match beginnings.before(topic, *key) {
             Before::Nothing => return Ok(()),
             Before::Count => {
+                let context: &Context = producer.context();
                 context.partitioner.count();
                 return Ok(());
             }
-            Before::Arrival if context.drained_to(0).await.is_err() => {
-                return Err(failed(&connection.producer()).await);
-            }
-            Before::Arrival => beginnings.arrived(&context.partitioner.counted()),
+            Before::Arrival => arrived(producer, beginnings).await?,
         }
     }
 }
 
-/// Puts a record into the producer's queue, waiting while that is full.
-async fn produce(producer: &Producer, tally: &mut Tally, outgoing: Outgoing<'_>) -> Result<(), SinkError> {
+/// Puts a record into the producer's queue, waiting for its turn, and while that is full.
+async fn produce(
+    producer: &Producer,
+    beginnings: &mut Beginnings,
+    tally: &mut Tally,
+    outgoing: Outgoing<'_>,
+) -> Result<(), SinkError> {
+    begin(producer, beginnings, &outgoing).await?;
     let Outgoing { id, topic, key, value, .. } = outgoing;
     let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
     let context: &Context = producer.context();
@@ -317,11 +320,12 @@ mod tests {
         for topic in ["a", "b", "a"] {
             let outgoing =
                 Outgoing { id: sent, part: 0, topic, key: Some(b"1"), value: Some(b"{}"), header: None };
-            let begun = begin(&connection, &mut beginnings, &outgoing);
-            if tokio::time::timeout(Duration::from_millis(300), begun).await.is_err() {
-                break;
+            let producer = connection.producer();
+            let produced = produce(&producer, &mut beginnings, &mut tally, outgoing);
+            match tokio::time::timeout(Duration::from_millis(300), produced).await {
+                Ok(produced) => produced.unwrap(),
+                Err(_) => break,
             }
-            produce(&connection.producer(), &mut tally, outgoing).await.unwrap();
             sent += 1;
         }
         assert_eq!((sent, connection.context().outstanding()), (2, 2));

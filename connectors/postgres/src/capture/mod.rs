@@ -36,6 +36,7 @@ mod watch;
 
 pub(crate) use connect::now;
 pub(crate) use custom::NEW_TABLE;
+
 use std::convert::Infallible;
 
 use rowcast_engine::adoption::WAITING;

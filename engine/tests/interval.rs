@@ -12,20 +12,25 @@ use crate::disk::FakeDisk;
 use crate::random::Random;
 use crate::support::{Fixture, read_all};
 
-/// A journal that syncs at intervals, and one transaction that it has shown.
-async fn shown_at_once(disk: &FakeDisk, dir: &Path, interval: Duration) -> Fixture {
-    let options = Options { sync: journal::Sync::Interval(interval), ..Options::new(dir) };
-    let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
+/// A transaction of one row, appended and shown.
+async fn show(fixture: &mut Fixture, text: &str) {
     let mut head = fixture.journal().head();
     let before = *head.borrow_and_update();
     let mut builder = Builder::new();
     fixture.begin(&mut builder);
-    fixture.row(&mut builder, "x");
+    fixture.row(&mut builder, text);
     fixture.commit(&mut builder);
     let room = fixture.ingest.room().await.unwrap();
     room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
     let moved = head.wait_for(|head| *head > before);
     tokio::time::timeout(Duration::from_secs(5), moved).await.unwrap().unwrap();
+}
+
+/// A journal that syncs at intervals, and one transaction that it has shown.
+async fn shown_at_once(disk: &FakeDisk, dir: &Path, interval: Duration) -> Fixture {
+    let options = Options { sync: journal::Sync::Interval(interval), ..Options::new(dir) };
+    let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
+    show(&mut fixture, "x").await;
     fixture
 }
 
@@ -36,16 +41,7 @@ async fn shows_before_it_confirms() {
     let mut fixture = shown_at_once(&disk, dir.path(), Duration::from_secs(3600)).await;
     let (confirmed, syncs) = (fixture.journal().position().lsn, disk.calls().1);
     for more in 1..4 {
-        let mut head = fixture.journal().head();
-        let before = *head.borrow_and_update();
-        let mut builder = Builder::new();
-        fixture.begin(&mut builder);
-        fixture.row(&mut builder, "y");
-        fixture.commit(&mut builder);
-        let room = fixture.ingest.room().await.unwrap();
-        room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
-        let moved = head.wait_for(|head| *head > before);
-        tokio::time::timeout(Duration::from_secs(5), moved).await.unwrap().unwrap();
+        show(&mut fixture, "y").await;
         assert_eq!(read_all(fixture.journal(), 0).len(), 1 + more, "shown");
         assert_eq!(disk.calls().1, syncs, "nothing is synced");
         assert_eq!(fixture.journal().position().lsn, confirmed, "nothing is confirmed");

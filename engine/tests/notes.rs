@@ -64,6 +64,37 @@ proptest! {
     }
 }
 
+/// A writer that wakes somebody in between is put aside for him where there is one processor (`taskset -c 0`): then
+/// every second run failed while notes came first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_learns_of_a_note_finds_its_events() {
+    const ROUNDS: u64 = 2000;
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal::open(options(dir.path()), Arc::new(FakeDisk::default())).unwrap();
+    let mut fixture = Fixture::over(journal.clone()).await;
+    let looker = || {
+        let journal = journal.clone();
+        tokio::spawn(async move {
+            let mut told = 0;
+            while told < ROUNDS {
+                let rows = |text: &[u8]| str::from_utf8(text).unwrap().parse::<u64>().unwrap();
+                let newer = |text: Option<&[u8]>| text.is_some_and(|text| rows(text) > told);
+                journal.noted("rows", newer).await.unwrap();
+                told = note(&journal, "rows").unwrap().parse().unwrap();
+                let held = journal.newest();
+                assert!(told <= held, "{told} were told of, {held} are there");
+            }
+        })
+    };
+    let lookers: Vec<_> = (0..4).map(|_| looker()).collect();
+    for _ in 0..ROUNDS {
+        noted(&mut fixture, 1).await;
+    }
+    for looker in lookers {
+        looker.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn notes_outlive_the_segment_that_brought_them() {
     let dir = tempfile::tempdir().unwrap();

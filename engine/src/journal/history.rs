@@ -92,11 +92,11 @@ impl Writer {
         let first = self.next;
         self.next += u64::from(batch.events);
         self.shared.turn_to(position);
-        self.shared.note(notes);
         counter!("rowcast_journal_bytes_total").increment(bytes.len() as u64);
         counter!("rowcast_events_total").increment(u64::from(batch.events));
         self.show(Bytes::from(bytes), &batch)?;
         self.shared.head.send_replace(self.active.segment.last());
+        self.shared.note(notes);
         // Nobody may be waiting any more.
         let _ = reply.send(Ok(first));
         Ok(())

@@ -276,9 +276,10 @@ impl Writer {
             abort::point(Point::ShowBatch);
         }
         self.shared.note_tx_end(tx_end);
-        self.shared.note(notes);
         let newest = self.active.segment.last();
         self.shared.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        // Behind the head: whoever learns of a note finds the events that came with it.
+        self.shared.note(notes);
         abort::point(Point::ShowHead);
         Ok(())
     }

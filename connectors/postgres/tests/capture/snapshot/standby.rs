@@ -28,8 +28,10 @@ fn with_rows(config: &Config) -> Config {
 }
 
 /// So many of a table's rows have been read.
-fn rows_read(capture: &Capture) -> u64 {
-    capture.report().snapshots.iter().map(|shown| shown.rows).max().unwrap_or(0)
+/// A chunk has been read, or all of them between two looks.
+fn is_begun(capture: &Capture) -> bool {
+    capture.report().snapshots.iter().any(|shown| shown.rows > 0)
+        || capture.journal.notes().keys().all(|name| !name.starts_with("snapshot"))
 }
 
 async fn reason(capture: &Capture, words: &str) {
@@ -249,21 +251,21 @@ async fn started_again_and_promoted_while_it_is_read() {
     let (seed, directory) = (seed(), Directory::new());
     let writers = Writers::start([sql(&primary).await, sql(&primary).await], seed).await;
     let capture = Capture::start(with_rows(&config), directory.path()).await;
-    until("a chunk", async || rows_read(&capture) > 0).await;
+    until("a chunk", async || is_begun(&capture)).await;
     standby.stop();
     standby.relaunch();
-    until("another chunk", async || rows_read(&capture) > 0 || capture.report().snapshots.is_empty()).await;
+    until("another chunk", async || is_begun(&capture)).await;
     let again = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
     read_whole(&capture).await;
     capture.status.ask_for_snapshot(again.clone()).await.unwrap();
-    until("a chunk", async || rows_read(&capture) > 0).await;
+    until("a chunk", async || is_begun(&capture)).await;
     primary.stop_in_order();
     writers.stop().await;
     standby.promote();
     let writers = Writers::start([sql(&standby).await, sql(&standby).await], !seed).await;
     read_whole(&capture).await;
     capture.status.ask_for_snapshot(again).await.unwrap();
-    until("a chunk", async || rows_read(&capture) > 0).await;
+    until("a chunk", async || is_begun(&capture)).await;
     capture.crash().await;
     let capture = Capture::start(with_rows(&config), directory.path()).await;
     read_whole(&capture).await;

@@ -22,6 +22,8 @@ demo: ## A throw-away Postgres under load, with every door open; Ctrl-C ends it
 	cargo build --release --locked
 	@exec target/release/rowcast demo
 
+# The tests wait for servers more than they compute: with a thread for each processor half of the time is idle.
+test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 test: install-deps ## All tests, against real Postgres, Kafka and Chromium
 	cargo test --workspace --locked
 

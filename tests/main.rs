@@ -16,6 +16,7 @@ mod filling;
 mod flow;
 mod forbidden;
 mod full;
+mod given_up;
 mod hangup;
 mod huge;
 mod journal;

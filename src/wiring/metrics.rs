@@ -225,6 +225,10 @@ fn describe_sinks() {
     describe_gauge!("rowcast_kafka_records_in_flight", "Records that are on their way to the broker");
     describe_counter!("rowcast_kafka_outages_total", "Times that no broker could be reached");
     describe_counter!(
+        "rowcast_kafka_clients_lost_total",
+        "Times that Kafka's client found no broker though others did, and was replaced"
+    );
+    describe_counter!(
         "rowcast_kafka_unrendered_values_total",
         "Values that could not be shown in records for Kafka"
     );

@@ -66,13 +66,18 @@ impl Kafka {
 
     /// A broker of the test's own.
     pub(crate) async fn start() -> Self {
+        let controller = free_port();
+        Self::start_at(controller, controller, "").await
+    }
+
+    /// With its controller on one port, which it seeks at another one, and more settings.
+    pub(crate) async fn start_at(controller: u16, sought: u16, more: &str) -> Self {
         let directory = Directory::new("kafka");
-        let (port, controller) = (free_port(), free_port());
-        let path = directory.path();
+        let (port, path) = (free_port(), directory.path());
         let settings = format!(
-            "{SETTINGS}controller.quorum.voters=1@127.0.0.1:{controller}\n\
+            "{SETTINGS}controller.quorum.voters=1@127.0.0.1:{sought}\n\
              listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\nlog.dirs={}\n",
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\nlog.dirs={}\n{more}\n",
             path.join("data").display()
         );
         std::fs::write(path.join("server.properties"), settings).expect("a file");

@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer as _, PurgeConfig, ThreadedProducer};
 use rowcast_engine::Result;
 
 use crate::client;
 use crate::config::Config;
-use crate::context::Context;
+use crate::context::{Context, Quiet};
 use crate::partition::ByKey;
 
 /// A question to Kafka is given up after this time and asked again.
@@ -24,15 +26,17 @@ pub(crate) type Producer = ThreadedProducer<Context, ByKey>;
 /// The producer of the moment.
 pub(crate) struct Connection {
     config: ClientConfig,
+    /// The same Kafka, for whoever only asks.
+    asking: ClientConfig,
     producer: Mutex<Arc<Producer>>,
 }
 
 impl Connection {
     /// A first producer; it connects by itself.
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let config = client::producer(config);
+        let (config, asking) = (client::producer(config), client::connection(config));
         let producer = create(&config)?;
-        Ok(Self { config, producer: Mutex::new(Arc::new(producer)) })
+        Ok(Self { config, asking, producer: Mutex::new(Arc::new(producer)) })
     }
 
     /// The producer of the moment.
@@ -66,6 +70,17 @@ impl Connection {
         });
         // A panic in there is a bug of librdkafka's binding; the question is asked again.
         asked.await.unwrap_or(Err(KafkaError::Canceled))
+    }
+
+    /// Whether Kafka answers a client that it has never seen before, and has brokers.
+    pub(crate) async fn answers_others(&self) -> bool {
+        let asking = self.asking.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let other = AdminClient::from_config_and_context(&asking, Quiet).ok()?;
+            let metadata = other.inner().fetch_metadata(None, ANSWER_TIMEOUT).ok()?;
+            Some(!metadata.brokers().is_empty())
+        });
+        asked.await.ok().flatten().unwrap_or(false)
     }
 }
 

@@ -54,8 +54,8 @@ pub(crate) struct Context {
     wake: Notify,
     /// A connection has failed: somebody should see whether Kafka still answers.
     pub(crate) doubt: Notify,
-    /// Kafka has answered.
-    pub(crate) answered: Notify,
+    /// Kafka has answered, or there is nothing to wait for any more.
+    answered: Notify,
     pub(crate) partitioner: ByKey,
 }
 
@@ -115,6 +115,22 @@ impl Context {
         }
     }
 
+    /// Waits until Kafka has answered.
+    pub(crate) async fn answered(&self) -> Result<(), Failed> {
+        self.answered.notified().await;
+        if self.has_failed() { Err(Failed) } else { Ok(()) }
+    }
+
+    /// Notes that Kafka has answered.
+    pub(crate) fn note_answer(&self) {
+        self.answered.notify_one();
+    }
+
+    /// Gives the producer up, which delivers nothing any more.
+    pub(crate) fn give_up(&self) {
+        self.fail(None);
+    }
+
     /// Waits until nothing is on its way, delivered or not.
     pub(crate) async fn settled(&self) {
         self.wake_at.store(0, SeqCst);
@@ -132,6 +148,7 @@ impl Context {
         }
         self.failed.store(true, SeqCst);
         self.wake.notify_one();
+        self.answered.notify_one();
     }
 }
 
@@ -190,6 +207,19 @@ impl ClientContext for Context {
             self.fail(None);
         }
         self.doubt.notify_one();
+    }
+}
+
+/// Leaves telling to the door.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka's client reports an error");
     }
 }
 

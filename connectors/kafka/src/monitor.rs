@@ -23,6 +23,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Records that have been on their way for this long without any being acknowledged are told of: three times what an
 /// election of a partition's leader takes, so that an ordinary one passes in silence.
 const STALLED: Duration = Duration::from_secs(3);
+/// Between two questions while records do not get through.
+const ASK_STALLED: Duration = Duration::from_secs(2);
 
 /// The door's place on the board.
 #[derive(Clone, Debug)]
@@ -74,12 +76,15 @@ pub(crate) struct Monitor {
     /// Acknowledged at the last look, and since when that has not changed with records on their way.
     acknowledged: u64,
     since: Instant,
+    /// When it was last asked because of that.
+    asked: Instant,
 }
 
 impl Monitor {
     pub(crate) fn new(connection: Arc<Connection>, board: Board) -> Self {
         let looked_at = connection.context();
-        Self { connection, board, looked_at, away: false, acknowledged: 0, since: Instant::now() }
+        let now = Instant::now();
+        Self { connection, board, looked_at, away: false, acknowledged: 0, since: now, asked: now }
     }
 
     /// Looks until dropped.
@@ -103,7 +108,7 @@ impl Monitor {
         let before = context.acknowledged();
         match self.connection.topics().await {
             Ok(_) => {
-                context.answered.notify_one();
+                context.note_answer();
                 // With records on their way only their arrival proves that things are well.
                 if context.outstanding() == 0 {
                     self.back(context);
@@ -112,10 +117,25 @@ impl Monitor {
             Err(_) if context.acknowledged() > before => {}
             Err(error) => {
                 self.tell(unanswered(&error, context));
+                if self.is_lost().await && context.acknowledged() == before {
+                    return self.give_up(context);
+                }
                 tokio::time::sleep(ASK_AGAIN).await;
                 context.doubt.notify_one();
             }
         }
+    }
+
+    /// Whether Kafka is there, and only our client does not find it, even now: librdkafka 2.12 forgets all brokers when an
+    /// answer names none, as that of the only one does that its cluster had given up (confluentinc/librdkafka#5301).
+    async fn is_lost(&self) -> bool {
+        self.connection.answers_others().await && self.connection.topics().await.is_err()
+    }
+
+    fn give_up(&self, context: &Context) {
+        tracing::warn!(sink = %self.board.name, "Kafka's client has lost its brokers, another one takes its place");
+        counter!("rowcast_kafka_clients_lost_total", "sink" => self.board.name.clone()).increment(1);
+        context.give_up();
     }
 
     /// Looks whether records get through.
@@ -135,6 +155,10 @@ impl Monitor {
                 |complaint| with_remedy(complaint.reason, complaint.code),
             );
             self.tell(format!("Kafka has acknowledged nothing for {seconds} s: {why}"));
+            if self.asked.elapsed() > ASK_STALLED {
+                self.asked = Instant::now();
+                context.doubt.notify_one();
+            }
         }
     }
 

@@ -161,13 +161,17 @@ impl Sink for KafkaSink {
 
     async fn resume(&mut self) -> Result<Option<u64>, SinkError> {
         let mut context = self.connection.context();
-        if context.has_failed() || context.outstanding() > 0 {
-            context = self.connection.renew().await.map_err(SinkError::Stop)?;
-            self.beginnings.anew();
+        loop {
+            if context.has_failed() || context.outstanding() > 0 {
+                context = self.connection.renew().await.map_err(SinkError::Stop)?;
+                self.beginnings.anew();
+            }
+            // The monitor asks until there is an answer, and tells meanwhile.
+            context.doubt.notify_one();
+            if context.answered().await.is_ok() {
+                break;
+            }
         }
-        // The monitor asks until there is an answer, and tells meanwhile.
-        context.doubt.notify_one();
-        context.answered.notified().await;
         let topics = self.connection.topics().await;
         let cannot = |error| Error::transient("Cannot ask Kafka for its topics").because(error);
         self.topics.found(topics.map_err(|error| SinkError::Retry(cannot(error)))?);

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rowcast_engine::Error;
 use rowcast_engine::event::Op;
@@ -15,7 +14,8 @@ use rowcast_engine::record::{Batch, Share};
 use rowcast_engine::sink::SinkError;
 
 use crate::config::Config;
-use crate::{client, context, outcome};
+use crate::context::Quiet;
+use crate::{client, outcome};
 
 /// Custom channels are anyone's to name: the cache starts over at this many, as Debezium's does.
 const NAMES_MAX: usize = 10_000;
@@ -120,17 +120,4 @@ fn suffix(share: &Share, truncates: bool) -> Option<String> {
         Some(schema) => format!("{}.{}", schema.schema, schema.table),
         None => share.channel().to_owned(),
     })
-}
-
-/// Leaves telling to the door.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        context::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "Kafka's client reports an error");
-    }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Context {
     /// Records that Kafka has.
     acknowledged: AtomicU64,
     failed: AtomicBool,
+    /// It has failed since it had lost Kafka.
+    lost: AtomicBool,
     failure: Mutex<Option<Failure>>,
     complaint: Mutex<Option<Complaint>>,
     /// Somebody waits until no more than this many are on their way.
@@ -126,9 +128,15 @@ impl Context {
         self.answered.notify_one();
     }
 
-    /// Gives the producer up, which delivers nothing any more.
+    /// Gives the producer up: it finds Kafka no more.
     pub(crate) fn give_up(&self) {
+        self.lost.store(true, SeqCst);
         self.fail(None);
+    }
+
+    /// Whether it was given up.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(SeqCst)
     }
 
     /// Waits until nothing is on its way, delivered or not.

@@ -8,6 +8,10 @@ use crate::context::{Context, Failure};
 
 /// Why a producer that has failed did so.
 pub(crate) fn of_producer(context: &Context) -> SinkError {
+    if context.is_lost() {
+        let what = "Kafka's client had lost its brokers; what was on its way is sent again by another one";
+        return SinkError::Retry(Error::transient(what));
+    }
     match context.failure() {
         Some(failure) => of_record(&failure),
         None => {
@@ -102,6 +106,14 @@ pub(crate) fn connection_remedy(code: Code) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_was_given_up_refused_nothing() {
+        let context = Context::default();
+        context.give_up();
+        let SinkError::Retry(error) = of_producer(&context) else { panic!("for good") };
+        assert!(error.to_string().starts_with("Kafka's client had lost its brokers"), "{error}");
+    }
 
     #[test]
     fn refusals_name_event_and_topic_and_the_remedy() {

@@ -10,7 +10,9 @@ use crate::abort::{self, Point};
 use crate::confirm;
 use crate::error::{Error, Result};
 use crate::event::Micros;
-use crate::journal::{Append, Command, Journal, Spill, State, StreamPosition, TxEnd, encode_position, gone};
+use crate::journal::{
+    Append, Command, Journal, RowsEnd, Spill, State, StreamPosition, TxEnd, encode_position, gone,
+};
 use crate::lsn::Lsn;
 use crate::record::{Builder, Part};
 
@@ -162,6 +164,20 @@ impl Room {
         journal.shared.note_submitted(end_lsn);
         let end = TxEnd { end_lsn, committed };
         self.slot.send(Command::Adopt(Box::new(spill), end, Some(self.permit)));
+    }
+
+    /// Takes in rows that a snapshot read at this time, all of which are in `spill`; the note becomes durable with them.
+    /// The stream stands at `position` before and after them.
+    pub fn adopt_rows(
+        self,
+        journal: &Journal,
+        spill: Spill,
+        (position, at): (Lsn, Micros),
+        note: (&str, &[u8]),
+    ) {
+        journal.shared.note_submitted(position);
+        let end = RowsEnd { position, at, notes: vec![(note.0.to_owned(), note.1.into())] };
+        self.slot.send(Command::AdoptRows(Box::new(spill), end, self.permit));
     }
 
     fn send(self, parts: Vec<Part>, lsn: Lsn) {

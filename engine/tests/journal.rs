@@ -5,13 +5,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rowcast_engine::event::{Event, Marks, Op};
 use rowcast_engine::journal::disk::RealDisk;
-use rowcast_engine::journal::{self, Options, Read};
+use rowcast_engine::journal::{self, Journal, Options, Read};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Kind, Lsn, ingest};
 
 use crate::disk::FakeDisk;
-use crate::support::{Fixture, read_all};
+use crate::support::{Fixture, insert, read_all};
 
 fn segments(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut paths: Vec<_> = std::fs::read_dir(dir)
@@ -208,6 +209,67 @@ async fn a_spilled_transaction_becomes_a_segment() {
     let fixture = Fixture::open(Options::new(dir.path())).await;
     assert_eq!(read_all(fixture.journal(), custom), ids_after_custom);
     assert_eq!(journal::check(dir.path(), &RealDisk).unwrap().events, 10_006);
+}
+
+#[tokio::test]
+async fn rows_of_a_snapshot_become_a_segment_with_their_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    fixture.journal().note(&[("rows", b"7"), ("other", b"8")]).await.unwrap();
+    fixture.transaction(3, "before").await;
+    let position = fixture.journal().position();
+    let end = fixture.journal().last_tx_end();
+    let (mut builder, at) = (Builder::new(), Lsn(fixture.lsn - 20));
+    builder.begin_snapshot_for(&["a".to_owned()], 1_800_000_000_000_000, at, 7);
+    let mut spill = fixture.journal().spill().unwrap();
+    let row = insert(7, &"z".repeat(2000));
+    for _ in 0..3_000 {
+        builder.read(fixture.orders.id, at, Marks::NONE, &row[1..]);
+        spill = ingest::spill_parts(spill, builder.take_open_parts()).await.unwrap();
+    }
+    builder.read_gone(fixture.orders.id, at, &row[1..]);
+    spill = ingest::finish_spill(spill, builder.finish_open(Lsn::ZERO)).await.unwrap();
+    let room = fixture.ingest.room().await.unwrap();
+    room.adopt_rows(fixture.journal(), spill, (position.lsn, 1_800_000_000_000_000), ("rows", b""));
+    fixture.journal().noted("rows", |json| json.is_none()).await.unwrap();
+    // To the stream it is nothing.
+    assert_eq!((fixture.journal().position(), fixture.journal().last_tx_end()), (position, end));
+    fixture.transaction(2, "after").await;
+    let look = |journal: &Journal| {
+        let (mut after, mut all) = (0, Vec::new());
+        while let Read::Batches(batches) = journal.read(after).unwrap() {
+            for batch in batches {
+                let event = |event: Event<'_>| (event.op, event.tx.is_some(), event.is_for("b"));
+                all.extend(batch.all_events().map(event));
+                after = batch.last();
+            }
+        }
+        let notes: Vec<String> = journal.notes().into_keys().collect();
+        (all, notes, journal.transactions_above(Lsn(0), 100).unwrap().len())
+    };
+    let (all, notes, transactions) = look(fixture.journal());
+    let of = |op, tx, everybody| all.iter().filter(|event| **event == (op, tx, everybody)).count();
+    assert_eq!(
+        (of(Op::Insert, true, true), of(Op::Read, false, false), of(Op::Delete, false, false)),
+        (5, 3000, 1)
+    );
+    assert_eq!((all.len(), notes, transactions), (3006, vec!["other".to_owned()], 2));
+    let seen = look(fixture.journal());
+    fixture.journal().close().await;
+    drop(fixture);
+    for index in [true, false] {
+        if !index {
+            for file in std::fs::read_dir(dir.path()).unwrap().flatten() {
+                if file.path().extension().is_some_and(|end| end == "idx") {
+                    std::fs::remove_file(file.path()).unwrap();
+                }
+            }
+        }
+        let fixture = Fixture::open(Options::new(dir.path())).await;
+        assert_eq!(look(fixture.journal()), seen);
+        fixture.journal().close().await;
+    }
+    assert_eq!(journal::check(dir.path(), &RealDisk).unwrap().events, 3006);
 }
 
 #[tokio::test]

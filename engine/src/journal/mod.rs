@@ -77,6 +77,7 @@ pub use place::{Start, first_of_last};
 pub use position::{Broken, StreamPosition};
 pub use reader::{Gone, Read, StoredTransaction};
 pub use repair::{Cut, LostNumbers, RepairReport, repair};
+pub(crate) use rolling::RowsEnd;
 pub(crate) use rolling::json_of as encode_position;
 pub use spill::Spill;
 pub(crate) use writer::{Append, Command, TxEnd};

@@ -10,6 +10,7 @@ use metrics::counter;
 
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
+use crate::event::Micros;
 use crate::journal::disk::DiskFile;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
@@ -17,8 +18,18 @@ use crate::journal::spill::Spilled;
 use crate::journal::writer::{Active, DISK_FULL, TxEnd, Writer, now};
 use crate::journal::{Shared, Spill, StreamPosition, retention};
 use crate::lsn::Lsn;
-use crate::record::{Builder, Header, SpilledTx, seal};
+use crate::record::{Builder, Header, Note, SpilledTx, seal};
 use crate::schema::SchemaId;
+
+/// What stands at the end of rows in a file of their own.
+#[derive(Debug)]
+pub(crate) struct RowsEnd {
+    /// The stream's position before and after them.
+    pub(crate) position: Lsn,
+    pub(crate) at: Micros,
+    /// Notes that become durable with them.
+    pub(crate) notes: Vec<Note>,
+}
 
 impl Writer {
     /// Closes the segment and starts the next one.
@@ -57,9 +68,18 @@ impl Writer {
     }
 
     /// Writes what a segment begins with at the end of a spilled transaction's file, which begins with that.
-    fn put_carried(&self, file: &dyn DiskFile, segment: &Segment, lsn: Lsn) -> Result<()> {
+    /// What is noted with it comes last, and so counts.
+    fn put_carried(
+        &self,
+        file: &dyn DiskFile,
+        segment: &Segment,
+        (lsn, notes): (Lsn, &[Note]),
+    ) -> Result<()> {
         let position = StreamPosition { lsn, ..stored_position(&self.shared) };
         let mut builder = carried(&self.shared, &position)?;
+        for (name, json) in notes {
+            builder.note(name, json);
+        }
         for part in builder.take() {
             let mut bytes = part.bytes;
             seal(&mut bytes, segment.events());
@@ -107,7 +127,12 @@ impl Writer {
 
     /// Takes a spilled transaction in as a segment: its first bytes are rewritten, it is synced and renamed. What it
     /// holds has been synced before, so that nobody waits here for more than that.
-    pub(super) fn adopt(&mut self, spill: Spill, end: TxEnd) -> Result<()> {
+    pub(super) fn adopt(
+        &mut self,
+        spill: Spill,
+        end: TxEnd,
+        (position, notes): (Lsn, Vec<Note>),
+    ) -> Result<()> {
         self.sync_now()?;
         let Some(Spilled { path, file, segment: written, schemas }) = spill.into_file() else {
             return Ok(());
@@ -129,7 +154,7 @@ impl Writer {
         let segment = adopted(header, target.clone(), &written, &previous, end);
         let failed = |error| Error::journal(format!("Cannot take {} in", path.display())).because(error);
         // Its name may be that of a segment that holds the only position.
-        self.put_carried(&*file, &segment, end.end_lsn)?;
+        self.put_carried(&*file, &segment, (position, &notes))?;
         abort::point(Point::AdoptPosition);
         self.put_in(&*file, &path, &header.encode(), 0)?;
         abort::point(Point::AdoptHeader);
@@ -158,10 +183,20 @@ impl Writer {
         self.shared.cache.clear(newest);
         // It is whole and durable: it need not wait for the room that the next segment may lack.
         self.shared.head.send_replace(newest);
+        // Behind that: whoever finds that rows were read finds them.
+        self.shared.note(notes);
         // Before the next segment begins with the position: retention may take this one at once.
-        self.confirm(Some(end.end_lsn));
+        self.confirm(Some(position));
         abort::point(Point::AdoptShown);
         self.roll()
+    }
+
+    /// Takes in rows that a snapshot read, in the same way. To the stream they are nothing: its newest transaction ends
+    /// where it did, and it stands where it stood.
+    pub(super) fn adopt_rows(&mut self, spill: Spill, rows: RowsEnd) -> Result<()> {
+        let RowsEnd { position, at, notes } = rows;
+        let end_lsn = Lsn(self.shared.last_tx_end.load(Ordering::Acquire));
+        self.adopt(spill, TxEnd { end_lsn, committed: at }, (position, notes))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::journal::compressor::Compressor;
 use crate::journal::disk::DiskFile;
 use crate::journal::history::NewHistory;
 use crate::journal::lock::Lock;
-use crate::journal::rolling::is_full;
+use crate::journal::rolling::{RowsEnd, is_full};
 use crate::journal::room::{Claim, FULL_RETRY};
 use crate::journal::segment::Segment;
 use crate::journal::writer::round::Round;
@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Append(Append),
     /// A huge transaction has committed.
     Adopt(Box<Spill>, TxEnd, Option<OwnedSemaphorePermit>),
+    /// Rows that a snapshot read stand in a file of their own.
+    AdoptRows(Box<Spill>, RowsEnd, OwnedSemaphorePermit),
     /// The source's history does not go on: another one begins.
     History(Box<NewHistory>),
     /// Time to look at ages and intervals.
@@ -157,7 +159,13 @@ impl Writer {
                 Command::Adopt(spill, end, permit) => {
                     self.publish(std::mem::take(&mut round))?;
                     self.wait_while_short(&mut round, 0)?;
-                    self.adopt(*spill, end)?;
+                    self.adopt(*spill, end, (end.end_lsn, Vec::new()))?;
+                    drop(permit);
+                }
+                Command::AdoptRows(spill, rows, permit) => {
+                    self.publish(std::mem::take(&mut round))?;
+                    self.wait_while_short(&mut round, 0)?;
+                    self.adopt_rows(*spill, rows)?;
                     drop(permit);
                 }
                 Command::History(new) => {

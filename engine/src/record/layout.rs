@@ -21,7 +21,7 @@
 //!             flag 4, from version 2 on: for some sinks alone, whose names with spaces between stand for the origin)
 //!   2 change   8 u64 own LSN 16 pgoutput's bytes after the relation id; flags: the op
 //!             (read by a snapshot: 16 'S' 17 u8 marks 18 'N', TupleData; bit 0 first, 1 last, 2 first in its table,
-//!             3 last in its table, 4 ad hoc)
+//!             3 last in its table, 4 ad hoc; one that is gone again before all are told: an ordinary delete)
 //!   3 truncate 8 u64 own LSN; flags 1 cascade, 2 restart identity
 //!   4 message  8 u64 own LSN 16 u16 length, channel, payload
 //!   5 gap      8 u16 length, channel, u16 length, reason, detail; flags 1: before them, u64 first number lost

@@ -46,6 +46,20 @@ impl Builder {
         self.close_record(at);
         self.counted();
     }
+
+    /// Adds that a row like this one, which the snapshot has read, is gone again at `lsn`: a delete with all of the row.
+    pub fn read_gone(&mut self, schema: SchemaId, lsn: Lsn, tuple: &[u8]) {
+        debug_assert!(self.open.as_ref().is_some_and(|open| open.local), "a snapshot is of no transaction");
+        self.split_if_full();
+        let ops = if self.is_addressed() { OPS_FOR } else { Op::Delete.bit() };
+        let index = self.schema_index(schema, ops);
+        let at = self.record(KIND_CHANGE, Op::Delete as u8, index);
+        self.bytes.extend_from_slice(&lsn.0.to_le_bytes());
+        self.bytes.push(b'O');
+        self.bytes.extend_from_slice(tuple);
+        self.close_record(at);
+        self.counted();
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod given_up;
 mod hangup;
 mod huge;
 mod journal;
+mod keyless;
 mod large;
 mod layout;
 mod liveness;

@@ -111,12 +111,12 @@ impl Status {
         });
     }
 
-    /// For the source: the push doors by name, each with the moment of its wish for the rows that are there, if it
-    /// began with one. `None` while one has not said how it began.
-    pub fn wishes(&self) -> Option<BTreeMap<String, Option<Micros>>> {
+    /// For the source: the push doors by name, each with how it began, if that was with a wish for the rows that are there.
+    /// `None` while one has not said it.
+    pub fn wishes(&self) -> Option<BTreeMap<String, Option<Started>>> {
         let wish = |(name, beginner): (&String, &Beginner)| match beginner.said {
             Said::Unsaid => None,
-            Said::Began(started) => Some((name.clone(), started.and_then(Started::wish))),
+            Said::Began(started) => Some((name.clone(), started.filter(|began| began.wish().is_some()))),
         };
         self.beginners().iter().flatten().map(wish).collect()
     }

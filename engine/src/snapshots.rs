@@ -64,6 +64,9 @@ pub struct Shown {
     /// The sinks that it is read for alone; none: for everybody.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<String>,
+    /// Of a table without a key: whoever begins with an empty table behind this event, and follows, ends with the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// Rows written so far.
     pub rows: u64,
     /// Rows that there are thought to be, as far as statistics tell.
@@ -81,13 +84,24 @@ impl Shown {
     }
 }
 
+/// What a command was about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ordered {
+    /// Channels.
+    pub tables: Vec<String>,
+    /// Those without a key of which a snapshot begins: whoever begins with an empty table behind this event, and follows,
+    /// ends with the table.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub since: BTreeMap<String, u64>,
+}
+
 /// A command that waits to be carried out. Dropped, it was not.
 #[derive(Debug)]
-pub struct Asked(Command, oneshot::Sender<Result<Vec<String>>>);
+pub struct Asked(Command, oneshot::Sender<Result<Ordered>>);
 
 impl Asked {
-    /// The command, and where its outcome is told: the channels that it was about.
-    pub fn into_parts(self) -> (Command, oneshot::Sender<Result<Vec<String>>>) {
+    /// The command, and where its outcome is told.
+    pub fn into_parts(self) -> (Command, oneshot::Sender<Result<Ordered>>) {
         (self.0, self.1)
     }
 }
@@ -117,12 +131,12 @@ impl Default for Desk {
 pub(crate) type Shared = Arc<Desk>;
 
 impl Status {
-    /// Has a command carried out by the source; gives the channels that it was about.
+    /// Has a command carried out by the source; gives what it was about.
     ///
     /// # Errors
     ///
     /// `Kind::Refused` while the source is not streaming, or with the source's reason.
-    pub async fn ask_for_snapshot(&self, command: Command) -> Result<Vec<String>> {
+    pub async fn ask_for_snapshot(&self, command: Command) -> Result<Ordered> {
         let mut state = "";
         self.source(|source| state = source.state);
         if state != "streaming" {

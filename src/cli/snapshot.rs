@@ -37,8 +37,8 @@ Examples:
 
 The rows come as events with op read, in chunks in the order of the key, while changes go on: whoever follows both
 ends with the table. It survives restarts, waits for sinks that are far behind, and writes nothing to the database. A
-table needs a primary key (or REPLICA IDENTITY USING INDEX). Which tables are read when capture begins is
-source.snapshot."
+table without a key is read in one piece, without a condition, for those who begin with an empty table where it was
+asked for: that event is printed. Which tables are read when capture begins is source.snapshot."
 )]
 pub(crate) struct Snapshot {
     /// Captured tables: public.orders, public.*, * (repeatable)
@@ -69,6 +69,8 @@ pub(crate) struct Snapshot {
 #[derive(Deserialize)]
 struct Answer {
     tables: Vec<String>,
+    #[serde(default)]
+    since: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +113,8 @@ impl Snapshot {
         }
         let path = format!("/v1/snapshots{order}");
         let answer = wiring::block_on_one(client.ask(Method::POST, &path, body.to_string()))??;
-        let Answer { tables } = serde_json::from_slice(&answer).map_err(unreadable)?;
+        let Answer { tables, since } = serde_json::from_slice(&answer).map_err(unreadable)?;
+        output::print(&begins(&since))?;
         if order.is_empty() && !self.detach {
             follow(&client, &tables)?;
         } else {
@@ -125,6 +128,17 @@ impl Snapshot {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Where those begin whose rows nothing tells apart: their rows come without what events have told since.
+fn begins(since: &BTreeMap<String, u64>) -> String {
+    let line = |(table, id): (&String, &u64)| {
+        format!(
+            "{} has no key: whoever begins with an empty table behind event {id} (from={id}) ends with the table\n",
+            harmless(table)
+        )
+    };
+    since.iter().map(line).collect()
 }
 
 fn list(client: &Client) -> Result<Listed> {
@@ -232,6 +246,14 @@ fn unreadable(error: serde_json::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_person_sees_where_a_table_without_a_key_begins() {
+        assert_eq!(
+            begins(&[("public.log".to_owned(), 7)].into()),
+            "public.log has no key: whoever begins with an empty table behind event 7 (from=7) ends with the table\n"
+        );
+    }
 
     #[test]
     fn a_person_sees_how_far_it_is() {

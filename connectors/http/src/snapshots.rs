@@ -3,7 +3,8 @@
 //! ```text
 //! GET  /v1/snapshots           the tables that are not done, each with its rows, estimate and percent; and what has
 //!                              become of others since the start: read (with the rows), dropped (and why)
-//! POST /v1/snapshots           {"tables": ["public.orders"], "where": "id > 1000"}: read them
+//! POST /v1/snapshots           {"tables": ["public.orders"], "where": "id > 1000"}: read them; answered with their
+//!                              channels, and where those without a key begin: "since": {"public.log": 1757…}
 //! POST /v1/snapshots/pause     {"tables": ["public.*"]}: stop after the chunk on its way, over restarts, too
 //! POST /v1/snapshots/resume    {"tables": …}: go on from there
 //! POST /v1/snapshots/cancel    {"tables": …}: read them no more
@@ -105,7 +106,7 @@ async fn named(body: Body) -> Result<Vec<String>, Refusal> {
 
 async fn obey(app: &App, command: Command) -> Result<Json<Value>, Refusal> {
     match app.status.ask_for_snapshot(command).await {
-        Ok(tables) => Ok(Json(json!({ "tables": tables }))),
+        Ok(ordered) => Ok(Json(json!(ordered))),
         Err(error) => {
             let status = match error.kind() {
                 Kind::Usage => StatusCode::BAD_REQUEST,

@@ -254,6 +254,13 @@ impl Journal {
         self.oldest().saturating_sub(1)
     }
 
+    /// The gap that the newest history began with; 0 where none is held.
+    pub fn seek_history(&self) -> u64 {
+        let segments = self.shared.segments.load();
+        let begins = segments.iter().rfind(|segment| segment.header.history.is_some());
+        begins.map_or(0, |segment| segment.header.base)
+    }
+
     /// The stored transactions that end above `lsn`, in order, at most `count`; where some of them were lost to damage,
     /// those behind. Blocks on the disk.
     pub fn transactions_above(&self, lsn: Lsn, count: usize) -> Result<Vec<StoredTransaction>> {

@@ -19,7 +19,7 @@ use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
 use super::streams::Streams;
 use crate::pgoutput::{Change, Malformed, Message, RelationIds, decode};
-use crate::snapshot::job::Job;
+use crate::snapshot::job::{Job, Since};
 use crate::snapshot::tracker::Tracker;
 use crate::snapshot::visible::Commit;
 use crate::tables::Tables;
@@ -47,6 +47,8 @@ pub(super) enum Step {
         /// Its commit time.
         committed: Micros,
     },
+    /// Rows that a snapshot has read into a file are due.
+    Filed,
     /// The catalog may be asked for a table that the open transaction has described, which has been taken in.
     Ask(u32),
     /// A transaction that was sent before it committed has committed.
@@ -153,6 +155,11 @@ impl Assembly {
     /// Whether the stream is between transactions, and all that the journal held has been repeated.
     pub(super) fn is_between(&self) -> bool {
         self.open.is_none() && self.replay.is_done()
+    }
+
+    /// End of the newest transaction (or message) that has been taken in, over this connection or before.
+    pub(super) fn end_of_newest(&self) -> Lsn {
+        self.finished.max(self.previous_end)
     }
 
     /// Whether what arrives has waited on the server: there is a backlog.
@@ -375,6 +382,7 @@ impl Assembly {
     fn commit(&mut self, end: Lsn) -> Result<Step> {
         let open = self.open.as_ref().ok_or_else(outside)?;
         let (commit, committed, repeated) = (open.commit, open.committed, open.repeated);
+        self.wanted.iter_mut().for_each(|job| job.since = Since::Commit(commit.at));
         if repeated {
             if self.replay.compare(end, commit.xid, committed, !open.wanted)? == Verdict::NextPage {
                 return Ok(Step::NextPage);

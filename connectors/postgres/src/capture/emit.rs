@@ -1,6 +1,8 @@
 //! The stream's side of snapshots: rows that were read are written between two transactions, once the stream has passed
 //! the position that all of them lie below.
 
+mod whole;
+
 use std::collections::VecDeque;
 
 use rowcast_engine::Lsn;
@@ -12,18 +14,20 @@ use rowcast_engine::record::Builder;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::snapshot::job::{Job, Jobs};
-use crate::snapshot::order::{Order, Ready, Why, Written};
+use crate::snapshot::order::{Order, Ready, Taken, Whole, Why, Written};
 use crate::snapshot::rows::key_texts;
 use crate::snapshot::tracker::{Read, Tracker, Verdict};
+pub(super) use whole::Ending;
 
 /// Chunks that were read and wait for the stream.
 #[derive(Debug)]
 pub(super) struct Emitter {
     orders: mpsc::Receiver<Order>,
     waiting: VecDeque<(Box<Ready>, oneshot::Sender<Written>)>,
-    /// Who waits for the next place between two transactions: the reader of a table, or of none yet. As many as ask at a
-    /// time.
-    beginning: Vec<(Option<u32>, oneshot::Sender<Lsn>)>,
+    /// Snapshots that wait for the stream to be judged.
+    taken: Vec<(Box<Taken>, oneshot::Sender<bool>)>,
+    /// Who waits for the next place between two transactions. As many as ask at a time.
+    beginning: Vec<(Beginning, oneshot::Sender<Lsn>)>,
     /// The lowest position that one of them waits for.
     pub(super) due: Lsn,
     /// Nothing is left to be done.
@@ -37,12 +41,24 @@ pub(super) struct Emitter {
     ended: Vec<(String, u64)>,
 }
 
+/// What begins between two transactions.
+#[derive(Clone, Copy, Debug)]
+enum Beginning {
+    /// To note what is streamed.
+    Watch,
+    /// To look after a table.
+    Table(u32),
+    /// To look after one that is read in one piece.
+    Whole(u32),
+}
+
 impl Emitter {
     pub(super) fn new(orders: mpsc::Receiver<Order>, streams: bool, journal: Journal) -> Self {
         let (waiting, ended) = (VecDeque::new(), Vec::new());
         Self {
             orders,
             waiting,
+            taken: Vec::new(),
             beginning: Vec::new(),
             due: NEVER,
             done: false,
@@ -66,12 +82,27 @@ impl Emitter {
         match order {
             // Whoever asked ends with the connection.
             Order::Watch(_) if self.streams => self.unfit = true,
-            Order::Watch(begun) => self.begin_between(None, begun),
-            Order::Begin(relation, begun) => self.begin_between(Some(relation), begun),
+            Order::Watch(begun) => self.begin_between(Beginning::Watch, begun),
+            Order::Begin(relation, begun) => self.begin_between(Beginning::Table(relation), begun),
+            Order::BeginWhole(relation, begun) => self.begin_between(Beginning::Whole(relation), begun),
             Order::Seed(streamed) => tracker.seed(&streamed),
             Order::Again(relation, again) => tracker.read_again(relation, again),
             Order::Open(relation, opened) => {
                 let _ = opened.send(tracker.open(relation));
+            }
+            Order::OpenWhole(relation, opened) => {
+                let _ = opened.send(tracker.open_whole(relation));
+            }
+            Order::Tell(relation, told, sound) => {
+                let _ = sound.send(tracker.tell(relation, *told));
+            }
+            Order::Know(relation, window, visible, behind) => {
+                tracker.know(relation, window, &visible, behind);
+            }
+            Order::CloseWhole(relation, window, told) => tracker.close_whole(relation, window, *told),
+            Order::Judge(taken, judged) => {
+                self.due = self.due.min(taken.due);
+                self.taken.push((taken, judged));
             }
             Order::Close(relation, window) => tracker.close(relation, window),
             Order::Write(ready, written) => {
@@ -87,39 +118,51 @@ impl Emitter {
     }
 
     /// Between two transactions: of none a part is noted and a part is not in the journal.
-    fn begin_between(&mut self, relation: Option<u32>, begun: oneshot::Sender<Lsn>) {
+    fn begin_between(&mut self, what: Beginning, begun: oneshot::Sender<Lsn>) {
         self.due = Lsn::ZERO;
-        self.beginning.push((relation, begun));
+        self.beginning.push((what, begun));
     }
 
-    /// Writes what the stream has passed. It must stand between two transactions; all that ended up to `passed` has
-    /// been taken in, and `last` is the end of the last of them.
+    /// Writes what the stream has passed, but for what is in files. It must stand between two transactions; all that ended
+    /// up to `passed` has been taken in, and `last` is the end of the last of them.
     pub(super) fn emit(
         &mut self,
         (passed, last): (Lsn, Lsn),
         tracker: &mut Tracker,
         builder: &mut Builder,
     ) -> Result<()> {
-        for (relation, begun) in self.beginning.drain(..) {
-            match relation {
-                Some(relation) => tracker.begin(relation),
-                None => tracker.watch(),
+        for (what, begun) in self.beginning.drain(..) {
+            match what {
+                Beginning::Watch => tracker.watch(),
+                Beginning::Table(relation) => tracker.begin(relation),
+                Beginning::Whole(relation) => tracker.begin_whole(relation),
             }
             // The reader may be gone.
             let _ = begun.send(last);
         }
+        for (taken, judged) in self.taken.extract_if(.., |(taken, _)| taken.due <= passed) {
+            let _ = judged.send(!tracker.is_in_doubt(taken.relation));
+        }
         let mut at = 0;
         while let Some((ready, _)) = self.waiting.get(at) {
-            if ready.due > passed {
+            if ready.due > passed || is_filed(ready) {
                 at += 1;
-            } else if let Some((ready, answer)) = self.waiting.remove(at) {
-                let written = self.write(*ready, passed, tracker, builder)?;
+            } else if let Some((mut ready, answer)) = self.waiting.remove(at) {
+                let written = match ready.whole.take() {
+                    Some(whole) => self.write_whole(&ready, whole, passed, tracker, builder)?,
+                    None => self.write(*ready, passed, tracker, builder)?,
+                };
                 // The reader may be gone.
                 let _ = answer.send(written);
             }
         }
-        self.due = self.waiting.iter().map(|(ready, _)| ready.due).min().unwrap_or(NEVER);
+        self.due = self.next_due();
         Ok(())
+    }
+
+    fn next_due(&self) -> Lsn {
+        let rows = self.waiting.iter().map(|(ready, _)| ready.due);
+        rows.chain(self.taken.iter().map(|(taken, _)| taken.due)).min().unwrap_or(NEVER)
     }
 
     fn write(
@@ -195,6 +238,10 @@ impl Emitter {
         };
         Ok(!jobs.iter().any(is_left))
     }
+}
+
+fn is_filed(ready: &Ready) -> bool {
+    matches!(&ready.whole, Some(Whole { filed: Some(_), .. }))
 }
 
 /// Nothing waits.

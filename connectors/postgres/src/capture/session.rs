@@ -2,6 +2,7 @@
 //! it from telling the server that it is alive.
 
 mod describing;
+mod filed;
 mod streamed;
 
 use std::future::Future;
@@ -148,6 +149,10 @@ impl Session {
                     Box::pin(self.finish_large(end, committed)).await?;
                     continue;
                 }
+                Some(Step::Filed) => {
+                    Box::pin(self.finish_filed()).await?;
+                    continue;
+                }
                 Some(Step::Ask(table)) => {
                     self.describe_early(table).await?;
                     continue;
@@ -159,6 +164,10 @@ impl Session {
                 Some(Step::Next) => continue,
             }
             self.emit()?;
+            if self.has_file_due() {
+                Box::pin(self.finish_filed()).await?;
+                continue;
+            }
             self.feedback.release(self.assembly.replay.is_done());
             self.hand_over()?;
             self.feedback.keep_up(&mut self.stream).await?;
@@ -195,7 +204,7 @@ impl Session {
                             self.held = Some((start, sent, body.to_vec()));
                             return Ok(Some(step));
                         }
-                        step @ (Step::Spilled { .. } | Step::Ask(_) | Step::Streamed(_)) => {
+                        step @ (Step::Spilled { .. } | Step::Ask(_) | Step::Streamed(_) | Step::Filed) => {
                             return Ok(Some(step));
                         }
                     }
@@ -207,6 +216,9 @@ impl Session {
             }
             if self.assembly.passed >= self.emitter.due {
                 self.emit()?;
+                if self.has_file_due() {
+                    return Ok(Some(Step::Filed));
+                }
             }
         }
         Ok(None)
@@ -241,7 +253,7 @@ impl Session {
         if assembly.passed < emitter.due || !assembly.is_between() {
             return Ok(());
         }
-        let reached = (assembly.passed, assembly.finished);
+        let reached = (assembly.passed, assembly.end_of_newest());
         emitter.emit(reached, &mut assembly.snapshots, &mut assembly.builder)
     }
 
@@ -317,7 +329,7 @@ impl Session {
             written = streams.written(), if streams.is_writing() => written?,
             // Before the socket, which may always have something.
             order = emitter.order() => {
-                if matches!(order, Order::Write(..) | Order::Ask) {
+                if matches!(order, Order::Write(..) | Order::Judge(..) | Order::Ask) {
                     feedback.ask();
                 }
                 emitter.take(order, snapshots);

@@ -1,23 +1,19 @@
 //! What somebody wants of snapshots, as changes of the journal's notes.
 
-use rowcast_engine::snapshots::Command;
+use rowcast_engine::snapshots::{Command, Ordered};
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
 
 use super::condition::try_out;
-use super::job::{Job, Jobs};
+use super::job::{Job, Jobs, Since};
 use super::rowless::rows_last;
 use super::task::{Surroundings, tables};
 use crate::capture::now;
 use crate::tables::{Tables, qualified};
 use crate::wire::{sql_client, sql_error};
 
-/// The notes that carry it out, and the channels that it is about.
-pub(super) async fn carry_out(
-    around: &Surroundings,
-    jobs: Jobs,
-    command: Command,
-) -> Result<(Vec<(String, Vec<u8>)>, Vec<String>)> {
+/// The notes that carry it out, and what it is about.
+pub(super) async fn carry_out(around: &Surroundings, jobs: Jobs, command: Command) -> Result<Changed> {
     match command {
         Command::Start { tables, condition } => start(around, &jobs, &tables, condition).await,
         Command::Pause(tables) => change(jobs, &tables, |job| {
@@ -32,7 +28,7 @@ pub(super) async fn carry_out(
     }
 }
 
-type Changed = (Vec<(String, Vec<u8>)>, Vec<String>);
+type Changed = (Vec<(String, Vec<u8>)>, Ordered);
 
 async fn start(
     around: &Surroundings,
@@ -58,16 +54,21 @@ async fn start(
         try_out(&client, &qualified(schema, table), condition, sql_error).await?;
     }
     let snapshot = u64::try_from(now()).unwrap_or(0);
+    let newest = around.journal.newest();
+    let since = Since::Event(newest);
     let mut changed = Changed::default();
-    for job in rows_last(&client, chosen).await {
-        let job = Job { snapshot, ad_hoc: true, condition: condition.clone(), ..job };
+    for job in rows_last(&client, chosen).await? {
+        let job = Job { snapshot, since, ad_hoc: true, condition: condition.clone(), ..job };
         if jobs.tables.contains_key(&job.note()) {
             return Err(Error::refused(format!("A snapshot of {} is under way already", job.channel()))
                 .hint("`rowcast snapshot --status` shows it, `--cancel` ends it"));
         }
         changed.0.push((job.note(), job.json()?));
         around.status.note_wanted(&job.channel());
-        changed.1.push(job.channel());
+        if job.keyless {
+            changed.1.since.insert(job.channel(), newest);
+        }
+        changed.1.tables.push(job.channel());
     }
     Ok(changed)
 }
@@ -84,7 +85,7 @@ fn change(jobs: Jobs, patterns: &[String], to: impl Fn(&mut Job) -> Result<Vec<u
     let mut changed = Changed::default();
     for (note, mut job) in jobs.tables.into_iter().filter(|(_, job)| wanted.matches(&job.schema, &job.table))
     {
-        changed.1.push(job.channel());
+        changed.1.tables.push(job.channel());
         changed.0.push((note, to(&mut job)?));
     }
     if changed.0.is_empty() {

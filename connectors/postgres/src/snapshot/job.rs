@@ -30,6 +30,19 @@ pub(crate) struct TakenUp {
     pub(crate) wish: Micros,
 }
 
+/// Where somebody begins with an empty table who follows its events, and has all of it when a snapshot has been read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Since {
+    /// At several places, or it was wanted by an earlier version of rowcast.
+    #[default]
+    Unknown,
+    /// Behind this event.
+    Event(u64),
+    /// Behind the transactions that end up to here: with the one that has asked for it.
+    Commit(Lsn),
+}
+
 /// One table of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -45,6 +58,10 @@ pub(crate) struct Job {
     pub(crate) place: u32,
     /// It had no row to be read when the snapshot began: it goes before those that had.
     pub(crate) rowless: bool,
+    /// It had no key when the snapshot was wanted: it goes before those that have one, so that what comes since stays little.
+    pub(crate) keyless: bool,
+    /// Where it was wanted.
+    pub(crate) since: Since,
     pub(crate) schema: String,
     pub(crate) table: String,
     /// An SQL condition that the rows meet.

@@ -6,10 +6,14 @@
 //! values (TOASTed ones that did not change) are read again. How far it has come stands in the journal beside the rows,
 //! so that a crash at any moment repeats at most one chunk.
 //!
+//! A table without a key is read in one piece, since nothing tells its rows apart: what is done to it meanwhile is added to
+//! its rows before they are written, and what events have told is taken from them (`tracker/whole.rs`).
+//!
 //! `order` is what readers and stream say to each other, `tracker` the stream's side, `task` the readers'.
 
 mod command;
 mod condition;
+pub(crate) mod group;
 pub(crate) mod job;
 mod keyless;
 #[cfg(test)]
@@ -25,6 +29,7 @@ mod server;
 mod size;
 mod table;
 mod task;
+pub(crate) mod told;
 pub(crate) mod tracker;
 pub(crate) mod visible;
 mod wishes;

@@ -7,6 +7,7 @@
 
 mod standby;
 mod told;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -17,8 +17,9 @@
 //! brought no byte of one; and none is applied while replay is paused. A record of which a part has come is completed by
 //! the primary when it writes more, and by its bgwriter within 15 s if it does not.
 
+use futures_util::future::join;
 use rowcast_engine::{Error, Lsn, Result};
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Transaction};
 
 use super::visible::Visible;
 use crate::setup::slot;
@@ -47,6 +48,13 @@ pub(super) async fn replayed(client: &Client) -> Result<Option<Lsn>> {
     row.get::<_, Option<&str>>(0).map(lsn_of).transpose()
 }
 
+/// Where the server's log ends, as far as a standby has replayed it.
+pub(super) async fn position(client: &Client) -> Result<Lsn> {
+    let sql = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end::text";
+    let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    row.get::<_, Option<&str>>(0).map_or(Ok(Lsn::ZERO), lsn_of)
+}
+
 /// What any snapshot sees that is taken from now on.
 pub(super) async fn from_now_on(client: &Client) -> Result<Visible> {
     if let Some(replayed) = replayed(client).await? {
@@ -54,6 +62,56 @@ pub(super) async fn from_now_on(client: &Client) -> Result<Visible> {
     }
     let row = client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(failed)?;
     visible_of(row.get(0))
+}
+
+/// A standby's snapshot, and its position right before and right behind.
+#[derive(Debug)]
+pub(super) struct Taken {
+    visible: Visible,
+    /// What is seen was applied when the standby stood here.
+    pub(super) behind: Lsn,
+}
+
+/// Begins a transaction by these statements, the last of which must take no snapshot, and takes its snapshot, on a
+/// standby. All of it goes to the server at once: what is applied between the two positions is what nobody knows of, and
+/// with a way to the server and back between them that would be much. `None`: it is no standby any more.
+pub(super) async fn take_at_once(client: &Client, begin: &str) -> Result<Option<Taken>> {
+    let before = "select pg_last_wal_replay_lsn()::text, pg_is_in_recovery()::text";
+    let taken = format!(
+        "{begin}; select pg_current_snapshot()::text, pg_last_wal_replay_lsn()::text, pg_is_in_recovery()::text"
+    );
+    let (before, taken) = join(client.simple_query(before), client.simple_query(&taken)).await;
+    let (before, taken) = (before.map_err(failed)?, taken.map_err(failed)?);
+    let (Some(before), Some(taken)) = (row_of(&before), row_of(&taken)) else { return Ok(None) };
+    let is_standby = before.get(1) == Some("true") && taken.get(2) == Some("true");
+    let texts = (before.get(0), taken.get(0), taken.get(1));
+    let (Some(replayed), Some(visible), Some(behind)) = texts else { return Ok(None) };
+    if !is_standby {
+        return Ok(None);
+    }
+    let visible = visible_of(visible)?.on_standby(lsn_of(replayed)?);
+    Ok(Some(Taken { visible, behind: lsn_of(behind)? }))
+}
+
+impl Taken {
+    /// Nothing was applied while it was taken, but for what was being applied at that very moment.
+    pub(super) fn is_still(&self) -> bool {
+        self.visible.replayed() == Some(self.behind)
+    }
+}
+
+fn row_of(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+/// What else belongs to the moment of a snapshot that a standby's transaction has taken.
+pub(super) async fn of_taken(transaction: &Transaction<'_>, taken: Taken) -> Result<Option<Moment>> {
+    let replayed = taken.visible.replayed().unwrap_or_default();
+    let moment = of_standby(transaction, replayed).await?;
+    Ok(moment.map(|moment| Moment { visible: taken.visible, ..moment }))
 }
 
 /// Takes the transaction's snapshot; `replayed` is what was asked before. `None`: the standby has been promoted

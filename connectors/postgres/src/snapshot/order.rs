@@ -12,8 +12,11 @@ use rowcast_engine::schema::Schema;
 use rowcast_engine::{Lsn, answered};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::group::Filed;
 use super::job::Job;
 use super::rows::Rows;
+use super::told::Told;
+use super::tracker::{Flaw, Opened};
 use super::visible::{Commit, Visible};
 
 /// Orders that may wait: a chunk and a window for each of a few tables.
@@ -29,12 +32,24 @@ pub(crate) enum Order {
     Seed(Vec<Commit>),
     /// To look after a table from here on; answered likewise.
     Begin(u32, oneshot::Sender<Lsn>),
+    /// To look after a table that is read in one piece; answered likewise.
+    BeginWhole(u32, oneshot::Sender<Lsn>),
     /// These keys of a table wait to be read again, too.
     Again(u32, BTreeSet<Box<[u8]>>),
     /// To open a window; answered with its number.
     Open(u32, oneshot::Sender<Option<u64>>),
+    /// What a consumer of such a table had where it began to be looked after.
+    Tell(u32, Box<Told>, oneshot::Sender<Result<(), Flaw>>),
+    /// To open the window of a table that is read in one piece.
+    OpenWhole(u32, oneshot::Sender<Option<Result<Opened, Flaw>>>),
+    /// What the snapshot of that window sees, and the position asked behind it.
+    Know(u32, u64, Visible, Lsn),
+    /// To say whether a snapshot that was taken in that window is of use, as soon as the stream has come so far.
+    Judge(Box<Taken>, oneshot::Sender<bool>),
     /// To close one whose chunk there is none.
     Close(u32, u64),
+    /// To close that of a table that is read in one piece.
+    CloseWhole(u32, u64, Box<Told>),
     /// To write a chunk as soon as the stream has come so far as it is due.
     Write(Box<Ready>, oneshot::Sender<Written>),
     /// To ask the server how far it has sent: a chunk waits, and the server has nothing else to send.
@@ -45,6 +60,13 @@ pub(crate) enum Order {
     Rest,
     /// All that was wanted has been read, and nothing else is.
     Done,
+}
+
+/// A snapshot of a table that is read in one piece, before a row is.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) relation: u32,
+    pub(crate) due: Lsn,
 }
 
 /// A chunk to be written.
@@ -62,12 +84,27 @@ pub(crate) struct Ready {
     pub(crate) rows: Rows,
     /// The keys that were read again.
     pub(crate) asked: Vec<Box<[u8]>>,
+    /// It is all of a table whose rows nothing tells apart.
+    pub(crate) whole: Option<Whole>,
     /// As it stands once the chunk is written, but for rows and keys.
     pub(crate) job: Job,
     /// Its first row is the first of the whole snapshot.
     pub(crate) first: bool,
     /// Its part of what all chunks may take; given back when it is written.
     pub(crate) memory: OwnedSemaphorePermit,
+}
+
+/// What belongs to all rows of a table.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    /// Rows that stand before the others, and are in a file.
+    pub(crate) filed: Option<Filed>,
+    /// What a consumer had, and what of that was met in the table.
+    pub(crate) told: Told,
+    /// The latter, where memory holds it.
+    pub(crate) left_out: Option<Rows>,
+    /// All that is done to the table is published.
+    pub(crate) exact: bool,
 }
 
 /// What became of a chunk.
@@ -79,6 +116,8 @@ pub(crate) enum Written {
     Repeat(Why),
     /// The table has to be read from its beginning.
     Void,
+    /// All rows of a table are of no use.
+    Flawed(Flaw),
 }
 
 /// Why a chunk has to be read again.
@@ -110,13 +149,13 @@ pub(crate) async fn ask<T>(
 }
 
 /// Asks the stream to begin something, and waits until all that it had taken in before stands in the journal: what is
-/// looked up there then has no hole before what is noted from here on.
+/// looked up there then has no hole before what is noted from here on. Gives where that ends.
 pub(crate) async fn begin(
     orders: &Orders,
     journal: &Journal,
     order: impl FnOnce(oneshot::Sender<Lsn>) -> Order,
-) -> Result<(), Gone> {
+) -> Result<Lsn, Gone> {
     let before = ask(orders, order).await?;
     let reached = journal.durable().wait_for(|durable| *durable >= before).await.map(drop);
-    reached.map_err(|_| Gone)
+    reached.map(|()| before).map_err(|_| Gone)
 }

@@ -1,5 +1,7 @@
 //! Reads one chunk of a table: rows, what the snapshot saw, and how far the stream has to come for them.
 
+mod whole;
+
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, pin_mut};
@@ -15,6 +17,7 @@ use super::visible::Visible;
 use crate::catalog::{self, KeyOrder, Shown};
 use crate::tables::{identifier, qualified};
 use crate::wire::{row_error, sql_error};
+pub(crate) use whole::{Piece, Table, WholeOutcome};
 
 /// Whoever changes the table's definition is waited for no longer than this at a time: those who come behind would
 /// wait for us. What a function in a condition has to say may be of the rows, and is heard by nobody.

@@ -27,10 +27,24 @@ impl Rows {
         })
     }
 
+    /// Adds one that is a tuple already.
+    pub(crate) fn add(&mut self, row: &[u8]) {
+        self.bytes.extend_from_slice(row);
+        self.ends.push(self.bytes.len());
+    }
+
     /// Takes back the last one.
     pub(crate) fn pop(&mut self) {
         self.ends.pop();
         self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
+    /// Takes all rows out but the last one.
+    pub(crate) fn take_all_but_last(&mut self) -> Self {
+        let Some(last) = self.ends.pop() else { return Self::default() };
+        let start = self.ends.last().copied().unwrap_or(0);
+        let rest = self.bytes.split_off(start);
+        std::mem::replace(self, Self { bytes: rest, ends: vec![last - start] })
     }
 
     /// Adds a line of COPY's text format with so many columns; `None` when it has another number of them.
@@ -158,6 +172,12 @@ mod tests {
         assert_eq!(all[1], [some(b"2"), some(b""), some(b"\\N")]);
         rows.pop();
         assert_eq!((rows.len(), rows.iter().map(values).next_back().unwrap()[0].clone()), (1, some(b"1")));
+        let mut many = Rows::default();
+        (0..3).for_each(|at| many.push(format!("{at}\n").as_bytes(), 1).unwrap());
+        let before = many.take_all_but_last();
+        let texts = |rows: &Rows| rows.iter().map(|row| values(row)[0].clone().unwrap()).collect::<Vec<_>>();
+        assert_eq!((texts(&before), texts(&many)), (vec![b"0".to_vec(), b"1".to_vec()], vec![b"2".to_vec()]));
+        assert_eq!((many.take_all_but_last().len(), many.take_all_but_last().len(), many.len()), (0, 0, 1));
         assert_eq!(rows.push(b"1\t2\n", 3), None);
         assert_eq!(Rows::default().push(b"1\t2\t3\t4\n", 3), None);
     }

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use rowcast_engine::event::{Body, Old, Op};
+use rowcast_engine::event::{Body, Event, Old, Op};
 use rowcast_engine::journal::{Journal, Read};
-use rowcast_engine::record::Value;
+use rowcast_engine::record::{Batch, Value};
+use rowcast_engine::schema::SchemaId;
 use rowcast_engine::{Error, Lsn, Result};
 
+use super::job::{Job, Since};
 use super::rows::key_bytes;
+use super::told::{Shape, Told, rows_of};
+use super::tracker::{Flaw, WHOLE_NOTED_MAX};
 use super::visible::{Commit, Visible};
 
 /// How far back a transaction may have been streamed that is still invisible to others, in bytes of the server's log: its
@@ -80,6 +84,137 @@ pub(super) async fn moved(journal: &Journal, channel: &str, lsn: Lsn) -> Result<
         }
     })
     .await
+}
+
+/// The event behind which that comes which is behind the transactions that end up to `lsn`; `None` when the journal does not
+/// hold all of it any more.
+pub(super) async fn event_behind(journal: &Journal, lsn: Lsn) -> Result<Option<u64>> {
+    let journal = journal.clone();
+    on_its_own(move || {
+        if !journal.holds_all_above(lsn) {
+            return Ok(None);
+        }
+        let mut after = journal.seek_lsn(lsn)?;
+        loop {
+            let batches = match journal.read(after)? {
+                Read::AtHead => return Ok(Some(after)),
+                Read::Gone(_) => return Ok(None),
+                Read::Batches(batches) => batches,
+            };
+            for batch in batches {
+                let is_behind = |event: &Event<'_>| event.tx.is_some_and(|tx| tx.end_lsn > lsn);
+                if let Some(event) = batch.all_events().find(is_behind) {
+                    return Ok(Some(event.id - 1));
+                }
+                after = after.max(batch.last());
+            }
+        }
+    })
+    .await
+}
+
+/// Why nobody knows what a consumer has of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    Flawed(Flaw),
+    /// Retention has removed events, or damage has.
+    Removed,
+    /// The history was broken.
+    Broken,
+    /// It began at several places, or at one that is not known.
+    NoPlace,
+}
+
+/// What a consumer has of a table without a key who began with an empty one where the job was wanted, and followed its events
+/// up to those of the transaction that ends at `until`. Reads the disk.
+pub(super) async fn told(journal: &Journal, job: &Job, until: Lsn) -> Result<Result<Told, Unknown>> {
+    let (journal, job) = (journal.clone(), job.clone());
+    on_its_own(move || {
+        let (channel, sinks, told) = (job.channel(), job.sinks, Told::default());
+        let mut following = Following { channel, sinks, until, told, version: None };
+        let Since::Event(first) = job.since else { return Ok(Err(Unknown::NoPlace)) };
+        let mut after = first;
+        loop {
+            let batches = match journal.read(after)? {
+                Read::AtHead => return Ok(Ok(following.told)),
+                Read::Gone(_) => return Ok(Err(Unknown::Removed)),
+                Read::Batches(batches) => batches,
+            };
+            for batch in batches {
+                after = after.max(batch.last());
+                match following.take(&batch, first) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(Ok(following.told)),
+                    Err(unknown) => return Ok(Err(unknown)),
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// A consumer.
+struct Following {
+    channel: String,
+    sinks: Vec<String>,
+    /// Behind this the stream itself tells what comes.
+    until: Lsn,
+    told: Told,
+    /// Of the newest event's table.
+    version: Option<SchemaId>,
+}
+
+impl Following {
+    /// Takes in what came behind an event. False when all has come.
+    fn take(&mut self, batch: &Batch, first: u64) -> Result<bool, Unknown> {
+        for event in batch.all_events() {
+            if event.tx.is_some_and(|tx| tx.end_lsn > self.until) {
+                return Ok(false);
+            }
+            if event.id <= first {
+                continue;
+            }
+            if matches!(event.body, Body::Gap { channel: "", .. }) {
+                return Err(Unknown::Broken);
+            }
+            let is_for_him = event.sinks.is_empty() || self.sinks.iter().any(|sink| event.is_for(sink));
+            if is_for_him && event.channel() == self.channel {
+                self.follow(&event)?;
+            }
+        }
+        // What comes in one transaction may be much.
+        if self.told.byte_len() > WHOLE_NOTED_MAX {
+            return Err(Unknown::Flawed(Flaw::TooMuch));
+        }
+        Ok(true)
+    }
+
+    fn follow(&mut self, event: &Event<'_>) -> Result<(), Unknown> {
+        let Body::Row { schema, old, new } = event.body else {
+            if event.op == Op::Truncate {
+                self.told.clear();
+                self.version = None;
+            }
+            return Ok(());
+        };
+        let old = match old {
+            None => None,
+            Some(Old::Full(old)) => Some(old),
+            Some(Old::Key(_)) => return Err(Unknown::Flawed(Flaw::Unsaid)),
+        };
+        let rows = rows_of(event.op, old, new).ok_or(Unknown::Flawed(Flaw::Unsaid))?;
+        if self.version != Some(schema.id) {
+            let shape = Shape::of(schema);
+            if !self.told.is_empty() && self.told.shape != Some(shape) {
+                return Err(Unknown::Flawed(Flaw::Shapes));
+            }
+            (self.version, self.told.shape) = (Some(schema.id), Some(shape));
+        }
+        let (old, new) = rows;
+        old.iter().for_each(|row| self.told.remove(row));
+        new.iter().for_each(|row| self.told.add(row));
+        Ok(())
+    }
 }
 
 async fn on_its_own<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

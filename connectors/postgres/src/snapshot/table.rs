@@ -1,5 +1,8 @@
 //! One table, read to its end.
 
+mod answer;
+mod whole;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,18 +11,17 @@ use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::{Error, Kind, Result, Stop};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use super::condition::{is_at_fault, try_out};
 use super::job::{Job, Progress};
-use super::keyless;
 use super::order::{Gone, Order, Ready, Why, Written, ask, begin};
 use super::pace::Pace;
 use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
 use super::scan;
-use super::server::{Nudged, backend, instead_of, nudge, oid};
+use super::server::{backend, instead_of, oid};
 use super::size::{FIRST_ROWS, adapted};
 use super::task::Surroundings;
 use crate::setup::slot;
@@ -33,13 +35,6 @@ const KEYS_FIRST: usize = 2_000;
 /// Before a chunk is read again because a transaction was not visible yet; for how long that is not worth a word.
 const UNSEEN_PAUSE: Duration = Duration::from_millis(20);
 const UNSEEN_SILENT: Duration = Duration::from_secs(10);
-
-/// An idle server does not send what would show that the stream has passed a chunk's position: after this it is given
-/// something to send.
-const NUDGE_AFTER: Duration = Duration::from_millis(200);
-
-/// For how long what a standby has not replayed yet is not worth a word.
-const REPLAY_SILENT: Duration = Duration::from_secs(10);
 
 /// Between two looks whether sinks have come by.
 const CROWDED_PAUSE: Duration = Duration::from_millis(500);
@@ -218,6 +213,11 @@ impl Reading {
         let outcome = reader.read(&self.job, &range).await;
         let chunk = match outcome {
             Ok(Outcome::Read(chunk)) => chunk,
+            Ok(Outcome::Keyless) => {
+                // Others may need it.
+                drop(memory);
+                return Box::pin(self.whole(client)).await;
+            }
             other => {
                 self.order(Order::Close(relation, window)).await?;
                 return self.otherwise(client, other?).await;
@@ -284,6 +284,7 @@ impl Reading {
             schema: self.around.journal.register(chunk.schema)?,
             rows: chunk.rows,
             asked,
+            whole: None,
             job: self.job.clone(),
             first,
             memory,
@@ -296,16 +297,8 @@ impl Reading {
 
     /// Waits until a chunk has been written, or not.
     async fn hear(&mut self, client: &Client, sent: Sent) -> Result<Round> {
-        let Sent { mut answer, before } = sent;
-        let sent = Instant::now();
-        let written = loop {
-            match timeout(NUDGE_AFTER, &mut answer).await {
-                Ok(written) => break written.map_err(|_| gone(Gone))?,
-                Err(_) if self.around.orders.is_closed() => return Err(gone(Gone)),
-                Err(_) => self.nudge(client, sent).await?,
-            }
-        };
-        match written {
+        let Sent { answer, before } = sent;
+        match self.answer(client, answer).await? {
             Written::Yes(job, rows) => {
                 abort::point(Point::SnapshotHeard);
                 self.unseen_since = None;
@@ -328,7 +321,8 @@ impl Reading {
                 self.job = before;
                 self.wait_for(why).await;
             }
-            Written::Void => {
+            // The second is said of tables that are read in one piece.
+            Written::Void | Written::Flawed(_) => {
                 tracing::warn!(
                     table = self.job.channel(),
                     "The snapshot of a table begins anew: too much of it has changed"
@@ -337,16 +331,6 @@ impl Reading {
             }
         }
         Ok(Round::Next)
-    }
-
-    /// Has the server show how far it has sent, for a chunk that has waited since `sent`.
-    async fn nudge(&self, client: &Client, sent: Instant) -> Result<()> {
-        let Nudged::Standby(why) = nudge(client).await? else { return Ok(()) };
-        if sent.elapsed() > REPLAY_SILENT {
-            self.say(Some(why));
-        }
-        // It cannot be given anything to send; asked, it says how far it is.
-        self.order(Order::Ask).await
     }
 
     /// From the table's first row, also after a crash from now on.
@@ -389,7 +373,8 @@ impl Reading {
 
     async fn otherwise(&mut self, client: &mut Client, outcome: Outcome) -> Result<Round> {
         match outcome {
-            Outcome::Read(_) => {}
+            // Those have been dealt with.
+            Outcome::Read(_) | Outcome::Keyless => {}
             Outcome::TooLarge(rows) => {
                 self.rows = u32::try_from(rows / 2).unwrap_or(1).max(1);
                 // What the server is still sending is not read.
@@ -402,10 +387,6 @@ impl Reading {
             ),
             Outcome::Gone => {
                 return self.drop_it("is gone, or not published any more").await.map(Round::Ended);
-            }
-            Outcome::Keyless => {
-                keyless::give_up(client, &self.around, &self.job).await?;
-                return Ok(Round::Ended(Ended::Dropped));
             }
             Outcome::OtherKey(key) => {
                 self.job.progress.key = key;
@@ -478,7 +459,7 @@ impl Reading {
     /// Has the stream look after the table.
     async fn follow(&self, relation: u32) -> Result<()> {
         let order = |begun| Order::Begin(relation, begun);
-        begin(&self.around.orders, &self.around.journal, order).await.map_err(gone)
+        begin(&self.around.orders, &self.around.journal, order).await.map(drop).map_err(gone)
     }
 
     async fn order(&self, order: Order) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
-use rowcast_engine::snapshots::{Command, State};
+use rowcast_engine::snapshots::{Command, Ordered, State};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result, Stop, Stopper, stop};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
 
 use super::command;
-use super::job::{ALL, Job, Jobs, Progress, Wanted};
+use super::job::{ALL, Job, Jobs, Progress, Since, Wanted};
 use super::moment;
 use super::order::{ORDERS, Order, Orders, begin};
 use super::read::CHUNK_MB;
@@ -70,6 +70,8 @@ pub(crate) struct Surroundings {
     pub(crate) history: Lsn,
     /// A permit for each megabyte that chunks may take.
     pub(crate) memory: Arc<Semaphore>,
+    /// A permit for what is looked up of a table without a key: one at a time.
+    pub(crate) looking: Arc<Semaphore>,
 }
 
 impl Snapshots {
@@ -94,6 +96,7 @@ impl Snapshots {
             orders,
             version,
             memory: Arc::new(Semaphore::new(CHUNKS_MB)),
+            looking: Arc::new(Semaphore::new(1)),
         };
         // A thread of its own: reading must not take time from the stream, whose thread sleeps when it is behind.
         thread::Builder::new()
@@ -195,10 +198,11 @@ impl Desk {
         // Who is paused, or not wanted any more, stops after its chunk.
         self.stops.retain(|note, _| jobs.tables.get(note).is_some_and(|job| !job.paused));
         self.failed.retain(|note, _| jobs.tables.contains_key(note));
+        self.find_places(&mut jobs).await?;
         let jobs_left = !jobs.tables.is_empty();
         let free = self.around.source.snapshot_tables.saturating_sub(self.reading.len());
         let mut ready = self.ready(jobs);
-        ready.sort_by_key(|(_, job)| (job.snapshot, !job.rowless, job.place));
+        ready.sort_by_key(|(_, job)| (job.snapshot, !job.rowless, !job.keyless, job.place));
         let mut taken: BTreeSet<String> = self.tables.values().cloned().collect();
         ready.retain(|(_, job)| taken.insert(job.channel()));
         if ready.is_empty() && self.tables.is_empty() && self.stops.is_empty() {
@@ -223,12 +227,25 @@ impl Desk {
             .filter(|(note, job)| job.rowless && may(note, job))
             .map(|(_, job)| job.snapshot)
             .collect();
+        let before = wishes::before_others(&jobs);
         let is_ready = |(note, job): &(String, Job)| {
             may(note, job)
                 && !self.stops.contains_key(note)
                 && (job.rowless || !first.contains(&job.snapshot))
+                && before.get(&job.channel()).is_none_or(|first| first == note)
         };
         jobs.tables.into_iter().filter(is_ready).collect()
+    }
+
+    /// Looks up where those begin that were asked for in the log.
+    async fn find_places(&self, jobs: &mut Jobs) -> Result<()> {
+        for job in jobs.tables.values_mut() {
+            let Since::Commit(lsn) = job.since else { continue };
+            let found = scan::event_behind(&self.around.journal, lsn).await?;
+            job.since = found.map_or(Since::Unknown, Since::Event);
+            self.note(&[(job.note(), job.json()?)]).await?;
+        }
+        Ok(())
     }
 
     /// Nobody reads; `left`: what is not done is paused, or has failed.
@@ -293,11 +310,20 @@ impl Desk {
 
     /// Makes a job of each captured table. Its rows are still to come, for everybody: whoever wishes for rows gets them.
     async fn list(&self, wanted: &Wanted, jobs: &Jobs, wishes: &Wishes) -> Result<()> {
-        let whole = Job { snapshot: wanted.snapshot, ..Job::default() };
-        let mut notes = jobs_of(&self.around, &whole).await?;
-        tracing::info!(tables = notes.len(), "A snapshot of all captured tables begins");
+        // Whoever follows begins with the history.
+        let start = self.around.journal.seek_history();
+        let whole = Job { snapshot: wanted.snapshot, since: Since::Event(start), ..Job::default() };
+        let mut notes = wishes::answered(jobs, wishes)?;
+        let listed = jobs_of(&self.around, &whole, &[]).await?;
+        let first = start.max(self.around.journal.seek_earliest());
+        let mut later = wishes::places(jobs, wishes);
+        later.retain(|(_, place)| *place > first);
+        tracing::info!(tables = listed.len(), "A snapshot of all captured tables begins");
+        // Of the rows of such a table they would lack what was told before they began.
+        let keyless = listed.iter().filter(|job| job.keyless && !later.is_empty()).cloned();
+        let alone: Vec<Job> = keyless.flat_map(|job| wishes::shared_by(job, &later)).collect();
+        notes.extend(notes_of(listed.into_iter().chain(alone))?);
         notes.push((ALL.to_owned(), Vec::new()));
-        notes.extend(wishes::answered(jobs, wishes)?);
         self.note(&notes).await?;
         abort::point(Point::SnapshotListed);
         Ok(())
@@ -307,7 +333,7 @@ impl Desk {
         self.around.note(notes).await
     }
 
-    async fn command(&mut self, command: Command) -> Result<Vec<String>> {
+    async fn command(&mut self, command: Command) -> Result<Ordered> {
         self.quiet(&command).await?;
         // Who orders something may have mended what was wrong.
         self.failed.clear();
@@ -353,12 +379,19 @@ impl Desk {
             board.retain(|note, _| jobs.tables.contains_key(note) || tables.contains_key(note));
             for (note, job) in &jobs.tables {
                 let shown = board.entry(note.clone()).or_default();
+                let is_read = stops.contains_key(note);
+                let progress = &job.progress;
+                // Of a table that is read in one piece the note says nothing before the end.
+                let told = if is_read { (shown.rows, shown.estimate) } else { (0, 0) };
                 shown.channel = job.channel();
-                shown.rows = job.progress.rows;
-                shown.estimate = job.progress.estimate.max(job.progress.rows);
+                shown.rows = progress.rows.max(told.0);
+                shown.estimate = progress.estimate.max(shown.rows).max(told.1);
                 shown.ad_hoc = job.ad_hoc;
                 shown.sinks.clone_from(&job.sinks);
-                let is_read = stops.contains_key(note);
+                shown.since = match job.since {
+                    Since::Event(id) if job.keyless => Some(id),
+                    _ => None,
+                };
                 // A chunk has been written since.
                 if is_read && shown.reason.is_none() {
                     failed.remove(note);
@@ -390,17 +423,23 @@ impl Surroundings {
     }
 }
 
-/// The notes of jobs like this one, for each captured table.
-pub(super) async fn jobs_of(around: &Surroundings, like: &Job) -> Result<Vec<(String, Vec<u8>)>> {
+pub(super) fn notes_of(jobs: impl IntoIterator<Item = Job>) -> Result<Vec<(String, Vec<u8>)>> {
+    jobs.into_iter().map(|job| Ok((job.note(), job.json()?))).collect()
+}
+
+/// Jobs like this one, for each captured table; `sinks` are those that they are for alone, with their places.
+pub(super) async fn jobs_of(around: &Surroundings, like: &Job, sinks: &[(String, u64)]) -> Result<Vec<Job>> {
     let client = sql_client(&around.source.info).await?;
     command::hurry(&client).await?;
     let tables = tables(&client, &around.source).await?;
-    let note = |found: Job| -> Result<(String, Vec<u8>)> {
-        let Job { place, schema, table, rowless, .. } = found;
-        let job = Job { place, schema, table, rowless, progress: Progress::default(), ..like.clone() };
-        Ok((job.note(), job.json()?))
-    };
-    rows_last(&client, tables).await.into_iter().map(note).collect()
+    let mut jobs = Vec::new();
+    for found in rows_last(&client, tables).await? {
+        let Job { place, schema, table, rowless, keyless, .. } = found;
+        let progress = Progress::default();
+        let job = Job { place, schema, table, rowless, keyless, progress, ..like.clone() };
+        jobs.extend(wishes::shared_by(job, sinks));
+    }
+    Ok(jobs)
 }
 
 /// The captured tables, as they stand in the publications.

@@ -9,6 +9,7 @@
 mod bulk;
 #[cfg(test)]
 mod doubt;
+mod whole;
 mod window;
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,7 +21,10 @@ use rowcast_engine::record::{Tuple, Value};
 use rowcast_engine::schema::{Schema, SchemaId};
 
 use super::rows::key_bytes;
-use super::visible::Commit;
+use super::told::{Shape, Told};
+use super::visible::{Commit, Visible};
+use whole::Whole;
+pub(crate) use whole::{Changes, Flaw, Opened, ReadWhole};
 use window::Table;
 pub(crate) use window::{Read, Verdict};
 
@@ -30,10 +34,16 @@ const AGAIN_MAX: usize = 20_000;
 /// Memory for what open windows note, of all tables. Beyond it their chunks are read again, smaller.
 const NOTED_MAX: usize = 64 << 20;
 
+/// Memory for what is known of tables that are read in one piece, of all of them: what a consumer has of each, and what comes
+/// meanwhile. Beyond it the one that has most is given up. It is enough for some 800,000 rows that were told since the
+/// snapshot was wanted.
+pub(crate) const WHOLE_NOTED_MAX: usize = 64 << 20;
+
 /// A table as this connection's stream describes it.
 #[derive(Clone, Debug)]
 struct Described {
     schema: SchemaId,
+    shape: Shape,
     key: Arc<[u16]>,
 }
 
@@ -41,6 +51,8 @@ struct Described {
 #[derive(Debug, Default)]
 pub(crate) struct Tracker {
     tables: HashMap<u32, Table>,
+    /// Those that are read in one piece.
+    wholes: HashMap<u32, Whole>,
     described: HashMap<u32, Described>,
     /// `None`: nobody reads.
     ring: Option<Vec<Commit>>,
@@ -60,7 +72,7 @@ impl Tracker {
 
     /// Whether changes have to be told.
     pub(crate) fn is_watching(&self) -> bool {
-        !self.tables.is_empty()
+        !self.tables.is_empty() || !self.wholes.is_empty()
     }
 
     /// From here on all that is streamed is noted, until [`Self::rest`].
@@ -78,7 +90,7 @@ impl Tracker {
 
     /// Nobody reads any more.
     pub(crate) fn rest(&mut self) {
-        if self.tables.is_empty() {
+        if !self.is_watching() {
             self.ring = None;
         }
     }
@@ -86,6 +98,11 @@ impl Tracker {
     /// A table is going to be read, or read on.
     pub(crate) fn begin(&mut self, relation: u32) {
         self.tables.insert(relation, Table::default());
+    }
+
+    /// A table is going to be read in one piece.
+    pub(crate) fn begin_whole(&mut self, relation: u32) {
+        self.wholes.insert(relation, Whole::new());
     }
 
     /// These keys wait to be read again, from what came before.
@@ -100,14 +117,47 @@ impl Tracker {
         if let Some(table) = self.tables.remove(&relation) {
             self.noted -= table.bytes();
         }
+        self.wholes.remove(&relation);
     }
 
     /// Opens a window; `None` for a table that is not being read.
     pub(crate) fn open(&mut self, relation: u32) -> Option<u64> {
-        let ring = self.ring.iter().flatten().copied();
-        // Of the one that arrives some changes have been taken in and are in no window's notes.
-        let streamed = ring.chain(self.arriving).collect();
+        let streamed = self.streamed();
         Some(self.tables.get_mut(&relation)?.open(streamed, self.reached))
+    }
+
+    /// What a consumer of such a table had where it began to be looked after.
+    pub(crate) fn tell(&mut self, relation: u32, told: Told) -> Result<(), Flaw> {
+        let Some(whole) = self.wholes.get_mut(&relation) else { return Ok(()) };
+        whole.tell(told);
+        self.bound_wholes();
+        self.wholes.get(&relation).map_or(Ok(()), Whole::soundness)
+    }
+
+    /// Opens the window of a table that is read in one piece; `None` for one that is not.
+    pub(crate) fn open_whole(&mut self, relation: u32) -> Option<Result<Opened, Flaw>> {
+        let streamed = self.streamed();
+        self.wholes.get_mut(&relation)?.open(streamed, self.reached).transpose()
+    }
+
+    /// What the snapshot sees that was taken in a window of such a table, with the position asked behind it.
+    pub(crate) fn know(&mut self, relation: u32, window: u64, visible: &Visible, behind: Lsn) {
+        if let Some(whole) = self.wholes.get_mut(&relation) {
+            whole.know(window, visible, behind);
+        }
+    }
+
+    /// Closes a window of such a table whose rows are not written.
+    pub(crate) fn close_whole(&mut self, relation: u32, window: u64, told: Told) {
+        if let Some(whole) = self.wholes.get_mut(&relation) {
+            whole.close(window, told);
+        }
+    }
+
+    /// What has been streamed and may be invisible. Of the one that arrives some changes have been taken in and are in no
+    /// window's notes.
+    fn streamed(&self) -> Vec<Commit> {
+        self.ring.iter().flatten().copied().chain(self.arriving).collect()
     }
 
     /// Closes a window whose chunk is not written.
@@ -119,17 +169,24 @@ impl Tracker {
 
     /// The stream has described a table, again maybe.
     pub(crate) fn describe(&mut self, schema: &Schema) {
-        let described = Described { schema: schema.id, key: schema.key.as_slice().into() };
+        let described =
+            Described { schema: schema.id, shape: Shape::of(schema), key: schema.key.as_slice().into() };
         let before = self.described.insert(schema.relation, described);
-        if before.is_none_or(|before| before.schema != schema.id)
-            && let Some(table) = self.tables.get_mut(&schema.relation)
-        {
+        if before.is_some_and(|before| before.schema == schema.id) {
+            return;
+        }
+        if let Some(table) = self.tables.get_mut(&schema.relation) {
             table.become_version(schema.id);
         }
     }
 
     /// A change has been taken in; `raw` is what follows the relation id in pgoutput's message.
     pub(crate) fn change(&mut self, relation: u32, commit: Commit, op: Op, raw: &[u8]) {
+        if let Some(whole) = self.wholes.get_mut(&relation) {
+            let shape = self.described.get(&relation).map(|described| described.shape);
+            whole.change(commit, op, raw, shape);
+            return self.bound_wholes();
+        }
         let Some(table) = self.tables.get_mut(&relation) else { return };
         let key = self.described.get(&relation).map(|described| Arc::clone(&described.key));
         let touched = key.filter(|key| !key.is_empty()).and_then(|key| Touched::by(op, raw, &key));
@@ -164,6 +221,17 @@ impl Tracker {
         if let Some(table) = self.tables.get_mut(&relation) {
             table.truncate(commit);
         }
+        if let Some(whole) = self.wholes.get_mut(&relation) {
+            whole.truncate(commit);
+        }
+    }
+
+    fn bound_wholes(&mut self) {
+        if self.wholes.values().map(Whole::bytes).sum::<usize>() > WHOLE_NOTED_MAX
+            && let Some(largest) = self.wholes.values_mut().max_by_key(|whole| whole.bytes())
+        {
+            largest.spoil(Flaw::TooMuch);
+        }
     }
 
     /// A transaction is going to be taken in.
@@ -185,6 +253,7 @@ impl Tracker {
     pub(crate) fn delivered_untold(&mut self, commit: Commit) {
         self.delivered(commit);
         self.tables.values_mut().for_each(Table::lose);
+        self.wholes.values_mut().for_each(|whole| whole.spoil(Flaw::Unsaid));
     }
 
     /// Goes through the rows of a chunk, once the stream has passed its position: gives those to `keep` that are not
@@ -199,6 +268,23 @@ impl Tracker {
             ring.retain(|commit| !read.visible.sees(*commit));
         }
         if table.again.len() > AGAIN_MAX { Verdict::Void } else { verdict }
+    }
+
+    /// Whether nobody knows if the snapshot of such a table sees what has come for it.
+    pub(crate) fn is_in_doubt(&self, relation: u32) -> bool {
+        self.wholes.get(&relation).is_none_or(Whole::is_in_doubt)
+    }
+
+    /// Says what has become of a table since all of its rows were read, once the stream has passed the position of that.
+    pub(crate) fn settle_whole(&mut self, read: &ReadWhole<'_>) -> Result<Changes, Flaw> {
+        let whole = self.wholes.get_mut(&read.relation).ok_or(Flaw::Changed)?;
+        let settled = whole.settle(read);
+        if settled.is_ok()
+            && let Some(ring) = &mut self.ring
+        {
+            ring.retain(|commit| !read.visible.sees(*commit));
+        }
+        settled
     }
 
     /// The keys that wait to be read again.

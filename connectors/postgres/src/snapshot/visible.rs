@@ -56,11 +56,20 @@ impl Visible {
     /// was taken nobody knows. That counts as not seen: a row that is left out since an event has replaced it is not
     /// missed, even if the row had the event in it already.
     pub(crate) fn sees(&self, commit: Commit) -> bool {
-        if let Some(replayed) = self.replayed {
-            return commit.at < replayed;
-        }
         let xid = self.whole(commit.xid);
+        if let Some(replayed) = self.replayed {
+            return commit.at < replayed || xid < self.xmin;
+        }
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
+    }
+
+    /// Whether nobody knows if a committed transaction is seen, of a snapshot behind which the log was replayed up to
+    /// `behind`. Never on a primary. The ends of a standby's snapshot are true: what lies below the first is seen, and from
+    /// the second on nothing; only what was in progress between them it does not say.
+    pub(crate) fn doubts(&self, commit: Commit, behind: Lsn) -> bool {
+        let xid = self.whole(commit.xid);
+        let between = self.xmin <= xid && xid < self.xmax;
+        between && self.replayed.is_some_and(|replayed| replayed <= commit.at && commit.at <= behind)
     }
 
     /// Of two ids that end in the same 32 bits the one nearest to the snapshot is meant: the other one is 2^31
@@ -128,8 +137,12 @@ mod tests {
     fn on_a_standby_the_position_decides() {
         let seen = "10:20:".parse::<Visible>().unwrap().on_standby(Lsn(100));
         assert_eq!((seen.xmin(), seen.replayed()), (10, Some(Lsn(100))));
-        for (xid, at, surely) in [(9, 99, true), (30, 99, true), (19, 100, false), (9, 101, false)] {
+        for (xid, at, surely) in [(10, 99, true), (30, 99, true), (19, 100, false), (9, 101, true)] {
             assert_eq!(seen.sees(Commit { xid, at: Lsn(at) }), surely, "{xid} at {at}");
         }
+        let doubts = |xid, at| seen.doubts(Commit { xid, at: Lsn(at) }, Lsn(120));
+        assert_eq!([99, 100, 120, 121].map(|at| doubts(15, at)), [false, true, true, false]);
+        assert_eq!([9, 10, 19, 20].map(|xid| doubts(xid, 110)), [false, true, true, false]);
+        assert!(!"10:20:".parse::<Visible>().unwrap().doubts(Commit { xid: 19, at: Lsn(100) }, Lsn(120)));
     }
 }

@@ -1,8 +1,9 @@
 //! A capture of one server into a journal of its own, and what has arrived there.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rowcast_engine::cursor::Started;
@@ -146,6 +147,15 @@ fn seen(event: &Event<'_>) -> Seen {
 /// A push door by name, with the moment of its wish for the rows that are there, if it has one.
 pub(super) type Sink<'a> = (&'a str, Option<Micros>);
 
+/// Where a sink begins that wishes for rows, the first time that it is heard of: a sink stores that, here it is remembered.
+fn place(journal: &Journal, name: &str, wish: Micros) -> u64 {
+    static PLACES: Mutex<BTreeMap<(PathBuf, String, Micros), u64>> = Mutex::new(BTreeMap::new());
+    let is_fresh = journal.position().slot.is_empty();
+    let now = if is_fresh { journal.seek_earliest() } else { journal.newest() };
+    let key = (journal.dir().to_owned(), name.to_owned(), wish);
+    *PLACES.lock().unwrap().entry(key).or_insert(now)
+}
+
 /// A capture that runs.
 pub(super) struct Capture {
     pub(super) journal: Journal,
@@ -177,7 +187,8 @@ impl Capture {
             let names: Vec<String> = sinks.iter().map(|(name, _)| (*name).to_owned()).collect();
             status.expect_sinks(names.iter(), &journal);
             for (name, wish) in sinks {
-                status.sink_began(name, wish.map(|at| Started { how: Start::Snapshot, id: 0, at }));
+                let began = |at| Started { how: Start::Snapshot, id: place(&journal, name, at), at };
+                status.sink_began(name, wish.map(began));
             }
         }
         let task =
@@ -252,6 +263,11 @@ impl Capture {
     /// All events after a number that are for everybody.
     pub(super) fn after(&self, after: u64) -> Vec<Seen> {
         self.told(after, |event| event.sinks.is_empty())
+    }
+
+    /// Behind which event a sink began that wishes for rows.
+    pub(super) fn place_of(&self, sink: &str) -> u64 {
+        self.status.wishes().unwrap()[sink].unwrap().id
     }
 
     /// All events that a sink is to have.

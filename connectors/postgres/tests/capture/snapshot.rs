@@ -5,6 +5,7 @@ mod failing;
 mod forged;
 mod hidden;
 mod ids;
+mod keyless;
 mod keys;
 mod late;
 pub(super) mod load;

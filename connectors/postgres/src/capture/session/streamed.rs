@@ -17,13 +17,15 @@ use crate::capture::assembly::StreamCommit;
 use crate::capture::spill::MAX_OPEN;
 use crate::capture::streamed::{Found, Streamed};
 use crate::pgoutput::{Message, decode};
+use crate::snapshot::job::{Job, Since};
 use crate::snapshot::visible::Commit;
 
 impl Session {
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
         let mut streamed = self.assembly.streams.take(commit.xid)?;
         let found = self.look_up_all(streamed.doubtful()).await?;
-        self.assembly.late.extend(streamed.take_wishes());
+        let since = Since::Commit(commit.final_lsn);
+        self.assembly.late.extend(streamed.take_wishes().map(|job| Job { since, ..job }));
         self.assembly.note_late()?;
         let is_live = streamed.live() > 0;
         let recast = streamed.recast(&found);

@@ -12,14 +12,14 @@ use super::*;
 use crate::capture::harness::confirmed;
 
 /// Lets commits wait, or go.
-async fn standbys(client: &Client, names: &str) {
+pub(super) async fn standbys(client: &Client, names: &str) {
     // Alone, since it cannot be a part of a transaction.
     client.batch_execute(&format!("alter system set synchronous_standby_names = '{names}'")).await.unwrap();
     run(client, "select pg_reload_conf()").await;
 }
 
 /// A session whose commits wait; ours do not.
-async fn patient(server: &Server) -> Client {
+pub(super) async fn patient(server: &Server) -> Client {
     let client = sql(server).await;
     run(&client, "set synchronous_commit = on").await;
     client
@@ -28,7 +28,7 @@ async fn patient(server: &Server) -> Client {
 const WAITS: &str = "exists (select from pg_stat_activity where wait_event = 'SyncRep')";
 
 /// The server takes a moment to let commits wait: until then one is tried. The one that waits is let go with the others.
-async fn commits_wait(server: &Server, client: &Client) {
+pub(super) async fn commits_wait(server: &Server, client: &Client) {
     until("commits to wait", async || {
         let probe = patient(server).await;
         let tried = tokio::spawn(async move { probe.batch_execute("create temp table probe (a int)").await });

@@ -60,6 +60,15 @@ pub(super) struct Writers {
 
 impl Writers {
     pub(super) async fn start<const COUNT: usize>(clients: [Client; COUNT], seed: u64) -> Self {
+        Self::start_with(clients, seed, transaction).await
+    }
+
+    /// Sessions that write other transactions.
+    pub(super) async fn start_with<const COUNT: usize>(
+        clients: [Client; COUNT],
+        seed: u64,
+        transaction: fn(&mut StdRng) -> String,
+    ) -> Self {
         let (stop, mut tasks) = (Arc::new(AtomicBool::new(false)), Vec::new());
         for (number, client) in (0..).zip(clients) {
             let (stop, mut random) = (Arc::clone(&stop), StdRng::seed_from_u64(seed.wrapping_add(number)));

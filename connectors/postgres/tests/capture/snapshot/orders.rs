@@ -11,7 +11,7 @@ fn table() -> Vec<String> {
 }
 
 async fn ask(capture: &Capture, command: Command) {
-    assert_eq!(capture.status.ask_for_snapshot(command).await.unwrap(), table());
+    assert_eq!(capture.status.ask_for_snapshot(command).await.unwrap().tables, table());
 }
 
 fn reads(capture: &Capture) -> usize {
@@ -92,7 +92,7 @@ async fn a_table_that_somebody_has_for_himself_is_not_waited_for() {
         // From 16 on.
         assert!(error.remedy().is_some_and(|remedy| remedy.contains("pg_stat_activity")), "{error}");
         run(&locker, "commit").await;
-        assert_eq!(capture.status.ask_for_snapshot(start).await.unwrap(), table());
+        assert_eq!(capture.status.ask_for_snapshot(start).await.unwrap().tables, table());
     } else {
         run(&locker, "commit").await;
     }

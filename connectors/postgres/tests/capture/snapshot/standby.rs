@@ -52,6 +52,12 @@ async fn under_full_write_load_it_ends_equal_to_the_table() {
     capture.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn under_full_write_load_of_tables_without_a_key() {
+    let Some((primary, _standby, config)) = two(keyless::TABLES).await else { return };
+    keyless::initial_and_asked_for(&primary, &with_rows(&config)).await;
+}
+
 /// The wish is made on the primary, where the schema `rowcast` is, and arrives in the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_full_write_load_a_sink_and_a_wish_in_the_log() {

@@ -16,7 +16,7 @@ async fn one_that_is_asked_for_has_transactions_sent_whole() {
     let other = sql(&server).await;
     run(&other, &format!("begin; {large}")).await;
     let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
-    assert_eq!(capture.status.ask_for_snapshot(wanted).await.unwrap(), ["public.t"]);
+    assert_eq!(capture.status.ask_for_snapshot(wanted).await.unwrap().tables, ["public.t"]);
     run(&other, "commit").await;
     until("the snapshot to be done", async || capture.status.read_tables().contains_key("public.t")).await;
     read_whole(&capture).await;

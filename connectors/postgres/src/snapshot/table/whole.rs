@@ -1,0 +1,221 @@
+//! A table without a key: read in one piece.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rowcast_engine::Result;
+use rowcast_engine::abort::{self, Point};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::sleep;
+use tokio_postgres::Client;
+
+use super::{Ended, Reading, Round, gone};
+use crate::config::Origin;
+use crate::snapshot::keyless::{self, Reason};
+use crate::snapshot::order::{Gone, Order, Ready, Whole, Why, Written, ask, begin};
+use crate::snapshot::read::{CHUNK_MB, Piece, Reader, Table, WholeOutcome};
+use crate::snapshot::scan;
+use crate::snapshot::server::{backend, instead_of};
+use crate::snapshot::task::Surroundings;
+use crate::snapshot::told::Told;
+use crate::snapshot::tracker::{Flaw, Opened};
+
+/// What came of a reading.
+enum Piecework {
+    /// It is on its way to the stream.
+    Sent(oneshot::Receiver<Written>),
+    /// It is of no use.
+    Not(Written),
+    Ends(Round),
+}
+
+/// How often a table is read that is emptied or altered just then, before it is given up. One that is so often is small.
+const TRIES: u32 = 20;
+
+/// How often a standby's snapshot is taken of which it is not known what it sees. Of one in several it is known, however
+/// much is written: nothing is replayed while it is taken, or the transaction lies outside of what was in progress.
+const DOUBTS: u32 = 200;
+
+/// The pause between two grows with their number, up to this.
+const DOUBT_PAUSE: Duration = Duration::from_millis(5);
+const DOUBT_PAUSE_MAX: Duration = Duration::from_millis(250);
+
+impl Reading {
+    /// Reads the table to its end, however often it takes.
+    pub(super) async fn whole(&mut self, client: &mut Client) -> Result<Round> {
+        if self.job.condition.is_some() {
+            return self.give_up(client, keyless::CONDITION).await;
+        }
+        let relation = self.job.progress.relation;
+        self.order(Order::End(relation)).await?;
+        self.restart(relation);
+        self.job.progress.key = Vec::new();
+        if let Err(reason) = self.look_up(relation).await? {
+            return self.give_up(client, reason).await;
+        }
+        let (mut tries, mut doubts) = (0, 0);
+        self.catch_up(client).await?;
+        loop {
+            if self.stopped.is_stopped() {
+                return Ok(Round::Ended(Ended::Stopped));
+            }
+            self.make_room().await;
+            let memory = Arc::clone(&self.around.memory).acquire_many_owned(CHUNK_MB).await;
+            let memory = memory.map_err(|_| gone(Gone))?;
+            let sent = match self.piece(client, memory).await? {
+                Piecework::Sent(sent) => self.answer(client, sent).await?,
+                Piecework::Not(written) => written,
+                Piecework::Ends(round) => return Ok(round),
+            };
+            match sent {
+                Written::Yes(_, rows) => return self.arrived(rows).await,
+                Written::Flawed(Flaw::Doubt) if doubts < DOUBTS => {
+                    doubts += 1;
+                    self.wait_for(Why::Changed).await;
+                    sleep(DOUBT_PAUSE_MAX.min(DOUBT_PAUSE * doubts)).await;
+                }
+                Written::Flawed(Flaw::Changed) if tries < TRIES => {
+                    tries += 1;
+                    self.wait_for(Why::Changed).await;
+                    self.catch_up(client).await?;
+                }
+                Written::Flawed(flaw) => return self.give_up(client, flaw.into()).await,
+                Written::Repeat(why) => self.wait_for(why).await,
+                // That is said of chunks alone.
+                Written::Void => return Ok(Round::Next),
+            }
+        }
+    }
+
+    /// Has the stream look after the table, and know what a consumer has of it who began where it was wanted.
+    async fn look_up(&mut self, relation: u32) -> Result<Result<(), Reason>> {
+        let permit = Arc::clone(&self.around.looking).acquire_owned().await;
+        let _permit = permit.map_err(|_| gone(Gone))?;
+        let order = |begun| Order::BeginWhole(relation, begun);
+        let until = begin(&self.around.orders, &self.around.journal, order).await.map_err(gone)?;
+        let told = match scan::told(&self.around.journal, &self.job, until).await? {
+            Ok(told) => Box::new(told),
+            Err(unknown) => return Ok(Err(unknown.into())),
+        };
+        let order = |sound| Order::Tell(relation, told, sound);
+        let sound = ask(&self.around.orders, order).await.map_err(gone)?;
+        Ok(sound.map_err(Reason::from))
+    }
+
+    /// Reads all rows and gives them to the stream.
+    async fn piece(&mut self, client: &mut Client, memory: OwnedSemaphorePermit) -> Result<Piecework> {
+        let relation = self.job.progress.relation;
+        let opened = ask(&self.around.orders, |answer| Order::OpenWhole(relation, answer)).await;
+        let mut opened = match opened.map_err(gone)?.ok_or_else(|| gone(Gone))? {
+            Ok(opened) => opened,
+            Err(flaw) => return Ok(Piecework::Not(Written::Flawed(flaw))),
+        };
+        abort::point(Point::SnapshotOpened);
+        let (job, publications, stopped) =
+            (self.job.clone(), self.publications.clone(), self.stopped.clone());
+        let Surroundings { journal, orders, version, .. } = self.around.clone();
+        let first = job.place == 0;
+        let mut piece =
+            Piece { journal: &journal, stopped: &stopped, opened: &mut opened, orders: &orders, first };
+        let mut reader = Reader { client, publications: &publications, version };
+        let read = reader.read_whole(&job, &mut piece, |rows, estimate| self.tell(rows, estimate)).await;
+        let Opened { window, told, .. } = opened;
+        if let Ok(WholeOutcome::Read(table)) = read {
+            return self.give(window, *table, told, memory).await.map(Piecework::Sent);
+        }
+        self.order(Order::CloseWhole(relation, window, Box::new(told))).await?;
+        self.not_read(client, read?).await
+    }
+
+    async fn not_read(&mut self, client: &mut Client, outcome: WholeOutcome) -> Result<Piecework> {
+        let why = match outcome {
+            WholeOutcome::Read(_) | WholeOutcome::Promoted => Written::Flawed(Flaw::Changed),
+            WholeOutcome::Doubt => Written::Flawed(Flaw::Doubt),
+            WholeOutcome::Unseen => Written::Repeat(Why::Unseen),
+            WholeOutcome::Gone => {
+                let ended = self.drop_it("is gone, or not published any more").await?;
+                return Ok(Piecework::Ends(Round::Ended(ended)));
+            }
+            WholeOutcome::Keyed(key) => {
+                self.job.progress.key = key;
+                self.begin_anew().await?;
+                return Ok(Piecework::Ends(Round::Next));
+            }
+            outcome @ (WholeOutcome::Stopped | WholeOutcome::Spoilt) => {
+                // What the server is still sending is not read.
+                *client = instead_of(self.backend, &self.around.source.info).await?;
+                self.backend = backend(client).await?;
+                if matches!(outcome, WholeOutcome::Stopped) {
+                    return Ok(Piecework::Ends(Round::Ended(Ended::Stopped)));
+                }
+                // Asked for the next one, the stream says why.
+                Written::Flawed(Flaw::Changed)
+            }
+        };
+        Ok(Piecework::Not(why))
+    }
+
+    async fn give(
+        &mut self,
+        window: u64,
+        table: Table,
+        told: Told,
+        memory: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Written>> {
+        self.job.progress.estimate = table.estimate;
+        self.job.progress.at_end = true;
+        // What other servers' replication has written may be told by no event.
+        let is_all = self.around.source.origin == Origin::Any;
+        let ready = Ready {
+            relation: self.job.progress.relation,
+            window,
+            visible: table.visible,
+            lsn: table.shared.lsn,
+            due: table.due,
+            at: table.shared.at,
+            schema: table.schema,
+            rows: table.group.rows,
+            asked: Vec::new(),
+            whole: Some(Whole {
+                filed: table.group.filed,
+                told,
+                left_out: table.group.left_out,
+                exact: table.exact && is_all,
+            }),
+            first: self.job.place == 0,
+            job: self.job.clone(),
+            memory,
+        };
+        abort::point(Point::SnapshotRead);
+        let (sender, answer) = oneshot::channel();
+        self.order(Order::Write(Box::new(ready), sender)).await?;
+        Ok(answer)
+    }
+
+    /// All of it is on its way to the disk.
+    async fn arrived(&mut self, rows: u64) -> Result<Round> {
+        abort::point(Point::SnapshotHeard);
+        self.note(rows);
+        if !self.is_noted(None).await? {
+            return Ok(Round::Ended(Ended::Stopped));
+        }
+        abort::point(Point::SnapshotNoted);
+        self.finish(rows);
+        Ok(Round::Ended(Ended::Done))
+    }
+
+    async fn give_up(&self, client: &Client, why: Reason) -> Result<Round> {
+        keyless::give_up(client, &self.around, &self.job, why).await?;
+        Ok(Round::Ended(Ended::Dropped))
+    }
+
+    /// How far it has come. Nothing is written before all is.
+    fn tell(&mut self, rows: u64, estimate: u64) {
+        let rate = self.pace.note(Instant::now(), rows);
+        self.around.status.snapshots(|board| {
+            let shown = board.entry(self.job.note()).or_default();
+            (shown.rows, shown.estimate, shown.reason) = (rows, estimate.max(rows), None);
+            shown.rows_per_second = rate;
+        });
+    }
+}

@@ -1,0 +1,262 @@
+//! What a consumer has of a table whose rows nothing tells apart: of each row how many, where he began with an empty table
+//! at a place of the journal and followed its events.
+//!
+//! Rows are known by prints of 128 bits, which take the same memory however large the rows are. Their keys are made anew in
+//! each process and told nobody, so that two rows with one print cannot be made up; by chance there are none.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::mem::discriminant;
+use std::sync::LazyLock;
+
+use rowcast_engine::event::Op;
+use rowcast_engine::record::{Tuple, Value};
+use rowcast_engine::schema::{Column, Schema};
+
+/// What stands for a row.
+pub(crate) type Print = [u64; 2];
+
+/// What one takes with its counts in a table that is half full, about.
+const TOLD_BYTES: usize = 80;
+
+static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(Default::default);
+
+/// The print of a row as snapshots read it.
+pub(crate) fn print(row: &[u8]) -> Print {
+    KEYS.each_ref().map(|key| key.hash_one(row))
+}
+
+/// What rows look like. Those of two shapes cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape(u64);
+
+impl Shape {
+    /// Of the rows, and of what events say of them. Versions of a table that differ in nothing else have the same.
+    pub(crate) fn of(schema: &Schema) -> Self {
+        let [key, _] = &*KEYS;
+        // As it is stored with the journal's schema versions.
+        let type_of = |column: &Column| serde_json::to_string(&column.ty).unwrap_or_default();
+        let column = |column: &Column| key.hash_one((&column.name, type_of(column), column.typmod));
+        let columns: Vec<u64> = schema.columns.iter().map(column).collect();
+        Self(key.hash_one((schema.relation, discriminant(&schema.identity), columns)))
+    }
+}
+
+/// How many of a row he has, and how many of those a reading has met so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    has: u32,
+    met: u32,
+    /// The reading that met them.
+    reading: u32,
+}
+
+/// How many of each row he has.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    rows: HashMap<Print, Held>,
+    /// What they look like.
+    pub(crate) shape: Option<Shape>,
+    /// Of all rows: how many he has, and how many of those this reading has met.
+    has: u64,
+    met: u64,
+    reading: u32,
+}
+
+impl Told {
+    pub(crate) fn byte_len(&self) -> usize {
+        self.rows.len() * TOLD_BYTES
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.has == 0
+    }
+
+    pub(crate) fn add(&mut self, row: &[u8]) {
+        self.change(print(row), |has| has.saturating_add(1));
+    }
+
+    /// He takes away one that he may not have.
+    pub(crate) fn remove(&mut self, row: &[u8]) {
+        self.change(print(row), |has| has.saturating_sub(1));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self { reading: self.reading, ..Self::default() };
+    }
+
+    pub(crate) fn change(&mut self, row: Print, to: impl FnOnce(u32) -> u32) {
+        let before = self.has_of(row);
+        let now = to(before);
+        self.has = self.has - u64::from(before) + u64::from(now);
+        if now == 0 {
+            self.rows.remove(&row);
+        } else {
+            self.rows.entry(row).or_default().has = now;
+        }
+    }
+
+    fn has_of(&self, row: Print) -> u32 {
+        self.rows.get(&row).map_or(0, |held| held.has)
+    }
+
+    /// A reading begins: it has met none.
+    pub(crate) fn begin_reading(&mut self) {
+        (self.reading, self.met) = (self.reading.wrapping_add(1), 0);
+    }
+
+    /// The table has such a row. Whether he has it already, one more than were met before.
+    pub(crate) fn meet(&mut self, row: &[u8]) -> bool {
+        let Some(held) = self.rows.get_mut(&print(row)) else { return false };
+        if held.reading != self.reading {
+            (held.reading, held.met) = (self.reading, 0);
+        }
+        let meets = held.met < held.has;
+        held.met += u32::from(meets);
+        self.met += u64::from(meets);
+        meets
+    }
+
+    /// How many of a row he has, and how many were met.
+    pub(crate) fn standing(&self, row: Print) -> (u32, u32) {
+        let met = |held: &Held| if held.reading == self.reading { held.met } else { 0 };
+        self.rows.get(&row).map_or((0, 0), |held| (held.has, met(held)))
+    }
+
+    /// Whether any were met.
+    pub(crate) fn has_met(&self) -> bool {
+        self.met > 0
+    }
+
+    /// How many he has that were not met.
+    pub(crate) fn unmet(&self) -> u64 {
+        self.has - self.met
+    }
+}
+
+type Row = Option<Box<[u8]>>;
+
+/// The whole row before a change and the one behind it, as snapshots read them; `None` when the change does not say.
+pub(crate) fn rows_of(op: Op, old: Option<Tuple<'_>>, new: Option<Tuple<'_>>) -> Option<(Row, Row)> {
+    let is_said = match op {
+        Op::Insert | Op::Read => old.is_none() && new.is_some(),
+        Op::Update => old.is_some() && new.is_some(),
+        Op::Delete => old.is_some() && new.is_none(),
+        _ => false,
+    };
+    is_said.then_some(())?;
+    let before = old.map(|old| whole(old, old)).map_or(Some(None), |row| row.map(Some))?;
+    let after = new.map(|new| whole(new, old.unwrap_or(new))).map_or(Some(None), |row| row.map(Some))?;
+    Some((before, after))
+}
+
+/// The tuples of a change, of which the old one is whole; `None` where it is not. `raw` is what follows the relation id in
+/// pgoutput's message.
+pub(crate) fn tuples_of(raw: &[u8]) -> Option<(Option<Tuple<'_>>, Option<Tuple<'_>>)> {
+    let (mut old, mut new) = (None, None);
+    let mut rest = raw;
+    while let Some((tag, after)) = rest.split_first() {
+        let (tuple, after) = Tuple::split(after)?;
+        match tag {
+            b'O' => old = Some(tuple),
+            b'N' => new = Some(tuple),
+            _ => return None,
+        }
+        rest = after;
+    }
+    Some((old, new))
+}
+
+/// A tuple with what it does not say of its values taken from the one before.
+fn whole(tuple: Tuple<'_>, before: Tuple<'_>) -> Row {
+    let mut bytes = Vec::with_capacity(2 + tuple.byte_len());
+    bytes.extend_from_slice(&u16::try_from(tuple.len()).ok()?.to_be_bytes());
+    let mut others = before.values();
+    for value in tuple.values() {
+        let other = others.next();
+        match if value == Value::Unchanged { other? } else { value } {
+            Value::Null => bytes.push(b'n'),
+            Value::Text(text) => {
+                bytes.push(b't');
+                bytes.extend_from_slice(&u32::try_from(text.len()).ok()?.to_be_bytes());
+                bytes.extend_from_slice(text);
+            }
+            Value::Unchanged => return None,
+        }
+    }
+    Some(bytes.into())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::snapshot::rows::Rows;
+
+    pub(crate) fn tuple(values: &[&str]) -> Vec<u8> {
+        let mut bytes = u16::try_from(values.len()).unwrap().to_be_bytes().to_vec();
+        for value in values {
+            match *value {
+                "NULL" => bytes.push(b'n'),
+                "UNCHANGED" => bytes.push(b'u'),
+                text => {
+                    bytes.push(b't');
+                    bytes.extend_from_slice(&u32::try_from(text.len()).unwrap().to_be_bytes());
+                    bytes.extend_from_slice(text.as_bytes());
+                }
+            }
+        }
+        bytes
+    }
+
+    pub(crate) fn raw(parts: &[(u8, &[&str])]) -> Vec<u8> {
+        parts.iter().flat_map(|(tag, values)| [vec![*tag], tuple(values)].concat()).collect()
+    }
+
+    #[test]
+    fn a_change_says_whole_rows_or_nothing() {
+        let row = |values: &[&str]| Some(tuple(values).into_boxed_slice());
+        let said = |op, parts: &[(u8, &[&str])]| {
+            let raw = raw(parts);
+            let (old, new) = tuples_of(&raw)?;
+            rows_of(op, old, new)
+        };
+        assert_eq!(said(Op::Insert, &[(b'N', &["1", "NULL"])]), Some((None, row(&["1", "NULL"]))));
+        let update: &[(u8, &[&str])] = &[(b'O', &["1", "large"]), (b'N', &["2", "UNCHANGED"])];
+        assert_eq!(said(Op::Update, update), Some((row(&["1", "large"]), row(&["2", "large"]))));
+        assert_eq!(said(Op::Delete, &[(b'O', &["1", "x"])]), Some((row(&["1", "x"]), None)));
+        assert_eq!(said(Op::Delete, &[(b'K', &["1", "NULL"])]), None);
+        assert_eq!(said(Op::Update, &[(b'N', &["1", "x"])]), None);
+        assert_eq!(said(Op::Insert, &[(b'N', &["1", "UNCHANGED"])]), None);
+    }
+
+    /// As COPY's rows: else none would be found again.
+    #[test]
+    fn rows_of_the_stream_are_those_of_a_snapshot() {
+        let mut rows = Rows::default();
+        rows.push(b"1\\t\\\\N\t\\N\n", 2).unwrap();
+        let raw = raw(&[(b'N', &["1\t\\N", "NULL"])]);
+        let (old, new) = tuples_of(&raw).unwrap();
+        let (_, new) = rows_of(Op::Insert, old, new).unwrap();
+        assert_eq!(rows.iter().next(), new.as_deref());
+    }
+
+    #[test]
+    fn what_he_has_is_met_once_a_reading() {
+        let mut told = Told::default();
+        let (a, b) = (&b"a"[..], &b"b"[..]);
+        told.remove(a);
+        [a, a, b].into_iter().for_each(|row| told.add(row));
+        told.remove(b);
+        assert!(!told.is_empty() && told.byte_len() == TOLD_BYTES);
+        for _ in 0..2 {
+            told.begin_reading();
+            let meets = |told: &mut Told, row| told.meet(row);
+            assert_eq!([a, a, a, b].map(|row| meets(&mut told, row)), [true, true, false, false]);
+            assert_eq!((told.standing(print(a)), told.unmet()), ((2, 2), 0));
+        }
+        told.begin_reading();
+        assert_eq!((told.standing(print(a)), told.unmet()), ((2, 0), 2));
+        told.clear();
+        assert!(told.is_empty() && !told.meet(a) && told.unmet() == 0);
+    }
+}

@@ -1,0 +1,127 @@
+//! What nobody can know is told as a gap; asked for anew, the table is read.
+
+use rowcast_engine::journal::Options;
+
+use super::held::{hold, let_go};
+use super::*;
+
+/// The gap of a table, for this reason; then it is asked for again.
+async fn is_a_gap(capture: &Capture, client: &Client, words: &str, table: (&str, &[&str])) {
+    let channel = format!("public.{}", table.0);
+    until("it to be given up", async || {
+        capture.status.dropped_tables().get(&channel).is_some_and(|why| why.contains(words))
+    })
+    .await;
+    read_whole(capture).await;
+    let gaps: Vec<String> =
+        capture.events().iter().filter(|event| event.op == Op::Gap).map(Seen::brief).collect();
+    assert_eq!(gaps, [format!("gap {channel} no_key")]);
+    let since = ask(capture, &channel).await[&channel];
+    run(client, &format!("insert into {} select * from {0} limit 1", table.0)).await;
+    read_whole(capture).await;
+    caught_up(client, capture).await;
+    assert!(!capture.status.dropped_tables().contains_key(&channel));
+    is_equal(client, &capture.events(), since, table).await;
+}
+
+/// Which rows a condition chooses cannot be followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_condition() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table plain (n int, v text); insert into plain values (1, 'a')").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "select rowcast.snapshot('plain', 'n = 1')").await;
+    is_a_gap(&capture, &client, "a condition chooses rows", ("plain", &["n", "v"])).await;
+    capture.stop().await;
+}
+
+/// Rows of two shapes cannot be compared; where none of before were told, there is nothing to compare.
+#[tokio::test(flavor = "multi_thread")]
+async fn altered_since_it_was_wanted() {
+    for told in [true, false] {
+        let server = Server::start("");
+        let (client, directory) = (sql(&server).await, Directory::new());
+        run(&client, &format!("{TABLES}; create table other (n int)")).await;
+        let capture = Capture::start(config(&server), directory.path()).await;
+        let waiting = hold(&server, &client, &capture, "insert into other values (1)").await;
+        let since = ask(&capture, "public.whole").await["public.whole"];
+        if told {
+            run(&client, "insert into whole values (1, 'told', 'x')").await;
+        }
+        run(
+            &client,
+            "alter table whole add column more int default 5; update whole set n = n + 1 where n = 7",
+        )
+        .await;
+        let_go(&client, waiting).await;
+        let table = ("whole", &["n", "v", "big"][..]);
+        if told {
+            is_a_gap(&capture, &client, "columns were changed", table).await;
+        } else {
+            read_whole(&capture).await;
+            caught_up(&client, &capture).await;
+            is_equal(&client, &capture.events(), since, table).await;
+        }
+        capture.stop().await;
+    }
+}
+
+/// A partition that goes takes rows with it that events have told.
+#[tokio::test(flavor = "multi_thread")]
+async fn told_rows_that_are_gone_without_a_word() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table parts (n int) partition by range (n); create table low partition of parts for values from (0) to (10);
+         create table high partition of parts for values from (10) to (20); insert into parts values (1), (11), (11);
+         alter table parts replica identity full; alter table low replica identity full;
+         alter table high replica identity full; create table other (n int)",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let waiting = hold(&server, &client, &capture, "insert into other values (1)").await;
+    ask(&capture, "public.parts").await;
+    run(&client, "insert into parts values (12), (2); alter table parts detach partition high").await;
+    let_go(&client, waiting).await;
+    is_a_gap(&capture, &client, "rows that are not in it any more", ("parts", &["n"])).await;
+    capture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_retention_has_removed() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table plain (n int, v text); insert into plain values (1, 'a'); create table other (n int)",
+    )
+    .await;
+    let options = Options {
+        segment_bytes: 64 << 10,
+        // What is in memory can be read when its file is gone.
+        cache_bytes: 0,
+        max_size: Some(256 << 10),
+        ..Options::new(directory.path())
+    };
+    let mut capture = Capture::launch_with(config(&server), options);
+    capture.streams().await;
+    let waiting = hold(&server, &client, &capture, "insert into other values (1)").await;
+    let since = ask(&capture, "public.plain").await["public.plain"];
+    let table = || vec!["public.plain".to_owned()];
+    capture.status.ask_for_snapshot(Command::Pause(table())).await.unwrap();
+    until("the oldest events to go", async || {
+        run(&client, "insert into plain select i, repeat('x', 100) from generate_series(1, 200) i").await;
+        capture.journal.oldest() > since + 1
+    })
+    .await;
+    let_go(&client, waiting).await;
+    capture.status.ask_for_snapshot(Command::Resume(table())).await.unwrap();
+    until("it to be given up", async || {
+        let dropped = capture.status.dropped_tables();
+        dropped.get("public.plain").is_some_and(|why| why.contains("does not hold all events"))
+    })
+    .await;
+    capture.stop().await;
+}

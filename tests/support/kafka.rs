@@ -266,14 +266,26 @@ struct Reading {
 }
 
 impl Reading {
-    /// Reads with a consumer of its own until the broker has been away and is back. Gives whether to go on with another
-    /// one: librdkafka 2.12 was seen to forget a broker that was restarted, so that its partitions stayed silent.
+    /// Questions of two seconds each.
+    const UNANSWERED: u32 = 2;
+
+    /// Reads with a consumer of its own until the broker has been away and is back, or answers no more. Gives whether to
+    /// go on with another one: librdkafka 2.12 forgets a broker that was not there for a moment, and asks it nothing any
+    /// more (as rowcast's own client, see `connectors/kafka/src/monitor.rs`).
     fn with_a_consumer(&mut self) -> bool {
         let consumer: BaseConsumer = self.config.create().expect("a consumer");
-        let (mut assigned, mut shaken) = (BTreeSet::new(), false);
+        let (mut assigned, mut shaken, mut unanswered) = (BTreeSet::new(), false, 0);
         while !self.stop.load(Ordering::Relaxed) {
-            if self.assign_new(&consumer, &mut assigned) && shaken {
-                return true;
+            if self.assign_new(&consumer, &mut assigned) {
+                unanswered = 0;
+                if shaken {
+                    return true;
+                }
+            } else {
+                unanswered += 1;
+                if unanswered == Self::UNANSWERED {
+                    return true;
+                }
             }
             let round = std::time::Instant::now();
             while round.elapsed() < Duration::from_millis(300) && !self.stop.load(Ordering::Relaxed) {

@@ -22,6 +22,11 @@ const READ: Duration = Duration::from_secs(60);
 const TABLE: &str = "create table log (n integer, v text); alter table log replica identity full;
     insert into log select i % 900, repeat((i % 7)::text, 700) from generate_series(1, 20000) i";
 
+/// What the writers have made small or removed, so that it stays too large for memory however long they write.
+const TOP_UP: &str =
+    "insert into log select i % 900, repeat((i % 7)::text, 700) from generate_series(1, greatest(0,
+    20000 - (select count(*) from log where length(v) = 700))) i";
+
 /// A client that began with an empty table behind an event, and remembers where it is: how often it has each row.
 #[derive(Default)]
 struct Follower {
@@ -167,6 +172,7 @@ async fn killed_at_every_step_it_ends_with_as_many_of_each_row() {
     writing.await.expect("the database is well");
     wait_equal("at first", &rowcast, &database, Follower::default()).await;
     for (point, count) in steps() {
+        database.execute(TOP_UP).await;
         let stop = Arc::default();
         let writer = writer(&database, &stop).await;
         let since = ask(&rowcast).await;

@@ -273,20 +273,12 @@ impl World {
         }
     }
 
-    /// How far the stream has come; at the end other records come along.
     fn passed(&self) -> Lsn {
-        let at_end = self.delivered == self.transactions.len();
-        Lsn(start_of(self.delivered).0 + u64::from(at_end))
+        passed(self.delivered, self.transactions.len())
     }
 
     fn seen(&self) -> Visible {
-        // As the server reckons: what is in progress beyond the newest completed one is in no list.
-        let completed = (0..self.transactions.len()).rfind(|at| self.transactions[*at].state == 3);
-        let xmax = completed.map_or(0, |at| at + 1);
-        let running: Vec<String> =
-            (0..xmax).filter(|at| self.transactions[*at].state < 3).map(|at| xid(at).to_string()).collect();
-        let xmin = running.first().cloned().unwrap_or_else(|| xid(xmax).to_string());
-        format!("{xmin}:{}:{}", xid(xmax), running.join(",")).parse().unwrap()
+        seen(self.transactions.iter().map(|transaction| transaction.state))
     }
 
     fn read(&mut self, window: u64) {
@@ -431,6 +423,21 @@ fn touched(transaction: &Transaction) -> BTreeSet<u8> {
         Change::Truncate => (0..KEYS).collect(),
     };
     transaction.changes.iter().flat_map(of).collect()
+}
+
+/// How far the stream has come with so many delivered of so many; at the end other records come along.
+fn passed(delivered: usize, all: usize) -> Lsn {
+    Lsn(start_of(delivered).0 + u64::from(delivered == all))
+}
+
+/// What a primary's snapshot sees of transactions in these states, as the server reckons: what is in progress beyond the
+/// newest completed one is in no list.
+fn seen(states: impl Iterator<Item = u8>) -> Visible {
+    let states: Vec<u8> = states.collect();
+    let xmax = states.iter().rposition(|state| *state == 3).map_or(0, |at| at + 1);
+    let running: Vec<String> = (0..xmax).filter(|at| states[*at] < 3).map(|at| xid(at).to_string()).collect();
+    let xmin = running.first().cloned().unwrap_or_else(|| xid(xmax).to_string());
+    format!("{xmin}:{}:{}", xid(xmax), running.join(",")).parse().unwrap()
 }
 
 fn xid(at: usize) -> u32 {

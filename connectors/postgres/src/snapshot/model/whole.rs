@@ -191,17 +191,11 @@ impl World {
     }
 
     fn passed(&self) -> Lsn {
-        let at_end = self.delivered == self.transactions.len();
-        Lsn(start_of(self.delivered).0 + u64::from(at_end))
+        passed(self.delivered, self.transactions.len())
     }
 
     fn seen(&self) -> Visible {
-        let completed = (0..self.transactions.len()).rfind(|at| self.transactions[*at].state == 3);
-        let xmax = completed.map_or(0, |at| at + 1);
-        let running: Vec<String> =
-            (0..xmax).filter(|at| self.transactions[*at].state < 3).map(|at| xid(at).to_string()).collect();
-        let xmin = running.first().cloned().unwrap_or_else(|| xid(xmax).to_string());
-        format!("{xmin}:{}:{}", xid(xmax), running.join(",")).parse().unwrap()
+        seen(self.transactions.iter().map(|transaction| transaction.state))
     }
 
     fn read(&mut self, mut opened: Opened) {

@@ -1,5 +1,7 @@
 //! Changes that wait in a slot, and copies of that slot to drain.
 
+use std::time::{Duration, Instant};
+
 use clap::ValueEnum;
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
@@ -167,8 +169,15 @@ pub(crate) async fn rewind(client: &Client, name: &str) -> Result<()> {
     execute(client, &format!("select pg_copy_logical_replication_slot('{KEPT}', '{name}')")).await
 }
 
-/// Removes a slot if it is there.
+/// How long a walsender may take to notice that its client has gone.
+const LEAVES_WITHIN: Duration = Duration::from_secs(20);
+
+/// Removes a slot if it is there, once nobody reads from it any more.
 pub(crate) async fn drop_slot(client: &Client, name: &str) -> Result<()> {
+    let begun = Instant::now();
+    while walsender(client, name).await?.is_some() && begun.elapsed() < LEAVES_WITHIN {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name =";
     execute(client, &format!("{drop} '{name}'")).await
 }

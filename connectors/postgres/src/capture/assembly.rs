@@ -96,6 +96,8 @@ pub(super) struct Assembly {
     previous_end: Lsn,
     /// End of the newest transaction (or message) that is whole in the builder or has been taken from it.
     pub(super) finished: Lsn,
+    /// Transactions that have ended since the start.
+    pub(super) ended: u64,
     /// All that committed below this has been taken in, or was nothing to us.
     pub(super) passed: Lsn,
     /// When the newest frame was sent, and when what it belongs to was committed.
@@ -134,6 +136,7 @@ impl Assembly {
             spilling: false,
             previous_end,
             finished: Lsn::ZERO,
+            ended: 0,
             passed: Lsn::ZERO,
             sent: 0,
             committed: 0,
@@ -392,6 +395,7 @@ impl Assembly {
         } else {
             self.builder.commit(end);
             self.finished = end;
+            self.ended += 1;
             self.note_wanted_tables(committed)?;
         }
         if !repeated {

@@ -1,10 +1,11 @@
-//! Reading late, which makes a backlog come faster. Whoever has caught up does not: somebody may be waiting for what
-//! comes next.
+//! Reading late: it makes a backlog come faster, and transactions that come densely cost less. Whoever has caught up with
+//! a slower stream does not: somebody may be waiting for what comes next.
 
 use std::time::Duration;
 
 use metrics::Counter;
 use rowcast_engine::event::Micros;
+use tokio::time::Instant;
 
 /// A client that reads late makes the server's sends larger and thereby several times as fast, over TCP: with the
 /// window closed its kernel gathers small messages into large segments. Long enough to close the window by single rows,
@@ -34,6 +35,42 @@ pub(super) fn wanted(is_behind: bool, waiting: Option<u64>) -> Option<Duration> 
         Some(WORTH_READING..) => None,
         Some(_) => Some(TCP),
         None => Some(UNIX),
+    }
+}
+
+/// Where transactions come densely, each gives up this time at most, so that others share its wake-ups, its write and its
+/// sync. On a machine whose processors are busy with the transactions themselves that is half of what rowcast takes from
+/// them (`docs/performance.md`).
+pub(super) const GATHER: Duration = Duration::from_millis(1);
+
+/// Transactions in a second from which on they are gathered: one and more in each such time.
+const DENSE: u64 = 1000;
+
+/// The pace is taken anew after this time: a burst does not count, and its end is soon noticed.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How densely transactions come.
+#[derive(Debug)]
+pub(super) struct Pace {
+    since: Instant,
+    ended: u64,
+    dense: bool,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, ended: 0, dense: false }
+    }
+
+    /// `ended`: transactions so far.
+    pub(super) fn is_dense(&mut self, ended: u64, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= LOOK {
+            let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+            self.dense = (ended - self.ended).saturating_mul(1000) >= DENSE.saturating_mul(passed);
+            (self.since, self.ended) = (now, ended);
+        }
+        self.dense
     }
 }
 
@@ -73,5 +110,26 @@ mod tests {
             assert_eq!(wanted(behind, Some(WORTH_READING)), None, "what has gathered is taken at once");
         }
         assert!(!is_behind(0, 0), "before the first message");
+    }
+
+    #[test]
+    fn transactions_are_gathered_while_they_come_densely() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun);
+        let at = |ms| begun + Duration::from_millis(ms);
+        for (ms, ended, dense) in [
+            (1, 90, false),
+            // Less than a tenth of a second tells nothing.
+            (99, 900, false),
+            (100, 900, true),
+            (150, 900, true),
+            (200, 999, false),
+            (300, 1099, true),
+            (1000, 1798, false),
+            (1100, 1898, true),
+            (61_000, 1899, false),
+        ] {
+            assert_eq!(pace.is_dense(ended, at(ms)), dense, "after {ms} ms");
+        }
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::assembly::{Assembly, Step};
 use super::emit::Emitter;
 use super::feedback::Feedback;
-use super::nap::{self, Naps};
+use super::nap::{self, Naps, Pace};
 use super::spill::Large;
 use crate::catalog::Catalog;
 use crate::setup::slot;
@@ -83,6 +83,7 @@ pub(super) struct Session {
     started_at: Lsn,
     bytes: Counter,
     naps: Naps,
+    pace: Pace,
 }
 
 impl Session {
@@ -118,6 +119,7 @@ impl Session {
             started_at: position,
             bytes: metrics::counter!("rowcast_source_bytes_total"),
             naps: Naps::new(),
+            pace: Pace::new(now),
         }
     }
 
@@ -347,11 +349,12 @@ impl Session {
     }
 
     /// How late to read, if at all.
-    fn nap(&self) -> Option<Duration> {
+    fn nap(&mut self) -> Option<Duration> {
+        let dense = self.pace.is_dense(self.assembly.ended, Instant::now());
         let behind = self.assembly.is_behind();
         // The kernel is not asked where the answer changes nothing.
         let waiting = (behind && self.stream.is_tcp()).then(|| self.stream.waiting());
-        nap::wanted(behind, waiting)
+        nap::wanted(behind, waiting).or(dense.then_some(nap::GATHER))
     }
 
     /// When something other than feedback is due.

@@ -158,6 +158,10 @@ fn describe_stream() {
         "rowcast_source_naps_total",
         "Reads that were made late, which is faster where there is a backlog"
     );
+    describe_counter!(
+        "rowcast_source_gathers_total",
+        "Reads that waited for more, since more than a thousand transactions a second come"
+    );
     describe_counter!("rowcast_source_transactions_total", "Transactions captured");
     describe_counter!(
         "rowcast_source_gaps_total",

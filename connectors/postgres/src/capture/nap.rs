@@ -75,17 +75,23 @@ impl Pace {
 }
 
 /// The naps that were taken.
-pub(super) struct Naps(Counter);
+pub(super) struct Naps {
+    behind: Counter,
+    dense: Counter,
+}
 
 impl Naps {
     pub(super) fn new() -> Self {
-        Self(metrics::counter!("rowcast_source_naps_total"))
+        Self {
+            behind: metrics::counter!("rowcast_source_naps_total"),
+            dense: metrics::counter!("rowcast_source_gathers_total"),
+        }
     }
 
     /// The thread sleeps, not the task: a sleeping task's runtime is woken by each packet that arrives (seen: 25 times a
     /// nap), which is the very cost that the nap is to save. The thread is capture's own.
     pub(super) fn take(&self, nap: Duration) {
-        self.0.increment(1);
+        if nap == GATHER { &self.dense } else { &self.behind }.increment(1);
         std::thread::sleep(nap);
     }
 }

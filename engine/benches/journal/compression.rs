@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowcast_engine::Lsn;
+use rowcast_engine::event::Op;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Compression, Journal, Options};
 use rowcast_engine::record::Builder;
@@ -140,7 +141,8 @@ async fn fill(journal: &Journal, make: Make) {
             stream.begin(&mut builder);
             for _ in 0..ROWS_PER_TX {
                 number += 1;
-                stream.insert(&mut builder, &make(&mut chance, number));
+                let (table, lsn) = (stream.tables[0].id, Lsn(stream.lsn - 50));
+                builder.change(table, Op::Insert, lsn, &make(&mut chance, number));
             }
             builder.commit(Lsn(stream.lsn));
         }

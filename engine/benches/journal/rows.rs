@@ -76,7 +76,7 @@ fn number(raw: &mut [u8], mut id: u64) {
 pub(crate) struct Stream {
     pub(crate) ingest: Ingest,
     pub(crate) lsn: u64,
-    tables: Vec<Arc<Schema>>,
+    pub(crate) tables: Vec<Arc<Schema>>,
     row: u64,
     raw: Vec<u8>,
 }
@@ -145,11 +145,6 @@ impl Stream {
             number(&mut self.raw, self.row);
             builder.change(self.tables[table].id, Op::Insert, Lsn(self.lsn - 50), &self.raw);
         }
-    }
-
-    /// One row of the transaction that has begun.
-    pub(crate) fn insert(&self, builder: &mut Builder, raw: &[u8]) {
-        builder.change(self.tables[0].id, Op::Insert, Lsn(self.lsn - 50), raw);
     }
 
     /// Appends a group and waits until it is durable.

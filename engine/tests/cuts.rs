@@ -107,7 +107,8 @@ async fn new_segments_under_load_lose_nothing() {
 async fn a_reconnect_waits_for_what_is_on_its_way() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FakeDisk::default();
-    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let options = Options { ahead_bytes: 0, ..Options::new(dir.path()) };
+    let journal = journal::open(options, Arc::new(disk.clone())).unwrap();
     let mut fixture = Fixture::over(journal).await;
     fixture.transaction(1, "durable").await;
     disk.fill(true);

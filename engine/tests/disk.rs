@@ -40,6 +40,8 @@ pub(crate) const ANY: u32 = CHANGING | OPEN | READ | LIST;
 pub(crate) enum Ill {
     /// EIO.
     Broken,
+    /// EPERM.
+    Forbidden,
     /// ENOSPC.
     Full,
     /// The power goes: nothing works any more, and the disk is as it was.
@@ -102,6 +104,7 @@ struct State {
     killed: bool,
     failed: u64,
     largest_read: usize,
+    bytes_read: u64,
     free: Option<u64>,
     /// The journal's thread has to wait before its next call.
     held: bool,
@@ -157,6 +160,11 @@ impl FakeDisk {
     /// The largest buffer that was asked to be filled.
     pub(crate) fn largest_read(&self) -> usize {
         self.state(|state| state.largest_read)
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.state(|state| state.bytes_read)
     }
 
     /// Lets the journal's thread wait before its next call, so that what comes meanwhile is one group.
@@ -256,6 +264,7 @@ impl State {
         }
         let error = match ill {
             Ill::Full => io::ErrorKind::StorageFull.into(),
+            Ill::Forbidden => io::ErrorKind::PermissionDenied.into(),
             Ill::Broken => io::Error::other("the disk is ill"),
             Ill::Power => io::Error::other("the power goes"),
             Ill::Kill => io::Error::other("the process ends"),
@@ -435,6 +444,7 @@ impl DiskFile for FakeFile {
                 let rest = state.inode(self.1).live.get(offset as usize..).unwrap_or_default();
                 let count = rest.len().min(buffer.len());
                 buffer[..count].copy_from_slice(&rest[..count]);
+                state.bytes_read += count as u64;
                 Ok(count)
             },
         )

@@ -25,6 +25,7 @@ fn batches(bytes: &[u8]) -> Vec<usize> {
     let mut starts = vec![128];
     while let Some(length) =
         bytes.get(starts[starts.len() - 1] + 8..).and_then(|rest| rest.first_chunk::<4>())
+        && *length != [0; 4]
     {
         starts.push(starts[starts.len() - 1] + u32::from_le_bytes(*length) as usize);
     }
@@ -232,4 +233,49 @@ async fn files_of_others_are_left_alone() {
     assert!(left.contains_key(&dir.path().join("report.tmp")));
     assert!(!left.contains_key(&dir.path().join("spill-3.tmp")));
     assert!(!left.contains_key(&dir.path().join("00000000000000000009.idx")), "its segment is gone");
+}
+
+/// A length that the disk gives wrong costs no memory: not before the checksum of so much is right.
+#[tokio::test]
+async fn a_length_that_is_wrong_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = three(dir.path(), true).await;
+    let (path, mut bytes) =
+        disk.files().into_iter().find(|(path, _)| path.extension().unwrap() == "seg").unwrap();
+    let starts = batches(&bytes);
+    let second = starts[starts.len() - 3];
+    bytes[second + 8..second + 12].copy_from_slice(&(90u32 << 20).to_le_bytes());
+    bytes.resize(100 << 20, 1);
+    disk.put(path, bytes);
+    let before = disk.largest_read();
+    for error in
+        [journal::check(dir.path(), &disk).unwrap_err(), open(Options::new(dir.path()), &disk).unwrap_err()]
+    {
+        assert!(error.to_string().contains("checksum is wrong"), "{error}");
+    }
+    assert!(disk.largest_read().max(before) <= 1 << 20, "{}", disk.largest_read());
+}
+
+/// Rows are anybody's: ones that look like batches keep nobody from opening, nor from seeing what is torn.
+#[tokio::test]
+async fn rows_that_look_like_batches_behind_a_torn_end_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = three(dir.path(), true).await;
+    let (path, mut bytes) =
+        disk.files().into_iter().find(|(path, _)| path.extension().unwrap() == "seg").unwrap();
+    let starts = batches(&bytes);
+    let end = starts[starts.len() - 1];
+    bytes.truncate(end);
+    // A sound head, of a number that cannot follow, of a batch that is as long as there is anything.
+    let mut row = bytes[starts[starts.len() - 2]..][..64].to_vec();
+    row[8..12].copy_from_slice(&(3u32 << 20).to_le_bytes());
+    row[16..24].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    bytes.extend(std::iter::repeat_n(row, 65_536).flatten());
+    disk.put(path, bytes);
+    let before = disk.bytes_read();
+    let journal = open(Options::new(dir.path()), &disk).unwrap();
+    assert_eq!(read_all(&journal, 0).len(), 3);
+    let read = disk.bytes_read() - before;
+    assert!(read < 40 << 20, "{read} bytes of 4 MB were read");
+    journal.close().await;
 }

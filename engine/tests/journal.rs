@@ -419,7 +419,8 @@ async fn a_missing_segment_is_noticed() {
 async fn a_full_disk_pauses_and_goes_on_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FakeDisk::default();
-    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let options = Options { ahead_bytes: 0, ..Options::new(dir.path()) };
+    let journal = journal::open(options, Arc::new(disk.clone())).unwrap();
     let mut fixture = Fixture::over(journal).await;
     fixture.transaction(5, "room").await;
     disk.fill(true);

@@ -33,3 +33,4 @@ mod rounds;
 mod seam;
 mod support;
 mod yielding;
+mod zeros;

@@ -31,10 +31,40 @@ async fn a_segment_of_another_name_is_told_by_all_with_the_right_one() {
     fs::rename(&wrong, &right).unwrap();
     fs::copy(&right, &wrong).unwrap();
     for error in refusals(dir.path()) {
-        assert!(error.remedy().unwrap().contains("move one of the two"), "{error}");
+        assert!(error.remedy().unwrap().contains("move one of them out"), "{error}");
     }
     fs::remove_file(&wrong).unwrap();
     journal::check(dir.path(), &RealDisk).unwrap();
+}
+
+/// Names that no segment can have: nobody touches such a file, and the newest segment stays the newest.
+#[tokio::test]
+async fn files_of_others_are_no_segments() {
+    let dir = history().await;
+    let whole = all(copy(dir.path()).path()).await;
+    let strangers = ["abc.seg", "zzz.seg", "7.seg", "99999999999999999999.seg", "notes 2.seg"];
+    for (name, text) in strangers.iter().zip(["", "abc", "not one", &"x".repeat(5000), "\0\0\0"]) {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    fs::create_dir(dir.path().join("old.seg")).unwrap();
+    // As a kill leaves it.
+    let newest = segments(dir.path()).into_iter().rfind(|path| path.with_extension("idx").exists()).unwrap();
+    fs::remove_file(newest.with_extension("idx")).unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(&newest).unwrap();
+    std::io::Write::write_all(&mut file, b"RCB1 torn").unwrap();
+    journal::check(dir.path(), &RealDisk).unwrap();
+    assert!(repair(dir.path(), &RealDisk, 0, false).unwrap().is_sound());
+    // One that somebody has renamed is not theirs.
+    let renamed = dir.path().join("renamed.seg");
+    fs::rename(&newest, &renamed).unwrap();
+    for error in refusals(dir.path()) {
+        assert!(error.to_string().contains("its name is not the number of its first event"), "{error}");
+    }
+    fs::rename(&renamed, &newest).unwrap();
+    assert_eq!(all(dir.path()).await, whole);
+    for name in strangers {
+        assert!(dir.path().join(name).exists(), "{name}");
+    }
 }
 
 #[tokio::test]

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use rowcast_engine::Lsn;
 use rowcast_engine::ingest::{finish_spill, spill_parts};
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::journal::{self, Options};
+use rowcast_engine::journal::{self, Options, State};
+use rowcast_engine::record::Builder;
 
+use crate::disk::{FakeDisk, Fault, Ill, REMOVE};
 use crate::room::{adopt, huge, soon};
-use crate::support::{Fixture, unlocked};
+use crate::support::{Fixture, read_all, unlocked};
 
 /// A file of more bytes than this is one.
 const HUGE: u64 = 50_000;
@@ -231,4 +233,42 @@ fn an_idle_journal_removes_all_that_is_too_old_at_one_look() {
         thread::sleep(Duration::from_millis(5));
     }
     runtime().block_on(journal.close());
+}
+
+/// A file that is protected: the journal stays near its size, says what is in the way, and goes on by itself.
+#[tokio::test]
+async fn where_a_segment_may_not_be_removed_capture_pauses_at_max_size() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+    let options = Options {
+        segment_bytes: 1000,
+        max_size: Some(5000),
+        min_free: 0,
+        ahead_bytes: 0,
+        ..Options::new(dir.path())
+    };
+    let journal = journal::open(options, Arc::new(disk.clone())).unwrap();
+    let mut fixture = Fixture::over(journal).await;
+    let protected = Fault { calls: REMOVE, after: 0, ill: Ill::Forbidden, times: u32::MAX, waits: u32::MAX };
+    disk.plan(Some(protected));
+    let mut state = fixture.journal().state();
+    let told = loop {
+        let mut builder = Builder::new();
+        fixture.begin(&mut builder);
+        fixture.row(&mut builder, &"z".repeat(900));
+        fixture.commit(&mut builder);
+        let room = tokio::select! {
+            biased;
+            paused = state.wait_for(|state| matches!(state, State::Full(_))) => break paused.unwrap().clone(),
+            room = fixture.ingest.room() => room.unwrap(),
+        };
+        room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
+    };
+    let State::Full(reason) = told else { unreachable!() };
+    assert!(reason.contains("is at its max_size") && reason.contains("cannot be removed"), "{reason}");
+    assert!(fixture.journal().summary().bytes < 10_000, "{:?}", fixture.journal().summary());
+    assert!(!read_all(fixture.journal(), 0).is_empty(), "readers are served");
+    disk.plan(None);
+    soon("room", state.wait_for(|state| *state == State::Open)).await.unwrap();
+    fixture.transaction(1, "after").await;
+    fixture.journal().close().await;
 }

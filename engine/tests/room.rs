@@ -30,7 +30,8 @@ fn is_open(state: &State) -> bool {
 }
 
 async fn fixture(dir: &std::path::Path, disk: &FakeDisk) -> Fixture {
-    let journal = journal::open(Options::new(dir), Arc::new(disk.clone())).unwrap();
+    let journal =
+        journal::open(Options { ahead_bytes: 0, ..Options::new(dir) }, Arc::new(disk.clone())).unwrap();
     Fixture::over(journal).await
 }
 

@@ -158,7 +158,7 @@ fn on_a_full_disk_those_of_a_round_who_need_not_wait_are_turned_away_and_the_oth
 }
 
 async fn turned_away(dir: &Path, text: &str) {
-    let mut it = Standing::open(options(dir)).await;
+    let mut it = Standing::open(Options { ahead_bytes: 0, ..options(dir) }).await;
     it.busy().await;
     let ingests = [it.ingest(), it.ingest()];
     it.hand_over(&ingests[0], 2, text).await;

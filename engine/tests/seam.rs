@@ -17,6 +17,8 @@ pub(crate) struct Watch {
     /// From this call on, none of the compressing thread does anything: to the directory it is as if the process
     /// had been killed there. Zero: none.
     pub(crate) cut_at: AtomicU64,
+    /// The next read of a segment still finds zeros from this offset on, as when it is being written. Zero: none.
+    pub(crate) zeros_from: AtomicU64,
     /// A call was refused by `cut_at`.
     pub(crate) cut: AtomicBool,
     /// Writes of the compressing thread find no room.
@@ -112,6 +114,11 @@ impl DiskFile for WatchedFile {
         let read = self.inner.read_at(buffer, offset)?;
         if self.path.extension().is_some_and(|extension| extension == "seg") {
             self.watch.read.fetch_add(read as u64, Ordering::SeqCst);
+            let zeros = self.watch.zeros_from.load(Ordering::SeqCst);
+            if zeros > offset && zeros < offset + read as u64 {
+                self.watch.zeros_from.store(0, Ordering::SeqCst);
+                buffer[(zeros - offset) as usize..read].fill(0);
+            }
         }
         Ok(read)
     }

@@ -62,7 +62,8 @@ impl Journal {
 
 fn journal_dir(base: &Base) -> Result<PathBuf> {
     let dir = base.load()?.journal_dir();
-    if !dir.is_dir() {
+    // One that may not be looked at is not one that is not there: whoever reads it says so.
+    if !dir.try_exists().unwrap_or(true) {
         return Err(Error::journal(format!("There is no journal in {}", dir.display()))
             .hint("Name rowcast's data directory: --data DIR"));
     }

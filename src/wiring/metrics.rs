@@ -77,6 +77,10 @@ fn describe() {
         "rowcast_journal_segments_removed_total",
         "Segments removed: for their age, for max_size, or for max_size although a stalled sink needed them"
     );
+    describe_counter!(
+        "rowcast_journal_remove_failures_total",
+        "Old segments that could not be removed when they should have been"
+    );
     describe_gauge!("rowcast_journal_compressed_segments", "Segments held that are compressed");
     describe_counter!("rowcast_journal_compressed_segments_total", "Segments compressed since the start");
     describe_counter!(

@@ -53,7 +53,7 @@ fn cannot(path: &Path, error: std::io::Error) -> Error {
         return refused
             .hint("The path is too long for a Unix socket: use a data directory with a shorter one.");
     }
-    refused
+    refused.hint("The user who runs rowcast has to be able to make files in the data directory.")
 }
 
 impl Drop for SocketFile {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::sidecar::{self, Leftover};
 use crate::lsn::Lsn;
-use crate::record::Batch;
+use crate::record::{Batch, Header};
 
 /// What a check found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -263,21 +264,30 @@ impl<'a> Walk<'a> {
 
     /// The next batch with its end and whether its transaction goes on; `None` at the end or at a torn end.
     fn next(&mut self, registry: &Registry) -> Result<Option<(u64, bool, Batch)>> {
-        match self.scanner.next() {
-            Ok(Some((offset, header, data))) => {
-                note_asides(&data, &header, registry, &mut Leftover::default());
-                let batch = Batch::new(data, self.header.base, self.header.spilled, |id| registry.get(id));
-                let batch = batch.ok_or_else(|| unknown_schema(self.path, offset))?;
-                Ok(Some((offset + u64::from(header.length), header.more, batch)))
-            }
-            Ok(None) => Ok(None),
-            Err(ScanError::Io(error)) => Err(cannot_read(self.path, error)),
-            Err(ScanError::Broken(broken)) => {
-                if !self.may_be_torn() || self.scanner.sound_batch_follows().unwrap_or(true) {
-                    return Err(broken_middle(self.path, &broken));
-                }
-                Ok(None)
-            }
+        let Some((offset, header, data)) = self.read()? else { return Ok(None) };
+        note_asides(&data, &header, registry, &mut Leftover::default());
+        let batch = Batch::new(data, self.header.base, self.header.spilled, |id| registry.get(id));
+        let batch = batch.ok_or_else(|| unknown_schema(self.path, offset))?;
+        Ok(Some((offset + u64::from(header.length), header.more, batch)))
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, Header, Bytes)>> {
+        let unreadable = |error| cannot_read(self.path, error);
+        let broken = match self.scanner.next() {
+            Ok(read) => return Ok(read),
+            Err(ScanError::Io(error)) => return Err(unreadable(error)),
+            Err(ScanError::Broken(broken)) => broken,
+        };
+        if !self.may_be_torn() {
+            return Err(broken_middle(self.path, &broken));
         }
+        let end = self.scanner.end_of_data().map_err(unreadable)?;
+        if end <= broken.offset || !self.scanner.sound_batch_follows().unwrap_or(true) {
+            self.length = end;
+            return Ok(None);
+        }
+        // It was being written, into zeros, when it was read, if it is there now that something follows it.
+        self.scanner.look_again();
+        self.scanner.next().map_err(|_| broken_middle(self.path, &broken))
     }
 }

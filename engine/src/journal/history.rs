@@ -75,8 +75,7 @@ impl Journal {
 impl Writer {
     pub(super) fn begin_history(&mut self, new: NewHistory) -> Result<()> {
         let NewHistory { position, mut bytes, notes, reply } = new;
-        self.sync_now()?;
-        self.active.segment.close(now());
+        self.end_segment()?;
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);
         seal(&mut bytes, 0);
@@ -152,7 +151,15 @@ fn create(
     let segment = Arc::new(Segment::new(header, target, previous.time_max(), Lsn::ZERO).behind(previous));
     install(shared, &segment);
     let written = (SEGMENT_HEADER + batch.len()) as u64;
-    Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })
+    Ok(Active {
+        segment,
+        file,
+        written,
+        synced: written,
+        zeroed: 0,
+        schemas: Vec::new(),
+        opened: Instant::now(),
+    })
 }
 
 /// The segments of one history.

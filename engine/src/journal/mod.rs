@@ -20,7 +20,7 @@
 //! for some sinks alone, which a program that knows version 1 would show to everybody; both are read.
 //! A batch is drawn in `record/layout.rs`, the rest of a compressed segment in `compressed.rs`. All integers are
 //! little-endian; tuples are as Postgres sent them. Events are numbered relative to their segment, so that a
-//! transaction can be written before its numbers are known.
+//! transaction can be written before its numbers are known. The newest segment may end with zeros, see `zeros`.
 //!
 //! Order of truth: written, synced, then visible, then confirmed to the source. A transaction is visible whole or
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
@@ -58,6 +58,7 @@ mod segment;
 mod sidecar;
 mod spill;
 pub(crate) mod writer;
+mod zeros;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -132,6 +133,9 @@ pub struct Options {
     pub sync: Sync,
     /// A segment is closed at about this size.
     pub segment_bytes: u64,
+    /// A small group makes the newest segment this much longer than it is, with zeros, for those to come: a sync of a
+    /// file that does not grow takes less. At most 256 KB.
+    pub ahead_bytes: usize,
     /// Whether closed segments are compressed. Ones that are can be read in any case.
     pub compression: Compression,
     /// Memory for the newest batches.
@@ -155,6 +159,8 @@ impl Options {
             sync: Sync::Always,
             // Retention gives room back a segment at a time; opening scans one.
             segment_bytes: 64 << 20,
+            // A fifth of a millisecond, in one of some twenty groups of a hundred rows.
+            ahead_bytes: 256 << 10,
             compression: Compression::None,
             cache_bytes: 32 << 20,
             seen: 0,
@@ -230,6 +236,8 @@ pub(crate) struct Shared {
     pub(crate) marks: Marks,
     /// Damage that readers have met, by the base of the segment; no more entries than segments.
     pub(crate) damage: Mutex<BTreeMap<u64, String>>,
+    /// Base of the segment that retention could not remove; 0 when there is none.
+    pub(crate) stays: AtomicU64,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
     /// Held while a segment's name goes, or goes to its compressed form: else a removed one would come back.

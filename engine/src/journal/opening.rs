@@ -23,10 +23,12 @@ use crate::journal::history::ASIDE;
 use crate::journal::holds::Holds;
 use crate::journal::installation::installation;
 use crate::journal::lock::Lock;
-use crate::journal::lost_end::LostEnd;
+use crate::journal::lost_end::{LostEnd, number_of};
 use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
-use crate::journal::refusal::{broken_segment, cannot_list, cannot_read, foreign, misfit, rightly_named};
+use crate::journal::refusal::{
+    broken_segment, cannot_list, cannot_read, foreign, is_named, misfit, rightly_named,
+};
 use crate::journal::registry::Registry;
 use crate::journal::release::Release;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
@@ -65,6 +67,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     let found = Found::load(&options.dir, installation, &*disk, &registry)?;
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
+    warn_of_unknown(newest, &options);
     let marks = Marks::of(&found.segments, lsn);
     abort::point(Point::OpenScanned);
     let shared = Arc::new(Shared {
@@ -84,6 +87,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         marks,
         submitted: AtomicU64::new(lsn.0),
         damage: Mutex::default(),
+        stays: AtomicU64::new(0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
         names: Mutex::new(()),
@@ -93,6 +97,20 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         options,
     });
     start(shared, newest)
+}
+
+/// A sink cannot have had what never was: with `sync = "interval"` a power cut takes it, else somebody did.
+fn warn_of_unknown(newest: u64, options: &Options) {
+    if options.seen > newest {
+        tracing::warn!(
+            newest,
+            seen = options.seen,
+            hint = "With sync = \"interval\" a power cut does that, and the events come again under new numbers; else \
+                    restore the removed files, if there is a copy",
+            "The journal ends at event {newest}, and a sink has had {}: files of its end are missing",
+            options.seen
+        );
+    }
 }
 
 /// Numbers are of 53 bits, which the clock reaches in the year 2255. One above would be damage at the next opening.
@@ -322,9 +340,19 @@ fn highest_schema(position: &[u8]) -> SchemaId {
     serde_json::from_slice::<Highest>(position).unwrap_or_default().schemas
 }
 
-/// Segment files by number.
+/// Segment files by number. One that is not named as a segment is somebody else's, unless it is one inside: that is
+/// refused for its name.
 pub(crate) fn segment_paths(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>> {
-    files_named(dir, disk, "seg")
+    let mut paths = files_named(dir, disk, "seg")?;
+    paths
+        .retain(|path| number_of(path).is_some_and(|number| is_named(path, number)) || is_inside(path, disk));
+    Ok(paths)
+}
+
+fn is_inside(path: &Path, disk: &dyn Disk) -> bool {
+    let mut bytes = [0; SEGMENT_HEADER];
+    let read = disk.open(path).and_then(|file| file.read_at(&mut bytes, 0));
+    read.is_ok() && SegmentHeader::is_one(&bytes)
 }
 
 /// Their indexes by number.

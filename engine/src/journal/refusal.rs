@@ -60,15 +60,23 @@ pub(crate) fn cannot_list(dir: &Path, error: io::Error) -> Error {
     Error::journal(format!("Cannot list {}", dir.display())).because(error).hint(RIGHTS)
 }
 
+/// Whether it is named as the segment that begins with this number.
+pub(crate) fn is_named(path: &Path, base: u64) -> bool {
+    path.file_name().is_some_and(|found| *found == *Segment::file_name(base))
+}
+
 /// A segment's name is the number of its first event; one of another name has been renamed, or copied over another.
 pub(crate) fn rightly_named(path: &Path, base: u64) -> Result<()> {
-    let name = Segment::file_name(base);
-    if path.file_name().is_some_and(|found| *found == *name) {
+    if is_named(path, base) {
         return Ok(());
     }
-    let right = path.with_file_name(name);
+    let right = path.with_file_name(Segment::file_name(base));
     let hint = if right.exists() {
-        format!("{} is there as well: move one of the two out of the directory.", right.display())
+        format!(
+            "{} is there as well. Where the two have each other's name, change them back; else move one of them out of \
+             the directory.",
+            right.display()
+        )
     } else {
         format!("Give it its name again: mv {} {}", path.display(), right.display())
     };

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,15 @@ use crate::journal::segment::Segment;
 /// next look, a second or a megabyte later, or at once when nothing is to be written.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
+const MORE_TIME: &str = "It goes on by itself. To have more time: raise journal.max_size";
+const REMOVABLE: &str = "The user who runs rowcast must be able to write to the directory, and the file must not be \
+                         protected (lsattr, chattr -i). It goes on by itself then";
+
 /// What a look has come to.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
-    /// What keeps the journal above its `max_size`, if anything does.
-    pub(crate) kept: Option<String>,
+    /// What keeps the journal above its `max_size`, if anything does, and what can be done about it.
+    pub(crate) kept: Option<(String, &'static str)>,
     /// The time was up: more of it may go.
     pub(crate) more: bool,
 }
@@ -55,7 +60,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
             Claim::Free if too_much => ("size", Vec::new()),
             Claim::Stalled(doors) if too_much => ("stalled_sink", doors),
             Claim::Moving(doors) if too_much => {
-                applied.kept = Some(in_the_way(max_size, &doors, segment));
+                applied.kept = Some((in_the_way(max_size, &doors, segment), MORE_TIME));
                 break;
             }
             Claim::Free | Claim::Stalled(_) | Claim::Moving(_) => break,
@@ -63,9 +68,11 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
         let stored = segment.stored();
         if let Err(error) = remove(shared, segment, reason) {
             // It stays in the list, and those after it stay: the history must have no hole.
-            tracing::error!(%error, path = %segment.path.display(), "Cannot remove an old segment");
+            let kept = cannot_remove(shared, segment, &error);
+            applied.kept = (too_much && is_forbidden(&error)).then_some(kept);
             break;
         }
+        shared.stays.store(0, Ordering::Release);
         lose(shared, &losers, segment, &mut losses);
         size = size.saturating_sub(stored);
     }
@@ -97,6 +104,21 @@ fn tell(door: &str, loss: &Loss) {
     );
     counter!("rowcast_sink_hold_lost_total", "sink" => door.to_owned()).increment(1);
     counter!("rowcast_sink_lost_events_total", "sink" => door.to_owned()).increment(loss.events);
+}
+
+/// Whether a person can do something about it; a disk that is ill says so at the next write.
+fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Said once for each segment that stays.
+fn cannot_remove(shared: &Shared, segment: &Segment, error: &io::Error) -> (String, &'static str) {
+    let path = segment.path.display();
+    if shared.stays.swap(segment.header.base, Ordering::AcqRel) != segment.header.base {
+        tracing::error!(%error, %path, hint = REMOVABLE, "Cannot remove an old segment: the journal grows");
+        counter!("rowcast_journal_remove_failures_total").increment(1);
+    }
+    (format!("the journal is at its max_size, and {path} cannot be removed ({error})"), REMOVABLE)
 }
 
 /// The same words for as long as the same segment is in the way.

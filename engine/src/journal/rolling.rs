@@ -34,8 +34,7 @@ pub(crate) struct RowsEnd {
 impl Writer {
     /// Closes the segment and starts the next one.
     pub(crate) fn roll(&mut self) -> Result<()> {
-        self.sync_now()?;
-        self.active.segment.close(now());
+        self.end_segment()?;
         abort::point(Point::RollClosed);
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);
@@ -133,11 +132,10 @@ impl Writer {
         end: TxEnd,
         (position, notes): (Lsn, Vec<Note>),
     ) -> Result<()> {
-        self.sync_now()?;
         let Some(Spilled { path, file, segment: written, schemas }) = spill.into_file() else {
-            return Ok(());
+            return self.sync_now();
         };
-        self.active.segment.close(now());
+        self.end_segment()?;
         self.store_sidecar();
         abort::point(Point::AdoptBegun);
         let previous = Arc::clone(&self.active.segment);
@@ -172,6 +170,7 @@ impl Writer {
         self.active = Active {
             written: segment.length(),
             synced: segment.length(),
+            zeroed: 0,
             segment: Arc::new(segment),
             file,
             schemas,
@@ -276,7 +275,15 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
     let segment = Arc::new(segment);
     install(shared, &segment);
     let written = SEGMENT_HEADER as u64;
-    Ok(Active { segment, file, written, synced: written, schemas: Vec::new(), opened: Instant::now() })
+    Ok(Active {
+        segment,
+        file,
+        written,
+        synced: written,
+        zeroed: 0,
+        schemas: Vec::new(),
+        opened: Instant::now(),
+    })
 }
 
 pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use crate::journal::compressed::FRAME_BYTES;
 use crate::journal::disk::DiskFile;
 use crate::journal::segment::{INDEX_STRIDE, SEGMENT_HEADER};
-use crate::record::layout::BATCH_HEADER;
+use crate::journal::zeros::without_zeros;
+use crate::record::layout::{BATCH_HEADER, CHECKSUM_END};
 use crate::record::{Header, intact};
 
 /// One read: large enough that a replay is sequential, small enough for many readers.
@@ -64,6 +65,12 @@ impl Scanner {
         let head =
             self.view(BATCH_HEADER as u64)?.ok_or_else(|| broken("the file ends within a batch header"))?;
         let header = Header::parse(&head).ok_or_else(|| broken("there is no batch header"))?;
+        if self.end - at < u64::from(header.length) {
+            return Err(broken("the file ends within a batch"));
+        }
+        if !self.may_be_taken(&header)? {
+            return Err(broken("the batch's checksum is wrong"));
+        }
         let whole =
             self.view(u64::from(header.length))?.ok_or_else(|| broken("the file ends within a batch"))?;
         if !intact(&whole) {
@@ -75,6 +82,27 @@ impl Scanner {
         self.next_event = Some(header.first + u64::from(header.events));
         self.at += u64::from(header.length);
         Ok(Some((at, header, whole)))
+    }
+
+    /// Whether memory may be taken for the batch: not on the word of a length that is damaged, of a large one. Its
+    /// checksum is compared first, a read at a time.
+    fn may_be_taken(&self, header: &Header) -> Result<bool, ScanError> {
+        let (mut at, end) = (self.at + CHECKSUM_END as u64, self.at + u64::from(header.length));
+        if end - self.at <= CHUNK_BYTES {
+            return Ok(true);
+        }
+        let (mut crc, mut buffer) = (0, vec![0; CHUNK_BYTES as usize]);
+        while at < end {
+            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let piece = buffer.get_mut(..wanted).unwrap_or_default();
+            let read = self.file.read_at(piece, at).map_err(ScanError::Io)?;
+            if read == 0 {
+                break;
+            }
+            crc = crc32c::crc32c_append(crc, piece.get(..read).unwrap_or_default());
+            at += read as u64;
+        }
+        Ok(crc == header.crc)
     }
 
     /// How much to read for a batch of `length` bytes: up to the end of a frame, where the segment is compressed, so
@@ -114,33 +142,60 @@ impl Scanner {
     /// Whether a sound batch stands anywhere behind the current place that was written when all before it was
     /// synced: then what is broken is a middle, not a tail. Of what is not synced, a power cut leaves any part.
     pub(crate) fn sound_batch_follows(&mut self) -> Result<bool, ScanError> {
-        let from = self.at;
+        let (from, next_event) = (self.at, self.next_event);
         let follows = self.seek_sound(|header| !header.early);
         self.back_to(from);
+        self.next_event = next_event;
         follows
+    }
+
+    /// From where on there is nothing but zeros: not before the current place.
+    pub(crate) fn end_of_data(&self) -> io::Result<u64> {
+        let (mut at, mut end) = (self.at, self.at);
+        let mut buffer = vec![0; usize::try_from((self.end - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX)];
+        while at < self.end {
+            let read = self.file.read_at(&mut buffer, at)?;
+            let data = without_zeros(buffer.get(..read).unwrap_or_default());
+            end = if data > 0 { at + data as u64 } else { end };
+            at += (read as u64).max(1);
+        }
+        Ok(end.min(self.end))
+    }
+
+    /// Forgets what was read: another process may have written there since.
+    pub(crate) fn look_again(&mut self) {
+        self.window = Bytes::new();
+        self.window_at = self.at;
     }
 
     fn back_to(&mut self, at: u64) {
         (self.at, self.next_event) = (at, None);
         // What was read last may begin behind.
-        self.window = Bytes::new();
-        self.window_at = at;
+        self.look_again();
     }
 
     /// Goes to the next sound batch behind the current place that counts; stays where it is when there is none.
     pub(crate) fn seek_sound(&mut self, counts: impl Fn(&Header) -> bool) -> Result<bool, ScanError> {
-        let from = self.at;
+        let (from, next) = (self.at, self.next_event);
+        // An event takes more than a byte. So rows that look like batches do not cost a checksum each.
+        let follows = |header: &Header, at: u64| {
+            next.is_none_or(|next| header.first.checked_sub(next).is_some_and(|passed| passed <= at - from))
+        };
         let mut at = from + 1;
+        self.look_again();
         while at < self.end {
             let size = usize::try_from((self.end - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX);
             let mut buffer = vec![0; size];
             let read = self.file.read_at(&mut buffer, at).map_err(ScanError::Io)?;
             buffer.truncate(read);
             for hit in memchr::memmem::find_iter(&buffer, b"RCB1") {
-                (self.at, self.next_event) = (at + hit as u64, None);
-                let sound = matches!(self.next(), Ok(Some((_, header, _))) if counts(&header));
-                if sound {
-                    (self.at, self.next_event) = (at + hit as u64, None);
+                let place = at + hit as u64;
+                (self.at, self.next_event) = (place, None);
+                let head = self.view(BATCH_HEADER as u64).ok().flatten();
+                let header = head.and_then(|head| Header::parse(&head));
+                let likely = header.is_some_and(|header| counts(&header) && follows(&header, place));
+                if likely && matches!(self.next(), Ok(Some(_))) {
+                    (self.at, self.next_event) = (place, None);
                     return Ok(true);
                 }
             }

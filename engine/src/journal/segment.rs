@@ -86,6 +86,11 @@ impl SegmentHeader {
         Ok(header)
     }
 
+    /// Whether these bytes begin as every segment does.
+    pub(crate) fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC)
+    }
+
     /// Whether it was a header once, but not this one.
     pub(crate) fn is_torn(bytes: &[u8; SEGMENT_HEADER]) -> bool {
         bytes.starts_with(MAGIC) && Self::decode(bytes) == Err(WRONG_CHECKSUM)

@@ -85,6 +85,8 @@ pub(crate) struct Active {
     pub(crate) written: u64,
     /// All before this is synced.
     pub(crate) synced: u64,
+    /// The file was made this long with zeros; less than what is written where it was not.
+    pub(crate) zeroed: u64,
     pub(crate) schemas: Vec<SchemaId>,
     pub(crate) opened: Instant,
 }
@@ -110,12 +112,9 @@ impl Writer {
             match self.round(first, &mut commands) {
                 Ok(None) => {}
                 Ok(Some(closed)) => {
-                    match self.sync_now() {
+                    match self.end_segment() {
                         // Only of what is durable: the next opening believes it.
-                        Ok(()) => {
-                            self.active.segment.close(now());
-                            self.store_sidecar();
-                        }
+                        Ok(()) => self.store_sidecar(),
                         Err(error) => self.fail(&error),
                     }
                     // It renames files: the directory is ours as long as it may.
@@ -228,7 +227,7 @@ impl Writer {
         Ok(())
     }
 
-    fn broken(&self, doing: &str, error: io::Error) -> Error {
+    pub(super) fn broken(&self, doing: &str, error: io::Error) -> Error {
         let full = is_full(&error);
         let error =
             Error::journal(format!("Cannot {doing} {}", self.active.segment.path.display())).because(error);
@@ -361,22 +360,18 @@ impl Writer {
             self.settle(round)?;
             self.wait_for_room(&reason)?;
         }
-        while let Some(reason) = self.kept_by_doors() {
+        while let Some((reason, hint)) = self.kept_large() {
             self.settle(round)?;
-            self.shared.say_paused(
-                "max_size",
-                &reason,
-                "It goes on by itself. To have more time: raise journal.max_size",
-            );
+            self.shared.say_paused("max_size", &reason, hint);
             self.shared.disk.pause(FULL_RETRY);
         }
         self.unchecked = 0;
         Ok(())
     }
 
-    /// Why doors that are moving have to be waited for. When the journal is to be closed they are not: what was taken
-    /// is written all the same, which is little.
-    fn kept_by_doors(&self) -> Option<String> {
+    /// Why the journal stays above its size, where that has to be waited for: not when it is to be closed. What was
+    /// taken is written all the same, which is little.
+    fn kept_large(&self) -> Option<(String, &'static str)> {
         let kept = retention::apply(&self.shared, now()).kept;
         kept.filter(|_| !self.shared.closing.load(Ordering::Acquire))
     }

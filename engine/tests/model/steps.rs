@@ -409,9 +409,14 @@ impl World {
         let calls = CREATE | WRITE | OTHERS;
         let full = Fault { calls, after: 0, ill: Ill::Full, times: u32::MAX, waits: u32::MAX };
         self.disk.plan(Some(full));
-        self.append(0);
-        let mut state = self.life().journal.state();
-        let told = self.wait(state.wait_for(|state| *state != State::Open)).unwrap().clone();
+        // What was written ahead is room for some.
+        let told = loop {
+            self.append(0);
+            match self.shown_or_not() {
+                State::Open => self.settle(),
+                told => break told,
+            }
+        };
         assert!(matches!(told, State::Full(_)), "{told:?}");
         // Retention makes room meanwhile, where it may.
         if !self.past.retention {
@@ -428,6 +433,20 @@ impl World {
         self.disk.plan(None);
         self.settle();
         assert_eq!(*journal.state().borrow(), State::Open, "there is room again");
+    }
+
+    /// How the journal is once what was handed over is durable, or cannot be.
+    fn shown_or_not(&mut self) -> State {
+        let end = Lsn(self.lsn);
+        let (mut durable, mut state) = (self.life().journal.durable(), self.life().journal.state());
+        self.wait(async {
+            tokio::select! {
+                biased;
+                _ = state.wait_for(|state| *state != State::Open) => {}
+                _ = durable.wait_for(|lsn| *lsn >= end) => {}
+            }
+        });
+        state.borrow().clone()
     }
 
     /// The end of a life: closed, killed, or the power cut.

@@ -29,6 +29,7 @@ pub(super) struct Setup {
     /// `Sync::Interval` that syncs at each tick.
     short: bool,
     segment_bytes: u64,
+    ahead_bytes: usize,
     cache_bytes: usize,
     pub(super) max_size: Option<u64>,
     pub(super) ages: bool,
@@ -44,6 +45,7 @@ impl Setup {
             always,
             short: random.chance(128),
             segment_bytes,
+            ahead_bytes: random.one_of(&[0, 2000, 10_000, 256 << 10]),
             cache_bytes: random.one_of(&[1, 3000, 20_000, 1 << 20]),
             // With an interval nobody could tell what was shown before it went: the sink has to have it first.
             max_size: (always && random.chance(80)).then(|| segment_bytes * (2 + random.below(4))),
@@ -61,6 +63,7 @@ impl Setup {
             (false, false) => Sync::Interval(FOREVER),
         };
         (options.segment_bytes, options.cache_bytes) = (self.segment_bytes, self.cache_bytes);
+        options.ahead_bytes = self.ahead_bytes;
         options.max_size = Some(self.max_size.unwrap_or(u64::MAX));
         // Nobody moves the sink while the writer would wait for it; `yielding.rs` is about that.
         options.stalled_after = Duration::ZERO;

@@ -58,18 +58,22 @@ pub(super) fn scan(
             Err(ScanError::Broken(broken)) => break Some(broken),
         }
     };
-    let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
-    let torn = stopped.or_else(|| (good_end < length).then(unfinished));
     // A spilled transaction was whole and synced before its file had its name; any other, when it had its index.
     let may_be_torn = newest
         && segment.header.spilled.is_none()
         && sidecar::durable_to(disk, &segment.path, &segment.header) <= good_end;
+    let data_end = if may_be_torn { scanner.end_of_data().map_err(unreadable)? } else { length };
+    let stopped = stopped.filter(|broken| broken.offset < data_end);
+    let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
+    let torn = stopped.or_else(|| (good_end < data_end).then(unfinished));
     if let Some(broken) = torn {
         if !may_be_torn || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? {
             return Err(broken_middle(&segment.path, &broken));
         }
         let reason = broken.reason;
-        tracing::warn!(%path, offset = good_end, bytes = length - good_end, reason, "Cut the torn end of the journal");
+        tracing::warn!(%path, offset = good_end, bytes = data_end - good_end, reason, "Cut the torn end of the journal");
+    }
+    if good_end < length {
         let failed = |error| cannot_change("cut the torn end of", &segment.path, error);
         file.truncate(good_end).map_err(failed)?;
     }

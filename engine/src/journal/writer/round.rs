@@ -95,9 +95,11 @@ impl Writer {
             self.look_whole(&*self.active.file)?;
             match self.write_sealed(round) {
                 Ok(()) => {
-                    self.active.written += round.parts().map(|part| part.bytes.len() as u64).sum::<u64>();
+                    let bytes = round.parts().map(|part| part.bytes.len() as u64).sum();
+                    self.active.written += bytes;
                     self.next += headers.iter().map(|header| u64::from(header.events)).sum::<u64>();
                     abort::point(Point::AppendWritten);
+                    self.write_ahead_of(bytes)?;
                     self.shared.say_roomy();
                     return Ok(headers);
                 }
@@ -171,7 +173,7 @@ impl Writer {
             return self.wait_for_room(DISK_FULL);
         }
         self.shared.say_full(DISK_FULL);
-        self.active.file.truncate(self.active.written).map_err(|error| self.broken("cut", error))?;
+        self.cut_to_written()?;
         self.sync_file()?;
         for reply in turned_away {
             // The one who asked may be gone.

@@ -13,8 +13,8 @@ async fn is_a_gap(capture: &Capture, client: &Client, words: &str, table: (&str,
     })
     .await;
     read_whole(capture).await;
-    let gaps: Vec<String> =
-        capture.events().iter().filter(|event| event.op == Op::Gap).map(Seen::brief).collect();
+    let of_table = |event: &&Seen| event.op == Op::Gap && event.channel == channel;
+    let gaps: Vec<String> = capture.events().iter().filter(of_table).map(Seen::brief).collect();
     assert_eq!(gaps, [format!("gap {channel} no_key")]);
     let since = ask(capture, &channel).await[&channel];
     run(client, &format!("insert into {} select * from {0} limit 1", table.0)).await;

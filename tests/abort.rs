@@ -74,17 +74,18 @@ fn counts(point: Point) -> &'static [u32] {
 }
 
 /// An application, and the program that is killed under it.
-struct House {
+pub(crate) struct House {
     database: Database,
     client: Client,
-    rowcast: Rowcast,
+    pub(crate) rowcast: Rowcast,
     /// Custom events: the number that each was answered with; `None` where the answer never came.
     published: BTreeMap<i64, Option<u64>>,
     next_custom: AtomicI64,
 }
 
 impl House {
-    async fn new(name: &str, build: impl FnOnce(Rowcast) -> Rowcast) -> Self {
+    /// With segments of a megabyte, and what `build` adds; nothing is started yet.
+    pub(crate) async fn new(name: &str, build: impl FnOnce(Rowcast) -> Rowcast) -> Self {
         let database = Postgres::shared().await.create_database(name).await;
         database
             .execute("create table few (id serial primary key, v text); create table many (id serial primary key, v text)")
@@ -95,7 +96,7 @@ impl House {
     }
 
     /// A small transaction and a custom event beside it, then one of 200 kB or 3 MB.
-    async fn work(&mut self) {
+    pub(crate) async fn work(&mut self) {
         let number = self.next_custom.fetch_add(1, Ordering::Relaxed);
         let (address, body) = (self.rowcast.address(), number.to_string());
         let small = self.client.batch_execute("insert into few (v) values ('a')");
@@ -147,7 +148,7 @@ impl House {
     }
 
     /// Starts the ended program as it is, and lets it capture the rest.
-    async fn live(&mut self) {
+    pub(crate) async fn live(&mut self) {
         self.rowcast.set_env(VARIABLE, None);
         self.rowcast.resume().await;
         self.work().await;
@@ -161,7 +162,7 @@ impl House {
     }
 
     /// Waits until the witness has everything.
-    async fn all_told(&self, witness: &Witness) {
+    pub(crate) async fn all_told(&self, witness: &Witness) {
         let (few, many) = (self.last_row("few").await, self.last_row("many").await);
         let (custom, _) = self.published.last_key_value().expect("something was published");
         let last = |memory: &Memory, channel: &str| memory.keys(channel).last().copied().unwrap_or(0);
@@ -180,7 +181,7 @@ impl House {
     }
 
     /// Asserts that everything was told once, in order, and is told again in the same way.
-    async fn assert_sound(&mut self, witness: &Witness) {
+    pub(crate) async fn assert_sound(&mut self, witness: &Witness) {
         self.all_told(witness).await;
         let told = witness.look(Memory::clone);
         told.assert_has_rows(&self.database, "few").await;

@@ -23,6 +23,7 @@ mod journal;
 mod keyless;
 mod large;
 mod layout;
+mod lazy;
 mod liveness;
 mod naps;
 mod neighbours;

@@ -197,6 +197,8 @@ async fn what_retention_took_is_told_as_a_gap() {
     let oldest =
         page(address, "/v1/events?from=last:1").await.unwrap()["oldest"].as_u64().expect("an oldest");
     assert!(oldest > first, "{oldest} is held, and {first} should be gone");
+    let gone = removed(&rowcast, "size", oldest - 1).await;
+    assert!(gone.len() > 1 && gone.is_sorted_by(|a, b| a.1 < b.0), "each is named once, in order: {gone:?}");
 
     let mut sse = Sse::resume(address, "/v1/events", Some(&first.to_string())).await.unwrap();
     let open = sse.expect("open").await;
@@ -214,6 +216,43 @@ async fn what_retention_took_is_told_as_a_gap() {
     let mut earliest = Sse::open(address, "/v1/events?from=earliest").await;
     assert_eq!(earliest.expect("open").await.event, "open");
     assert_eq!(earliest.expect("no gap: it asks for what there is").await.id, Some(oldest.to_string()));
+}
+
+/// Waits until the log and the metric agree on the segments that have gone for this reason, up to an event, and for no
+/// other; gives the first and the last number of each.
+async fn removed(rowcast: &Rowcast, reason: &str, until: u64) -> Vec<(u64, u64)> {
+    let number = |line: &Value, name: &str| line[name].as_u64().unwrap_or_else(|| panic!("{name}: {line}"));
+    wait_for("the removed segments to be told", SOON, async || {
+        let log = rowcast.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines: Vec<_> =
+            lines.filter(|line| line["message"] == "Removed a segment of the journal").collect();
+        assert!(lines.iter().all(|line| line["reason"] == reason && line["level"] == "INFO"), "{lines:?}");
+        let gone: Vec<_> = lines.iter().map(|line| (number(line, "first"), number(line, "last"))).collect();
+        let metric = format!("rowcast_journal_segments_removed_total{{reason=\"{reason}\"}}");
+        let counted = rowcast.metric(&metric).await;
+        let agree = counted == Some(gone.len() as f64) && gone.last().is_some_and(|last| last.1 == until);
+        if agree { Ok(gone) } else { Err(format!("{counted:?}, {gone:?}, up to {until}")) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_too_old_goes_and_what_comes_is_told() {
+    let (database, rowcast) = captured("aged", &["--set", "journal.retention=4s"]).await;
+    let address = rowcast.address();
+    insert(&database, 1, 3).await;
+    let events = wait_held(address, 3).await;
+    let id = |row: usize| events[row - 1]["id"].as_u64().expect("a number");
+    let gone = removed(&rowcast, "age", id(3)).await;
+    assert!(gone.iter().all(|(first, _)| *first <= id(3)), "{gone:?}");
+    let told = page(address, &format!("/v1/events?channel=public.t&from={}", id(1))).await.unwrap();
+    let gap = json!({"from": id(2), "to": id(3), "reason": "retention"});
+    assert_eq!((&told["gap"], &told["events"], &told["next"]), (&gap, &json!([]), &json!(id(3))));
+    let path = format!("/v1/events?channel=public.t&from={}&wait=30s", id(3));
+    let (next, ()) = tokio::join!(page(address, &path), insert(&database, 4, 4));
+    let next = next.unwrap();
+    assert_eq!((&next["gap"], rows(next["events"].as_array().unwrap())), (&Value::Null, vec![4]));
 }
 
 #[tokio::test]

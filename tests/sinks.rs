@@ -246,9 +246,12 @@ async fn paused(rowcast: &Rowcast) {
         let status = rowcast.status().await;
         let said = status["reasons"].to_string();
         let paused = said.contains("the journal is at its max_size (4 MB), and sink kafka still needs");
-        if paused && status["journal"]["state"] == "full" { Ok(()) } else { Err(said) }
+        let pauses = rowcast.metric("rowcast_journal_pauses_total{reason=\"max_size\"}").await;
+        let counted = pauses >= Some(1.0);
+        if paused && counted && status["journal"]["state"] == "full" { Ok(()) } else { Err(said) }
     })
     .await;
+    assert!(rowcast.log().contains("Capture pauses, readers are served: the journal is at its max_size"));
     let answer = http::post(rowcast.address(), "/v1/channels/notes/events", "1").await.expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "5"));
     assert!(answer.text().contains("The journal takes no events now"), "{}", answer.text());

@@ -8,6 +8,7 @@ mod access;
 mod board;
 mod endings;
 mod ndjson;
+mod overtaken;
 mod pages;
 mod publish;
 mod rows;

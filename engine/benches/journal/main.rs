@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to tell")]
 
 mod append;
+mod compression;
 mod memory;
 mod opening;
 mod paired;
@@ -67,6 +68,9 @@ fn main() {
     }
     if wanted("disk") {
         sequential::run(dir.path(), &mut report);
+    }
+    if wanted("compression") {
+        compression::run(dir.path(), &mut report);
     }
     if wanted("memory") {
         memory::run(dir.path());

@@ -62,6 +62,11 @@ impl Report {
             ratios[quarter] * 100.0,
             ratios[ratios.len() - 1 - quarter] * 100.0,
         );
+        self.say(line);
+    }
+
+    /// Notes a line that stands beside no limit.
+    pub(crate) fn say(&mut self, line: String) {
         println!("{line}");
         self.lines.push(line);
     }

@@ -44,17 +44,20 @@ pub(crate) fn table(name: &str) -> Schema {
     }
 }
 
-/// pgoutput's Insert of one row after the relation id, but for the number that [`number`] writes into it.
-fn row() -> Vec<u8> {
+/// pgoutput's Insert of one row after the relation id.
+pub(crate) fn tuple(values: [&str; 5]) -> Vec<u8> {
     let mut raw = vec![b'N', 0, 5];
-    for value in
-        ["00000000", "42", "a text of two and thirty letters", "2026-01-01 12:00:00.12345+00", "12345.67"]
-    {
+    for value in values {
         raw.push(b't');
         raw.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
         raw.extend_from_slice(value.as_bytes());
     }
     raw
+}
+
+/// All that a row needs but for the number that [`number`] writes into it.
+fn row() -> Vec<u8> {
+    tuple(["00000000", "42", "a text of two and thirty letters", "2026-01-01 12:00:00.12345+00", "12345.67"])
 }
 
 /// Where the digits of the id stand.
@@ -73,7 +76,7 @@ fn number(raw: &mut [u8], mut id: u64) {
 pub(crate) struct Stream {
     pub(crate) ingest: Ingest,
     pub(crate) lsn: u64,
-    tables: Vec<Arc<Schema>>,
+    pub(crate) tables: Vec<Arc<Schema>>,
     row: u64,
     raw: Vec<u8>,
 }

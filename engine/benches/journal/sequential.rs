@@ -37,7 +37,8 @@ pub(crate) fn run(dir: &Path, report: &mut Report) {
     runtime.block_on(stream.journal().close());
 }
 
-fn read(journal: &Journal, end: u64, each: bool) -> (Duration, u64) {
+/// Reads up to an event; how long that took, and how many were looked at when `each` is.
+pub(crate) fn read(journal: &Journal, end: u64, each: bool) -> (Duration, u64) {
     let (mut position, mut events) = (journal.seek_earliest(), 0);
     let took = timed(|| {
         while position < end {

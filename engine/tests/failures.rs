@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rowcast_engine::feed::{Feed, From};
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
@@ -183,6 +184,33 @@ async fn segments_that_are_missing_or_cut() {
     broken(&|dir| set_length(&segments(dir)[3], 128), "a segment is missing or cut");
     broken(&|dir| fs::write(&segments(dir)[3], vec![7; 4000]).unwrap(), "it is no journal segment");
     broken(&|dir| fs::write(&segments(dir)[3], vec![0; 4000]).unwrap(), "it is no journal segment");
+}
+
+/// Nobody reads them, and yet it is told, before the next start refuses.
+#[tokio::test]
+async fn a_closed_segment_that_somebody_takes_away_or_cuts_is_missed_while_it_runs() {
+    let source = history().await;
+    for cut in [false, true] {
+        let dir = copy(source.path());
+        let journal = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap();
+        let path = segments(dir.path())[2].clone();
+        if cut {
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(900).unwrap()
+        } else {
+            fs::remove_file(&path).unwrap()
+        }
+        let begun = std::time::Instant::now();
+        let told = loop {
+            if let Some(told) = journal.summary().damage {
+                break told;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "it is not missed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let how = if cut { "was cut" } else { "was removed" };
+        assert!(told.contains(how) && told.contains(path.to_str().unwrap()), "{told}");
+        journal.close().await;
+    }
 }
 
 #[tokio::test]

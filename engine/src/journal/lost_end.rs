@@ -6,14 +6,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
+use crate::journal::Shared;
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::opening::{index_paths, never_begun, segment_paths};
+use crate::journal::opening::{TICK, index_paths, never_begun, segment_paths, tick_of};
 use crate::journal::refusal::{MEND, broken_middle};
 use crate::journal::scan::Broken;
-use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader};
+use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Said};
 use crate::journal::writer::Writer;
 use crate::record::layout::NUMBERS_END;
@@ -87,6 +89,16 @@ impl LostEnd {
     }
 }
 
+impl Shared {
+    /// Remembers damage for status, and tells it once.
+    pub(super) fn note_damage(&self, segment: &Segment, error: &Error) {
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if damage.insert(segment.header.base, error.to_string()).is_none() {
+            tracing::error!(%error, hint = error.remedy(), "The journal is damaged; what is sound is served");
+        }
+    }
+}
+
 impl Writer {
     /// Somebody may have removed or cut the file that is being written: what goes into it then is nowhere.
     pub(super) fn look_at_file(&self) -> Result<()> {
@@ -101,6 +113,30 @@ impl Writer {
     pub(super) fn look_whole(&self, file: &dyn DiskFile) -> Result<()> {
         let cut = file.length().is_ok_and(|length| length < self.active.written);
         if cut { Err(self.taken_away("cut")) } else { Ok(()) }
+    }
+
+    /// Looks, once a second, at another one of the closed segments: where nobody reads, nobody would miss it before the
+    /// next start refuses. A journal of 100 GB has been looked through in half an hour.
+    pub(super) fn look_at_another(&mut self) {
+        self.ticks += 1;
+        let every = TICK.div_duration_f64(tick_of(self.shared.options.sync)).round() as usize;
+        if !self.ticks.is_multiple_of(every) {
+            return;
+        }
+        // So that none is looked at while retention or compression gives its name away.
+        let _names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let segments = self.shared.segments.load();
+        let closed = segments.len().saturating_sub(1);
+        let Some(segment) = (self.ticks / every).checked_rem(closed).and_then(|at| segments.get(at)) else {
+            return;
+        };
+        let how = match self.shared.disk.open(&segment.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "removed",
+            Ok(file) if file.length().is_ok_and(|length| length < segment.stored()) => "cut",
+            _ => return,
+        };
+        let what = format!("{} was {how} while rowcast ran", segment.path.display());
+        self.shared.note_damage(segment, &Error::journal(what).hint(MEND));
     }
 
     fn taken_away(&self, how: &str) -> Error {

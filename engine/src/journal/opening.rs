@@ -50,7 +50,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// that this would be one of 16 GB. The 53 bits that numbers have last for 6 million such openings.
 pub(super) const SHOWN_MAX: u64 = 1 << 30;
 /// How often ages and free space are looked at.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// Opens the journal, making it if there is none, and starts its writer. Must be called within a tokio runtime.
 pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
@@ -188,8 +188,15 @@ fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
         }
     };
     abort::point(Point::SegmentStarted);
-    let mut writer =
-        Writer { shared: Arc::clone(shared), active, next, unchecked: 0, unsynced: None, compressor: None };
+    let mut writer = Writer {
+        shared: Arc::clone(shared),
+        active,
+        next,
+        unchecked: 0,
+        unsynced: None,
+        ticks: 0,
+        compressor: None,
+    };
     writer.write_carried()?;
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
@@ -215,12 +222,17 @@ fn nothing_before() -> Segment {
     Segment::new(header, PathBuf::new(), 0, Lsn::ZERO)
 }
 
-fn spawn_ticks(shared: &Arc<Shared>, commands: &mpsc::Sender<Command>) {
-    let weak = commands.downgrade();
-    let every = match shared.options.sync {
+/// How often the writer is told to look at ages and intervals.
+pub(super) fn tick_of(sync: Sync) -> Duration {
+    match sync {
         Sync::Interval(interval) => interval.clamp(Duration::from_millis(1), TICK),
         Sync::Always => TICK,
-    };
+    }
+}
+
+fn spawn_ticks(shared: &Arc<Shared>, commands: &mpsc::Sender<Command>) {
+    let weak = commands.downgrade();
+    let every = tick_of(shared.options.sync);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(every);
         loop {

@@ -195,10 +195,8 @@ impl Journal {
             }
             ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
         };
-        let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
-        // Told once; each reader that comes there gets the error.
-        if damaged && damage.insert(segment.header.base, error.to_string()).is_none() {
-            tracing::error!(%error, hint = error.remedy(), "The journal is damaged; what is sound is served");
+        if damaged {
+            self.shared.note_damage(segment, &error);
         }
         error
     }

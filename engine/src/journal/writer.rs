@@ -101,6 +101,8 @@ pub(crate) struct Writer {
     pub(crate) unchecked: u64,
     /// Shown but not synced yet (`Sync::Interval`).
     pub(crate) unsynced: Option<(Instant, Option<Lsn>)>,
+    /// So many there have been.
+    pub(crate) ticks: usize,
     /// Where closed segments are compressed.
     pub(crate) compressor: Option<Compressor>,
 }
@@ -342,6 +344,7 @@ impl Writer {
             self.roll()?;
         }
         self.look_at_file()?;
+        self.look_at_another();
         self.wait_while_short(&mut Round::default(), 0)?;
         self.shared.say_roomy();
         Ok(())

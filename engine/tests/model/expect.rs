@@ -200,7 +200,8 @@ impl Past {
                 "promised as {}, found as {id}",
                 unit.promised
             );
-            unit.first = *id;
+            // One that retention had taken from under a reader comes back when a power cut undoes that.
+            (unit.first, unit.skipped) = (*id, false);
             assert_eq!(*event, unit.events[0], "event {id}, unit {at}");
             for (index, expected) in unit.events.iter().enumerate().skip(1) {
                 let (next, event) = events.next().unwrap_or_else(|| panic!("unit {at} is not whole"));

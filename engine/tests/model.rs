@@ -43,5 +43,5 @@ fn live(world: &mut World) -> u64 {
 
 #[test]
 fn random_lives_keep_every_promise() {
-    campaign::run(1000, run);
+    campaign::run(1500, run);
 }

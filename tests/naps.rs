@@ -7,6 +7,7 @@ use crate::support::sse::Sse;
 use crate::support::{Postgres, Rowcast, SOON, wait_for};
 
 const NAPS: &str = "rowcast_source_naps_total";
+const GATHERS: &str = "rowcast_source_gathers_total";
 
 /// What was seen sooner after its commit was sent sooner, and that is less than what makes a backlog (20 ms).
 const SOONER: Duration = Duration::from_millis(15);
@@ -54,4 +55,46 @@ async fn only_a_backlog_is_read_late() {
     })
     .await;
     assert!(rowcast.metric(NAPS).await.expect("a counter") > 0.0, "the backlog was not read late");
+}
+
+/// Commits at some thousands a second, with a pause between two so that no backlog comes of them.
+const DENSE: &str = "do $$ begin
+    for n in 1..2000 loop
+        insert into t (v) values ('dense');
+        commit;
+        perform pg_sleep(0.0002);
+    end loop;
+end $$";
+
+#[tokio::test]
+async fn what_comes_densely_is_gathered_and_nothing_else_is() {
+    let database = Postgres::shared().await.create_database("gathers").await;
+    let client = database.client().await;
+    client
+        .batch_execute("create table t (id serial primary key, v text); set synchronous_commit = off")
+        .await
+        .unwrap();
+    let mut rowcast = Rowcast::of(&database).start().await;
+    let mut stream = Sse::open(rowcast.address(), "/v1/events?channel=public.t").await;
+    stream.expect("open").await;
+    let (begun, mut rows) = (Instant::now(), 0);
+    while rowcast.metric(GATHERS).await.is_none_or(|gathers| gathers == 0.0) {
+        assert!(begun.elapsed() < LIMIT, "{rows} rows came, and none were gathered");
+        client.batch_execute(DENSE).await.unwrap();
+        for _ in 0..2000 {
+            rows += 1;
+            let event = stream.expect_event("message").await;
+            assert_eq!(event.json()["after"]["id"], rows, "each once, in order");
+        }
+    }
+    // The pace is taken anew with what comes next.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut after = None;
+    for _ in 0..10 {
+        client.batch_execute("insert into t (v) values ('one')").await.unwrap();
+        stream.expect_event("message").await;
+        let gathers = rowcast.metric(GATHERS).await.expect("a counter");
+        assert_eq!(*after.get_or_insert(gathers), gathers, "nobody waits for others that do not come");
+    }
+    assert_eq!(rowcast.terminate().await, 0);
 }

@@ -5,10 +5,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Of the whole program: what rows, tables, types, slots, snapshots, positions and custom events become. Doors, sinks,
-# journal, page and commands see only what capture has made of them.
-scenarios="adopt:: confirm:: custom:: extensions:: filling:: flow:: huge:: large:: liveness:: resume:: setup:: slot:: snapshot::
-  tables:: type_changes:: types:: workload::"
+# Of the whole program: what connections, rows, tables, types, slots, snapshots, positions and custom events become, and
+# the commands that ask the source. Doors, sinks, journal and page see only what capture has made of them.
+scenarios="adopt:: commands:: confirm:: connection:: custom:: extensions:: filling:: flow:: hangup:: huge:: keyless:: large::
+  liveness:: naps:: resume:: setup:: slot:: snapshot:: start:: tables:: type_changes:: types:: unrendered:: workload::"
 
 # Each test waits for its servers most of the time.
 threads=$(($(nproc) * 2))

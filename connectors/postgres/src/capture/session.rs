@@ -354,7 +354,8 @@ impl Session {
         let behind = self.assembly.is_behind();
         // The kernel is not asked where the answer changes nothing.
         let waiting = (behind && self.stream.is_tcp()).then(|| self.stream.waiting());
-        nap::wanted(behind, waiting).or(dense.then_some(nap::GATHER))
+        // Of a backlog, what is worth a read is read at once.
+        if behind { nap::wanted(behind, waiting) } else { dense.then_some(nap::GATHER) }
     }
 
     /// When something other than feedback is due.

@@ -1,6 +1,6 @@
 //! What the model test has found, one by one: each is a way in which something was lost, doubled or refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,11 @@ fn batches(bytes: &[u8]) -> Vec<usize> {
     starts
 }
 
+/// The first of the segments there are, with what is in it.
+fn a_segment(disk: &FakeDisk) -> (PathBuf, Vec<u8>) {
+    disk.files().into_iter().find(|(path, _)| path.extension().unwrap() == "seg").unwrap()
+}
+
 /// Three transactions, each a group of its own when `apart`, else all in one.
 async fn three(dir: &Path, apart: bool) -> FakeDisk {
     let disk = FakeDisk::default();
@@ -61,8 +66,7 @@ async fn a_hole_in_a_group_is_a_torn_end_and_one_before_it_is_damage() {
     for (apart, whole) in [(false, true), (true, false)] {
         let dir = tempfile::tempdir().unwrap();
         let disk = three(dir.path(), apart).await;
-        let (path, mut bytes) =
-            disk.files().into_iter().find(|(path, _)| path.extension().unwrap() == "seg").unwrap();
+        let (path, mut bytes) = a_segment(&disk);
         let starts = batches(&bytes);
         // The second of the three transactions did not reach the disk, the third one did.
         let hole = starts[starts.len() - 3]..starts[starts.len() - 2];
@@ -240,8 +244,7 @@ async fn files_of_others_are_left_alone() {
 async fn a_length_that_is_wrong_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let disk = three(dir.path(), true).await;
-    let (path, mut bytes) =
-        disk.files().into_iter().find(|(path, _)| path.extension().unwrap() == "seg").unwrap();
+    let (path, mut bytes) = a_segment(&disk);
     let starts = batches(&bytes);
     let second = starts[starts.len() - 3];
     bytes[second + 8..second + 12].copy_from_slice(&(90u32 << 20).to_le_bytes());
@@ -261,8 +264,7 @@ async fn a_length_that_is_wrong_is_not_believed() {
 async fn rows_that_look_like_batches_behind_a_torn_end_are_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let disk = three(dir.path(), true).await;
-    let (path, mut bytes) =
-        disk.files().into_iter().find(|(path, _)| path.extension().unwrap() == "seg").unwrap();
+    let (path, mut bytes) = a_segment(&disk);
     let starts = batches(&bytes);
     let end = starts[starts.len() - 1];
     bytes.truncate(end);

@@ -9,7 +9,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use metrics::counter;
@@ -150,16 +149,7 @@ fn create(
     })?;
     let segment = Arc::new(Segment::new(header, target, previous.time_max(), Lsn::ZERO).behind(previous));
     install(shared, &segment);
-    let written = (SEGMENT_HEADER + batch.len()) as u64;
-    Ok(Active {
-        segment,
-        file,
-        written,
-        synced: written,
-        zeroed: 0,
-        schemas: Vec::new(),
-        opened: Instant::now(),
-    })
+    Ok(Active::new(segment, file, (SEGMENT_HEADER + batch.len()) as u64))
 }
 
 /// The segments of one history.

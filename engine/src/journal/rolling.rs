@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
 use metrics::counter;
 
@@ -167,15 +166,8 @@ impl Writer {
         self.next += segment.events();
         counter!("rowcast_events_total").increment(segment.events());
         counter!("rowcast_journal_bytes_total").increment(segment.length());
-        self.active = Active {
-            written: segment.length(),
-            synced: segment.length(),
-            zeroed: 0,
-            segment: Arc::new(segment),
-            file,
-            schemas,
-            opened: Instant::now(),
-        };
+        let length = segment.length();
+        self.active = Active { schemas, ..Active::new(Arc::new(segment), file, length) };
         install(&self.shared, &self.active.segment);
         self.shared.note_tx_end(end.end_lsn);
         let newest = self.next - 1;
@@ -274,16 +266,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
     let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max()).behind(previous);
     let segment = Arc::new(segment);
     install(shared, &segment);
-    let written = SEGMENT_HEADER as u64;
-    Ok(Active {
-        segment,
-        file,
-        written,
-        synced: written,
-        zeroed: 0,
-        schemas: Vec::new(),
-        opened: Instant::now(),
-    })
+    Ok(Active::new(segment, file, SEGMENT_HEADER as u64))
 }
 
 pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {

@@ -93,7 +93,7 @@ impl SegmentHeader {
 
     /// Whether it was a header once, but not this one.
     pub(crate) fn is_torn(bytes: &[u8; SEGMENT_HEADER]) -> bool {
-        bytes.starts_with(MAGIC) && Self::decode(bytes) == Err(WRONG_CHECKSUM)
+        Self::is_one(bytes) && Self::decode(bytes) == Err(WRONG_CHECKSUM)
     }
 
     fn fields(bytes: &[u8]) -> Option<Self> {

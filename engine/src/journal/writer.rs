@@ -91,6 +91,14 @@ pub(crate) struct Active {
     pub(crate) opened: Instant,
 }
 
+impl Active {
+    /// A file of which so much is written, and durable.
+    pub(crate) fn new(segment: Arc<Segment>, file: Arc<dyn DiskFile>, written: u64) -> Self {
+        let (schemas, opened) = (Vec::new(), Instant::now());
+        Self { segment, file, written, synced: written, zeroed: 0, schemas, opened }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,

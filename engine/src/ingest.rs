@@ -141,7 +141,7 @@ impl Room {
     /// Appends whole transactions; `lsn` is the stream's position after them, which is stored with them: the last one
     /// may have left nothing else behind.
     pub fn append(self, journal: &Journal, mut parts: Vec<Part>, lsn: Lsn) {
-        let held = parts.iter().map(|part| part.lsn).fold(journal.shared.submitted(), Lsn::max);
+        let held = parts.iter().map(Part::lsn).fold(journal.shared.submitted(), Lsn::max);
         if lsn > held {
             parts.extend(Part::reaching(lsn));
         }

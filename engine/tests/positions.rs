@@ -1,23 +1,38 @@
 //! What is told to be durable is stored: the source forgets what lies below it.
 
+use std::path::Path;
+
 use rowcast_engine::Lsn;
+use rowcast_engine::event::Marks;
 use rowcast_engine::journal::Options;
 use rowcast_engine::record::Builder;
 
-use crate::support::{Fixture, read_all};
+use crate::support::{Fixture, insert, read_all};
 
 /// More than a batch holds.
 const ROWS: usize = 1200;
 
-/// Gives the position that is told, the one that is there when the journal is opened again, and the number of events.
-async fn told_and_stored(fixture: Fixture, dir: &std::path::Path) -> (Lsn, Lsn, usize) {
+/// Gives the position that is told, the one that is there when the journal is opened after a kill, and the number of
+/// events.
+async fn told_and_stored(fixture: Fixture, dir: &Path) -> (Lsn, Lsn, usize) {
     fixture.durable().await;
     let told = *fixture.journal().durable().borrow();
     fixture.journal().close().await;
     drop(fixture);
+    without_indexes(dir);
     let again = Fixture::open(Options::new(dir)).await;
     let stored = *again.journal().durable().borrow();
     (told, stored, read_all(again.journal(), 0).len())
+}
+
+/// Only an orderly end leaves an index of the newest segment, which says the position once more.
+fn without_indexes(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "idx") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -54,4 +69,23 @@ async fn of_a_transaction_that_left_nothing_at_all() {
     room.append(fixture.journal(), Vec::new(), Lsn(fixture.lsn));
     let end = Lsn(fixture.lsn);
     assert_eq!(told_and_stored(fixture, dir.path()).await, (end, end, 1));
+}
+
+#[tokio::test]
+async fn of_a_transaction_that_left_nothing_before_rows_of_a_snapshot_that_take_several_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    let mut builder = Builder::new();
+    fixture.begin(&mut builder);
+    fixture.commit(&mut builder);
+    let end = Lsn(fixture.lsn);
+    builder.begin_snapshot(1_800_000_000_000_000, Lsn(900), 7);
+    for id in 0..ROWS {
+        let row = insert(id as u64, &"x".repeat(1000));
+        builder.read(fixture.orders.id, Lsn(900), Marks::NONE, &row[1..]);
+    }
+    builder.commit(Lsn::ZERO);
+    let room = fixture.ingest.room().await.unwrap();
+    room.append(fixture.journal(), builder.take(), end);
+    assert_eq!(told_and_stored(fixture, dir.path()).await, (end, end, ROWS));
 }

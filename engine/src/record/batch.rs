@@ -8,9 +8,9 @@ use crate::event::{Body, Event, Marks, Micros, Old, Op, Snapshot, Tx};
 use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, CHANGE_ROW, FLAG_EARLY, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP,
-    KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, NUMBERS_END, RECORD_HEADER,
-    SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_FOR, TX_LAST, TX_LOCAL,
-    TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
+    KIND_MESSAGE, KIND_NOTE, KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, LSN_MAX, NUMBERS_END,
+    RECORD_HEADER, SNAPSHOT_HEAD, SNAPSHOT_TAG, TRUNCATE_CASCADE, TRUNCATE_RESTART, TX_END_LSN, TX_FOR,
+    TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
 use crate::schema::{Schema, SchemaId};
@@ -62,7 +62,7 @@ impl Header {
             events: get_u32(bytes, 24)?,
             summary,
             lsn_min: Lsn(get_u64(bytes, 32)?),
-            lsn_max: Lsn(get_u64(bytes, 40)?),
+            lsn_max: Lsn(get_u64(bytes, LSN_MAX)?),
             time_min: get_i64(bytes, 48)?,
             time_max: get_i64(bytes, 56)?,
         })

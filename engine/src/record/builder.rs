@@ -9,7 +9,7 @@ use crate::event::{Micros, Op};
 use crate::lsn::Lsn;
 use crate::record::layout::{
     BATCH_HEADER, BATCH_MAGIC, FLAG_MORE, GAP_NUMBERS, KIND_CHANGE, KIND_GAP, KIND_MESSAGE, KIND_NOTE,
-    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, OPS_FOR, RECORD_HEADER, TRUNCATE_CASCADE,
+    KIND_POSITION, KIND_SCHEMA, KIND_TRUNCATE, KIND_TX, LSN_MAX, OPS_FOR, RECORD_HEADER, TRUNCATE_CASCADE,
     TRUNCATE_RESTART, TX_BODY, TX_END_LSN, TX_FOR, TX_LAST, TX_LOCAL, put,
 };
 use crate::record::{SEALED, Tail};
@@ -285,7 +285,10 @@ impl Builder {
         }
         if !open.parts.is_empty() {
             for mut part in open.parts {
-                patch_end_lsn(&mut part.bytes, end_lsn);
+                // What is of no transaction leaves the position alone that one before it has left in the batch.
+                if !open.local {
+                    patch_end_lsn(&mut part.bytes, end_lsn);
+                }
                 part.tail = tail_of(&part.bytes);
                 self.done.push(part);
             }
@@ -422,7 +425,7 @@ impl Builder {
         put(&mut self.bytes, 24, &self.events.to_le_bytes());
         put(&mut self.bytes, 28, &u32::try_from(summary_at).unwrap_or(u32::MAX).to_le_bytes());
         put(&mut self.bytes, 32, &self.lsn_min.0.to_le_bytes());
-        put(&mut self.bytes, 40, &self.lsn_max.0.to_le_bytes());
+        put(&mut self.bytes, LSN_MAX, &self.lsn_max.0.to_le_bytes());
         put(&mut self.bytes, 48, &times.0.to_le_bytes());
         put(&mut self.bytes, 56, &times.1.to_le_bytes());
         self.hint = self.bytes.len().clamp(4096, PART_BYTES + (PART_BYTES >> 3));
@@ -431,8 +434,8 @@ impl Builder {
         let notes = std::mem::take(&mut self.notes);
         // A part of an open transaction is changed once more, when its end is known.
         let tail = if flags & FLAG_MORE == 0 { tail_of(&bytes) } else { None };
-        let (tx_end, lsn) = (self.tx_end, self.lsn_max);
-        self.done.push(Part { bytes, tail, events: self.events, schemas, tx_end, lsn, notes });
+        let (tx_end, events) = (self.tx_end, self.events);
+        self.done.push(Part { bytes, tail, events, schemas, tx_end, notes });
         self.reset();
     }
 
@@ -479,5 +482,5 @@ fn tail_of(bytes: &[u8]) -> Option<Tail> {
 fn patch_end_lsn(bytes: &mut [u8], end_lsn: Lsn) {
     put(bytes, BATCH_HEADER + TX_END_LSN, &end_lsn.0.to_le_bytes());
     put(bytes, 32, &end_lsn.0.to_le_bytes());
-    put(bytes, 40, &end_lsn.0.to_le_bytes());
+    put(bytes, LSN_MAX, &end_lsn.0.to_le_bytes());
 }

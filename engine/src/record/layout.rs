@@ -34,6 +34,8 @@ pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RCB1");
 pub(crate) const BATCH_HEADER: usize = 64;
 /// The checksum is of all that comes behind it.
 pub(crate) const CHECKSUM_END: usize = 8;
+/// Where its highest position stands.
+pub(crate) const LSN_MAX: usize = 40;
 pub(crate) const RECORD_HEADER: usize = 8;
 /// Numbers stay below this: JavaScript keeps no more bits. What says otherwise is no batch and no segment.
 pub(crate) const NUMBERS_END: u64 = 1 << 53;

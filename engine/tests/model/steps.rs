@@ -123,21 +123,27 @@ impl World {
         self.accept(room)
     }
 
+    fn transaction(&mut self, builder: &mut Builder, rows: u64, large: bool) -> Unit {
+        let mut unit = self.begin(builder);
+        for _ in 0..rows {
+            let bytes = if large { 500_000 } else { self.random.one_of(&[3, 30, 300, 1500]) };
+            self.change(builder, &mut unit, bytes);
+        }
+        let end = self.commit(&mut unit);
+        builder.commit(end);
+        unit
+    }
+
     fn append(&mut self, ingest: usize) {
         let mut builder = Builder::new();
         let mut units = Vec::new();
         let large = self.random.chance(2);
         for _ in 0..1 + self.random.below(3) {
-            let mut unit = self.begin(&mut builder);
             let rows = if self.random.chance(30) { self.random.below(40) } else { 1 + self.random.below(4) };
-            for _ in 0..if large { 3 } else { rows.max(1) } {
-                let bytes = if large { 500_000 } else { self.random.one_of(&[3, 30, 300, 1500]) };
-                self.change(&mut builder, &mut unit, bytes);
-            }
-            let end = self.commit(&mut unit);
-            builder.commit(end);
-            units.push(unit);
-            if self.random.chance(40) {
+            // One without events leaves its position, whatever comes next.
+            let rows = if self.random.chance(24) { 0 } else { rows.max(1) };
+            units.push(self.transaction(&mut builder, if large { rows.min(3) } else { rows }, large));
+            if self.random.chance(if large { 128 } else { 40 }) {
                 units.extend(self.chunk(&mut builder, large));
             }
             if self.random.chance(20) {
@@ -146,6 +152,10 @@ impl World {
                 self.change(&mut builder, &mut unit, 10);
                 builder.abort();
             }
+        }
+        // A position alone is seen only by what comes after it.
+        if !self.life().setup.always && units.last().is_some_and(|unit| unit.events.is_empty()) {
+            units.push(self.transaction(&mut builder, 1, false));
         }
         self.note(format!("  append {} transactions, large: {large}, to {}", units.len(), self.lsn));
         if large && self.disk.is_well() && self.random.chance(128) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Builder;
 use crate::lsn::Lsn;
 use crate::record::Tail;
+use crate::record::layout::{LSN_MAX, get_u64};
 use crate::schema::SchemaId;
 
 /// A finished batch that has no number yet.
@@ -19,13 +20,16 @@ pub struct Part {
     pub schemas: Vec<SchemaId>,
     /// End LSN of the last transaction that ends in it; zero when none of Postgres does.
     pub tx_end: Lsn,
-    /// The highest position that it holds.
-    pub(crate) lsn: Lsn,
     /// What it says of the source's notes.
     pub(crate) notes: Vec<Note>,
 }
 
 impl Part {
+    /// The highest position that it holds, as whoever opens the journal reads it.
+    pub(crate) fn lsn(&self) -> Lsn {
+        Lsn(get_u64(&self.bytes, LSN_MAX).unwrap_or(0))
+    }
+
     /// Holds a position and nothing else.
     pub(crate) fn reaching(lsn: Lsn) -> Vec<Self> {
         let mut builder = Builder::new();

@@ -199,11 +199,11 @@ impl FakeDisk {
         self.state(|state| state.names.keys().map(|path| path.display().to_string()).collect())
     }
 
-    /// Puts a file there, durable.
+    /// Puts this into a file, durably; one that is there stays the same file.
     pub(crate) fn put(&self, path: PathBuf, bytes: Vec<u8>) {
         self.state(|state| {
             state.inodes_made += 1;
-            let ino = state.inodes_made;
+            let ino = state.ino(&path).unwrap_or(state.inodes_made);
             state.inodes.insert(ino, Inode { live: bytes.clone(), durable: bytes, pending: Vec::new() });
             state.names.insert(path.clone(), ino);
             state.durable_names.insert(path, ino);
@@ -412,6 +412,10 @@ impl Disk for FakeDisk {
 }
 
 impl DiskFile for FakeFile {
+    fn number(&self) -> io::Result<u64> {
+        Ok(self.1)
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let whole = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
         // What fails has written any beginning of it; at a power cut, all of it may be on its way.

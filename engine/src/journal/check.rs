@@ -156,6 +156,8 @@ pub(super) struct Walk<'a> {
     /// What stands before this offset was whole once: where it ends before, something was lost.
     sure: u64,
     pub(super) header: SegmentHeader,
+    /// The file is a copy, made while the original was written.
+    copied: bool,
     length: u64,
     file: Arc<dyn DiskFile>,
     scanner: Scanner,
@@ -192,7 +194,21 @@ impl<'a> Walk<'a> {
         let last = header.previous_last;
         let (pending, whole) = (Vec::new(), true);
         let newest = newest && !is_compressed(&bytes);
-        let walk = Self { path, newest, sure, header, length, file, scanner, pending, whole, good_end, last };
+        let copied = header.is_copied_to(&*file).map_err(unreadable)?;
+        let walk = Self {
+            path,
+            newest,
+            sure,
+            header,
+            copied,
+            length,
+            file,
+            scanner,
+            pending,
+            whole,
+            good_end,
+            last,
+        };
         Ok(Opened::Segment(Box::new(walk)))
     }
 
@@ -278,11 +294,13 @@ impl<'a> Walk<'a> {
             Err(ScanError::Io(error)) => return Err(unreadable(error)),
             Err(ScanError::Broken(broken)) => broken,
         };
-        if !self.may_be_torn() {
+        let may_be_torn = self.may_be_torn();
+        if !may_be_torn && !self.copied {
             return Err(broken_middle(self.path, &broken));
         }
         let end = self.scanner.end_of_data().map_err(unreadable)?;
-        if end <= broken.offset || !self.scanner.sound_batch_follows().unwrap_or(true) {
+        let torn = may_be_torn && !self.scanner.is_in_the_middle(self.copied).unwrap_or(true);
+        if end <= broken.offset || torn {
             self.length = end;
             return Ok(None);
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Seek as _, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,10 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Its length.
     fn length(&self) -> io::Result<u64>;
+    /// What tells it from a copy of it: the number that it has on its file system, under whatever name. 0: not known.
+    fn number(&self) -> io::Result<u64> {
+        Ok(0)
+    }
 }
 
 /// The machine's disk.
@@ -136,6 +140,10 @@ impl DiskFile for File {
         let mut file = self;
         file.seek(SeekFrom::End(0))
     }
+
+    fn number(&self) -> io::Result<u64> {
+        self.metadata().map(|metadata| metadata.ino())
+    }
 }
 
 /// A file that may only be read. Whoever writes to it is told why, in place of "Bad file descriptor".
@@ -172,6 +180,10 @@ impl DiskFile for OnlyRead {
 
     fn length(&self) -> io::Result<u64> {
         self.file.length()
+    }
+
+    fn number(&self) -> io::Result<u64> {
+        self.file.number()
     }
 }
 

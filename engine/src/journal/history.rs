@@ -127,23 +127,23 @@ fn create(
         previous_last: previous.last(),
         created: now(),
         installation: shared.installation,
-        spilled: None,
         history: Some(lsn),
-        bridge: false,
+        ..SegmentHeader::default()
     };
     let dir = &shared.options.dir;
     let (aside, target) = (dir.join(ASIDE), Segment::path_in(dir, base));
     // An empty segment has the same name; what is known of it must not be believed of this one.
     let _ = shared.disk.remove(&target.with_extension("idx"));
     let made = shared.disk.create(&aside).and_then(|file| {
+        let header = SegmentHeader { file: file.number()?, ..header };
         file.write_at(&header.encode(), 0)?;
         file.write_at(batch, SEGMENT_HEADER as u64)?;
         file.sync()?;
         shared.disk.rename(&aside, &target)?;
         shared.disk.sync_dir(dir)?;
-        Ok(file)
+        Ok((file, header))
     });
-    let file = made.inspect_err(|_| {
+    let (file, header) = made.inspect_err(|_| {
         // Removed at the next opening if it cannot be now.
         let _ = shared.disk.remove(&aside);
     })?;

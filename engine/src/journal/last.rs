@@ -19,7 +19,6 @@ mod tests {
     use std::path::PathBuf;
 
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
     use crate::journal::segment::SegmentHeader;
@@ -34,11 +33,7 @@ mod tests {
             let header = SegmentHeader {
                 base: next,
                 previous_last: made.last().map_or(0, |before| before.last()),
-                created: 0,
-                installation: Uuid::nil(),
-                spilled: None,
-                bridge: false,
-                history: None,
+                ..SegmentHeader::default()
             };
             let mut segment = Segment::new(header, PathBuf::new(), 0, Lsn::ZERO);
             if let Some(before) = made.last() {

@@ -210,16 +210,7 @@ fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
 }
 
 fn nothing_before() -> Segment {
-    let header = SegmentHeader {
-        base: 0,
-        previous_last: 0,
-        created: 0,
-        installation: Uuid::nil(),
-        spilled: None,
-        bridge: false,
-        history: None,
-    };
-    Segment::new(header, PathBuf::new(), 0, Lsn::ZERO)
+    Segment::new(SegmentHeader::default(), PathBuf::new(), 0, Lsn::ZERO)
 }
 
 /// How often the writer is told to look at ages and intervals.

@@ -144,8 +144,7 @@ impl Writer {
             created: now(),
             installation: self.shared.installation,
             spilled: Some(SpilledTx { end_lsn: end.end_lsn }),
-            bridge: false,
-            history: None,
+            ..SegmentHeader::default()
         };
         let target = Segment::path_in(&self.shared.options.dir, self.next);
         let segment = adopted(header, target.clone(), &written, &previous, end);
@@ -246,20 +245,19 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
         previous_last: previous.last(),
         created: now(),
         installation: shared.installation,
-        spilled: None,
-        bridge: false,
-        history: None,
+        ..SegmentHeader::default()
     };
     let path = Segment::path_in(&shared.options.dir, base);
     let made = shared.disk.create(&path).and_then(|file| {
         abort::point(Point::SegmentCreated);
+        let header = SegmentHeader { file: file.number()?, ..header };
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
         abort::point(Point::SegmentHeader);
         shared.disk.sync_dir(&shared.options.dir)?;
-        Ok(file)
+        Ok((file, header))
     });
-    let file = made.inspect_err(|_| {
+    let (file, header) = made.inspect_err(|_| {
         // An empty file that stays is removed at the next opening.
         let _ = shared.disk.remove(&path);
     })?;

@@ -1,5 +1,6 @@
 //! One file of the log: its header, what of it may be read, and the index into it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -7,6 +8,7 @@ use std::sync::{PoisonError, RwLock};
 use uuid::Uuid;
 
 use crate::event::Micros;
+use crate::journal::disk::DiskFile;
 use crate::lsn::Lsn;
 use crate::record::layout::{NUMBERS_END, get_i64, get_u16, get_u32, get_u64, put};
 use crate::record::{Header, SpilledTx};
@@ -31,7 +33,7 @@ const FLAGS: u16 = FLAG_SPILLED | FLAG_COMPRESSED | FLAG_HISTORY | FLAG_BRIDGE;
 pub(crate) const INDEX_STRIDE: u64 = 256 << 10;
 
 /// The first bytes of a segment file; drawn in the header of `journal`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) base: u64,
     pub(crate) previous_last: u64,
@@ -42,6 +44,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) bridge: bool,
     /// A history of the source begins here, at this position.
     pub(crate) history: Option<Lsn>,
+    /// The number of the file that was written ([`DiskFile::number`]); 0: not known, or it was whole when it got its name.
+    pub(crate) file: u64,
 }
 
 impl SegmentHeader {
@@ -60,6 +64,7 @@ impl SegmentHeader {
         put(&mut bytes, 40, self.installation.as_bytes());
         let lsn = self.history.unwrap_or(self.spilled.unwrap_or_default().end_lsn);
         put(&mut bytes, 56, &lsn.0.to_le_bytes());
+        put(&mut bytes, 64, &self.file.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..124]);
         put(&mut bytes, 124, &crc.to_le_bytes());
         bytes
@@ -86,6 +91,12 @@ impl SegmentHeader {
         Ok(header)
     }
 
+    /// Whether the file is a copy of the one that was written. What was written while it was copied may be there in part.
+    pub(crate) fn is_copied_to(&self, file: &dyn DiskFile) -> io::Result<bool> {
+        let number = if self.file == 0 { 0 } else { file.number()? };
+        Ok(number != 0 && number != self.file)
+    }
+
     /// Whether these bytes begin as every segment does.
     pub(crate) fn is_one(bytes: &[u8]) -> bool {
         bytes.starts_with(MAGIC)
@@ -107,6 +118,7 @@ impl SegmentHeader {
             spilled: (flags & FLAG_SPILLED != 0).then_some(SpilledTx { end_lsn: lsn }),
             history: (flags & FLAG_HISTORY != 0).then_some(lsn),
             bridge: flags & FLAG_BRIDGE != 0,
+            file: get_u64(bytes, 64)?,
         })
     }
 }

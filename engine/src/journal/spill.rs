@@ -51,13 +51,9 @@ impl Journal {
         abort::point(Point::SpillCreated);
         // Numbers and times are filled in at commit.
         let header = SegmentHeader {
-            base: 0,
-            previous_last: 0,
-            created: 0,
             installation: shared.installation,
             spilled: Some(crate::record::SpilledTx::default()),
-            bridge: false,
-            history: None,
+            ..SegmentHeader::default()
         };
         let segment = Segment::new(header, path.clone(), 0, crate::Lsn::ZERO);
         let body = Some(Spilled { path, file, segment, schemas: Vec::new() });

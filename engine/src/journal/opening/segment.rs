@@ -62,16 +62,20 @@ pub(super) fn scan(
     let may_be_torn = newest
         && segment.header.spilled.is_none()
         && sidecar::durable_to(disk, &segment.path, &segment.header) <= good_end;
-    let data_end = if may_be_torn { scanner.end_of_data().map_err(unreadable)? } else { length };
+    let copied = segment.header.is_copied_to(&*file).map_err(unreadable)?;
+    // An older one was cut to what is in it, though not in a copy that was made before that.
+    let data_end = if may_be_torn || copied { scanner.end_of_data().map_err(unreadable)? } else { length };
     let stopped = stopped.filter(|broken| broken.offset < data_end);
     let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
     let torn = stopped.or_else(|| (good_end < data_end).then(unfinished));
     if let Some(broken) = torn {
-        if !may_be_torn || scanner.sound_batch_follows().map_err(|error| io_of(error, &segment.path))? {
+        let middle = |error| io_of(error, &segment.path);
+        if !may_be_torn || scanner.is_in_the_middle(copied).map_err(middle)? {
             return Err(broken_middle(&segment.path, &broken));
         }
         let reason = broken.reason;
-        tracing::warn!(%path, offset = good_end, bytes = data_end - good_end, reason, "Cut the torn end of the journal");
+        let bytes = data_end - good_end;
+        tracing::warn!(%path, offset = good_end, bytes, reason, copied, "Cut the torn end of the journal");
     }
     if good_end < length {
         let failed = |error| cannot_change("cut the torn end of", &segment.path, error);

@@ -83,9 +83,9 @@ impl Bridge {
             previous_last: from - 1,
             created: now(),
             installation: self.installation,
-            spilled: None,
             bridge: true,
             history: self.history,
+            ..SegmentHeader::default()
         };
         let mut bytes = header.encode().to_vec();
         let mut builder = Builder::new();

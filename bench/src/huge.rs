@@ -1,9 +1,12 @@
 //! One huge transaction, sent when it has committed or while it is written: how long it takes to be there, how long
-//! small ones wait meanwhile and behind it, and what memory it takes.
+//! small ones wait meanwhile and behind it, and what memory it takes. Beside it, when pg_recvlogical is sent them.
+
+mod peer;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -16,14 +19,14 @@ use tokio_postgres::Client;
 use crate::backlog;
 use crate::http::Events;
 use crate::latency::{ARRIVALS, SLOWEST, read};
-use crate::process::{peak_memory, run};
+use crate::process::{Process, peak_memory, run};
 use crate::program::Rowcast;
 use crate::server::{Place, Route, Server};
 use crate::table::{median, set};
 
 /// A transaction that is not there by then never will be.
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(180);
-/// Between two looks at the journal.
+/// Between two looks at what has arrived.
 const LOOK: Duration = Duration::from_millis(5);
 /// Small ones go on so long after the huge one is there.
 const AFTERWARDS: Duration = Duration::from_secs(1);
@@ -47,9 +50,30 @@ pub(crate) struct Options {
     work_mem: String,
 }
 
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Off,
+    On,
+    Peer,
+}
+
+impl Reader {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "streaming off",
+            Self::On => "streaming on",
+            Self::Peer => "pg_recvlogical",
+        }
+    }
+}
+
+/// The publication of all of them.
+const PUBLICATION: &str = "bench";
+
 /// What became of one of them.
 struct Outcome {
-    /// Seconds that its statement took, from its begin and from its commit to when it was visible.
+    /// Seconds that its statement took, from its begin and from its commit to when what commits behind it was there.
     written: f64,
     visible: f64,
     behind_commit: f64,
@@ -67,18 +91,17 @@ pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) ->
     let client = server.client().await?;
     backlog::create_table(&client).await?;
     backlog::execute(&client, "create table small (id bigint primary key)").await?;
-    let mut measured: Vec<((Route, &str), Vec<Outcome>)> = Vec::new();
+    let mut measured: Vec<((Route, Reader), Vec<Outcome>)> = Vec::new();
     for route in [Route::Tcp, Route::Unix] {
-        measured.extend(["off", "on"].map(|streaming| ((route, streaming), Vec::new())));
+        // rowcast first: it makes the publication.
+        measured.extend([Reader::Off, Reader::On, Reader::Peer].map(|reader| ((route, reader), Vec::new())));
     }
     for round in 1..=options.rounds {
-        for (at, ((route, streaming), outcomes)) in measured.iter_mut().enumerate() {
+        for (at, ((route, reader), outcomes)) in measured.iter_mut().enumerate() {
             let bench = Bench { place, program, server: &server, client: &client, route: *route };
-            let outcome = bench.once(options, streaming, &format!("bench_{round}_{at}")).await?;
-            eprintln!(
-                "Round {round}, {route:?}, streaming {streaming}: visible {:.2} s after its commit",
-                outcome.behind_commit
-            );
+            let outcome = bench.once(options, *reader, &format!("bench_{round}_{at}")).await?;
+            let (name, behind) = (reader.name(), outcome.behind_commit);
+            eprintln!("Round {round}, {route:?}, {name}: there {behind:.2} s after its commit");
             outcomes.push(outcome);
         }
     }
@@ -93,43 +116,45 @@ struct Bench<'a> {
     route: Route,
 }
 
+/// Whoever is attached.
+enum Attached {
+    Rowcast(Rowcast),
+    Peer(Process),
+}
+
+/// Small ones that have arrived, in their order.
+type Arrived = Arc<std::sync::Mutex<Vec<(u64, Instant)>>>;
+
 impl Bench<'_> {
-    async fn once(&self, options: &Options, streaming: &str, slot: &str) -> Result<Outcome> {
+    async fn once(&self, options: &Options, reader: Reader, slot: &str) -> Result<Outcome> {
         backlog::execute(self.client, "truncate bench; truncate small; checkpoint").await?;
-        let data = self.place.path("data");
-        let url = self.server.url(self.route);
-        let (slot_key, streaming) = (format!("source.slot={slot}"), format!("source.streaming={streaming}"));
-        let tables = ["--tables", "public.bench", "--tables", "public.small"];
-        let keys = ["--set", &slot_key, "--set", "source.publication=bench", "--set", &streaming];
-        let arguments = [&["--source", url.as_str()][..], &tables, &keys].concat();
-        let mut rowcast = Rowcast::start(self.program, &data, &arguments).await?;
-        rowcast.wait_streaming().await?;
-        let events = Events::open(rowcast.address(), "/v1/events?channel=public.small").await?;
         let (sender, mut arrivals) = mpsc::channel(ARRIVALS);
-        let reading = tokio::spawn(read(events, sender));
-        let stop = Arc::new(AtomicBool::new(false));
+        let attached = match reader {
+            Reader::Peer => Attached::Peer(self.peer(slot, sender).await?),
+            Reader::Off | Reader::On => Attached::Rowcast(self.rowcast(reader, slot, sender).await?),
+        };
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let every = Duration::from_secs(1) / options.rate;
-        let small = tokio::spawn(insert(self.server.client().await?, every, Arc::clone(&stop)));
+        let client = self.server.client().await?;
+        let small = tokio::spawn(insert(client, every, (Arc::clone(&stop), Arc::clone(&count))));
+        let arrived = Arrived::default();
+        let collected = Arc::clone(&arrived);
         let collect = tokio::spawn(async move {
-            let mut arrived = Vec::new();
             while let Some(arrival) = arrivals.recv().await {
-                arrived.push(arrival);
+                if let Ok(mut arrived) = collected.lock() {
+                    arrived.push(arrival);
+                }
             }
-            arrived
         });
-        let [began, written, committed, visible] = self.huge(&mut rowcast, options.rows).await?;
+        let [began, written, committed, visible] = self.huge(&arrived, &count, options.rows).await?;
         tokio::time::sleep(AFTERWARDS).await;
         stop.store(true, Ordering::Relaxed);
         let sent =
             small.await.map_err(|error| Error::failed("A session was broken off").because(error))??;
         tokio::time::sleep(AFTERWARDS).await;
-        reading.abort();
-        let arrived =
-            collect.await.map_err(|error| Error::failed("The reader was broken off").because(error))?;
-        let memory = peak_memory(rowcast.pid()).unwrap_or_default() as f64 / 1e6;
-        rowcast.stop();
-        backlog::drop_slot(self.client, slot).await?;
-        run(std::process::Command::new("rm").arg("-r").arg(&data))?;
+        collect.abort();
+        let memory = self.detach(attached, slot).await?;
+        let arrived = arrived.lock().map(|arrived| arrived.clone()).unwrap_or_default();
         if arrived.len() != sent.len() {
             return Err(Error::failed(format!("{} of {} small events came", arrived.len(), sent.len())));
         }
@@ -144,14 +169,58 @@ impl Bench<'_> {
         })
     }
 
-    /// When it began, was written, had committed, was visible.
-    async fn huge(&self, rowcast: &mut Rowcast, rows: u64) -> Result<[Instant; 4]> {
-        // Numbers begin with the first event.
-        while newest(rowcast).await? == 0 {
+    async fn rowcast(
+        &self,
+        reader: Reader,
+        slot: &str,
+        arrivals: mpsc::Sender<(u64, Instant)>,
+    ) -> Result<Rowcast> {
+        let url = self.server.url(self.route);
+        let streaming = if reader == Reader::On { "on" } else { "off" };
+        let settings = [("slot", slot), ("publication", PUBLICATION), ("streaming", streaming)];
+        let settings = settings.map(|(key, value)| format!("source.{key}={value}"));
+        let mut arguments = vec!["--source", url.as_str()];
+        arguments.extend(["--tables", "public.bench", "--tables", "public.small"]);
+        arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+        let mut rowcast = Rowcast::start(self.program, &self.place.path("data"), &arguments).await?;
+        rowcast.wait_streaming().await?;
+        let events = Events::open(rowcast.address(), "/v1/events?channel=public.small").await?;
+        // Ends with the connection.
+        tokio::spawn(read(events, arrivals));
+        Ok(rowcast)
+    }
+
+    /// Ends it; how much memory it took at most, in megabytes.
+    async fn detach(&self, attached: Attached, slot: &str) -> Result<f64> {
+        let megabytes = |pid| peak_memory(pid).unwrap_or_default() as f64 / 1e6;
+        let memory = match attached {
+            Attached::Rowcast(rowcast) => {
+                let memory = megabytes(rowcast.pid());
+                rowcast.stop();
+                run(Command::new("rm").arg("-r").arg(self.place.path("data")))?;
+                memory
+            }
+            Attached::Peer(process) => {
+                let memory = megabytes(process.pid());
+                process.stop();
+                memory
+            }
+        };
+        backlog::drop_slot(self.client, slot).await?;
+        Ok(memory)
+    }
+
+    /// When it began, was written, had committed, and when one arrived that committed behind it.
+    async fn huge(&self, arrived: &Arrived, count: &AtomicU64, rows: u64) -> Result<[Instant; 4]> {
+        let at = |id: u64| {
+            let arrived = arrived.lock().map_err(|_| Error::failed("The reader was broken off"))?;
+            let place = arrived.partition_point(|(other, _)| *other < id);
+            Ok(arrived.get(place).map(|(_, at)| *at))
+        };
+        while at(1)?.is_none() {
             tokio::time::sleep(LOOK).await;
         }
         tokio::time::sleep(AFTERWARDS).await;
-        let before = newest(rowcast).await?;
         let began = Instant::now();
         let insert = format!(
             "insert into bench select i, i % 1000, md5(i::text), clock_timestamp(), (i % 100000)::numeric / 100
@@ -161,22 +230,26 @@ impl Bench<'_> {
         let written = Instant::now();
         backlog::execute(self.client, "commit").await?;
         let committed = Instant::now();
-        while newest(rowcast).await? < before + rows {
+        // One may be under way, and commit before it.
+        let behind = count.load(Ordering::Relaxed) + 2;
+        loop {
+            if let Some(visible) = at(behind)? {
+                return Ok([began, written, committed, visible]);
+            }
             if committed.elapsed() > VISIBLE_TIMEOUT {
                 return Err(Error::failed("The huge transaction does not come").hint("Try fewer --rows."));
             }
             tokio::time::sleep(LOOK).await;
         }
-        Ok([began, written, committed, Instant::now()])
     }
 }
 
-async fn newest(rowcast: &mut Rowcast) -> Result<u64> {
-    Ok(rowcast.status().await?["journal"]["newest"].as_u64().unwrap_or_default())
-}
-
 /// Inserts small ones until it is stopped; gives when each had committed.
-async fn insert(client: Client, every: Duration, stop: Arc<AtomicBool>) -> Result<Vec<(u64, Instant)>> {
+async fn insert(
+    client: Client,
+    every: Duration,
+    (stop, count): (Arc<AtomicBool>, Arc<AtomicU64>),
+) -> Result<Vec<(u64, Instant)>> {
     let failed = |error| Error::failed("An insert has failed").because(error);
     let statement = client.prepare("insert into small values ($1)").await.map_err(failed)?;
     let mut sent = Vec::new();
@@ -188,6 +261,7 @@ async fn insert(client: Client, every: Duration, stop: Arc<AtomicBool>) -> Resul
         }
         client.execute(&statement, &[&id]).await.map_err(failed)?;
         sent.push((id.unsigned_abs(), Instant::now()));
+        count.store(id.unsigned_abs(), Ordering::Relaxed);
     }
     Ok(sent)
 }
@@ -217,7 +291,7 @@ fn quantiles(
     Ok([p50, p99, times.max()].map(|micros| micros as f64 / 1000.0))
 }
 
-fn report(options: &Options, measured: &[((Route, &str), Vec<Outcome>)]) -> String {
+fn report(options: &Options, measured: &[((Route, Reader), Vec<Outcome>)]) -> String {
     let heading = [
         "",
         "written s",
@@ -233,12 +307,12 @@ fn report(options: &Options, measured: &[((Route, &str), Vec<Outcome>)]) -> Stri
         "peak MB",
     ];
     let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
-    for ((route, streaming), outcomes) in measured {
+    for ((route, reader), outcomes) in measured {
         let middle = |of: &dyn Fn(&Outcome) -> f64| median(outcomes.iter().map(of).collect());
         let visible = middle(&|outcome| outcome.visible);
         let name = if *route == Route::Tcp { "TCP" } else { "Unix socket" };
         let mut row = vec![
-            format!("{name}, streaming {streaming}"),
+            format!("{name}, {}", reader.name()),
             format!("{:.2}", middle(&|outcome| outcome.written)),
             format!("{visible:.2}"),
             format!("{:.2}", middle(&|outcome| outcome.behind_commit)),

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rowcast_engine::{Error, Result};
@@ -54,6 +54,19 @@ impl Process {
             .spawn()
             .map_err(|error| cannot_run(command.get_program(), error))?;
         Ok(Self { child, end })
+    }
+
+    /// Starts a command and gives its output; what it says of errors goes to the file `log`.
+    pub(crate) fn piped(command: &mut Command, end: Signal, log: &Path) -> Result<(Self, ChildStdout)> {
+        let cannot = |error| Error::failed(format!("Cannot write {}", log.display())).because(error);
+        let err = File::options().create(true).append(true).open(log).map_err(cannot)?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(err)
+            .spawn()
+            .map_err(|error| cannot_run(command.get_program(), error))?;
+        let output = child.stdout.take().ok_or_else(|| Error::failed("The program has no output"))?;
+        Ok((Self { child, end }, output))
     }
 
     /// Its process id.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rowcast_engine::feed::{Feed, Filter, From, Pattern};
 use rowcast_engine::journal::disk::RealDisk;
-use rowcast_engine::journal::{self, Options, State};
-use rowcast_engine::record::Builder;
+use rowcast_engine::journal::{self, Journal, Options, State, StreamPosition};
+use rowcast_engine::record::{Builder, PART_BYTES};
 use rowcast_engine::{Lsn, ingest, stop};
 
 use crate::disk::FakeDisk;
-use crate::support::{Fixture, read_all, table};
+use crate::support::{Fixture, read_all, table, without_indexes};
 
 /// Where batches end in a segment file, by their lengths.
 fn batch_ends(bytes: &[u8]) -> Vec<usize> {
@@ -44,7 +44,7 @@ async fn a_crash_after_any_batch_leaves_whole_transactions() {
             fixture.row(&mut builder, &"w".repeat(1000));
         }
     }
-    fixture.commit(&mut builder);
+    builder.commit_with(Lsn(fixture.lsn), &[("with".to_owned(), b"1".to_vec())]);
     fixture.submit(&mut builder).await;
     let all = read_all(fixture.journal(), 0);
     let (before, large) = (3, 4400);
@@ -66,6 +66,12 @@ async fn a_crash_after_any_batch_leaves_whole_transactions() {
             seen.len()
         );
         assert_eq!(seen, all[..seen.len()]);
+        let noted = journal.notes().contains_key("with");
+        assert_eq!(
+            noted,
+            seen.len() == before + large,
+            "its note without it, or it without, after a cut at {end}"
+        );
         let position = journal.position().lsn;
         let expected = seen.last().map_or(Lsn(0), |last| Lsn(last.3));
         assert_eq!(position, expected, "no position beyond what is whole, after a cut at {end}");
@@ -149,8 +155,42 @@ async fn a_disk_that_is_full_when_a_segment_ends_is_waited_for() {
     assert_eq!(read_all(fixture.journal(), 0).len(), 21);
 }
 
+/// Before an event of no transaction stands the position that says it was taken in, however long it is.
 #[tokio::test]
-async fn a_time_before_a_spilled_transaction_finds_its_start() {
+async fn no_cut_leaves_a_message_without_its_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    let mut builder = Builder::new();
+    for size in [10, PART_BYTES - 100, PART_BYTES + 100] {
+        fixture.lsn += 100;
+        let position = StreamPosition { lsn: Lsn(fixture.lsn), ..fixture.journal().position() };
+        let (json, text) = (serde_json::to_vec(&position).unwrap(), format!("\"{}\"", "m".repeat(size)));
+        builder.message_alone(1, ("custom.one", text.as_bytes()), (position.lsn, &json));
+    }
+    fixture.submit(&mut builder).await;
+    let end = fixture.lsn;
+    fixture.journal().close().await;
+    let source = segment_with_most(dir.path());
+    let bytes = fs::read(&source).unwrap();
+    let mut held = Vec::new();
+    for end in batch_ends(&bytes) {
+        let cut = tempfile::tempdir().unwrap();
+        fs::copy(dir.path().join("installation"), cut.path().join("installation")).unwrap();
+        fs::write(cut.path().join(source.file_name().unwrap()), &bytes[..end]).unwrap();
+        let events = journal::check(cut.path(), &RealDisk).unwrap().events;
+        let journal = journal::open(Options::new(cut.path()), Arc::new(RealDisk)).unwrap();
+        held.push((events, journal.position().lsn.0));
+        journal.close().await;
+    }
+    held.dedup();
+    assert_eq!(held.last(), Some(&(3, end)));
+    for (events, position) in held {
+        assert_eq!(position, if events == 0 { 0 } else { end - (3 - events) * 100 }, "{events} events");
+    }
+}
+
+#[tokio::test]
+async fn a_place_before_a_spilled_transaction_is_its_start() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::open(Options::new(dir.path())).await;
     fixture.transaction(1, "before").await;
@@ -164,15 +204,31 @@ async fn a_time_before_a_spilled_transaction_finds_its_start() {
             spill = ingest::spill_parts(spill, builder.take_open_parts()).await.unwrap();
         }
     }
-    let committed = 1_800_000_000_000_000 + i64::try_from(fixture.lsn).unwrap();
+    let end = fixture.lsn;
+    let committed = 1_800_000_000_000_000 + i64::try_from(end).unwrap();
     spill = ingest::spill_parts(spill, builder.take_tail(Lsn(fixture.lsn))).await.unwrap();
     fixture.ingest.room().await.unwrap().adopt(fixture.journal(), spill, Lsn(fixture.lsn), committed);
     fixture.durable().await;
-    assert_eq!(fixture.journal().seek_time(committed).unwrap(), before);
+    let is_found = |journal: &Journal| {
+        assert_eq!(journal.seek_time(committed).unwrap(), before);
+        assert_eq!(journal.seek_lsn(Lsn(end - 1)).unwrap(), before);
+        assert_eq!(journal.seek_lsn(Lsn(end)).unwrap(), journal.newest());
+    };
+    is_found(fixture.journal());
     fixture.journal().close().await;
-    let journal = journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap();
-    assert_eq!(journal.seek_time(committed).unwrap(), before);
-    assert_eq!(journal.position().slot, "rowcast", "the position is kept though it was in an empty segment");
+    for by_reading in [false, true] {
+        if by_reading {
+            without_indexes(dir.path());
+        }
+        let journal = journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap();
+        is_found(&journal);
+        assert_eq!(
+            journal.position().slot,
+            "rowcast",
+            "the position is kept though it was in an empty segment"
+        );
+        journal.close().await;
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use rowcast_engine::journal::{self, Journal, Options, Read, State, StreamPositio
 
 use crate::disk::FakeDisk;
 use crate::random::Random;
-use crate::support::{Fixture, unlocked};
+use crate::support::{Fixture, unlocked, without_indexes};
 
 /// What is told of each event: its number, and its end LSN or its reason.
 fn told(journal: &Journal) -> Vec<(u64, String)> {
@@ -59,14 +59,6 @@ fn options(dir: &Path) -> Options {
     options
 }
 
-fn remove_sidecars(dir: &Path) {
-    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
-        if entry.path().extension().is_some_and(|found| found == "idx") {
-            std::fs::remove_file(entry.path()).unwrap();
-        }
-    }
-}
-
 #[tokio::test]
 async fn positions_go_back_and_numbers_do_not() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,7 +87,7 @@ async fn positions_go_back_and_numbers_do_not() {
 
     for sidecars in [true, false] {
         if !sidecars {
-            remove_sidecars(dir.path());
+            without_indexes(dir.path());
         }
         let journal = journal::open(options(dir.path()), Arc::new(RealDisk)).unwrap();
         assert_eq!((journal.position(), journal.last_tx_end()), (position.clone(), last));
@@ -337,7 +329,7 @@ async fn two_histories(dir: &Path) {
     }
     assert_eq!(fixture.journal().position().lsn, Lsn(2450));
     fixture.journal().close().await;
-    remove_sidecars(dir);
+    without_indexes(dir);
 }
 
 /// Damages the segment that `chosen` picks by place and count, has it mended, and opens it again.
@@ -383,4 +375,23 @@ async fn mending_where_a_history_begins_keeps_the_two_apart() {
     );
     assert!(above(&journal, 1450).iter().all(|end| *end <= 2450), "none of the first history");
     journal.close().await;
+}
+
+/// The batch that it begins with was durable before it had its name.
+#[tokio::test]
+async fn a_history_that_has_lost_its_beginning_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(options(dir.path())).await;
+    begin(&fixture.ingest, 500).await;
+    fixture.journal().close().await;
+    without_indexes(dir.path());
+    let entries = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let newest = entries.filter(|path| path.extension().is_some_and(|found| found == "seg")).max().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[140] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    let error = journal::open(options(dir.path()), Arc::new(RealDisk)).unwrap_err();
+    assert!(error.to_string().contains("is damaged at offset 128"), "{error}");
+    assert!(journal::check(dir.path(), &RealDisk).is_err());
+    assert_eq!(journal::repair(dir.path(), &RealDisk, 0, true).unwrap().gaps.len(), 1);
 }

@@ -7,7 +7,7 @@ use rowcast_engine::event::Marks;
 use rowcast_engine::journal::Options;
 use rowcast_engine::record::Builder;
 
-use crate::support::{Fixture, insert, read_all};
+use crate::support::{Fixture, insert, read_all, without_indexes};
 
 /// More than a batch holds.
 const ROWS: usize = 1200;
@@ -23,16 +23,6 @@ async fn told_and_stored(fixture: Fixture, dir: &Path) -> (Lsn, Lsn, usize) {
     let again = Fixture::open(Options::new(dir)).await;
     let stored = *again.journal().durable().borrow();
     (told, stored, read_all(again.journal(), 0).len())
-}
-
-/// Only an orderly end leaves an index of the newest segment, which says the position once more.
-fn without_indexes(dir: &Path) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "idx") {
-            std::fs::remove_file(path).unwrap();
-        }
-    }
 }
 
 #[tokio::test]

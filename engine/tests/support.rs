@@ -47,6 +47,17 @@ pub(crate) fn unlocked(dir: &Path) {
     }
 }
 
+/// As after a kill: only an orderly end leaves an index of the newest segment, which says its position once more. Where
+/// there is none every batch is read.
+pub(crate) fn without_indexes(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "idx") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
 /// The bytes of pgoutput's Insert after the relation id.
 pub(crate) fn insert(id: u64, text: &str) -> Vec<u8> {
     let mut raw = vec![b'N', 0, 2];

@@ -1,13 +1,13 @@
 //! A copy of the journal that opens, made while rowcast runs.
 //!
-//! The files are copied from the newest to the oldest. The newest one grows meanwhile: what is copied of it is its
-//! beginning. The others do not change any more; retention may take the oldest ones during the copy, and what it takes
+//! The files are copied from the newest to the oldest. The newest one is written meanwhile: what is copied of it is what
+//! was whole when it was looked through. The others do not change any more; retention may take the oldest ones during the copy, and what it takes
 //! first is copied last, so nothing is missing in between. A file that began after the directory was listed is not in
 //! the copy, and neither is a huge transaction that commits meanwhile. The installation's number comes last: a backup
 //! that was broken off does not open.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,9 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::journal::check::{self, CheckReport};
-use crate::journal::disk::{DiskFile, RealDisk, make_dir};
+use crate::journal::disk::{RealDisk, make_dir};
 use crate::journal::installation;
-use crate::journal::opening::{never_begun, segment_paths};
-use crate::journal::segment::SEGMENT_HEADER;
+use crate::journal::opening::segment_paths;
 
 /// What was copied.
 #[derive(Clone, Debug, Serialize)]
@@ -46,7 +45,10 @@ pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
     let mut newest = true;
     while let Some(path) = paths.pop() {
         let to = dest.join(path.file_name().unwrap_or_default());
-        if copy(&path, &to, newest).map_err(|error| cannot_copy(&path, &to, error))? {
+        let length =
+            if newest { check::whole_length(&path, &RealDisk).map_err(damaged)? } else { Some(u64::MAX) };
+        let Some(length) = length else { continue };
+        if copy(&path, &to, length).map_err(|error| cannot_copy(&path, &to, error))? {
             newest = false;
         }
     }
@@ -84,23 +86,14 @@ pub fn empty_dir(dest: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies one file, if it is still there and holds anything. The newest one may end within a batch, as after a crash:
-/// opening cuts it.
-fn copy(from: &Path, to: &Path, newest: bool) -> io::Result<bool> {
-    let mut source = match File::open(from) {
+/// Copies so much of a file, if it is still there.
+fn copy(from: &Path, to: &Path, length: u64) -> io::Result<bool> {
+    let source = match File::open(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         opened => opened?,
     };
-    let mut copy = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(to)?;
-    io::copy(&mut source, &mut copy)?;
-    if newest {
-        let mut header = [0; SEGMENT_HEADER];
-        let read = DiskFile::read_at(&copy, &mut header, 0)?;
-        if never_begun(&header, read, DiskFile::length(&copy)?) {
-            fs::remove_file(to)?;
-            return Ok(false);
-        }
-    }
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut source.take(length), &mut copy)?;
     copy.sync_all()?;
     Ok(true)
 }

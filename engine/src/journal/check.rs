@@ -124,6 +124,14 @@ pub fn for_each_event(
     Ok(report)
 }
 
+/// How much of the newest segment is whole transactions, also while it is written; `None` where nothing is in it, or where
+/// it is gone.
+pub(super) fn whole_length(path: &Path, disk: &dyn Disk) -> Result<Option<u64>> {
+    let Opened::Segment(mut walk) = Walk::open(path, true, disk)? else { return Ok(None) };
+    walk.run(&Registry::default(), &mut CheckReport::default(), |_, _| Ok(true))?;
+    Ok(Some(if walk.may_be_torn() { walk.good_end } else { walk.length }))
+}
+
 /// The segments of a journal, of which there is at least one.
 pub(super) fn segments(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>> {
     let paths = segment_paths(dir, disk)?;
@@ -188,7 +196,7 @@ impl<'a> Walk<'a> {
         };
         rightly_named(path, header.base)?;
         // A compressed one was whole when it got its name, and an index is of what was whole and synced.
-        let sure = if newest { sidecar::durable_to(disk, path, &header) } else { length };
+        let sure = sidecar::durable_to(disk, path, &header);
         let good_end = SEGMENT_HEADER as u64;
         let scanner = Scanner::new(Arc::clone(&file), good_end, length);
         let last = header.previous_last;
@@ -240,7 +248,12 @@ impl<'a> Walk<'a> {
 
     /// Whether what is missing at its end may never have been there.
     fn may_be_torn(&self) -> bool {
-        self.newest && self.header.spilled.is_none() && self.good_end >= self.sure
+        self.newest && self.header.may_end_at(self.good_end, self.sure)
+    }
+
+    /// The same where an older one may end with zeros.
+    fn may_have_zeros(&self) -> bool {
+        self.may_be_torn() || (self.copied && self.sure <= self.good_end)
     }
 
     fn run(
@@ -295,7 +308,7 @@ impl<'a> Walk<'a> {
             Err(ScanError::Broken(broken)) => broken,
         };
         let may_be_torn = self.may_be_torn();
-        if !may_be_torn && !self.copied {
+        if !self.may_have_zeros() {
             return Err(broken_middle(self.path, &broken));
         }
         let end = self.scanner.end_of_data().map_err(unreadable)?;

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// What the journal asks of a directory of files.
 pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
@@ -47,7 +47,8 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Its length.
     fn length(&self) -> io::Result<u64>;
-    /// What tells it from a copy of it: the number that it has on its file system, under whatever name. 0: not known.
+    /// What tells it from a copy of it, under whatever name: made of its number on its file system and of when it was made.
+    /// 0: not known.
     fn number(&self) -> io::Result<u64> {
         Ok(0)
     }
@@ -142,7 +143,13 @@ impl DiskFile for File {
     }
 
     fn number(&self) -> io::Result<u64> {
-        self.metadata().map(|metadata| metadata.ino())
+        let metadata = self.metadata()?;
+        // Two fresh file systems give the same numbers. Not every one knows when a file was made.
+        let made = metadata.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+        let made = made.unwrap_or_default();
+        let nanoseconds =
+            made.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(made.subsec_nanos()));
+        Ok(metadata.ino().rotate_left(40) ^ nanoseconds)
     }
 }
 

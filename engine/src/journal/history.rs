@@ -28,15 +28,34 @@ use crate::record::{Builder, Header, Note, Part, seal};
 /// Removed at opening when it is found.
 pub(super) const ASIDE: &str = "history.tmp";
 
-/// What a new history begins with.
+/// A new history, as it was asked for.
 #[derive(Debug)]
 pub(crate) struct NewHistory {
     position: StreamPosition,
-    /// A batch of the gap, the position and the notes.
-    bytes: Vec<u8>,
+    /// Of the gap: for programs, for people, and its time.
+    reason: String,
+    detail: String,
+    at: Micros,
+    /// What becomes durable with it.
     notes: Vec<Note>,
     /// Told the number of the gap once it is durable.
     reply: oneshot::Sender<Result<u64>>,
+}
+
+impl NewHistory {
+    /// Its first batch: the gap, the position, and all notes, since the file may take the place of the only one that has
+    /// them.
+    fn beginning(&self, shared: &Shared) -> Result<Part> {
+        let mut builder = Builder::new();
+        builder.begin_local(self.at);
+        builder.gap("", &self.reason, &self.detail);
+        builder.commit(Lsn::ZERO);
+        builder.position(self.position.lsn, &json_of(&self.position, shared.registry.highest())?);
+        for (name, json) in shared.notes().iter().chain(self.notes.iter().map(|(name, json)| (name, json))) {
+            builder.note(name, json);
+        }
+        builder.take().pop().ok_or_else(|| Error::failed("Built a history without a beginning"))
+    }
 }
 
 impl Journal {
@@ -49,23 +68,9 @@ impl Journal {
         at: Micros,
         notes: &[(&str, &[u8])],
     ) -> Result<u64> {
-        let mut builder = Builder::new();
-        builder.begin_local(at);
-        builder.gap("", reason, detail);
-        builder.commit(Lsn::ZERO);
-        builder.position(position.lsn, &json_of(&position, self.shared.registry.highest())?);
-        // The file may take the place of the only one that has them.
-        for (name, json) in self.shared.notes() {
-            builder.note(&name, &json);
-        }
-        for (name, json) in notes {
-            builder.note(name, json);
-        }
-        let part = builder.take().pop();
-        let Part { bytes, notes, .. } =
-            part.ok_or_else(|| Error::failed("Built a history without a beginning"))?;
+        let notes = notes.iter().map(|(name, json)| ((*name).to_owned(), (*json).into())).collect();
         let (reply, answer) = oneshot::channel();
-        let new = NewHistory { position, bytes, notes, reply };
+        let new = NewHistory { position, reason: reason.into(), detail: detail.into(), at, notes, reply };
         self.commands.send(Command::History(Box::new(new))).await.map_err(|_| gone())?;
         answered(&self.commands, answer).await.ok_or_else(gone)?
     }
@@ -73,7 +78,8 @@ impl Journal {
 
 impl Writer {
     pub(super) fn begin_history(&mut self, new: NewHistory) -> Result<()> {
-        let NewHistory { position, mut bytes, notes, reply } = new;
+        let Part { mut bytes, notes, .. } = new.beginning(&self.shared)?;
+        let NewHistory { position, reply, .. } = new;
         self.end_segment()?;
         self.store_sidecar();
         let previous = Arc::clone(&self.active.segment);

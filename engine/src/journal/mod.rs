@@ -14,7 +14,7 @@
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction,
 //!                                                      or position at which the history begins
-//!          64 u64 number of the file on its file system (inode; 0: not known): a copy has another one
+//!          64 u64 what tells the file from a copy of it (of its inode and its birth; 0: not known)
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
 //! Magic, version, and the checksum over the first 124 bytes stay where they are in every version. Version 2 has events

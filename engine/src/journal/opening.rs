@@ -334,7 +334,7 @@ impl Found {
 }
 
 /// The highest number of a schema version, as it stands beside a position; earlier versions of rowcast wrote none.
-fn highest_schema(position: &[u8]) -> SchemaId {
+pub(crate) fn highest_schema(position: &[u8]) -> SchemaId {
     #[derive(Default, serde::Deserialize)]
     #[serde(default)]
     struct Highest {

@@ -13,7 +13,7 @@ use crate::journal::history::{Stretch, lineage};
 use crate::journal::last::before_last;
 use crate::journal::refusal::{MEND, broken_middle, cannot_read, unknown_schema};
 use crate::journal::scan::{ScanError, Scanner};
-use crate::journal::segment::Segment;
+use crate::journal::segment::{SEGMENT_HEADER, Segment};
 use crate::lsn::Lsn;
 use crate::record::{Batch, Header};
 
@@ -235,7 +235,10 @@ impl Journal {
         let of_history = segments.get(newest).unwrap_or_default();
         let at = of_history.partition_point(|segment| segment.lsn_max() <= lsn);
         let Some(segment) = of_history.get(at) else { return Ok(self.newest()) };
-        let offset = segment.offset_where(|entry| entry.lsn_before <= lsn);
+        // One that is one transaction is of one LSN, whatever an index says that was made by reading it.
+        let whole = segment.header.spilled.is_some();
+        let offset =
+            if whole { SEGMENT_HEADER as u64 } else { segment.offset_where(|entry| entry.lsn_before <= lsn) };
         // A transaction may begin in a batch that says nothing of its end.
         let found = self.find(segment, offset, |header| header.events > 0)?;
         let before = found.map_or_else(|| segment.last(), |header| segment.header.base + header.first - 1);

@@ -197,14 +197,9 @@ fn adopted(
     previous: &Segment,
     end: TxEnd,
 ) -> Segment {
-    let mut index = written.index();
-    let times = (previous.time_max().max(end.committed), previous.lsn_max().max(end.end_lsn));
-    for (at, entry) in index.iter_mut().enumerate() {
-        (entry.time_before, entry.lsn_before) =
-            if at == 0 { (previous.time_max(), previous.lsn_max()) } else { times };
-    }
     let segment = Segment::new(header, path, previous.time_max(), previous.lsn_max()).behind(previous);
-    segment.restore(index, written.length(), written.events(), times);
+    segment.restore(written.index(), written.length(), written.events(), (Micros::MIN, Lsn::ZERO));
+    segment.is_one_transaction((previous.time_max(), previous.lsn_max()), (end.committed, end.end_lsn));
     segment
 }
 

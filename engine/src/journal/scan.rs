@@ -142,33 +142,19 @@ impl Scanner {
     /// Whether a sound batch stands anywhere behind the current place that was written when all before it was
     /// synced: then what is broken is a middle, not a tail. Of what is not synced, a power cut leaves any part.
     ///
-    /// Not in a copy that was made meanwhile (`copied`), where there are zeros between the two: whoever copied had read
-    /// on when what belongs there was written.
+    /// Not in a copy that was made meanwhile (`copied`), where zeros stand at the end of a batch: whoever copied had read on
+    /// when what belongs there was written. Zeros within a batch are what a disk has that cannot read a sector.
     pub(crate) fn is_in_the_middle(&mut self, copied: bool) -> Result<bool, ScanError> {
         let (from, next_event) = (self.at, self.next_event);
+        let mut first = [1];
+        self.file.read_at(&mut first, from).map_err(ScanError::Io)?;
+        if copied && first == [0] {
+            return Ok(false);
+        }
         let follows = self.seek_sound(|header| !header.early);
-        let to = self.at;
         self.back_to(from);
         self.next_event = next_event;
-        Ok(follows? && !(copied && self.has_hole(from, to).map_err(ScanError::Io)?))
-    }
-
-    /// Whether there are more zeros in a row between two places than there can be in a batch without rows.
-    fn has_hole(&self, mut at: u64, end: u64) -> io::Result<bool> {
-        let mut buffer = vec![0; usize::try_from((end - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX)];
-        let mut zeros = 0;
-        while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            let read = self.file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at)?;
-            for byte in buffer.get(..read).unwrap_or_default() {
-                zeros = if *byte == 0 { zeros + 1 } else { 0 };
-                if zeros >= BATCH_HEADER {
-                    return Ok(true);
-                }
-            }
-            at += (read as u64).max(1);
-        }
-        Ok(false)
+        follows
     }
 
     /// From where on there is nothing but zeros: not before the current place.

@@ -44,7 +44,7 @@ pub(crate) struct SegmentHeader {
     pub(crate) bridge: bool,
     /// A history of the source begins here, at this position.
     pub(crate) history: Option<Lsn>,
-    /// The number of the file that was written ([`DiskFile::number`]); 0: not known, or it was whole when it got its name.
+    /// What told the file from others when it was written ([`DiskFile::number`]); 0: not known, or it was whole when it got its name.
     pub(crate) file: u64,
 }
 
@@ -89,6 +89,14 @@ impl SegmentHeader {
             return Err("its header has numbers that no segment can have");
         }
         Ok(header)
+    }
+
+    /// Whether what is missing behind `good_end` may never have been there; up to `sure` an index speaks for it. A spilled
+    /// transaction and a bridge were whole and synced before their files had their names, and so was the batch that a
+    /// history begins with.
+    pub(crate) fn may_end_at(&self, good_end: u64, sure: u64) -> bool {
+        let begun = self.history.is_none() || good_end > SEGMENT_HEADER as u64;
+        begun && self.spilled.is_none() && !self.bridge && good_end >= sure
     }
 
     /// Whether the file is a copy of the one that was written. What was written while it was copied may be there in part.
@@ -285,6 +293,17 @@ impl Segment {
 
     pub(crate) fn index(&self) -> Vec<IndexEntry> {
         self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says of a segment that all of it is one transaction, what came `before` it and what it ends with: its batches,
+    /// which were written before that was known, do not.
+    pub(crate) fn is_one_transaction(&self, before: (Micros, Lsn), end: (Micros, Lsn)) {
+        let after = (before.0.max(end.0), before.1.max(end.1));
+        let mut index = self.index();
+        for (at, entry) in index.iter_mut().enumerate() {
+            (entry.time_before, entry.lsn_before) = if at == 0 { before } else { after };
+        }
+        self.restore(index, self.length(), self.events(), after);
     }
 
     pub(crate) fn restore(&self, index: Vec<IndexEntry>, length: u64, events: u64, times: (Micros, Lsn)) {

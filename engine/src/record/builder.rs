@@ -211,6 +211,20 @@ impl Builder {
         self.counted();
     }
 
+    /// Adds a custom event that is of no transaction, and the stream's position `json` with it: it stands before the
+    /// event, whose end may end the batch, so that no crash leaves the event alone, which would come again then.
+    pub fn message_alone(
+        &mut self,
+        at: Micros,
+        (channel, payload): (&str, &[u8]),
+        (lsn, json): (Lsn, &[u8]),
+    ) {
+        self.position(lsn, json);
+        self.begin_local(at);
+        self.message(channel, lsn, payload);
+        self.commit(Lsn::ZERO);
+    }
+
     /// Adds a break in the history of `channel` (empty: of all).
     pub fn gap(&mut self, channel: &str, reason: &str, detail: &str) {
         self.gap_record(channel, None, reason, detail);
@@ -247,7 +261,8 @@ impl Builder {
     }
 
     /// Adds what the source keeps beside its events, which is no event: it replaces the note of that name, and empty
-    /// `json` removes it. What was added before it, since the last batch of a megabyte, becomes durable with it.
+    /// `json` removes it. What was added before it becomes durable no later. What has to become durable with a
+    /// transaction goes with its end: [`Builder::commit_with`].
     pub fn note(&mut self, name: &str, json: &[u8]) {
         debug_assert!(self.open.is_none(), "stands between transactions");
         let at = self.record(KIND_NOTE, 0, 0);
@@ -266,6 +281,11 @@ impl Builder {
 
     /// Ends the open transaction. A transaction without events leaves nothing behind but its position.
     pub fn commit(&mut self, end_lsn: Lsn) {
+        self.commit_with(end_lsn, &[]);
+    }
+
+    /// Likewise, with these notes: its last batch holds them, so that no crash leaves one without the other.
+    pub fn commit_with(&mut self, end_lsn: Lsn, notes: &[(String, Vec<u8>)]) {
         let Some(open) = self.open.take() else { return };
         // What is of no transaction has no place in the stream, and must not be taken for one.
         let end_lsn = if open.local { Lsn::ZERO } else { end_lsn };
@@ -282,6 +302,9 @@ impl Builder {
             }
             self.lsn_max = self.lsn_max.max(end_lsn);
             self.tx_end = end_lsn;
+        }
+        for (name, json) in notes {
+            self.note(name, json);
         }
         if !open.parts.is_empty() {
             for mut part in open.parts {

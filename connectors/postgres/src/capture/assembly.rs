@@ -339,14 +339,10 @@ impl Assembly {
             return Ok(());
         }
         // Not of any transaction: sent by one that may even have rolled back.
-        self.builder.begin_local(self.sent);
-        self.builder.message(event.channel, lsn, &event.payload);
-        self.builder.commit(Lsn::ZERO);
-        // Stored with it, so that it does not come again under another number.
         let position = StreamPosition { lsn, ..self.identity.clone() };
         let json = serde_json::to_vec(&position)
             .map_err(|error| Error::failed("Cannot write the stream's position as JSON").because(error))?;
-        self.builder.position(lsn, &json);
+        self.builder.message_alone(self.sent, (event.channel, &event.payload), (lsn, &json));
         self.finished = self.finished.max(lsn);
         self.passed = self.passed.max(lsn);
         Ok(())
@@ -356,7 +352,10 @@ impl Assembly {
     /// journal: after a crash in between the transaction comes again, and with it what it asks for; the other way round
     /// that would be forgotten.
     pub(super) fn note_late(&mut self) -> Result<()> {
-        self.note_wanted_tables(self.committed)
+        for (name, json) in self.wanted_tables(self.committed)? {
+            self.builder.note(&name, &json);
+        }
+        Ok(())
     }
 
     /// The open transaction asks for a table's rows.
@@ -393,10 +392,10 @@ impl Assembly {
         } else if self.spilling {
             self.late.append(&mut self.wanted);
         } else {
-            self.builder.commit(end);
+            let wanted = self.wanted_tables(committed)?;
+            self.builder.commit_with(end, &wanted);
             self.finished = end;
             self.ended += 1;
-            self.note_wanted_tables(committed)?;
         }
         if !repeated {
             self.snapshots.delivered(commit);
@@ -411,13 +410,11 @@ impl Assembly {
         Ok(Step::Next)
     }
 
-    /// Stored with the transaction that wants it.
-    fn note_wanted_tables(&mut self, committed: Micros) -> Result<()> {
-        for job in self.late.drain(..).chain(self.wanted.drain(..)) {
-            let job = Job { snapshot: u64::try_from(committed).unwrap_or(0), ..job };
-            self.builder.note(&job.note(), &job.json()?);
-        }
-        Ok(())
+    /// What is noted of the tables that are to be read.
+    fn wanted_tables(&mut self, committed: Micros) -> Result<Vec<(String, Vec<u8>)>> {
+        let snapshot = u64::try_from(committed).unwrap_or(0);
+        let jobs = self.late.drain(..).chain(self.wanted.drain(..));
+        jobs.map(|job| Job { snapshot, ..job }).map(|job| Ok((job.note(), job.json()?))).collect()
     }
 
     /// A repeated change of a table that is captured means that the journal must hold its transaction.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::notes::{self, Notes};
+use crate::journal::opening::highest_schema;
 use crate::journal::refusal::{broken_middle, cannot_change, cannot_read};
 use crate::journal::registry::Registry;
 use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
@@ -29,6 +30,7 @@ pub(super) fn scan(
     let length = file.length().map_err(unreadable)?;
     let mut scanner = Scanner::new(Arc::clone(&file), SEGMENT_HEADER as u64, length);
     let mut left = Leftover { notes, ..Leftover::default() };
+    let before = (segment.time_max(), segment.lsn_max());
     // The batches of a transaction count only once its last one is there.
     let mut pending = Vec::new();
     let mut good_end = SEGMENT_HEADER as u64;
@@ -58,13 +60,15 @@ pub(super) fn scan(
             Err(ScanError::Broken(broken)) => break Some(broken),
         }
     };
-    // A spilled transaction was whole and synced before its file had its name; any other, when it had its index.
-    let may_be_torn = newest
-        && segment.header.spilled.is_none()
-        && sidecar::durable_to(disk, &segment.path, &segment.header) <= good_end;
+    let sure = sidecar::durable_to(disk, &segment.path, &segment.header);
+    let may_be_torn = newest && segment.header.may_end_at(good_end, sure);
     let copied = segment.header.is_copied_to(&*file).map_err(unreadable)?;
     // An older one was cut to what is in it, though not in a copy that was made before that.
-    let data_end = if may_be_torn || copied { scanner.end_of_data().map_err(unreadable)? } else { length };
+    let data_end = if may_be_torn || (copied && sure <= good_end) {
+        scanner.end_of_data().map_err(unreadable)?
+    } else {
+        length
+    };
     let stopped = stopped.filter(|broken| broken.offset < data_end);
     let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
     let torn = stopped.or_else(|| (good_end < data_end).then(unfinished));
@@ -89,8 +93,7 @@ pub(super) fn scan(
     }
     if let Some(tx) = segment.header.spilled {
         left.last_tx_end = left.last_tx_end.max(tx.end_lsn);
-        let (time, lsn) = (segment.time_max(), segment.lsn_max().max(tx.end_lsn));
-        segment.restore(segment.index(), segment.length(), segment.events(), (time, lsn));
+        segment.is_one_transaction(before, (segment.time_max(), segment.lsn_max().max(tx.end_lsn)));
     }
     segment.close(now());
     sidecar::store(disk, segment, registry, &left);
@@ -122,7 +125,11 @@ pub(crate) fn note_asides(
 ) {
     for aside in asides(bytes, header) {
         match aside {
-            Aside::Position(json) => left.position = Some(json.to_vec()),
+            Aside::Position(json) => {
+                // Not every one that follows says it again.
+                registry.note_given(highest_schema(json));
+                left.position = Some(json.to_vec());
+            }
             Aside::Schema(json) => left.schemas.extend(registry.load(json)),
             Aside::Note(name, json) => notes::apply(&mut left.notes, (name.to_owned(), json.into())),
         }

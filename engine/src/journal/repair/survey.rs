@@ -277,12 +277,13 @@ impl Survey<'_> {
             return Ok(());
         };
         // A compressed one was whole when it got its name.
-        let sure = || sidecar::durable_to(self.disk, path, header);
-        let may_be_torn = newest && !packed && header.spilled.is_none() && !lost && sure() <= walk.good_end;
+        let sure = sidecar::durable_to(self.disk, path, header);
+        let may_be_torn = newest && !packed && !lost && header.may_end_at(walk.good_end, sure);
         let unreadable = |error| cannot_read(path, error);
-        let copied = header.is_copied_to(&**file).map_err(unreadable)?;
+        let copied = !lost && sure <= walk.good_end && header.is_copied_to(&**file).map_err(unreadable)?;
         let ends = |scanner: &Scanner| Ok(scanner.end_of_data().map_err(unreadable)? <= damaged_at);
-        if (may_be_torn && !is_in_the_middle(&mut walk.scanner, copied, path)?)
+        // Of what stands behind zeros in a copy, numbers have been given: whoever repairs it has a gap of them.
+        if (may_be_torn && !is_in_the_middle(&mut walk.scanner, path)?)
             || (copied && walk.pending.is_empty() && ends(&walk.scanner)?)
         {
             self.kept = walk.sound;
@@ -387,8 +388,8 @@ impl Walk {
     }
 }
 
-fn is_in_the_middle(scanner: &mut Scanner, copied: bool, path: &Path) -> Result<bool> {
-    scanner.is_in_the_middle(copied).map_err(|error| cannot_read(path, io_of(error)))
+fn is_in_the_middle(scanner: &mut Scanner, path: &Path) -> Result<bool> {
+    scanner.is_in_the_middle(false).map_err(|error| cannot_read(path, io_of(error)))
 }
 
 /// Events in sound batches from a place on, and the highest number among them.

@@ -86,6 +86,7 @@ impl Emitter {
             Order::Begin(relation, begun) => self.begin_between(Beginning::Table(relation), begun),
             Order::BeginWhole(relation, begun) => self.begin_between(Beginning::Whole(relation), begun),
             Order::Seed(streamed) => tracker.seed(&streamed),
+            Order::Seen(visible) => tracker.forget(&visible),
             Order::Again(relation, again) => tracker.read_again(relation, again),
             Order::Open(relation, opened) => {
                 let _ = opened.send(tracker.open(relation));

@@ -355,7 +355,7 @@ impl World {
             self.replay();
         }
         let at = self.random.random_range(0..self.transactions.len());
-        match self.random.random_range(0..10) {
+        match self.random.random_range(0..11) {
             0..4 => self.advance(at),
             4..6 if self.delivered < self.deliverable() => self.deliver(),
             6..9 if !self.done => self.snapshot(),
@@ -363,6 +363,7 @@ impl World {
                 self.crashes += 1;
                 self.start();
             }
+            10 => self.tracker.forget(&self.seen_by_all()),
             _ => {}
         }
         !(self.done

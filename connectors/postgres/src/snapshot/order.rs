@@ -30,6 +30,8 @@ pub(crate) enum Order {
     Watch(oneshot::Sender<Lsn>),
     /// To reckon with transactions that were streamed before.
     Seed(Vec<Commit>),
+    /// That every snapshot which is taken from here on sees this, and nobody need remember it.
+    Seen(Visible),
     /// To look after a table from here on; answered likewise.
     Begin(u32, oneshot::Sender<Lsn>),
     /// To look after a table that is read in one piece; answered likewise.

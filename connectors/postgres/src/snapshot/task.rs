@@ -1,5 +1,7 @@
 //! Looks what is to be read, and has it read: a few tables at a time, each by a reader of its own.
 
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
@@ -18,8 +20,7 @@ use tokio_postgres::Client;
 
 use super::command;
 use super::job::{ALL, Job, Jobs, Progress, Since, Wanted};
-use super::moment;
-use super::order::{ORDERS, Order, Orders, begin};
+use super::order::{ORDERS, Order, Orders};
 use super::read::CHUNK_MB;
 use super::rowless::rows_last;
 use super::scan;
@@ -137,6 +138,9 @@ struct Desk {
     failed: BTreeMap<String, Failure>,
     /// The stream notes what is streamed.
     watching: bool,
+    /// When it is told next what it may forget, and the session that asks for that.
+    forget_at: Instant,
+    asking: Option<Client>,
 }
 
 impl Desk {
@@ -150,6 +154,8 @@ impl Desk {
             filling: BTreeSet::new(),
             failed: BTreeMap::new(),
             watching: false,
+            forget_at: Instant::now(),
+            asking: None,
         }
     }
 
@@ -208,6 +214,7 @@ impl Desk {
         if ready.is_empty() && self.tables.is_empty() && self.stops.is_empty() {
             self.rest(jobs_left).await;
         }
+        self.forget_now_and_then().await;
         for (note, job) in ready.into_iter().take(free) {
             self.watch().await?;
             self.begin(note, job);
@@ -251,7 +258,7 @@ impl Desk {
     /// Nobody reads; `left`: what is not done is paused, or has failed.
     async fn rest(&mut self, left: bool) {
         if self.watching {
-            self.watching = false;
+            (self.watching, self.asking) = (false, None);
             // The stream may be gone.
             let _ = self.around.orders.send(Order::Rest).await;
         }
@@ -291,21 +298,6 @@ impl Desk {
         }
         let again = Instant::now() + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
         self.failed.insert(note.to_owned(), Failure { reason, lasting, again });
-    }
-
-    /// Has the stream note what it streams, with what it has streamed before and may still be invisible.
-    async fn watch(&mut self) -> Result<()> {
-        if self.watching {
-            return Ok(());
-        }
-        let gone = |_| Error::transient("The stream has ended");
-        begin(&self.around.orders, &self.around.journal, Order::Watch).await.map_err(gone)?;
-        let client = sql_client(&self.around.source.info).await?;
-        let visible = moment::from_now_on(&client).await?;
-        let streamed = scan::streamed(&self.around.journal, visible).await?;
-        self.around.orders.send(Order::Seed(streamed)).await.map_err(|_| gone(super::order::Gone))?;
-        self.watching = true;
-        Ok(())
     }
 
     /// Makes a job of each captured table. Its rows are still to come, for everybody: whoever wishes for rows gets them.

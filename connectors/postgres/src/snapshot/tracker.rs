@@ -88,6 +88,15 @@ impl Tracker {
         }
     }
 
+    /// Forgets what every snapshot sees that is taken from now on: one that was taken on the same server saw it.
+    pub(crate) fn forget(&mut self, visible: &Visible) {
+        if let Some(ring) = &mut self.ring {
+            ring.retain(|commit| !visible.sees(*commit));
+            // After a long wait it is small again.
+            ring.shrink_to(2 * ring.len());
+        }
+    }
+
     /// Nobody reads any more.
     pub(crate) fn rest(&mut self) {
         if !self.is_watching() {
@@ -262,12 +271,9 @@ impl Tracker {
         let Some(table) = self.tables.get_mut(&read.relation) else { return Verdict::Void };
         let verdict = table.settle(read, keep);
         self.noted -= table.close(read.window);
-        if verdict == Verdict::Written
-            && let Some(ring) = &mut self.ring
-        {
-            ring.retain(|commit| !read.visible.sees(*commit));
-        }
-        if table.again.len() > AGAIN_MAX { Verdict::Void } else { verdict }
+        let verdict = if table.again.len() > AGAIN_MAX { Verdict::Void } else { verdict };
+        self.forget(read.visible);
+        verdict
     }
 
     /// Whether nobody knows if the snapshot of such a table sees what has come for it.
@@ -279,11 +285,7 @@ impl Tracker {
     pub(crate) fn settle_whole(&mut self, read: &ReadWhole<'_>) -> Result<Changes, Flaw> {
         let whole = self.wholes.get_mut(&read.relation).ok_or(Flaw::Changed)?;
         let settled = whole.settle(read);
-        if settled.is_ok()
-            && let Some(ring) = &mut self.ring
-        {
-            ring.retain(|commit| !read.visible.sees(*commit));
-        }
+        self.forget(read.visible);
         settled
     }
 

@@ -102,6 +102,13 @@ impl World {
         if self.without == Without::Positions { ids } else { ids.on_standby(start_of(before)) }
     }
 
+    /// What every snapshot sees that is taken from now on.
+    pub(super) fn seen_by_all(&self) -> Visible {
+        self.standby
+            .as_ref()
+            .map_or_else(|| self.seen(), |standby| Visible::default().on_standby(start_of(standby.replayed)))
+    }
+
     pub(super) fn ask_behind(&mut self, chunk: &mut Chunk) {
         let Some(standby) = &self.standby else { return };
         let replayed = start_of(standby.replayed);

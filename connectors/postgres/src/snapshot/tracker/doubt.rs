@@ -78,3 +78,26 @@ fn what_was_streamed_before_the_window_must_surely_be_seen() {
     read(&mut tracker, |tracker| tracker.delivered(IN_DOUBT));
     assert_eq!(tracker.ring, Some(vec![IN_DOUBT]));
 }
+
+/// Nothing is written while a sink is behind, nor while what was streamed is not visible yet: what is remembered stays
+/// small all the same.
+#[test]
+fn what_all_see_is_forgotten_though_nothing_is_written() {
+    let mut tracker = tracker();
+    let commit = |xid: u32| Commit { xid, at: Lsn(u64::from(xid)) };
+    (1..=1_000).for_each(|xid| tracker.delivered(commit(xid)));
+    tracker.forget(&"999:1005:999".parse().unwrap());
+    assert_eq!(tracker.ring, Some(vec![commit(999)]));
+    assert!(tracker.ring.as_ref().unwrap().capacity() < 100, "its memory is given back");
+    let window = tracker.open(TABLE).unwrap();
+    let (visible, rows) = ("999:1005:999,1001".parse().unwrap(), Rows::default());
+    tracker.delivered(commit(1_000));
+    let read =
+        Read { relation: TABLE, window, visible: &visible, schema: 1, key: KEY, rows: &rows, asked: &[] };
+    assert_eq!(tracker.settle(&read, |_| {}), Verdict::Unseen);
+    assert_eq!(tracker.ring, Some(vec![commit(999)]), "the chunk was not written, and saw the other");
+    let window = tracker.open(TABLE).unwrap();
+    let visible = "1001:1005:1001".parse().unwrap();
+    assert_eq!(tracker.settle(&Read { window, visible: &visible, ..read }, |_| {}), Verdict::Written);
+    assert_eq!(tracker.ring, Some(Vec::new()));
+}

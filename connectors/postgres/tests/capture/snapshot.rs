@@ -1,6 +1,7 @@
 //! The rows that are there, read beside the stream: whoever follows both ends with the table.
 
 mod alone;
+mod beside;
 mod failing;
 mod forged;
 mod hidden;

@@ -1,0 +1,121 @@
+//! What a snapshot leaves alone: the stream beside it, sinks that are far behind, what a publication keeps back.
+
+use std::time::{Duration, Instant};
+
+use rowcast_engine::journal::Options;
+use rowcast_engine::snapshots::Command;
+
+use super::*;
+
+fn start(condition: Option<&str>) -> Command {
+    Command::Start { tables: vec!["public.t".to_owned()], condition: condition.map(str::to_owned) }
+}
+
+async fn ask(capture: &Capture, command: Command) {
+    capture.status.ask_for_snapshot(command).await.unwrap();
+}
+
+fn reads(events: &[Seen]) -> Vec<String> {
+    events.iter().filter(|event| event.op == Op::Read).map(Seen::brief).collect()
+}
+
+/// A chunk takes several times what the server waits for a sign of life.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_neither_waits_for_a_slow_chunk_nor_falls_silent() {
+    const CHUNK: Duration = Duration::from_secs(7);
+    let server = Server::start("wal_sender_timeout = '2s'");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table t (id int primary key); insert into t values (1); create table u (id int primary key)",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    ask(&capture, start(Some(&format!("pg_sleep({}) is not null", CHUNK.as_secs())))).await;
+    let reading = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    until("the chunk to be read", async || value(&client, reading).await == "1").await;
+    let (begun, mut inserted) = (Instant::now(), 0);
+    while value(&client, reading).await == "1" {
+        inserted += 1;
+        run(&client, &format!("insert into u values ({inserted})")).await;
+        until("the row", async || capture.events().len() == inserted).await;
+        assert!(reads(&capture.events()).is_empty());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(begun.elapsed() > CHUNK / 2 && inserted > 10, "{inserted} in {:?}", begun.elapsed());
+    read_whole(&capture).await;
+    assert_eq!(reads(&capture.events()), ["read public.t 1"]);
+    assert_eq!(capture.report().source.reconnects, 0);
+    capture.stop().await;
+}
+
+/// Half of what the journal may take is enough ahead of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_wait_for_a_sink_and_the_stream_does_not() {
+    const ROWS: usize = 300_000;
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text); create table u (id int primary key)").await;
+    run(&client, &format!("insert into t select i, repeat('x', 300) from generate_series(1, {ROWS}) i"))
+        .await;
+    let options =
+        Options { segment_bytes: 1 << 20, max_size: Some(64 << 20), ..Options::new(directory.path()) };
+    let mut capture = Capture::launch_for(config(&server), options, &[("a", Some(5))]);
+    capture.streams().await;
+    let place = capture.place_of("a");
+    capture.journal.hold_above("a", place);
+    let is_waited_for = |capture: &Capture| {
+        let snapshots = capture.report().snapshots;
+        snapshots.iter().any(|shown| shown.reason.as_ref().is_some_and(|why| why.contains("the sink a is")))
+    };
+    until("the rows to wait", async || is_waited_for(&capture)).await;
+    // The chunk that was on its way.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = reads(&capture.events_for("a")).len();
+    assert!((1..ROWS).contains(&before), "{before} rows");
+    for id in 1..=5 {
+        run(&client, &format!("insert into u values ({id})")).await;
+        until("the row", async || capture.events().len() == id).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(is_waited_for(&capture));
+    assert_eq!(reads(&capture.events_for("a")).len(), before);
+    let last = format!("read public.t {ROWS},");
+    until("the rest", async || {
+        capture.journal.hold_above("a", capture.journal.newest());
+        capture.report().snapshots.is_empty()
+    })
+    .await;
+    assert!(reads(&capture.events_for("a")).last().is_some_and(|row| row.starts_with(&last)));
+    read_whole(&capture).await;
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_publication_keeps_back_is_not_read() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    if value(&client, "current_setting('server_version_num')").await.parse::<u32>().unwrap() < 150_000 {
+        println!("SKIPPED: before version 15 there are no column lists");
+        return;
+    }
+    let table = "create table t (id int primary key, shown text, \"Hidden\" text)";
+    let rows = "insert into t select i, 'v' || i, 'secret' from generate_series(1, 20) i";
+    run(&client, &format!("{table}; {rows}")).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let chosen = "alter publication rowcast drop table t; alter publication rowcast add table only t (id, shown) \
+                  where (id < 4 or id > 18)";
+    run(&client, &format!("begin; {chosen}; commit")).await;
+    ask(&capture, start(None)).await;
+    let all = ["1,v1", "2,v2", "3,v3", "19,v19", "20,v20"].map(|row| format!("read public.t {row}"));
+    until("the rows", async || reads(&capture.events()).len() >= all.len()).await;
+    read_whole(&capture).await;
+    assert_eq!(reads(&capture.events()), all);
+    assert!(capture.events().iter().all(|event| event.columns == "id int4,shown text"));
+    // What somebody asks for is asked of what is published alone.
+    ask(&capture, start(Some("id = 2 or id = 5 or \"Hidden\" = 'secret' and id = 20"))).await;
+    until("them again", async || reads(&capture.events()).len() > all.len()).await;
+    read_whole(&capture).await;
+    assert_eq!(reads(&capture.events())[all.len()..], [all[1].clone(), all[4].clone()]);
+    capture.stop().await;
+}

@@ -269,14 +269,18 @@ fn report(load: Load, rounds: u32, compared: &[Compared]) -> String {
     let mut rows = vec![heading.map(ToOwned::to_owned).to_vec()];
     for Compared { route, peer, rowcast } in compared {
         let middle = |runs: &[Drained], of: fn(&Drained) -> f64| median(runs.iter().map(of).collect());
-        let theirs = middle(peer, |run| run.rows_per_second);
+        // Of the same round: what the machine does meanwhile is done to both.
+        let ratio = |runs: &[Drained]| {
+            let pairs = runs.iter().zip(peer);
+            median(pairs.map(|(run, peer)| run.rows_per_second / peer.rows_per_second).collect())
+        };
         for (name, runs) in [("pg_recvlogical to /dev/null", peer), ("rowcast, durable", rowcast)] {
             let speed = middle(runs, |run| run.rows_per_second);
             let memory = middle(runs, |run| run.peak_memory.unwrap_or(f64::NAN)) / 1e6;
             rows.push(vec![
                 format!("{}: {name}", if *route == Route::Tcp { "TCP" } else { "Unix socket" }),
                 format!("{speed:.0}"),
-                format!("{:.2}", speed / theirs),
+                format!("{:.2}", ratio(runs)),
                 format!("{:.2}", middle(runs, |run| run.reader)),
                 format!("{:.2}", middle(runs, |run| run.walsender)),
                 if memory.is_nan() { "-".to_owned() } else { format!("{memory:.0}") },

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The tests that a server's version can change, on several versions of PostgreSQL: the connector's own, and the
-# scenarios of the whole program that capture. One line a version; what failed is printed.
+# scenarios of the whole program that capture. One line a version, with the tests that could not be run on it, for want
+# of a program or of an extension, or of what only later versions have; what failed is printed.
 # usage: test-matrix.sh MAJOR...
 set -eu
 cd "$(dirname "$0")/.."
@@ -44,8 +45,13 @@ mkdir -p "$logs"
 run() { # PROGRAMS
   export ROWCAST_TEST_POSTGRES_BIN="$1"
   # As cargo does: a test looks for its files from its own package on.
-  (cd connectors/postgres && "$connector" --test-threads "$threads" --skip fuzz::) &&
-    "$program" --test-threads "$threads" $scenarios
+  (cd connectors/postgres && "$connector" --test-threads "$threads" --show-output --skip fuzz::) &&
+    "$program" --test-threads "$threads" --show-output $scenarios
+}
+
+# A test that passes because it cannot be run says so.
+skipped_in() { # LOG
+  awk '/^---- .* stdout ----$/ { name = $2 } /^SKIPPED/ && name { print name; name = "" }' "$1" | sort -u
 }
 
 status=0
@@ -56,7 +62,10 @@ for major in "$@"; do
   start=$(date +%s)
   if run "$bin" >"$log" 2>&1; then
     passed=$(awk '/^test result:/ { sum += $4 } END { print sum }' "$log")
-    echo "PostgreSQL $version: $passed tests passed, $(($(date +%s) - start)) s"
+    skipped=$(skipped_in "$log")
+    count=$(printf '%s' "$skipped" | grep -c . || true)
+    echo "PostgreSQL $version: $((passed - count)) tests passed, $count skipped, $(($(date +%s) - start)) s"
+    [ "$count" = 0 ] || printf '%s\n' "$skipped" | sed 's/^/  skipped: /'
   else
     status=1
     grep -E '^test .*FAILED$|^thread .* panicked|^test result:' -A 3 "$log" || tail -n 50 "$log"

@@ -135,7 +135,7 @@ async fn one_that_is_asked_for_is_waited_for_and_can_be_paused() {
     database
         .execute(
             "create table orders (id integer primary key, note text);
-             insert into orders select i, repeat('x', 100) from generate_series(1, 30000) i",
+             insert into orders select i, repeat('x', 100) from generate_series(1, 60000) i",
         )
         .await;
     let rowcast = Rowcast::of(&database).start().await;
@@ -148,21 +148,43 @@ async fn one_that_is_asked_for_is_waited_for_and_can_be_paused() {
     assert!(wrong.code != 0 && wrong.stderr.contains("nothing"), "{wrong:?}");
     let unknown = snapshot(&["public.nothing"]).await;
     assert!(unknown.code != 0 && unknown.stderr.contains("No captured table matches"), "{unknown:?}");
-    assert_eq!(snapshot(&["public.orders", "--detach"]).await.code, 0);
+    // Behind the first chunk, of 2,000 rows, each takes its time: some seconds in all, and a pause is ordered at once.
+    let slow = "case when id > 2000 and id % 10 = 0 then pg_sleep(0.001) is not null else true end";
+    assert_eq!(snapshot(&["public.orders", "--where", slow, "--detach"]).await.code, 0);
+    let standing = async || http::get(rowcast.address(), "/v1/snapshots").await.unwrap().json();
+    wait_for("some rows", SOON, async || {
+        let standing = standing().await;
+        if standing["tables"][0]["rows"].as_u64() > Some(0) { Ok(()) } else { Err(standing.to_string()) }
+    })
+    .await;
     let paused = snapshot(&["public.orders", "--pause"]).await;
-    // A fast machine has read it by then.
-    if paused.code == 0 {
-        let shown = snapshot(&["--status"]).await;
-        assert!(shown.stdout.contains("public.orders") && shown.stdout.contains("paused"), "{shown:?}");
-        assert_eq!(snapshot(&["public.orders", "--resume"]).await.code, 0);
+    assert_eq!(paused.code, 0, "{paused:?}");
+    let standing = standing().await;
+    let table = standing["tables"][0].clone();
+    assert_eq!(
+        (&table["channel"], &table["state"]),
+        (&json!("public.orders"), &json!("paused")),
+        "{standing}"
+    );
+    let number = |of: &str| table[of].as_f64().unwrap_or_else(|| panic!("{standing}"));
+    let (rows, estimate, percent) = (number("rows"), number("estimate"), number("percent"));
+    assert!((2_000.0..60_000.0).contains(&rows) && rows <= estimate, "{standing}");
+    assert!((percent - 100.0 * rows / estimate).abs() < 0.1, "{standing}");
+    let shown = snapshot(&["--status"]).await;
+    assert!(shown.stdout.contains("public.orders") && shown.stdout.contains("paused"), "{shown:?}");
+    for (name, value) in [("rows", rows), ("estimated_rows", estimate), ("percent", percent)] {
+        let metric = format!("rowcast_snapshot_table_{name}{{table=\"public.orders\"}}");
+        let found = rowcast.metric(&metric).await.unwrap_or_else(|| panic!("no {metric}"));
+        assert!((found - value).abs() < 0.1, "{metric}: {found}, not {value}");
     }
+    assert_eq!(snapshot(&["public.orders", "--resume"]).await.code, 0);
     wait_for("all rows", SOON, async || {
         let left = rowcast.status().await["snapshots"].clone();
         if left == json!([]) { Ok(()) } else { Err(left.to_string()) }
     })
     .await;
     let page = page(rowcast.address(), "/v1/events?channel=public.orders&from=last:1").await.unwrap();
-    assert_eq!(page["events"][0]["after"]["id"], 30000);
+    assert_eq!(page["events"][0]["after"]["id"], 60000);
     assert_eq!(page["events"][0]["snapshot"]["kind"], "ad_hoc");
     let refused = http::post(rowcast.address(), "/v1/snapshots", "{\"tables\": [\"*\"]}").await.unwrap();
     assert_eq!(refused.status, 403);

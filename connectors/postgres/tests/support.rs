@@ -197,12 +197,29 @@ impl Server {
         let output = command.args(["-p", &self.port.to_string(), "postgres"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            println!("no dump: {}", String::from_utf8_lossy(&output.stderr));
+            println!("SKIPPED in part, for want of a pg_dump: {}", String::from_utf8_lossy(&output.stderr));
             return None;
         }
         // A number of its own making for each run.
         let own = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
         Some(text.lines().filter(own).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Has somebody else read a slot up to a position.
+    pub(crate) fn steal(&self, slot: &str, end: &str) {
+        run(self.recvlogical(slot).args(["--endpos", end]));
+    }
+
+    /// Postgres' own reader of a slot: Debian's, which reads from any version.
+    pub(crate) fn recvlogical(&self, slot: &str) -> Command {
+        let versions = fs::read_dir(DEBIAN).into_iter().flatten().flatten();
+        let programs = versions.map(|version| version.path().join("bin/pg_recvlogical"));
+        let program = programs.into_iter().find(|program| program.exists()).unwrap();
+        let mut command = Command::new(program);
+        command.args(["-h".as_ref(), self.dir.as_os_str(), "-p".as_ref(), self.port.to_string().as_ref()]);
+        command.args(["-U", "postgres", "-d", "postgres", "--slot", slot, "--start", "--no-loop"]);
+        command.args(["--file", "/dev/null", "-o", "proto_version=1", "-o", "publication_names=rowcast"]);
+        command
     }
 
     /// A connection string over the Unix socket as superuser.

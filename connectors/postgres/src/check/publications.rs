@@ -113,7 +113,12 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
         return Ok(requirement("event trigger", true, found, None));
     }
     let (what, sql): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
-    let instead = if source.manage { "; new tables are captured some seconds later" } else { "" };
+    let instead = if source.manage {
+        "; new tables are captured some seconds later, and until then the UPDATE and DELETE of a table that loses its \
+         primary key fail"
+    } else {
+        ""
+    };
     let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
     let remedy = format!("{who} {}", sql.join(" "));
     let sound = !source.ddl || source.manage;

@@ -6,6 +6,8 @@
 //! still be invisible to a snapshot: a commit is decoded before it is seen.
 
 #[cfg(test)]
+mod altered;
+#[cfg(test)]
 mod bulk;
 #[cfg(test)]
 mod doubt;

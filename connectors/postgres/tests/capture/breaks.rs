@@ -139,6 +139,10 @@ async fn a_slot_whose_log_was_removed() {
         })
         .await;
         run(&client, "insert into t values (2)").await;
+        let waiting = Config { on_gap: OnGap::Stop, ..config.clone() };
+        let capture = Capture::launch(waiting, directory.path());
+        until("the state", async || capture.report().source.slot_state == "wal_removed").await;
+        capture.stop().await;
         let capture = goes_on(config.clone(), &directory, "is lost", "source_lost").await;
         run(&client, "insert into t values (3)").await;
         let expected = ["insert public.t 1", "gap source_lost", "insert public.t 3"];

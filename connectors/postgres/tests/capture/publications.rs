@@ -193,7 +193,7 @@ async fn chosen_columns_and_rows_stay_chosen() {
     let (server, directory) = (Server::start(""), Directory::new());
     let client = sql(&server).await;
     if version(&client).await < 150_000 {
-        println!("skipped: before version 15 there are no column lists");
+        println!("SKIPPED: before version 15 there are no column lists");
         return;
     }
     run(&client, "create table t (id int primary key, shown text, \"Hidden\" text); create table u (id int primary key)")

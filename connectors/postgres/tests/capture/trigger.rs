@@ -170,6 +170,7 @@ async fn without_the_right_it_looks_by_itself() {
     let trigger = found.iter().find(|found| found.name == "event trigger").unwrap();
     let remedy = trigger.remedy.as_deref().unwrap();
     assert!(trigger.ok && trigger.found.contains("some seconds later"), "{trigger:?}");
+    assert!(trigger.found.contains("loses its primary key fail"), "{trigger:?}");
 
     run(
         &client,

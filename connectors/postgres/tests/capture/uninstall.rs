@@ -126,3 +126,27 @@ async fn what_is_not_ours_stays() {
     assert_eq!(staying(&removed), ["replication slot rowcast", "publication rowcast"]);
     assert_eq!(value(&client, "select to_regnamespace('rowcast')").await, "NULL");
 }
+
+/// A table lost its key while somebody held the publication, and capture ended before the identity that it was lent could
+/// be given back.
+#[tokio::test]
+async fn what_was_lent_is_given_back() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, other) = (sql(&server).await, sql(&server).await);
+    run(&client, "create table t (id int primary key, v int); insert into t values (1, 1)").await;
+    let before = globals(&client).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&other, "begin; create table m (id int primary key)").await;
+    run(&client, "alter table t drop constraint t_pkey; update t set v = 2").await;
+    capture.wait(1).await;
+    capture.stop().await;
+    run(&other, "rollback").await;
+    let identity = "select relreplident::text from pg_class where relname = 't'";
+    assert_eq!(value(&client, identity).await, "f");
+    let removed = uninstall(&config(&server), true).await.unwrap();
+    assert_eq!(staying(&removed), Vec::<&str>::new());
+    let repaid = removed.iter().filter(|removal| removal.name.contains("public.t"));
+    assert!(repaid.clone().count() == 1, "{removed:?}");
+    assert_eq!(value(&client, identity).await, "d");
+    assert_eq!(globals(&client).await, before);
+}

@@ -97,7 +97,7 @@ async fn ids_beyond_2_to_the_32() {
 async fn a_snapshot_across_the_end_of_the_32_bits() {
     let (mut server, directory) = (Server::start(""), Directory::new());
     if !server.can_set_xids() {
-        println!("skipped: pg_resetwal is not among this server's programs");
+        println!("SKIPPED: pg_resetwal is not among this server's programs");
         return;
     }
     lead(&mut server).await;

@@ -136,6 +136,7 @@ async fn commits_that_wait_around_every_step() {
     caught_up(&client, &capture).await;
     let events = capture.events();
     println!("{done} transactions, {repeated} chunks were seen to be read again, {} events", events.len());
+    assert!(repeated > 0, "no chunk met a commit that waits");
     let (built, real) = (rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
     for (key, row) in &real {
         assert_eq!(built.get(key), Some(row), "row {key}");

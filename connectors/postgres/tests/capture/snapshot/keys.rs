@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rowcast_engine::snapshots::Command;
+
+use super::load::again;
 use super::*;
 
 /// More than a first chunk has, so that rows are read behind a key.
@@ -138,6 +141,18 @@ async fn rows_are_read_again_by_such_keys() {
         })
     };
     let capture = Capture::start(initial(&server), directory.path()).await;
+    // As often as it takes until some of them wait to be read again.
+    let mut waited = false;
+    until("keys to be read again", async || {
+        waited |= again(&capture).is_some_and(|keys| keys > 0);
+        if !waited && capture.report().snapshots.is_empty() {
+            let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+            // The one before may have just begun.
+            let _ = capture.status.ask_for_snapshot(wanted).await;
+        }
+        waited
+    })
+    .await;
     read_whole(&capture).await;
     stop.store(true, Ordering::Relaxed);
     assert!(writer.await.unwrap() > 0);

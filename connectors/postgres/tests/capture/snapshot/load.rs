@@ -104,7 +104,7 @@ impl Writers {
 }
 
 /// How many keys wait to be read again, as the journal has it; none when the table has been read.
-fn again(capture: &Capture) -> Option<usize> {
+pub(super) fn again(capture: &Capture) -> Option<usize> {
     let notes = capture.journal.notes();
     let note = notes.get("snapshot public.t")?;
     let job: serde_json::Value = serde_json::from_slice(note).unwrap();

@@ -189,3 +189,39 @@ async fn one_that_is_asked_for_is_waited_for_and_can_be_paused() {
     let refused = http::post(rowcast.address(), "/v1/snapshots", "{\"tables\": [\"*\"]}").await.unwrap();
     assert_eq!(refused.status, 403);
 }
+
+/// Large transactions are sent before they commit, but for as long as rows are read.
+#[tokio::test]
+async fn transactions_are_sent_early_again_when_the_rows_have_been_read() {
+    let database = Postgres::shared().await.create_database("early").await;
+    let settings = format!("alter database \"{}\" set logical_decoding_work_mem = '64kB'", database.name());
+    database.execute(&settings).await;
+    database.execute("create table orders (id integer primary key, note text)").await;
+    let rowcast = Rowcast::of(&database).set("source.streaming=on").start().await;
+    let data = rowcast.data().to_str().unwrap().to_owned();
+    let large = async |from: u32| {
+        let rows = format!("generate_series({from}, {}) i", from + 1999);
+        database.execute(&format!("insert into orders select i, repeat('x', 500) from {rows}")).await;
+    };
+    let early = async |count: f64| {
+        wait_for("it to be sent early", SOON, async || {
+            match rowcast.metric("rowcast_source_streamed_transactions_total").await {
+                Some(found) if found >= count => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    };
+    large(1).await;
+    early(1.0).await;
+    let read = command(&["snapshot", "public.orders", "--data", &data]).await;
+    assert_eq!((read.code, read.stdout.as_str()), (0, "public.orders: 2000 rows\n"), "{read:?}");
+    wait_for("another connection", SOON, async || {
+        let source = rowcast.status().await["source"].clone();
+        let again = source["reconnects"].as_u64() >= Some(2) && source["state"] == "streaming";
+        if again { Ok(()) } else { Err(source.to_string()) }
+    })
+    .await;
+    large(10_001).await;
+    early(2.0).await;
+}

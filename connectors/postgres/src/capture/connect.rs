@@ -24,7 +24,7 @@ use super::starting::start_command;
 use super::taking::{caught_up, same_server};
 use super::waiting::told;
 use crate::catalog::Catalog;
-use crate::config::{Origin, Source, Streaming};
+use crate::config::{Origin, Source};
 use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
@@ -162,8 +162,8 @@ impl Link {
         let journal = self.ingest.journal().clone();
         let names = publications::existing(&client, &self.source).await?;
         let from = situation.start(journal.position().asked_since);
-        let streaming = self.streaming()?;
-        let command = start_command(&self.source, from, &names, streaming);
+        let sent = self.sent()?;
+        let command = start_command(&self.source, from, &names, sent);
         let starts = Box::pin(self.start(&client, connection, &server, &command));
         let stream = during(&board, "Starts the stream", starts).await?;
         let told = during(&board, "Reads where the slot stands", self.confirmed(&client, position)).await?;
@@ -179,7 +179,7 @@ impl Link {
         let parts = (taken, self.ingest.clone(), self.status.clone());
         let source = Source { info: self.here.clone(), ..self.source.clone() };
         let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, server.version)?;
-        let snapshots = (snapshots, orders, streaming == Streaming::On);
+        let snapshots = (snapshots, orders, sent);
         // Where it is asked to start was not told for that.
         let told = self.ingest.confirmable(told);
         let feedback = Feedback::new(told, confirmed, position, server.sender_timeout);

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::connect::{Link, Situation};
 use super::feedback::gone_after;
 use super::replay::page_above;
-use crate::config::Streaming;
+use super::starting::Sent;
 use crate::pgoutput::{Message, decode};
 use crate::setup::publications;
 use crate::wire::{CopyFrame, CopyStream};
@@ -57,7 +57,7 @@ impl Link {
             return Ok(Fork { at: confirmed, broken_off: false });
         }
         let names = publications::existing(client, &self.source).await?;
-        let command = super::starting::start_command(&self.source, Lsn::ZERO, &names, Streaming::Off);
+        let command = super::starting::start_command(&self.source, Lsn::ZERO, &names, Sent::Whole);
         let connection = self.replication(client).await?;
         let stream = self.start(client, connection, &situation.server, &command).await?;
         let silence = gone_after(situation.server.sender_timeout);

@@ -22,6 +22,7 @@ use super::emit::Emitter;
 use super::feedback::Feedback;
 use super::nap::{self, Naps, Pace};
 use super::spill::Large;
+use super::starting::{Sent, wants_snapshots};
 use crate::catalog::Catalog;
 use crate::setup::slot;
 use crate::snapshot::Snapshots;
@@ -65,6 +66,9 @@ pub(super) struct Session {
     pub(super) status: Status,
     large: Large,
     emitter: Emitter,
+    sent: Sent,
+    /// When it is looked next whether snapshots are still wanted, where they have transactions sent whole.
+    look_at: Instant,
     /// They read as long as this is there.
     _snapshots: Snapshots,
     /// A message that has to be taken again.
@@ -94,7 +98,7 @@ impl Session {
         feedback: Feedback,
         catalog: Catalog,
         (tables, ingest, status): (Tables, Ingest, Status),
-        (snapshots, orders, streams): (Snapshots, mpsc::Receiver<Order>, bool),
+        (snapshots, orders, sent): (Snapshots, mpsc::Receiver<Order>, Sent),
         position: Lsn,
     ) -> Self {
         let now = Instant::now();
@@ -104,7 +108,9 @@ impl Session {
             feedback,
             catalog,
             tables,
-            emitter: Emitter::new(orders, streams, ingest.journal().clone()),
+            emitter: Emitter::new(orders, sent == Sent::Early, ingest.journal().clone()),
+            sent,
+            look_at: now,
             ingest,
             status,
             large: Large::None,
@@ -183,8 +189,23 @@ impl Session {
                     "A snapshot is wanted: the stream begins anew, with large transactions sent when they commit",
                 ));
             }
+            if self.may_send_early_again()? {
+                return Err(Error::transient(
+                    "No snapshot is wanted any more: the stream begins anew, with large transactions sent before they commit",
+                ));
+            }
             self.wait().await?;
         }
+    }
+
+    /// Whether snapshots have had transactions sent whole, and are done.
+    fn may_send_early_again(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        if self.sent != Sent::WholeForSnapshots || now < self.look_at || !self.assembly.is_idle() {
+            return Ok(false);
+        }
+        self.look_at = now + SHOW_EVERY;
+        Ok(!wants_snapshots(self.ingest.journal())?)
     }
 
     /// Takes all that has been read. Gives what has to happen before the rest can be taken.
@@ -362,10 +383,9 @@ impl Session {
     fn next_duty(&self) -> Option<Instant> {
         let advance = self.has_moved().then_some(self.advance_at);
         let show = self.stale.then(|| self.shown + SHOW_EVERY);
-        match (advance, show) {
-            (Some(advance), Some(show)) => Some(advance.min(show)),
-            (advance, show) => advance.or(show),
-        }
+        let held_back = self.sent == Sent::WholeForSnapshots && self.assembly.is_idle();
+        let look = held_back.then_some(self.look_at);
+        [advance, show, look].into_iter().flatten().min()
     }
 
     /// A large transaction has committed: the rest of it is written, and its file becomes a part of the journal.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rowcast_engine::journal::Journal;
 use rowcast_engine::{Error, Lsn, Result};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
@@ -23,12 +24,39 @@ const PATIENCE_SLACK: Duration = Duration::from_secs(10);
 const UNENCODED: &str = "SQL_ASCII";
 const UNCHECKED: &str = "SET client_encoding = 'SQL_ASCII'";
 
+/// How the server sends large transactions over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Before they commit.
+    Early,
+    /// When they commit.
+    Whole,
+    /// Likewise, as long as snapshots are wanted: what is being read has to know each change when it is delivered, not
+    /// before.
+    WholeForSnapshots,
+}
+
+impl Sent {
+    fn streaming(self) -> Streaming {
+        if self == Self::Early { Streaming::On } else { Streaming::Off }
+    }
+}
+
+/// Whether rows of tables are wanted, paused ones included.
+pub(super) fn wants_snapshots(journal: &Journal) -> Result<bool> {
+    let jobs = Jobs::read(&journal.notes())?;
+    Ok(jobs.all.is_some() || !jobs.tables.is_empty())
+}
+
 impl Link {
-    /// A snapshot that is being read has to know each change when it is delivered, not before.
-    pub(super) fn streaming(&self) -> Result<Streaming> {
-        let jobs = Jobs::read(&self.ingest.journal().notes())?;
-        let whole = self.whole || jobs.all.is_some() || !jobs.tables.is_empty();
-        Ok(if whole { Streaming::Off } else { self.source.streaming })
+    /// How large transactions are to be sent over the next connection.
+    pub(super) fn sent(&self) -> Result<Sent> {
+        Ok(match self.source.streaming {
+            Streaming::On if self.whole => Sent::Whole,
+            Streaming::On if wants_snapshots(self.ingest.journal())? => Sent::WholeForSnapshots,
+            Streaming::On => Sent::Early,
+            Streaming::Off => Sent::Whole,
+        })
     }
 
     /// Starts the stream, waiting for the slot where another session has it.
@@ -85,13 +113,8 @@ impl Link {
 }
 
 /// Older servers refuse options that they do not know: `origin` is sent only where it was asked for.
-pub(super) fn start_command(
-    source: &Source,
-    from: Lsn,
-    publications: &[String],
-    streaming: Streaming,
-) -> String {
-    let (version, more) = match streaming {
+pub(super) fn start_command(source: &Source, from: Lsn, publications: &[String], sent: Sent) -> String {
+    let (version, more) = match sent.streaming() {
         Streaming::Off => (1, ""),
         Streaming::On => (2, ", streaming 'on'"),
     };
@@ -117,18 +140,17 @@ mod tests {
         let config = Config { url: "host=/tmp user=u dbname=d".to_owned(), ..Config::default() };
         let source = Source::new(&config).unwrap();
         assert_eq!(
-            start_command(&source, Lsn::ZERO, &names, Streaming::Off),
+            start_command(&source, Lsn::ZERO, &names, Sent::Whole),
             "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '1', \
              publication_names '\"rowcast\",\"My \"\"Pub''s\"\"\"', messages 'true')"
         );
         let local = Source { origin: Origin::None, ..source };
-        assert!(start_command(&local, Lsn(0x1A), &[], Streaming::Off).contains(" LOGICAL 0/1A ("));
+        assert!(start_command(&local, Lsn(0x1A), &[], Sent::Whole).contains(" LOGICAL 0/1A ("));
         assert!(
-            start_command(&local, Lsn::ZERO, &[], Streaming::Off)
-                .ends_with(", messages 'true', origin 'none')")
+            start_command(&local, Lsn::ZERO, &[], Sent::Whole).ends_with(", messages 'true', origin 'none')")
         );
         assert_eq!(
-            start_command(&Source::new(&config).unwrap(), Lsn::ZERO, &names[..1], Streaming::On),
+            start_command(&Source::new(&config).unwrap(), Lsn::ZERO, &names[..1], Sent::Early),
             "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '2', \
              publication_names '\"rowcast\"', messages 'true', streaming 'on')"
         );

@@ -24,5 +24,9 @@ async fn one_that_is_asked_for_has_transactions_sent_whole() {
     let table = rebuilt(&capture.events(), "public.t", 2);
     assert_eq!(table, actual(&client, "t", &["id", "v"]).await);
     assert!(capture.report().source.reconnects > 0);
+    // And when it is done, the connection is made as it was wished for.
+    until("another connection", async || capture.report().source.reconnects > 1).await;
+    run(&client, "insert into t values (7000, 'behind')").await;
+    until("the row", async || capture.events().iter().any(|event| event.new == "7000,behind")).await;
     capture.stop().await;
 }

@@ -11,18 +11,9 @@ use rowcast_engine::journal::{self, Journal, Options, Read, StreamPosition};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Kind, Lsn, ingest};
 
+use crate::damage::segments;
 use crate::disk::FakeDisk;
 use crate::support::{Fixture, insert, read_all, without_indexes};
-
-fn segments(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut paths: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
-        .collect();
-    paths.sort();
-    paths
-}
 
 #[tokio::test]
 async fn events_come_back_in_order_and_numbered() {

@@ -1,10 +1,10 @@
 //! A copy of the journal that opens, made while rowcast runs.
 //!
 //! The files are copied from the newest to the oldest. The newest one is written meanwhile: what is copied of it is what
-//! was whole when it was looked through. The others do not change any more; retention may take the oldest ones during the copy, and what it takes
-//! first is copied last, so nothing is missing in between. A file that began after the directory was listed is not in
-//! the copy, and neither is a huge transaction that commits meanwhile. The installation's number comes last: a backup
-//! that was broken off does not open.
+//! was whole when it was looked through. The others do not change any more; retention may take the oldest ones during the
+//! copy, and what it takes first is copied last, so nothing is missing in between. A file that began after the directory
+//! was listed is not in the copy, and neither is a huge transaction that commits meanwhile. The installation's number
+//! comes last: a backup that was broken off does not open.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};

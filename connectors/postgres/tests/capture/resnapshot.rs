@@ -2,7 +2,7 @@
 //! at the gap what he had, and follows, ends with the table.
 
 use rowcast_engine::event::Op;
-use rowcast_postgres::{Config, OnGap};
+use rowcast_postgres::{Config, OnGap, SnapshotMode};
 
 use super::breaks::{gaps, one_row};
 use super::harness::{Capture, Directory, run, sql, until};
@@ -44,6 +44,17 @@ async fn a_slot_that_is_gone() {
     let client = sql(&server).await;
     let lost = "select pg_drop_replication_slot('rowcast'); insert into t values (2), (3); delete from t where id = 1";
     run(&client, lost).await;
+    reads_anew(&server, config, &directory, "source_lost").await;
+}
+
+/// `snapshot = "when_needed"` reads behind a gap, whatever lets the history go on.
+#[tokio::test]
+async fn when_needed_is_behind_a_gap() {
+    let (server, directory, config) = one_row("", OnGap::Continue).await;
+    let client = sql(&server).await;
+    let lost = "select pg_drop_replication_slot('rowcast'); insert into t values (2), (3); delete from t where id = 1";
+    run(&client, lost).await;
+    let config = Config { snapshot: Some(SnapshotMode::WhenNeeded), ..config };
     reads_anew(&server, config, &directory, "source_lost").await;
 }
 

@@ -35,11 +35,12 @@ async fn the_stream_neither_waits_for_a_slow_chunk_nor_falls_silent() {
     let reading = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
     until("the chunk to be read", async || value(&client, reading).await == "1").await;
     let (begun, mut inserted) = (Instant::now(), 0);
+    // The chunk may end at any time, and its row come: those of the stream alone are counted.
+    let told = || capture.events().iter().filter(|event| event.channel == "public.u").count();
     while value(&client, reading).await == "1" {
         inserted += 1;
         run(&client, &format!("insert into u values ({inserted})")).await;
-        until("the row", async || capture.events().len() == inserted).await;
-        assert!(reads(&capture.events()).is_empty());
+        until("the row", async || told() == inserted).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(begun.elapsed() > CHUNK / 2 && inserted > 10, "{inserted} in {:?}", begun.elapsed());

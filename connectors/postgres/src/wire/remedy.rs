@@ -241,9 +241,10 @@ pub(super) fn for_statement(error: &DbError) -> Option<String> {
         "55006" => "Another session has it: see active_pid in pg_replication_slots",
         "55P03" => "A lock was not to be had in time: see pg_stat_activity for long transactions",
         "57P01" | "57P02" | "57P03" => "The server is restarting: wait for it",
-        "XX000" if about("could not map filenode") => {
+        // From version 16 on it is called filenumber.
+        "XX000" if about("could not map filenode") || about("could not map filenumber") => {
             "Postgres cannot decode its own log here, as can be where tables were emptied or rewritten while the slot was \
-             made. When it stays so: select pg_drop_replication_slot('NAME'); then rowcast adopt, which goes on behind a gap"
+             made, or while the connection broke. When it stays so: select pg_drop_replication_slot('NAME'); then rowcast adopt, which goes on behind a gap"
         }
         "42501" => "Give the role the privilege, or log in as one that has it",
         _ => return None,

@@ -155,7 +155,12 @@ impl Writer {
                 _ => client.batch_execute(&self.transaction()).await,
             };
             if let Err(error) = result {
-                let usual = [SqlState::UNIQUE_VIOLATION, SqlState::T_R_DEADLOCK_DETECTED];
+                let usual = [
+                    SqlState::UNIQUE_VIOLATION,
+                    SqlState::T_R_DEADLOCK_DETECTED,
+                    // Of a row that another session moves to another partition, at any isolation level.
+                    SqlState::T_R_SERIALIZATION_FAILURE,
+                ];
                 assert!(error.code().is_some_and(|code| usual.contains(code)), "{error:?}");
                 client.batch_execute("rollback").await.expect("a session");
             }

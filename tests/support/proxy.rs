@@ -22,6 +22,14 @@ enum Way {
     Ended,
 }
 
+/// What ends a connection on which the server says it.
+#[derive(Clone, Copy, Debug)]
+struct Poison {
+    words: &'static [u8],
+    /// What the client gets in place of all that came together with them; a reset where it is nothing.
+    last: &'static [u8],
+}
+
 /// What the network does.
 #[derive(Clone, Debug, Default)]
 struct Weather {
@@ -33,8 +41,7 @@ struct Weather {
     abandoned: u64,
     /// Only replication connections are held up.
     only_streams: bool,
-    /// A connection on which the server says this is reset.
-    poison: Option<&'static [u8]>,
+    poison: Option<Poison>,
 }
 
 /// A TCP proxy to one target. Dropping it resets its connections.
@@ -110,7 +117,12 @@ impl Proxy {
 
     /// Resets each connection on which the server says this, until [`Proxy::mend`].
     pub(crate) fn poison(&self, words: &'static [u8]) {
-        self.weather.send_modify(|weather| weather.poison = Some(words));
+        self.fail(words, &[]);
+    }
+
+    /// Ends each connection on which the server says this, until [`Proxy::mend`], with other words of the server's.
+    pub(crate) fn fail(&self, words: &'static [u8], last: &'static [u8]) {
+        self.weather.send_modify(|weather| weather.poison = Some(Poison { words, last }));
     }
 
     /// All is well again; what was held back goes on. What was abandoned stays so.
@@ -132,7 +144,7 @@ impl Drop for Proxy {
 }
 
 /// What one direction of one connection has to know.
-type Look = fn(&Weather) -> (Way, Option<&'static [u8]>);
+type Look = fn(&Weather) -> (Way, Option<Poison>);
 
 async fn connection(
     client: TcpStream,
@@ -199,8 +211,14 @@ async fn copy(
             return to.shutdown().await;
         }
         let said = &buffer[..count];
-        if poison.is_some_and(|words| said.windows(words.len()).any(|part| part == words)) {
-            return Err(std::io::ErrorKind::ConnectionReset.into());
+        if let Some(Poison { words, last }) = poison
+            && said.windows(words.len()).any(|part| part == words)
+        {
+            to.write_all(last).await?;
+            if last.is_empty() {
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            return to.shutdown().await;
         }
         to.write_all(said).await?;
     }

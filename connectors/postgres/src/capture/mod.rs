@@ -138,7 +138,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                             session.finish().await;
                             return Ok(());
                         }
-                        Err(error) => Err(connect::explain(error)),
+                        Err(error) => Err(session.explain(error)),
                     },
                     call = called(&mut guard) => Err(call.error()),
                     () = stop.stopped() => {

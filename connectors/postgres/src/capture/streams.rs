@@ -146,7 +146,7 @@ impl Streams {
     }
 
     /// The connection ends, and the next one asks for whole transactions.
-    fn give_up(&mut self, why: &str) -> Error {
+    pub(super) fn give_up(&mut self, why: &str) -> Error {
         self.given_up = true;
         counter!("rowcast_source_streaming_given_up_total").increment(1);
         Error::transient(format!(

@@ -14,13 +14,30 @@ use rowcast_engine::{Error, Result};
 
 use super::{Session, meanwhile};
 use crate::capture::assembly::StreamCommit;
+use crate::capture::connect::explain;
 use crate::capture::spill::MAX_OPEN;
+use crate::capture::starting::Sent;
 use crate::capture::streamed::{Found, Streamed};
 use crate::pgoutput::{Message, decode};
+use crate::setup::slot::sqlstate;
 use crate::snapshot::job::{Job, Since};
 use crate::snapshot::visible::Commit;
 
+/// SQLSTATE `internal_error`.
+const INTERNAL: &str = "XX000";
+
 impl Session {
+    /// What an error says that ended the stream. Where the server failed while it sent transactions that had not
+    /// committed, they are sent whole from now on: 18.4 was seen to fail for ever over some that it can decode when they
+    /// have committed (`could not map filenumber`).
+    pub(in crate::capture) fn explain(&mut self, error: Error) -> Error {
+        let error = explain(error);
+        if self.sent == Sent::Early && sqlstate(&error) == Some(INTERNAL) {
+            return self.assembly.streams.give_up("the server failed over it").because(error);
+        }
+        error
+    }
+
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
         let mut streamed = self.assembly.streams.take(commit.xid)?;
         let found = self.look_up_all(streamed.doubtful()).await?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::backlog::{self, Backlog, Change, Columns, Load, SLOT};
-use crate::process::{Manners, Process, command, cpu, peak_memory, run};
+use crate::process::{Process, cpu, peak_memory, run};
 use crate::program::Rowcast;
 use crate::server::{Place, Route, Server};
 use crate::table::{median, set};
@@ -174,10 +174,7 @@ impl Bench<'_> {
     /// pg_recvlogical, which throws away what it reads.
     async fn peer(&self, route: Route, backlog: &Backlog) -> Result<Drained> {
         backlog::rewind(self.client, PEER_SLOT).await?;
-        let manners = Manners { user: None, end: Signal::INT };
-        let mut drain = command(&self.server.program("pg_recvlogical"), manners);
-        drain.args(self.server.options(route)).args(["--slot", PEER_SLOT, "--start", "--no-loop"]);
-        drain.args(["-o", "proto_version=1", "-o", &format!("publication_names={SLOT}")]);
+        let mut drain = self.server.recvlogical(route, PEER_SLOT, SLOT);
         drain.args(["--endpos", &backlog.end, "--file", "/dev/null"]);
         let start = Instant::now();
         let mut process = Process::start(&mut drain, Signal::INT, &self.place.path("peer.log"))?;

@@ -154,7 +154,7 @@ impl Bench<'_> {
         tokio::time::sleep(AFTERWARDS).await;
         collect.abort();
         let memory = self.detach(attached, slot).await?;
-        let arrived = arrived.lock().map(|arrived| arrived.clone()).unwrap_or_default();
+        let arrived = arrived.lock().map_err(|_| Error::failed("The reader was broken off"))?.clone();
         if arrived.len() != sent.len() {
             return Err(Error::failed(format!("{} of {} small events came", arrived.len(), sent.len())));
         }

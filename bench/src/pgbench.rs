@@ -125,17 +125,8 @@ impl Bench<'_> {
         let names = "select string_agg(quote_ident(pubname), ',') from pg_publication";
         let names: String =
             self.client.query_one(names, &[]).await.map_err(|error| failed(names, error))?.get(0);
-        let mut drain =
-            command(&self.server.program("pg_recvlogical"), Manners { user: None, end: Signal::INT });
-        drain.args(self.server.options(route)).args([
-            "--slot",
-            SLOT,
-            "--start",
-            "--no-loop",
-            "--file",
-            "/dev/null",
-        ]);
-        drain.args(["-o", "proto_version=1", "-o", &format!("publication_names={names}")]);
+        let mut drain = self.server.recvlogical(route, SLOT, &names);
+        drain.args(["--file", "/dev/null"]);
         let process = Process::start(&mut drain, Signal::INT, &self.place.path("peer.log"))?;
         while backlog::walsender(self.client, SLOT).await?.is_none() {
             tokio::time::sleep(LOOK).await;

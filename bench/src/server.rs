@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::{Error, Result};
@@ -118,6 +119,14 @@ impl Server {
     /// One of Postgres' own programs.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
+    }
+
+    /// pg_recvlogical, which reads a slot until it is told to end; where to is still to be said.
+    pub(crate) fn recvlogical(&self, route: Route, slot: &str, publications: &str) -> Command {
+        let mut command = command(&self.program("pg_recvlogical"), Manners { user: None, end: Signal::INT });
+        command.args(self.options(route)).args(["--slot", slot, "--start", "--no-loop"]);
+        command.args(["-o", "proto_version=1", "-o", &format!("publication_names={publications}")]);
+        command
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod expect;
 mod steps;
+mod units;
 mod world;
 
 use std::cell::RefCell;

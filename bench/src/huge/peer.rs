@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Bench, LOOK, PUBLICATION};
 use crate::backlog;
-use crate::process::{Manners, Process, command};
+use crate::process::Process;
 
 /// One read.
 const CHUNK: usize = 64 << 10;
@@ -23,11 +23,8 @@ impl Bench<'_> {
         let oid = "select 'small'::regclass::oid";
         let failed = |error| Error::failed("Cannot look up the table").because(error);
         let oid: u32 = self.client.query_one(oid, &[]).await.map_err(failed)?.get(0);
-        let mut drain =
-            command(&self.server.program("pg_recvlogical"), Manners { user: None, end: Signal::INT });
-        drain.args(self.server.options(self.route));
-        drain.args(["--slot", slot, "--start", "--no-loop", "--file", "-"]);
-        drain.args(["-o", "proto_version=1", "-o", &format!("publication_names={PUBLICATION}")]);
+        let mut drain = self.server.recvlogical(self.route, slot, PUBLICATION);
+        drain.args(["--file", "-"]);
         let (process, output) = Process::piped(&mut drain, Signal::INT, &self.place.path("peer.log"))?;
         std::thread::spawn(move || look(output, oid, &arrivals));
         while backlog::walsender(self.client, slot).await?.is_none() {

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::ending::Ending;
 use crate::journal::installation;
 use crate::journal::lost_end::LostEnd;
 use crate::journal::opening::{never_begun, note_asides, segment_paths};
@@ -129,7 +130,7 @@ pub fn for_each_event(
 pub(super) fn whole_length(path: &Path, disk: &dyn Disk) -> Result<Option<u64>> {
     let Opened::Segment(mut walk) = Walk::open(path, true, disk)? else { return Ok(None) };
     walk.run(&Registry::default(), &mut CheckReport::default(), |_, _| Ok(true))?;
-    Ok(Some(if walk.may_be_torn() { walk.good_end } else { walk.length }))
+    Ok(Some(if walk.ending.may_be_torn(walk.good_end) { walk.good_end } else { walk.length }))
 }
 
 /// The segments of a journal, of which there is at least one.
@@ -161,11 +162,8 @@ pub(super) enum Opened<'a> {
 pub(super) struct Walk<'a> {
     path: &'a Path,
     newest: bool,
-    /// What stands before this offset was whole once: where it ends before, something was lost.
-    sure: u64,
+    ending: Ending,
     pub(super) header: SegmentHeader,
-    /// The file is a copy, made while the original was written.
-    copied: bool,
     length: u64,
     file: Arc<dyn DiskFile>,
     scanner: Scanner,
@@ -195,28 +193,15 @@ impl<'a> Walk<'a> {
             Err(reason) => return Err(broken_segment(path, reason)),
         };
         rightly_named(path, header.base)?;
-        // A compressed one was whole when it got its name, and an index is of what was whole and synced.
-        let sure = sidecar::durable_to(disk, path, &header);
         let good_end = SEGMENT_HEADER as u64;
         let scanner = Scanner::new(Arc::clone(&file), good_end, length);
         let last = header.previous_last;
         let (pending, whole) = (Vec::new(), true);
+        // A compressed one was whole when it got its name.
         let newest = newest && !is_compressed(&bytes);
-        let copied = header.is_copied_to(&*file).map_err(unreadable)?;
-        let walk = Self {
-            path,
-            newest,
-            sure,
-            header,
-            copied,
-            length,
-            file,
-            scanner,
-            pending,
-            whole,
-            good_end,
-            last,
-        };
+        let ending = Ending::of(disk, path, (&header, &*file), newest).map_err(unreadable)?;
+        let walk =
+            Self { path, newest, ending, header, length, file, scanner, pending, whole, good_end, last };
         Ok(Opened::Segment(Box::new(walk)))
     }
 
@@ -246,16 +231,6 @@ impl<'a> Walk<'a> {
         Ok(self.last)
     }
 
-    /// Whether what is missing at its end may never have been there.
-    fn may_be_torn(&self) -> bool {
-        self.newest && self.header.may_end_at(self.good_end, self.sure)
-    }
-
-    /// The same where an older one may end with zeros.
-    fn may_have_zeros(&self) -> bool {
-        self.may_be_torn() || (self.copied && self.sure <= self.good_end)
-    }
-
     fn run(
         &mut self,
         registry: &Registry,
@@ -281,7 +256,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        if !self.whole && !self.may_be_torn() {
+        if !self.whole && !self.ending.may_be_torn(self.good_end) {
             let broken = Broken { offset: self.length, reason: "its last transaction is not whole" };
             return Err(broken_middle(self.path, &broken));
         }
@@ -307,12 +282,13 @@ impl<'a> Walk<'a> {
             Err(ScanError::Io(error)) => return Err(unreadable(error)),
             Err(ScanError::Broken(broken)) => broken,
         };
-        let may_be_torn = self.may_be_torn();
-        if !self.may_have_zeros() {
+        let Self { ending, good_end, .. } = *self;
+        if !ending.may_have_zeros(good_end) {
             return Err(broken_middle(self.path, &broken));
         }
         let end = self.scanner.end_of_data().map_err(unreadable)?;
-        let torn = may_be_torn && !self.scanner.is_in_the_middle(self.copied).unwrap_or(true);
+        let torn =
+            ending.may_be_torn(good_end) && !self.scanner.is_in_the_middle(ending.copied).unwrap_or(true);
         if end <= broken.offset || torn {
             self.length = end;
             return Ok(None);

@@ -35,6 +35,7 @@ mod compressor;
 mod crowded;
 pub mod disk;
 mod distance;
+mod ending;
 mod history;
 mod holds;
 mod installation;

@@ -1,6 +1,5 @@
 //! One file of the log: its header, what of it may be read, and the index into it.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -8,7 +7,6 @@ use std::sync::{PoisonError, RwLock};
 use uuid::Uuid;
 
 use crate::event::Micros;
-use crate::journal::disk::DiskFile;
 use crate::lsn::Lsn;
 use crate::record::layout::{NUMBERS_END, get_i64, get_u16, get_u32, get_u64, put};
 use crate::record::{Header, SpilledTx};
@@ -44,7 +42,7 @@ pub(crate) struct SegmentHeader {
     pub(crate) bridge: bool,
     /// A history of the source begins here, at this position.
     pub(crate) history: Option<Lsn>,
-    /// What told the file from others when it was written ([`DiskFile::number`]); 0: not known, or it was whole when it got its name.
+    /// What told the file from others when it was written ([`crate::journal::disk::DiskFile::number`]); 0: not known, or it was whole when it got its name.
     pub(crate) file: u64,
 }
 
@@ -89,20 +87,6 @@ impl SegmentHeader {
             return Err("its header has numbers that no segment can have");
         }
         Ok(header)
-    }
-
-    /// Whether what is missing behind `good_end` may never have been there; up to `sure` an index speaks for it. A spilled
-    /// transaction and a bridge were whole and synced before their files had their names, and so was the batch that a
-    /// history begins with.
-    pub(crate) fn may_end_at(&self, good_end: u64, sure: u64) -> bool {
-        let begun = self.history.is_none() || good_end > SEGMENT_HEADER as u64;
-        begun && self.spilled.is_none() && !self.bridge && good_end >= sure
-    }
-
-    /// Whether the file is a copy of the one that was written. What was written while it was copied may be there in part.
-    pub(crate) fn is_copied_to(&self, file: &dyn DiskFile) -> io::Result<bool> {
-        let number = if self.file == 0 { 0 } else { file.number()? };
-        Ok(number != 0 && number != self.file)
     }
 
     /// Whether these bytes begin as every segment does.

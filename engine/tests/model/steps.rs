@@ -123,17 +123,6 @@ impl World {
         self.accept(room)
     }
 
-    fn transaction(&mut self, builder: &mut Builder, rows: u64, large: bool) -> Unit {
-        let mut unit = self.begin(builder);
-        for _ in 0..rows {
-            let bytes = if large { 500_000 } else { self.random.one_of(&[3, 30, 300, 1500]) };
-            self.change(builder, &mut unit, bytes);
-        }
-        let end = self.commit(&mut unit);
-        builder.commit(end);
-        unit
-    }
-
     fn append(&mut self, ingest: usize) {
         let mut builder = Builder::new();
         let mut units = Vec::new();

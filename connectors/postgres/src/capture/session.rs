@@ -184,28 +184,27 @@ impl Session {
             if self.emitter.done {
                 return Ok(());
             }
-            if self.emitter.unfit {
-                return Err(Error::transient(
-                    "A snapshot is wanted: the stream begins anew, with large transactions sent when they commit",
-                ));
-            }
-            if self.may_send_early_again()? {
-                return Err(Error::transient(
-                    "No snapshot is wanted any more: the stream begins anew, with large transactions sent before they commit",
-                ));
+            if let Some((why, when)) = self.sent_otherwise()? {
+                let what =
+                    format!("{why}: the stream begins anew, with large transactions sent {when} they commit");
+                return Err(Error::transient(what));
             }
             self.wait().await?;
         }
     }
 
-    /// Whether snapshots have had transactions sent whole, and are done.
-    fn may_send_early_again(&mut self) -> Result<bool> {
+    /// Why large transactions have to be sent when, in place of as they are over this connection, if so.
+    fn sent_otherwise(&mut self) -> Result<Option<(&'static str, &'static str)>> {
+        if self.emitter.unfit {
+            return Ok(Some(("A snapshot is wanted", "when")));
+        }
         let now = Instant::now();
         if self.sent != Sent::WholeForSnapshots || now < self.look_at || !self.assembly.is_idle() {
-            return Ok(false);
+            return Ok(None);
         }
         self.look_at = now + SHOW_EVERY;
-        Ok(!wants_snapshots(self.ingest.journal())?)
+        let wanted = wants_snapshots(self.ingest.journal())?;
+        Ok((!wanted).then_some(("No snapshot is wanted any more", "before")))
     }
 
     /// Takes all that has been read. Gives what has to happen before the rest can be taken.

@@ -150,6 +150,43 @@ async fn a_slot_whose_log_was_removed() {
     }
 }
 
+/// What another reader has confirmed is not sent again: the journal lacks it, and says so before anything else.
+#[tokio::test]
+async fn a_slot_that_pg_recvlogical_has_read_from() {
+    let (server, directory, config) = one_row("", OnGap::Stop).await;
+    let client = sql(&server).await;
+    // While it reads it is waited for, and named.
+    let mut reader = server.recvlogical("rowcast").spawn().unwrap();
+    until("the other reader", async || {
+        value(&client, "select count(*) from pg_replication_slots where active").await == "1"
+    })
+    .await;
+    let mut capture = Capture::launch(config.clone(), directory.path());
+    until("the state", async || capture.report().source.slot_state == "in_use").await;
+    until("its name", async || {
+        capture.report().source.reason.is_some_and(|reason| reason.contains("application pg_recvlogical"))
+    })
+    .await;
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    capture.streams().await;
+    capture.stop().await;
+    run(&client, "insert into t values (2)").await;
+    let end = value(&client, "pg_current_wal_insert_lsn()").await;
+    run(&client, "insert into t values (3)").await;
+    server.steal("rowcast", &end);
+    let capture = Capture::launch(config.clone(), directory.path());
+    let reason = capture.waits("beyond the journal's position").await;
+    assert!(reason.contains("something else has read from it"), "{reason}");
+    assert_eq!(capture.events().len(), 1);
+    capture.stop().await;
+    let config = Config { on_gap: OnGap::Continue, ..config };
+    let capture =
+        goes_on(config.clone(), &directory, "beyond the journal's position", "journal_behind").await;
+    let expected = ["insert public.t 1", "gap journal_behind", "insert public.t 3"];
+    stays(config, capture, &directory, &expected).await;
+}
+
 #[tokio::test]
 async fn a_journal_from_an_older_backup() {
     for policy in POLICIES {

@@ -3,13 +3,9 @@
 use rowcast_postgres::{Config, check};
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::harness::{Capture, Directory, config, run, sql, until, value, version};
 use super::trigger::listed;
 use crate::support::Server;
-
-async fn version(client: &Client) -> u32 {
-    value(client, "select current_setting('server_version_num')").await.parse().unwrap()
-}
 
 /// Tables with every kind of replica identity, each with a row, without and with a usable one.
 const ZOO: &str = "

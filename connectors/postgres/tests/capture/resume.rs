@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::Lsn;
-use rowcast_postgres::{Config, OnGap};
+use rowcast_postgres::Config;
 use tokio_postgres::Client;
 
 use super::harness::{
@@ -191,48 +191,6 @@ async fn a_slot_in_use_is_waited_for_and_then_named() {
     assert!(text.contains("is being read by process") && text.contains("application rowcast"), "{text}");
     assert!(error.remedy().unwrap().contains("pg_terminate_backend"));
     holder.stop().await;
-}
-
-/// What another reader has confirmed is not sent again: the journal lacks it, and says so before anything else.
-#[tokio::test]
-async fn a_slot_that_pg_recvlogical_has_read_from_makes_capture_wait() {
-    let (server, directory) = (Server::start(""), Directory::new());
-    let client = sql(&server).await;
-    run(&client, "create table t (id int primary key)").await;
-    let capture = Capture::start(config(&server), directory.path()).await;
-    run(&client, "insert into t values (1)").await;
-    capture.wait(1).await;
-    capture.stop().await;
-    // While it reads it is waited for, and named.
-    let mut reader = server.recvlogical("rowcast").spawn().unwrap();
-    until("the other reader", async || {
-        value(&client, "select count(*) from pg_replication_slots where active").await == "1"
-    })
-    .await;
-    let mut capture = Capture::launch(config(&server), directory.path());
-    until("the state", async || capture.report().source.slot_state == "in_use").await;
-    until("its name", async || {
-        capture.report().source.reason.is_some_and(|reason| reason.contains("application pg_recvlogical"))
-    })
-    .await;
-    reader.kill().unwrap();
-    reader.wait().unwrap();
-    capture.streams().await;
-    capture.stop().await;
-    run(&client, "insert into t values (2)").await;
-    let end = value(&client, "pg_current_wal_insert_lsn()").await;
-    run(&client, "insert into t values (3)").await;
-    server.steal("rowcast", &end);
-    let capture = Capture::launch(config(&server), directory.path());
-    let reason = capture.waits("beyond the journal's position").await;
-    assert!(reason.contains("something else has read from it"), "{reason}");
-    assert_eq!(capture.events().len(), 1);
-    capture.stop().await;
-    let config = Config { on_gap: OnGap::Continue, ..config(&server) };
-    let capture = Capture::start(config, directory.path()).await;
-    let events = capture.briefs(3).await;
-    assert_eq!(events, ["insert public.t 1", "gap journal_behind", "insert public.t 3"]);
-    capture.stop().await;
 }
 
 #[tokio::test]

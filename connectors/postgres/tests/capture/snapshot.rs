@@ -20,6 +20,7 @@ mod window;
 use std::collections::BTreeMap;
 
 use rowcast_engine::event::Op;
+use rowcast_engine::snapshots::Command;
 use rowcast_postgres::SnapshotMode;
 use tokio_postgres::Client;
 
@@ -28,6 +29,11 @@ use crate::support::Server;
 
 pub(super) fn initial(server: &Server) -> rowcast_postgres::Config {
     rowcast_postgres::Config { snapshot: Some(SnapshotMode::Initial), ..config(server) }
+}
+
+/// Asks for the rows of `public.t`, or for those that meet a condition.
+pub(super) fn rows_of_t(condition: Option<&str>) -> Command {
+    Command::Start { tables: vec!["public.t".to_owned()], condition: condition.map(str::to_owned) }
 }
 
 /// Waits until nothing is left to be read.

@@ -1,8 +1,8 @@
 //! Transaction ids go beyond 2^32; the stream shows their lower half only.
 
+use crate::capture::snapshot::rows_of_t;
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
-use rowcast_engine::snapshots::Command;
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, config, confirmed, run, sql, value};
@@ -115,7 +115,7 @@ async fn a_snapshot_across_the_end_of_the_32_bits() {
     let ids = async || value(&client, "pg_current_xact_id()").await.parse::<u64>().unwrap();
     while done < 4 || ids().await <= u64::from(u32::MAX) + 300 {
         if capture.report().snapshots.is_empty() {
-            let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+            let wanted = rows_of_t(None);
             capture.status.ask_for_snapshot(wanted).await.unwrap();
             done += 1;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::ending::Ending;
 use crate::journal::notes::{self, Notes};
 use crate::journal::opening::highest_schema;
 use crate::journal::refusal::{broken_middle, cannot_change, cannot_read};
@@ -60,25 +61,18 @@ pub(super) fn scan(
             Err(ScanError::Broken(broken)) => break Some(broken),
         }
     };
-    let sure = sidecar::durable_to(disk, &segment.path, &segment.header);
-    let may_be_torn = newest && segment.header.may_end_at(good_end, sure);
-    let copied = segment.header.is_copied_to(&*file).map_err(unreadable)?;
-    // An older one was cut to what is in it, though not in a copy that was made before that.
-    let data_end = if may_be_torn || (copied && sure <= good_end) {
-        scanner.end_of_data().map_err(unreadable)?
-    } else {
-        length
-    };
+    let ending = Ending::of(disk, &segment.path, (&segment.header, &*file), newest).map_err(unreadable)?;
+    let zeros = ending.may_have_zeros(good_end);
+    let data_end = if zeros { scanner.end_of_data().map_err(unreadable)? } else { length };
     let stopped = stopped.filter(|broken| broken.offset < data_end);
     let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
     let torn = stopped.or_else(|| (good_end < data_end).then(unfinished));
     if let Some(broken) = torn {
-        let middle = |error| io_of(error, &segment.path);
-        if !may_be_torn || scanner.is_in_the_middle(copied).map_err(middle)? {
+        let (copied, middle) = (ending.copied, |error| io_of(error, &segment.path));
+        if !ending.may_be_torn(good_end) || scanner.is_in_the_middle(copied).map_err(middle)? {
             return Err(broken_middle(&segment.path, &broken));
         }
-        let reason = broken.reason;
-        let bytes = data_end - good_end;
+        let (reason, bytes) = (broken.reason, data_end - good_end);
         tracing::warn!(%path, offset = good_end, bytes, reason, copied, "Cut the torn end of the journal");
     }
     if good_end < length {

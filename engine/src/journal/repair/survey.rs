@@ -10,6 +10,7 @@ use crate::event::Micros;
 use crate::journal::StreamPosition;
 use crate::journal::compressed::{FOOTER_BYTES, blanked_view};
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::ending::Ending;
 use crate::journal::installation;
 use crate::journal::lost_end::{LostEnd, SHORT, number_of};
 use crate::journal::opening::{SHOWN_MAX, never_begun, segment_paths};
@@ -18,7 +19,6 @@ use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
-use crate::journal::sidecar;
 use crate::journal::writer::now;
 use crate::lsn::Lsn;
 use crate::record::layout::NUMBERS_END;
@@ -277,14 +277,14 @@ impl Survey<'_> {
             return Ok(());
         };
         // A compressed one was whole when it got its name.
-        let sure = sidecar::durable_to(self.disk, path, header);
-        let may_be_torn = newest && !packed && !lost && header.may_end_at(walk.good_end, sure);
         let unreadable = |error| cannot_read(path, error);
-        let copied = !lost && sure <= walk.good_end && header.is_copied_to(&**file).map_err(unreadable)?;
+        let ending =
+            Ending::of(self.disk, path, (header, &**file), newest && !packed && !lost).map_err(unreadable)?;
         let ends = |scanner: &Scanner| Ok(scanner.end_of_data().map_err(unreadable)? <= damaged_at);
+        let zeros = !lost && ending.may_have_zeros(walk.good_end) && walk.pending.is_empty();
         // Of what stands behind zeros in a copy, numbers have been given: whoever repairs it has a gap of them.
-        if (may_be_torn && !is_in_the_middle(&mut walk.scanner, path)?)
-            || (copied && walk.pending.is_empty() && ends(&walk.scanner)?)
+        if (zeros && ends(&walk.scanner)?)
+            || (ending.may_be_torn(walk.good_end) && !is_in_the_middle(&mut walk.scanner, path)?)
         {
             self.kept = walk.sound;
             return Ok(());

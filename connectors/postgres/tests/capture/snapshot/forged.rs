@@ -1,7 +1,6 @@
 //! Messages that claim to be rowcast's own, and conditions that are more than a condition.
 
 use rowcast_engine::Kind;
-use rowcast_engine::snapshots::Command;
 
 use super::*;
 
@@ -83,8 +82,7 @@ async fn a_condition_is_one_expression() {
         String::new(),
     ];
     for condition in conditions {
-        let wanted =
-            Command::Start { tables: vec!["public.t".to_owned()], condition: Some(condition.clone()) };
+        let wanted = rows_of_t(Some(&condition));
         let refused = capture.status.ask_for_snapshot(wanted).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::Usage, "{condition}: {refused}");
         capture.status.note_wanted("public.t");
@@ -97,8 +95,7 @@ async fn a_condition_is_one_expression() {
     for condition in
         ["id > 3 -- the rest", "(id > 3) and (v = 'a')", "v = ')' or id > 3 or id in (select 4 where (true))"]
     {
-        let wanted =
-            Command::Start { tables: vec!["public.t".to_owned()], condition: Some(condition.to_owned()) };
+        let wanted = rows_of_t(Some(condition));
         let before = capture.events().len();
         capture.status.ask_for_snapshot(wanted).await.unwrap();
         until("the rows", async || capture.status.read_tables().get("public.t") == Some(&7)).await;
@@ -116,8 +113,7 @@ async fn values_of_rows_are_in_no_reason() {
                   create function public.loud(t text) returns bool language plpgsql as $$ begin raise exception 'seen: %', t; end $$").await;
     let capture = Capture::start(config(&server), directory.path()).await;
     for (condition, state) in [("v::int > 5", "22P02"), ("public.loud(v)", "P0001")] {
-        let wanted =
-            Command::Start { tables: vec!["public.t".to_owned()], condition: Some(condition.to_owned()) };
+        let wanted = rows_of_t(Some(condition));
         capture.status.ask_for_snapshot(wanted).await.unwrap();
         until("it to be dropped", async || capture.status.dropped_tables().contains_key("public.t")).await;
         let why = &capture.status.dropped_tables()["public.t"];

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rowcast_engine::snapshots::Command;
 use tokio::task::JoinHandle;
 
 use super::load::{Writers, seed};
@@ -60,7 +59,7 @@ async fn held(server: &Server, client: &Client, directory: &Directory) -> (Captu
 /// While it is not seen no row is written; once it is let go, rows and events are the table.
 async fn waits_and_ends_equal(client: &Client, capture: Capture, waiting: JoinHandle<()>) {
     assert_eq!(value(client, "select v from public.t where id = 7").await, "old");
-    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    let wanted = rows_of_t(None);
     capture.status.ask_for_snapshot(wanted).await.unwrap();
     until("chunks to be read again", async || {
         capture.report().snapshots.iter().any(|shown| shown.chunks_repeated > 3)
@@ -122,7 +121,7 @@ async fn commits_that_wait_around_every_step() {
             capture = Capture::start(initial(&server), directory.path()).await;
         }
         if capture.report().snapshots.is_empty() {
-            let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+            let wanted = rows_of_t(None);
             // Another one may be under way, not listed yet.
             let _ = capture.status.ask_for_snapshot(wanted).await;
         }

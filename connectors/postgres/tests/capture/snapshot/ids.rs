@@ -3,7 +3,6 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rowcast_engine::snapshots::Command;
 
 use super::super::wraparound::lead;
 use super::load::transaction;
@@ -22,7 +21,7 @@ async fn next_id(client: &Client) -> u64 {
 
 /// Has all rows read while others change them.
 async fn round(capture: &Capture, writer: &Client, random: &mut StdRng) {
-    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    let wanted = rows_of_t(None);
     capture.status.ask_for_snapshot(wanted).await.unwrap();
     for _ in 0..A_ROUND {
         // A key that is taken rolls it back, which is as good.

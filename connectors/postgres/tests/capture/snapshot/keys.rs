@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rowcast_engine::snapshots::Command;
-
 use super::load::again;
 use super::*;
 
@@ -146,7 +144,7 @@ async fn rows_are_read_again_by_such_keys() {
     until("keys to be read again", async || {
         waited |= again(&capture).is_some_and(|keys| keys > 0);
         if !waited && capture.report().snapshots.is_empty() {
-            let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+            let wanted = rows_of_t(None);
             // The one before may have just begun.
             let _ = capture.status.ask_for_snapshot(wanted).await;
         }

@@ -25,7 +25,7 @@ async fn a_pause_outlasts_a_restart_and_a_cancel_ends_it() {
     run(&client, "create table t (id int primary key); insert into t select generate_series(1, 100)").await;
     // Its rows are read while nobody holds that lock. (While the table is locked, nothing can be ordered from 16 on.)
     let condition = "pg_advisory_xact_lock_shared(7) is not null".to_owned();
-    let start = || Command::Start { tables: table(), condition: Some(condition.clone()) };
+    let start = || rows_of_t(Some(&condition));
     let (lock, unlock) = ("select pg_advisory_lock(7)", "select pg_advisory_unlock(7)");
     let capture = Capture::start(config(&server), directory.path()).await;
     let locker = sql(&server).await;
@@ -70,8 +70,7 @@ async fn a_slow_chunk_ends_with_the_one_who_reads_it() {
     let (client, directory) = (sql(&server).await, Directory::new());
     run(&client, "create table t (id int primary key); insert into t values (1)").await;
     let capture = Capture::start(config(&server), directory.path()).await;
-    let condition = Some("pg_sleep(3600) is not null".to_owned());
-    ask(&capture, Command::Start { tables: table(), condition }).await;
+    ask(&capture, rows_of_t(Some("pg_sleep(3600) is not null"))).await;
     let slow = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
     until("the chunk to be read", async || value(&client, slow).await == "1").await;
     capture.crash().await;
@@ -87,7 +86,7 @@ async fn a_table_that_somebody_has_for_himself_is_not_waited_for() {
     let capture = Capture::start(config(&server), directory.path()).await;
     let locker = sql(&server).await;
     run(&locker, "begin; lock table public.t in access exclusive mode").await;
-    let start = Command::Start { tables: table(), condition: None };
+    let start = rows_of_t(None);
     if let Err(error) = capture.status.ask_for_snapshot(start.clone()).await {
         // From 16 on.
         assert!(error.remedy().is_some_and(|remedy| remedy.contains("pg_stat_activity")), "{error}");

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use rowcast_engine::snapshots::Command;
 use rowcast_postgres::{Config, OnGap};
 
 use super::load::{TABLE, Writers, equal_to_the_table, read_under_load, seed};
@@ -173,8 +172,7 @@ fn slowly(seconds: u32) -> String {
 /// Has rows read slowly, and waits until that is under way.
 async fn ask_slowly(capture: &Capture, replica: &Client) {
     let condition = "id > 0 and (select count(*) from public.slow where pg_sleep(seconds) is not null) = 1";
-    let wanted =
-        Command::Start { tables: vec!["public.t".to_owned()], condition: Some(condition.to_owned()) };
+    let wanted = rows_of_t(Some(condition));
     capture.status.ask_for_snapshot(wanted).await.unwrap();
     let reads = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
     until("it to read", async || value(replica, reads).await == "1").await;
@@ -261,7 +259,7 @@ async fn started_again_and_promoted_while_it_is_read() {
     standby.stop();
     standby.relaunch();
     until("another chunk", async || is_begun(&capture)).await;
-    let again = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    let again = rows_of_t(None);
     read_whole(&capture).await;
     capture.status.ask_for_snapshot(again.clone()).await.unwrap();
     until("a chunk", async || is_begun(&capture)).await;

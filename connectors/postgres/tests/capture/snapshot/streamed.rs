@@ -1,6 +1,5 @@
 //! A snapshot that is asked for while transactions are sent before they commit.
 
-use rowcast_engine::snapshots::Command;
 use rowcast_postgres::{Config, Streaming};
 
 use super::*;
@@ -15,7 +14,7 @@ async fn one_that_is_asked_for_has_transactions_sent_whole() {
     let large = "insert into t select i, repeat('x', 500) from generate_series(4001, 6000) i; update t set v = 'new' where id < 100";
     let other = sql(&server).await;
     run(&other, &format!("begin; {large}")).await;
-    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    let wanted = rows_of_t(None);
     assert_eq!(capture.status.ask_for_snapshot(wanted).await.unwrap().tables, ["public.t"]);
     run(&other, "commit").await;
     until("the snapshot to be done", async || capture.status.read_tables().contains_key("public.t")).await;

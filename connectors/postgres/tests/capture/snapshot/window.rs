@@ -1,14 +1,12 @@
 //! What happens to a table while one of its chunks is read: it is emptied, and it is changed.
 
-use rowcast_engine::snapshots::Command;
-
 use super::*;
 
 pub(super) const TABLE: &str = "create table t (id int primary key, v text);
     insert into t select i, 'old' from generate_series(1, 20000) i";
 
 pub(super) async fn ask(capture: &Capture) {
-    let wanted = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    let wanted = rows_of_t(None);
     capture.status.ask_for_snapshot(wanted).await.unwrap();
 }
 

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowcast_engine::journal::{self, Journal, Options, State, Sync};
+use rowcast_engine::journal::{self, Journal, Options, State, StreamPosition, Sync};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Lsn, Result, ingest};
 
 use crate::disk::{ANY, CREATE, FakeDisk, Fault, Ill, WRITE};
 use crate::random::Random;
-use crate::support::{Fixture, read_all, unlocked};
+use crate::support::{Fixture, read_all, table, unlocked};
 
 fn open(options: Options, disk: &FakeDisk) -> Result<Journal> {
     unlocked(&options.dir);
@@ -280,4 +280,35 @@ async fn rows_that_look_like_batches_behind_a_torn_end_are_passed_over() {
     let read = disk.bytes_read() - before;
     assert!(read < 40 << 20, "{read} bytes of 4 MB were read");
     journal.close().await;
+}
+
+/// What an index says of a segment is all that is read of it: also a number that only an earlier position there says.
+#[tokio::test]
+async fn a_version_keeps_its_number_through_kills_one_after_the_other() {
+    for after in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FakeDisk::default();
+        let mut fixture = Fixture::over(open(Options::new(dir.path()), &disk).unwrap()).await;
+        // No row is of them.
+        let highest =
+            (0..3).map(|at| fixture.journal().register(table(&format!("t{at}"))).unwrap().id).max().unwrap();
+        fixture.lsn += 100;
+        let position = StreamPosition { lsn: Lsn(fixture.lsn), ..fixture.journal().position() };
+        fixture.ingest.identify(position.clone(), &[]).await.unwrap();
+        fixture.lsn += 100;
+        let json = serde_json::to_vec(&StreamPosition { lsn: Lsn(fixture.lsn), ..position }).unwrap();
+        let mut builder = Builder::new();
+        builder.message_alone(1, ("custom.one", b"1"), (Lsn(fixture.lsn), &json));
+        fixture.submit(&mut builder).await;
+        drop(fixture);
+        let disk = disk.after_kill();
+        disk.plan(Some(Fault { calls: ANY, after, ill: Ill::Kill, times: 1, waits: 0 }));
+        let first = open(Options::new(dir.path()), &disk).map(drop);
+        let journal = open(Options::new(dir.path()), &disk.after_kill()).unwrap();
+        let next = journal.register(table("new")).unwrap().id;
+        assert_eq!(next, highest + 1, "killed after {after} calls");
+        if first.is_ok() {
+            break;
+        }
+    }
 }

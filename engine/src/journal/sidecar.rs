@@ -42,6 +42,9 @@ struct Sidecar {
     position: Option<Box<RawValue>>,
     last_tx_end: u64,
     schemas: Vec<Box<RawValue>>,
+    /// The highest number that a schema version has been given, here or before. Indexes of earlier versions lack it.
+    #[serde(default)]
+    highest: u32,
     /// All that there were at its end.
     #[serde(default)]
     notes: BTreeMap<String, Box<RawValue>>,
@@ -72,6 +75,7 @@ pub(crate) fn store(disk: &dyn Disk, segment: &Segment, registry: &Registry, lef
         position: left.position.as_deref().and_then(raw),
         last_tx_end: left.last_tx_end.0,
         schemas: left.schemas.iter().filter_map(|id| raw(&registry.json(*id)?)).collect(),
+        highest: registry.highest(),
         notes: left.notes.iter().filter_map(|(name, json)| Some((name.clone(), raw(json)?))).collect(),
         index: segment
             .index()
@@ -119,6 +123,7 @@ pub(crate) fn load(
     let times = (sidecar.time_max, Lsn(sidecar.lsn_max));
     let schemas =
         sidecar.schemas.iter().map(|json| registry.load(json.get().as_bytes())).collect::<Option<_>>()?;
+    registry.note_given(sidecar.highest);
     segment.restore(index, sidecar.length, sidecar.events, times);
     (!newest || ends_as_said(segment, data)).then_some(())?;
     segment.close(sidecar.closed);

@@ -138,9 +138,8 @@ struct Desk {
     failed: BTreeMap<String, Failure>,
     /// The stream notes what is streamed.
     watching: bool,
-    /// When it is told next what it may forget, and the session that asks for that.
-    forget_at: Instant,
-    asking: Option<Client>,
+    /// Tells it what it may forget; ends when dropped.
+    forgetting: JoinSet<()>,
 }
 
 impl Desk {
@@ -154,8 +153,7 @@ impl Desk {
             filling: BTreeSet::new(),
             failed: BTreeMap::new(),
             watching: false,
-            forget_at: Instant::now(),
-            asking: None,
+            forgetting: JoinSet::new(),
         }
     }
 
@@ -214,7 +212,6 @@ impl Desk {
         if ready.is_empty() && self.tables.is_empty() && self.stops.is_empty() {
             self.rest(jobs_left).await;
         }
-        self.forget_now_and_then().await;
         for (note, job) in ready.into_iter().take(free) {
             self.watch().await?;
             self.begin(note, job);
@@ -258,7 +255,8 @@ impl Desk {
     /// Nobody reads; `left`: what is not done is paused, or has failed.
     async fn rest(&mut self, left: bool) {
         if self.watching {
-            (self.watching, self.asking) = (false, None);
+            self.watching = false;
+            self.forgetting = JoinSet::new();
             // The stream may be gone.
             let _ = self.around.orders.send(Order::Rest).await;
         }

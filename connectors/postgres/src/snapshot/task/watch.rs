@@ -1,12 +1,16 @@
 //! What the stream remembers of itself while tables are read.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rowcast_engine::{Error, Result};
+use tokio::time::sleep;
+use tokio_postgres::Client;
 
 use super::Desk;
+use crate::config::Source;
 use crate::snapshot::moment;
-use crate::snapshot::order::{Gone, Order, begin};
+use crate::snapshot::order::{Gone, Order, Orders, begin};
 use crate::snapshot::scan;
 use crate::snapshot::visible::Visible;
 use crate::wire::sql_client;
@@ -29,32 +33,33 @@ impl Desk {
         let streamed = scan::streamed(&self.around.journal, visible).await?;
         self.around.orders.send(Order::Seed(streamed)).await.map_err(|_| gone(Gone))?;
         self.watching = true;
-        (self.forget_at, self.asking) = (Instant::now() + FORGET_EVERY, Some(client));
+        // Apart: a login that hangs must not hold up who pauses or cancels.
+        self.forgetting.spawn(forget(client, self.around.source.clone(), self.around.orders.clone()));
         Ok(())
     }
+}
 
-    /// Tells the stream what it need not remember any more.
-    pub(super) async fn forget_now_and_then(&mut self) {
-        if !self.watching || Instant::now() < self.forget_at {
-            return;
-        }
-        self.forget_at = Instant::now() + FORGET_EVERY;
+/// Tells the stream now and then what it need not remember any more.
+async fn forget(client: Client, source: Arc<Source>, orders: Orders) {
+    let mut session = Some(client);
+    loop {
+        sleep(FORGET_EVERY).await;
         // What is wrong here is wrong with the readers, too, who say so.
-        match self.seen_by_all().await {
-            // The stream may be gone.
-            Ok(visible) => _ = self.around.orders.send(Order::Seen(visible)).await,
+        match seen_by_all(&mut session, &source).await {
+            // The stream may be gone; so is this one then.
+            Ok(visible) => _ = orders.send(Order::Seen(visible)).await,
             Err(error) => {
-                self.asking = None;
+                session = None;
                 tracing::debug!("Cannot ask what every snapshot sees: {error}");
             }
         }
     }
+}
 
-    async fn seen_by_all(&mut self) -> Result<Visible> {
-        if self.asking.is_none() {
-            self.asking = Some(sql_client(&self.around.source.info).await?);
-        }
-        let client = self.asking.as_ref().ok_or_else(|| Error::transient("There is no connection"))?;
-        moment::from_now_on(client).await
-    }
+async fn seen_by_all(session: &mut Option<Client>, source: &Source) -> Result<Visible> {
+    let client = match session {
+        Some(client) => client,
+        None => session.insert(sql_client(&source.info).await?),
+    };
+    moment::from_now_on(client).await
 }

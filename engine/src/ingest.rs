@@ -109,9 +109,10 @@ impl Ingest {
             builder.note(name, json);
         }
         let lsn = position.lsn;
-        self.journal.shared.identify(position);
         self.journal.shared.note_submitted(lsn);
-        self.journal.append(builder, Some(lsn)).await?;
+        let identity = Some(Box::new(position));
+        let append = Append { parts: builder.take(), lsn: Some(lsn), identity, ..Append::default() };
+        self.journal.append(append).await?;
         self.settled().await
     }
 
@@ -181,7 +182,7 @@ impl Room {
     }
 
     fn send(self, parts: Vec<Part>, lsn: Lsn) {
-        let append = Append { parts, lsn: Some(lsn), reply: None, permit: Some(self.permit), claim: None };
+        let append = Append { parts, lsn: Some(lsn), permit: Some(self.permit), ..Append::default() };
         self.slot.send(Command::Append(append));
     }
 }

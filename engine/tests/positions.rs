@@ -1,13 +1,16 @@
 //! What is told to be durable is stored: the source forgets what lies below it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Marks;
-use rowcast_engine::journal::Options;
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::{self, Options, StreamPosition};
 use rowcast_engine::record::Builder;
 
-use crate::support::{Fixture, insert, read_all, without_indexes};
+use crate::disk::FakeDisk;
+use crate::support::{Fixture, insert, read_all, unlocked, without_indexes};
 
 /// More than a batch holds.
 const ROWS: usize = 1200;
@@ -78,4 +81,27 @@ async fn of_a_transaction_that_left_nothing_before_rows_of_a_snapshot_that_take_
     let room = fixture.ingest.room().await.unwrap();
     room.append(fixture.journal(), builder.take(), end);
     assert_eq!(told_and_stored(fixture, dir.path()).await, (end, end, ROWS));
+}
+
+/// Whose stream it is becomes known when it is stored, with the position: a segment that begins before would say the one
+/// without the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_stream_it_is_counts_from_when_it_is_durable() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let position = StreamPosition { slot: "rowcast".into(), lsn: Lsn(7), ..journal.position() };
+    disk.hold(true);
+    let ingest = Ingest::new(journal.clone());
+    let asked = tokio::spawn(async move { ingest.identify(position, &[]).await });
+    disk.until_held();
+    let held = journal.position();
+    assert_eq!((held.slot.as_str(), held.lsn), ("", Lsn::ZERO));
+    disk.hold(false);
+    asked.await.unwrap().unwrap();
+    let stored = journal.position();
+    assert_eq!((stored.slot.as_str(), stored.lsn), ("rowcast", Lsn(7)));
+    drop(journal);
+    unlocked(dir.path());
+    let again = journal::open(Options::new(dir.path()), Arc::new(disk.after_kill())).unwrap();
+    assert_eq!(again.position(), stored);
 }

@@ -14,7 +14,7 @@
 //!          24 u64 number of the last event before it     32 i64 created, microseconds since 1970
 //!          40 uuid of the installation                   56 u64 end LSN of the spilled transaction,
 //!                                                      or position at which the history begins
-//!          64 u64 what tells the file from a copy of it (of its inode and its birth; 0: not known)
+//!          64 u64 when the file was made, nanoseconds since 1970: a copy is made later (0: not known)
 //!         124 u32 CRC32C of the bytes before             128 batches, one after the other
 //! ```
 //! Magic, version, and the checksum over the first 124 bytes stay where they are in every version. Version 2 has events
@@ -390,7 +390,7 @@ impl Journal {
         builder.begin_local_for(sinks, at);
         builder.gap(channel, reason, detail);
         builder.commit(Lsn::ZERO);
-        self.append(builder, None).await
+        self.append(Append { parts: builder.take(), ..Append::default() }).await
     }
 
     /// Stores notes of the source, JSON by name, and waits until they are durable. Empty JSON removes one.
@@ -399,12 +399,12 @@ impl Journal {
         for (name, json) in notes {
             builder.note(name, json);
         }
-        self.append(builder, None).await.map(drop)
+        self.append(Append { parts: builder.take(), ..Append::default() }).await.map(drop)
     }
 
-    pub(crate) async fn append(&self, mut builder: Builder, lsn: Option<Lsn>) -> Result<u64> {
+    pub(crate) async fn append(&self, append: Append) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
-        let append = Append { parts: builder.take(), lsn, reply: Some(reply), permit: None, claim: None };
+        let append = Append { reply: Some(reply), ..append };
         self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
         answered(&self.commands, answer).await.ok_or_else(gone)?
     }
@@ -415,10 +415,9 @@ impl Journal {
         let claim = Claim::default();
         let append = Append {
             parts: builder.take(),
-            lsn: None,
             reply: Some(reply),
-            permit: None,
             claim: Some(claim.clone()),
+            ..Append::default()
         };
         let mut stored = std::pin::pin!(async {
             self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;

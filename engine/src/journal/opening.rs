@@ -407,7 +407,7 @@ pub(crate) fn never_begun(header: &[u8; SEGMENT_HEADER], read: usize, length: u6
 }
 
 impl Shared {
-    /// Changes whose stream this is; the position itself moves when it is durable.
+    /// Changes whose stream this is; the position itself moves by itself.
     pub(crate) fn identify(&self, position: StreamPosition) {
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = position;
     }

@@ -22,7 +22,7 @@ use crate::journal::rolling::{RowsEnd, is_full};
 use crate::journal::room::{Claim, FULL_RETRY};
 use crate::journal::segment::Segment;
 use crate::journal::writer::round::Round;
-use crate::journal::{Shared, Spill, Sync, retention};
+use crate::journal::{Shared, Spill, StreamPosition, Sync, retention};
 use crate::lsn::Lsn;
 use crate::record::{Batch, Header, Part};
 use crate::schema::SchemaId;
@@ -37,11 +37,13 @@ pub(super) const DISK_FULL: &str = "the disk is full";
 const SEGMENT_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// Batches to append.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Append {
     pub(crate) parts: Vec<Part>,
     /// The position of the stream after them.
     pub(crate) lsn: Option<Lsn>,
+    /// Whose stream it is from here on; a position in the batches says it, too.
+    pub(crate) identity: Option<Box<StreamPosition>>,
     /// Told the number of the first event once it is durable.
     pub(crate) reply: Option<oneshot::Sender<Result<u64>>>,
     /// Given back when it is written.
@@ -262,7 +264,7 @@ impl Writer {
             self.sync_file()?;
             abort::point(Point::SyncDone);
         }
-        let lsn = round.lsn();
+        let (lsn, identity) = (round.lsn(), round.take_identity());
         self.show_round(&mut round, headers)?;
         match self.shared.options.sync {
             Sync::Always => self.confirm(lsn),
@@ -274,6 +276,10 @@ impl Writer {
                     self.sync_now()?;
                 }
             }
+        }
+        // Not before: a segment that begins meanwhile would say it without its position.
+        if let Some(identity) = identity {
+            self.shared.identify(*identity);
         }
         abort::point(Point::ShowDurable);
         if let Some(arrived) = round.answer() {

@@ -47,8 +47,7 @@ pub(super) enum Verdict {
 /// Compares where the journal stands with what the server says.
 pub(super) fn judge(stored: &StreamPosition, facts: &Facts<'_>) -> Result<Verdict, Break> {
     let confirmed = facts.slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or_default();
-    // A crash can leave a slot's name without a position: nothing of it has been taken in.
-    if stored.slot.is_empty() || stored.lsn == Lsn::ZERO {
+    if stored.slot.is_empty() {
         return fresh(facts, confirmed);
     }
     same_server(stored, facts, confirmed)?;
@@ -308,10 +307,7 @@ mod tests {
         assert_eq!(judged(&Case { slot: None, ..fresh() }), Ok(Verdict::Create));
         assert_eq!(judged(&fresh()), Ok(Verdict::Begin(Lsn(90))));
         let cut_off = Owner { installation: OURS, since: String::new(), slot_birth: Some(Lsn(90)) };
-        assert_eq!(judged(&Case { owner: Some(cut_off.clone()), ..fresh() }), Ok(Verdict::Begin(Lsn(90))));
-        let named = StreamPosition { lsn: Lsn::ZERO, ..usual().stored };
-        let case = Case { stored: named, owner: Some(cut_off), ..usual() };
-        assert_eq!(judged(&case), Ok(Verdict::Begin(Lsn(90))), "its name is stored, its position is not");
+        assert_eq!(judged(&Case { owner: Some(cut_off), ..fresh() }), Ok(Verdict::Begin(Lsn(90))));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
+use crate::journal::StreamPosition;
 use crate::journal::rolling::is_full;
 use crate::journal::room::no_room;
 use crate::journal::writer::{Append, DISK_FULL, Writer};
@@ -47,6 +48,11 @@ impl Round {
     /// The position of the stream after it.
     pub(super) fn lsn(&self) -> Option<Lsn> {
         self.taken.iter().rev().find_map(|taken| taken.append.lsn)
+    }
+
+    /// Whose stream it is after it, if that changes.
+    pub(super) fn take_identity(&mut self) -> Option<Box<StreamPosition>> {
+        self.taken.iter_mut().rev().find_map(|taken| taken.append.identity.take())
     }
 
     /// Whether somebody waits until it is durable.
@@ -123,7 +129,7 @@ impl Writer {
         }
         let parts = builder.take();
         if !parts.is_empty() {
-            let append = Append { parts, lsn: None, reply: None, permit: None, claim: None };
+            let append = Append { parts, ..Append::default() };
             round.taken.insert(0, Taken { append, first: 0 });
         }
     }

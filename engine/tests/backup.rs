@@ -256,6 +256,7 @@ async fn a_copy_that_is_made_slowly_ends_where_the_journal_did() {
         let cuts = repair(copy.path(), &RealDisk, 0, true).unwrap().cuts;
         assert_eq!(cuts.len(), 1, "blocks of {block}: {report:?}");
         damaged_in_its_middle(copy.path(), &to);
+        unknown_as_a_copy(copy.path(), &to);
         let restored = Fixture::open(Options::new(copy.path())).await;
         assert_eq!(restored.journal().newest(), report.newest);
         assert_eq!(read_all(restored.journal(), 0).len() as u64, report.events);
@@ -280,6 +281,19 @@ fn damaged_in_its_middle(copy: &Path, newest: &Path) {
         assert!(error.to_string().contains("is damaged at offset"), "{error}");
         assert_eq!(repair(copy, &RealDisk, 0, true).unwrap().cuts.len(), 1);
     }
+    fs::write(newest, sound).unwrap();
+}
+
+/// Where the file system does not tell when a file was made, nobody can say that zeros are not what a disk has lost.
+fn unknown_as_a_copy(copy: &Path, newest: &Path) {
+    let sound = fs::read(newest).unwrap();
+    let mut bytes = sound.clone();
+    bytes[64..72].fill(0);
+    let crc = crc32c::crc32c(&bytes[..124]);
+    bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+    fs::write(newest, bytes).unwrap();
+    let error = journal::open(Options::new(copy), Arc::new(RealDisk)).unwrap_err();
+    assert!(error.to_string().contains("is damaged at offset"), "{error}");
     fs::write(newest, sound).unwrap();
 }
 

@@ -412,7 +412,7 @@ impl Disk for FakeDisk {
 }
 
 impl DiskFile for FakeFile {
-    fn number(&self) -> io::Result<u64> {
+    fn born(&self) -> io::Result<u64> {
         Ok(self.1)
     }
 

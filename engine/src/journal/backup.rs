@@ -7,9 +7,10 @@
 //! comes last: a backup that was broken off does not open.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -45,12 +46,17 @@ pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
     let mut newest = true;
     while let Some(path) = paths.pop() {
         let to = dest.join(path.file_name().unwrap_or_default());
-        let length =
-            if newest { check::whole_length(&path, &RealDisk).map_err(damaged)? } else { Some(u64::MAX) };
+        let failed = |error| cannot_copy(&path, &to, error);
+        // Once: another file may take its name.
+        let Some(file) = open(&path).map_err(failed)? else { continue };
+        let length = if newest {
+            check::whole_length(&path, Arc::clone(&file) as _, &RealDisk).map_err(damaged)?
+        } else {
+            Some(u64::MAX)
+        };
         let Some(length) = length else { continue };
-        if copy(&path, &to, length).map_err(|error| cannot_copy(&path, &to, error))? {
-            newest = false;
-        }
+        copy(&file, &to, length).map_err(failed)?;
+        newest = false;
     }
     let copied = if newest {
         CheckReport::default()
@@ -86,16 +92,20 @@ pub fn empty_dir(dest: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies so much of a file, if it is still there.
-fn copy(from: &Path, to: &Path, length: u64) -> io::Result<bool> {
-    let source = match File::open(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        opened => opened?,
-    };
+/// Opens a file, if it is still there.
+fn open(path: &Path) -> io::Result<Option<Arc<File>>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(|file| Some(Arc::new(file))),
+    }
+}
+
+/// Copies so much of a file.
+fn copy(mut from: &File, to: &Path, length: u64) -> io::Result<()> {
+    from.rewind()?;
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    io::copy(&mut source.take(length), &mut copy)?;
-    copy.sync_all()?;
-    Ok(true)
+    io::copy(&mut from.take(length), &mut copy)?;
+    copy.sync_all()
 }
 
 /// The names of the directory and of the one around it, which may be new as well.

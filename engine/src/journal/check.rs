@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::journal::compressed::open_segment;
+use crate::journal::compressed::plain_view;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::ending::Ending;
 use crate::journal::installation;
@@ -125,10 +125,10 @@ pub fn for_each_event(
     Ok(report)
 }
 
-/// How much of the newest segment is whole transactions, also while it is written; `None` where nothing is in it, or where
-/// it is gone.
-pub(super) fn whole_length(path: &Path, disk: &dyn Disk) -> Result<Option<u64>> {
-    let Opened::Segment(mut walk) = Walk::open(path, true, disk)? else { return Ok(None) };
+/// How much of the newest segment, which is open, is whole transactions, also while it is written; `None` where nothing is
+/// in it.
+pub(super) fn whole_length(path: &Path, file: Arc<dyn DiskFile>, disk: &dyn Disk) -> Result<Option<u64>> {
+    let Opened::Segment(mut walk) = Walk::of(path, file, true, disk)? else { return Ok(None) };
     walk.run(&Registry::default(), &mut CheckReport::default(), |_, _| Ok(true))?;
     Ok(Some(if walk.ending.may_be_torn(walk.good_end) { walk.good_end } else { walk.length }))
 }
@@ -179,13 +179,18 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(super) fn open(path: &'a Path, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
+        match disk.open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Opened::Removed),
+            Err(error) => Err(cannot_read(path, error)),
+            Ok(file) => Self::of(path, file, newest, disk),
+        }
+    }
+
+    fn of(path: &'a Path, file: Arc<dyn DiskFile>, newest: bool, disk: &dyn Disk) -> Result<Opened<'a>> {
         let unreadable = |error| cannot_read(path, error);
-        let file = match open_segment(disk, path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Opened::Removed),
-            opened => opened.map_err(unreadable)?,
-        };
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
+        let file = plain_view(file, &bytes).map_err(unreadable)?;
         let length = file.length().map_err(unreadable)?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,

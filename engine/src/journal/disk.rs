@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Seek as _, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -47,9 +47,8 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Its length.
     fn length(&self) -> io::Result<u64>;
-    /// What tells it from a copy of it, under whatever name: made of its number on its file system and of when it was made.
-    /// 0: not known.
-    fn number(&self) -> io::Result<u64> {
+    /// When it was made, in nanoseconds since 1970: a copy is made later. 0: not known.
+    fn born(&self) -> io::Result<u64> {
         Ok(0)
     }
 }
@@ -142,14 +141,11 @@ impl DiskFile for File {
         file.seek(SeekFrom::End(0))
     }
 
-    fn number(&self) -> io::Result<u64> {
-        let metadata = self.metadata()?;
-        // Two fresh file systems give the same numbers. Not every one knows when a file was made.
-        let made = metadata.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
-        let made = made.unwrap_or_default();
-        let nanoseconds =
-            made.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(made.subsec_nanos()));
-        Ok(metadata.ino().rotate_left(40) ^ nanoseconds)
+    fn born(&self) -> io::Result<u64> {
+        // Not every file system knows, and not every container lets ask. (Its inode would tell it from a copy as well, but some
+        // network file systems number their files anew with each mount.)
+        let born = self.metadata()?.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        Ok(born.map_or(0, |born| u64::try_from(born.as_nanos()).unwrap_or(0)))
     }
 }
 
@@ -189,8 +185,8 @@ impl DiskFile for OnlyRead {
         self.file.length()
     }
 
-    fn number(&self) -> io::Result<u64> {
-        self.file.number()
+    fn born(&self) -> io::Result<u64> {
+        self.file.born()
     }
 }
 

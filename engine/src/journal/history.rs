@@ -141,7 +141,7 @@ fn create(
     // An empty segment has the same name; what is known of it must not be believed of this one.
     let _ = shared.disk.remove(&target.with_extension("idx"));
     let made = shared.disk.create(&aside).and_then(|file| {
-        let header = SegmentHeader { file: file.number()?, ..header };
+        let header = SegmentHeader { born: file.born()?, ..header };
         file.write_at(&header.encode(), 0)?;
         file.write_at(batch, SEGMENT_HEADER as u64)?;
         file.sync()?;

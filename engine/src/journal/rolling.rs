@@ -245,7 +245,7 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
     let path = Segment::path_in(&shared.options.dir, base);
     let made = shared.disk.create(&path).and_then(|file| {
         abort::point(Point::SegmentCreated);
-        let header = SegmentHeader { file: file.number()?, ..header };
+        let header = SegmentHeader { born: file.born()?, ..header };
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
         abort::point(Point::SegmentHeader);

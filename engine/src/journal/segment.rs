@@ -42,8 +42,9 @@ pub(crate) struct SegmentHeader {
     pub(crate) bridge: bool,
     /// A history of the source begins here, at this position.
     pub(crate) history: Option<Lsn>,
-    /// What told the file from others when it was written ([`crate::journal::disk::DiskFile::number`]); 0: not known, or it was whole when it got its name.
-    pub(crate) file: u64,
+    /// When the file that it was written to was made ([`crate::journal::disk::DiskFile::born`]); 0: not known, or it was
+    /// whole when it got its name.
+    pub(crate) born: u64,
 }
 
 impl SegmentHeader {
@@ -62,7 +63,7 @@ impl SegmentHeader {
         put(&mut bytes, 40, self.installation.as_bytes());
         let lsn = self.history.unwrap_or(self.spilled.unwrap_or_default().end_lsn);
         put(&mut bytes, 56, &lsn.0.to_le_bytes());
-        put(&mut bytes, 64, &self.file.to_le_bytes());
+        put(&mut bytes, 64, &self.born.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..124]);
         put(&mut bytes, 124, &crc.to_le_bytes());
         bytes
@@ -110,7 +111,7 @@ impl SegmentHeader {
             spilled: (flags & FLAG_SPILLED != 0).then_some(SpilledTx { end_lsn: lsn }),
             history: (flags & FLAG_HISTORY != 0).then_some(lsn),
             bridge: flags & FLAG_BRIDGE != 0,
-            file: get_u64(bytes, 64)?,
+            born: get_u64(bytes, 64)?,
         })
     }
 }

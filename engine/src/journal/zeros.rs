@@ -7,7 +7,7 @@
 //! So the newest segment may be longer than what is in it. Whoever reads it without the journal that writes it takes
 //! zeros for its end; nothing is cut off there, and no batch begins with zeros. A segment is cut to what is in it,
 //! durably, before the next one begins, so that an older one never has any. A copy that is made meanwhile may have zeros
-//! with later batches behind them, and an older segment that ends with them (`SegmentHeader::is_copied_to`).
+//! with later batches behind them, and an older segment that ends with them (`Ending::copied`).
 
 use crate::error::Result;
 use crate::journal::Sync;

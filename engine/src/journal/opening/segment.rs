@@ -17,6 +17,11 @@ use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::now;
 use crate::record::{Aside, asides, last_end};
 
+/// Where the disk of an original has lost what was synced and the file system has made the file anew, the same is seen: so it
+/// is loud.
+const CUT_COPY: &str = "Cut what a copy of the journal, made while that was written, has in part: what follows it is of a \
+                        later moment than the rest. If this is no copy, its disk has lost what was written: restore it from a backup";
+
 /// Reads a whole segment, checking every batch; cuts the newest one where it is torn. `notes`: those before it.
 pub(super) fn scan(
     segment: &Segment,
@@ -68,12 +73,16 @@ pub(super) fn scan(
     let unfinished = || Broken { offset: good_end, reason: "its last transaction is not whole" };
     let torn = stopped.or_else(|| (good_end < data_end).then(unfinished));
     if let Some(broken) = torn {
-        let (copied, middle) = (ending.copied, |error| io_of(error, &segment.path));
-        if !ending.may_be_torn(good_end) || scanner.is_in_the_middle(copied).map_err(middle)? {
+        let middle = |error| io_of(error, &segment.path);
+        if !ending.may_be_torn(good_end) || scanner.is_in_the_middle(ending.copied).map_err(middle)? {
             return Err(broken_middle(&segment.path, &broken));
         }
         let (reason, bytes) = (broken.reason, data_end - good_end);
-        tracing::warn!(%path, offset = good_end, bytes, reason, copied, "Cut the torn end of the journal");
+        if ending.copied && scanner.is_in_the_middle(false).map_err(middle)? {
+            tracing::error!(%path, offset = good_end, bytes, reason, "{CUT_COPY}");
+        } else {
+            tracing::warn!(%path, offset = good_end, bytes, reason, "Cut the torn end of the journal");
+        }
     }
     if good_end < length {
         let failed = |error| cannot_change("cut the torn end of", &segment.path, error);

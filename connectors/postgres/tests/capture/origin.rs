@@ -1,10 +1,10 @@
 //! Changes that came to the server from elsewhere, and leaving them out.
 
 use rowcast_engine::Kind;
-use rowcast_postgres::{Config, Origin, check};
+use rowcast_postgres::{Config, Origin, Streaming, check};
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, confirmed, run, sql, version};
+use super::harness::{Capture, Directory, config, confirmed, run, sql, until, value, version};
 use crate::support::Server;
 
 /// The first version that knows the filter.
@@ -104,4 +104,40 @@ async fn the_choice_may_change_between_a_crash_and_the_next_start() {
         assert_eq!(rows, stored);
         capture.stop().await;
     }
+}
+
+/// Large ones, which the server sends while they are open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_ones_are_told_and_left_out_likewise() {
+    let server = Server::start("logical_decoding_work_mem = 64kB");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text)").await;
+    let foreign = foreign(&server, &client).await;
+    let rows = |first: u32| {
+        let last = first + 1999;
+        format!(
+            "begin; insert into t select g, repeat('x', 150) from generate_series({first}, {last}) g;
+             select rowcast.publish('note', '{first}'); commit"
+        )
+    };
+    let early = |config| Config { streaming: Streaming::On, ..config };
+    let capture = Capture::start(early(config(&server)), directory.path()).await;
+    run(&foreign, &rows(1)).await;
+    run(&client, &rows(10_000)).await;
+    let events = capture.wait(4002).await;
+    assert!(events[..2001].iter().all(|event| event.origin == "elsewhere"));
+    assert!(events[2001..].iter().all(|event| event.origin.is_empty()));
+    let sent = "select stream_txns from pg_stat_replication_slots where slot_name = 'rowcast'";
+    until("the server's count", async || value(&client, sent).await == "2").await;
+    capture.stop().await;
+    if version(&client).await < FILTERS {
+        return;
+    }
+    let capture = Capture::start(early(local(&server)), directory.path()).await;
+    run(&foreign, &rows(20_000)).await;
+    run(&client, &rows(30_000)).await;
+    let events = capture.wait(6003).await;
+    assert_eq!((events.len(), events[4002].new.split(',').next()), (6003, Some("30000")));
+    assert!(events[4002..].iter().all(|event| event.origin.is_empty()));
+    capture.stop().await;
 }

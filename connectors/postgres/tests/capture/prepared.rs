@@ -1,5 +1,7 @@
 //! Prepared transactions: they arrive when they are committed, or never.
 
+use rowcast_postgres::{Config, Streaming};
+
 use super::harness::{Capture, Directory, config, run, sql, until, value};
 use crate::support::Server;
 
@@ -83,5 +85,41 @@ async fn a_crash_between_the_two_steps_changes_nothing() {
     let capture = Capture::start(config(&server), directory.path()).await;
     run(&client, "insert into t values (1002)").await;
     capture.wait(103).await;
+    capture.stop().await;
+}
+
+/// Those that the server sends while they are open are not whole when they are prepared, either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_ones_that_are_sent_before_arrive_likewise() {
+    let server = Server::start(&format!("{ALLOWED}\nlogical_decoding_work_mem = 64kB"));
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text)").await;
+    let config = Config { streaming: Streaming::On, ..config(&server) };
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    let rows = |first: u32| {
+        let last = first + 1999;
+        format!("insert into t select g, repeat('x', 150) from generate_series({first}, {last}) g")
+    };
+    run(&client, &format!("begin; {}; prepare transaction 'kept'", rows(1))).await;
+    run(&client, &format!("begin; {}; prepare transaction 'dropped'", rows(10_000))).await;
+    let sent = "select stream_txns from pg_stat_replication_slots where slot_name = 'rowcast'";
+    until("both are sent", async || value(&client, sent).await.parse::<u32>().unwrap() >= 2).await;
+    run(&client, "insert into t values (5000, '')").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.t 5000,"]);
+    // What has been sent of them is forgotten, and comes again.
+    capture.crash().await;
+    let capture = Capture::start(config, directory.path()).await;
+    client.execute("rollback prepared 'dropped'", &[]).await.unwrap();
+    client.execute("commit prepared 'kept'", &[]).await.unwrap();
+    run(&client, "insert into t values (5001, '')").await;
+    let events = capture.wait(2002).await;
+    let ids: Vec<u32> =
+        events.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
+    let expected: Vec<u32> = [5000].into_iter().chain(1..=2000).chain([5001]).collect();
+    assert_eq!(ids, expected);
+    assert!(
+        events[1..2001].iter().zip(0..).all(|(event, seq)| event.seq == seq && event.last == (seq == 1999))
+    );
+    assert_eq!(capture.report().source.reconnects, 0);
     capture.stop().await;
 }

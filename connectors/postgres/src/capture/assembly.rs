@@ -82,6 +82,8 @@ struct Open {
 pub(super) struct Assembly {
     pub(super) builder: Builder,
     pub(super) relations: Relations,
+    /// The newest transaction that the catalog has to show before it is believed: it has changed a type.
+    pub(super) altered: Option<Commit>,
     pub(super) replay: Replay,
     /// Transactions that are sent before they commit.
     pub(super) streams: Streams,
@@ -128,6 +130,7 @@ impl Assembly {
         Self {
             builder: Builder::new(),
             relations: Relations::default(),
+            altered: None,
             replay,
             streams: Streams::default(),
             tables: tables.clone(),
@@ -240,6 +243,7 @@ impl Assembly {
             self.replay.finish()?;
         }
         self.committed = committed;
+        self.relations.look_again();
         self.wanted.clear();
         let commit = Commit { xid, at: final_lsn };
         self.open = Some(Open { commit, committed, repeated, wanted: false });
@@ -249,6 +253,11 @@ impl Assembly {
             self.builder.begin(TxStart { xid, final_lsn, previous_end_lsn, committed, origin: "" });
         }
         Ok(())
+    }
+
+    /// The transaction that the stream is in.
+    pub(super) fn within(&self) -> Option<Commit> {
+        self.open.as_ref().map(|open| open.commit)
     }
 
     fn change(&mut self, lsn: Lsn, change: &Change<'_>) -> Result<Step> {
@@ -314,6 +323,11 @@ impl Assembly {
             Said::Nothing => return Ok(()),
             Said::Gap(channel) => return self.gap(channel),
             Said::Wish(job) => return self.wish(*job),
+            Said::Types => {
+                self.altered = self.open.as_ref().map(|open| open.commit);
+                self.relations.doubt_types();
+                return Ok(());
+            }
             Said::Ddl(_) | Said::Event(..) | Said::Forged(_) => {}
         }
         let repeated = match &mut self.open {
@@ -332,7 +346,7 @@ impl Assembly {
             Said::Ddl(content) => custom::ddl(content),
             Said::Event(channel, content) => custom::event(channel, content, &self.status),
             Said::Forged(reason) => custom::forged(prefix, reason, content),
-            Said::Nothing | Said::Gap(_) | Said::Wish(_) => return Ok(()),
+            Said::Nothing | Said::Gap(_) | Said::Wish(_) | Said::Types => return Ok(()),
         };
         if self.builder.is_open() {
             self.builder.message(event.channel, lsn, &event.payload);

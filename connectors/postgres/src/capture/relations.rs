@@ -11,10 +11,15 @@ use rowcast_engine::schema::{Schema, SchemaId};
 use super::composite::{self, Composite};
 use crate::pgoutput::Relation;
 
+/// OIDs from here on are of what somebody has made (`FirstNormalObjectId`, access/transam.h).
+const FIRST_MADE: u32 = 16384;
+
 /// Everything that the stream has described on this connection.
 #[derive(Debug, Default)]
 pub(super) struct Relations {
     entries: HashMap<u32, Entry>,
+    /// Those that are asked for again at the next transaction.
+    unsure: Vec<u32>,
     /// Descriptions so far, those within open transactions included.
     described: u64,
 }
@@ -37,8 +42,8 @@ enum State {
     Described,
     /// Nobody wants it.
     Unwanted,
-    /// Ready for changes.
-    Known { schema: SchemaId, composites: Vec<Composite> },
+    /// Ready for changes; `made`: there are types in it that somebody has made, and may change.
+    Known { schema: SchemaId, composites: Vec<Composite>, made: bool },
 }
 
 /// What a change needs to know of its table.
@@ -82,7 +87,7 @@ impl Relations {
         match &entry.state {
             State::Described => None,
             State::Unwanted => Some((None, &[])),
-            State::Known { schema, composites } => Some((Some(*schema), composites)),
+            State::Known { schema, composites, .. } => Some((Some(*schema), composites)),
         }
     }
 
@@ -109,7 +114,7 @@ impl Relations {
         match &entry.state {
             State::Described => Lookup::Ask,
             State::Unwanted => Lookup::Unwanted,
-            State::Known { schema, composites } => {
+            State::Known { schema, composites, .. } => {
                 Lookup::Known(Known { schema: *schema, width: entry.width, composites })
             }
         }
@@ -130,9 +135,38 @@ impl Relations {
                 if let Some((column, fields)) = entry.misfit {
                     composite::accept(&mut composites, column, fields);
                 }
-                State::Known { schema: schema.id, composites }
+                let made = schema.columns.iter().any(|column| column.ty.oid >= FIRST_MADE);
+                State::Known { schema: schema.id, composites, made }
             }
         };
+    }
+
+    /// What the catalog said is not what the stream stands at: it is asked again at the next transaction.
+    pub(super) fn doubt_later(&mut self, id: u32) {
+        self.unsure.push(id);
+    }
+
+    /// Likewise of all.
+    pub(super) fn doubt_all_later(&mut self) {
+        self.unsure = self.entries.keys().copied().collect();
+    }
+
+    /// The next transaction begins.
+    pub(super) fn look_again(&mut self) {
+        for id in std::mem::take(&mut self.unsure) {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.state = State::Described;
+            }
+        }
+    }
+
+    /// A type has changed, which may be one of theirs: the catalog has to be asked again.
+    pub(super) fn doubt_types(&mut self) {
+        for entry in self.entries.values_mut() {
+            if matches!(entry.state, State::Known { made: true, .. }) {
+                entry.state = State::Described;
+            }
+        }
     }
 
     /// A value has another number of fields than its type: the catalog has to be asked again.

@@ -82,6 +82,8 @@ pub(super) struct Streamed {
     /// The first message that may have been rolled back, or not: Postgres says of messages only in which transaction
     /// they were sent.
     unsure: Option<u32>,
+    /// It has changed a type, which others see when it commits.
+    pub(super) types_changed: bool,
     /// Bytes of descriptions.
     described: usize,
     /// Tables whose rows it asks for, each with how many events had come before.
@@ -104,6 +106,7 @@ impl Streamed {
             newest_xid: xid,
             after_message: false,
             unsure: None,
+            types_changed: false,
             described: 0,
             wishes: Vec::new(),
         }
@@ -322,8 +325,17 @@ impl Streamed {
         Recast { dead: std::mem::take(&mut self.dead), schemas }
     }
 
+    /// What it has said of tables so far may have types that it has changed.
+    pub(super) fn doubt_types(&mut self) {
+        self.types_changed = true;
+        self.versions.iter_mut().for_each(|version| version.doubtful = true);
+    }
+
     /// Its descriptions are everybody's from now on, with what the catalog has said of them.
     pub(super) fn tell(&self, others: &mut Relations, found: &Found) {
+        if self.types_changed {
+            others.doubt_types();
+        }
         for (id, table) in &self.tables {
             if let Some(version) = self.versions.get(table.version) {
                 let place = (table.order, version.doubtful);

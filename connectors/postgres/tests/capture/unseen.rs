@@ -1,0 +1,66 @@
+//! A transaction is sent when it is in the log, which is before anybody sees it: for long where it waits for a standby.
+
+use super::harness::{Capture, Directory, config, run, sql, until, value};
+use crate::support::Server;
+
+/// A table whose description needs the catalog: its key, and a type that somebody has made.
+const NEW: &str = "begin; create type mood as enum ('sad', 'ok');
+    create table new (id int primary key, m mood not null, v text); insert into new values (1, 'ok', ''); commit";
+
+const DESCRIBED: &str = "id int4, m mood(sad|ok), v text";
+
+/// Whoever asks for it waits at its commits for a standby of this name.
+fn waiting_for(name: &str) -> String {
+    format!("synchronous_standby_names = '{name}'\nsynchronous_commit = local")
+}
+
+const WAITS: &str = "set synchronous_commit = on";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_described_when_it_is_seen() {
+    let (server, directory) = (Server::start(&waiting_for("nobody")), Directory::new());
+    let (client, writer) = (sql(&server).await, sql(&server).await);
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&writer, WAITS).await;
+    let writing = tokio::spawn(async move { run(&writer, NEW).await });
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    until("the commit to wait", async || value(&client, waits).await == "1").await;
+    // It has been sent to us by now, or will be: nobody sees it.
+    assert_eq!(value(&client, "select count(*) from pg_class where relname = 'new'").await, "0");
+    client.execute("alter system set synchronous_standby_names = ''", &[]).await.unwrap();
+    run(&client, "select pg_reload_conf()").await;
+    writing.await.unwrap();
+    let event = capture.wait(1).await.remove(0);
+    assert_eq!((event.brief().as_str(), event.columns.as_str()), ("insert public.new 1,ok,", DESCRIBED));
+    let schema = capture.schema("public.new");
+    assert!(schema.primary_key == [0] && schema.columns[1].not_null, "{schema:?}");
+    assert_eq!(capture.journal.schemas().len(), 1, "not described before");
+    capture.stop().await;
+}
+
+/// Commits that wait for rowcast itself, which waits to see them: it goes on, and makes up for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_us_is_not_waited_for() {
+    let (server, directory) = (Server::start(&waiting_for("rowcast")), Directory::new());
+    let client = sql(&server).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let synchronous = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+    assert_eq!(value(&client, synchronous).await, "1");
+    run(&client, WAITS).await;
+    run(&client, NEW).await;
+    let first = capture.wait(1).await.remove(0);
+    assert_eq!(first.brief(), "insert public.new 1,ok,");
+    run(&client, "insert into new values (2, 'sad', '')").await;
+    let second = capture.wait(2).await.remove(1);
+    assert_eq!((second.brief().as_str(), second.columns.as_str()), ("insert public.new 2,sad,", DESCRIBED));
+    let schema = capture.schema("public.new");
+    assert!(schema.primary_key == [0] && schema.columns[1].not_null, "{schema:?}");
+    // Of a type the stream itself says nothing, later neither.
+    let rename =
+        "begin; alter type mood rename value 'ok' to 'fine'; insert into new values (3, 'fine', ''); commit";
+    run(&client, rename).await;
+    run(&client, "insert into new values (4, 'fine', '')").await;
+    let fourth = capture.wait(4).await.remove(3);
+    assert_eq!(fourth.columns, "id int4, m mood(sad|fine), v text");
+    capture.stop().await;
+}

@@ -41,9 +41,9 @@ pub(super) fn wanted(is_behind: bool, waiting: Option<u64>) -> Option<Duration> 
 /// Where transactions come densely, each gives up this time at most, so that others share its wake-ups, its write and its
 /// sync. On a machine whose processors are busy with the transactions themselves that is half of what rowcast takes from
 /// them (`docs/performance.md`).
-pub(super) const GATHER: Duration = Duration::from_millis(1);
+pub(super) const GATHER: Duration = Duration::from_millis(4);
 
-/// Transactions in a second from which on they are gathered: one and more in each such time.
+/// Transactions in a second from which on they are gathered: four and more in each such time.
 const DENSE: u64 = 1000;
 
 /// The pace is taken anew after this time: a burst does not count, and its end is soon noticed.

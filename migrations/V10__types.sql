@@ -11,7 +11,8 @@ begin
     end if;
     -- A table's own row type, too, where something else uses it.
     if tg_tag in ('ALTER TYPE', 'ALTER DOMAIN') or exists (
-           select from pg_event_trigger_ddl_commands() d join pg_type t on t.typrelid = d.objid
+           select from pg_event_trigger_ddl_commands() d join pg_class c on c.oid = d.objid
+                       join pg_type t on t.oid = c.reltype
                        join pg_depend u on u.refclassid = 'pg_type'::regclass and u.refobjid in (t.oid, t.typarray)
            where d.classid = 'pg_class'::regclass and u.deptype = 'n') then
         -- Twice: the server sorts what subtransactions say by where it ends, and other changes by where they begin. So the

@@ -1,5 +1,6 @@
 //! From messages of the stream to transactions for the journal. The hot path: nothing here waits.
 
+mod altered;
 mod streamed;
 
 use metrics::Counter;
@@ -82,8 +83,8 @@ struct Open {
 pub(super) struct Assembly {
     pub(super) builder: Builder,
     pub(super) relations: Relations,
-    /// The newest transaction that the catalog has to show before it is believed: it has changed a type.
-    pub(super) altered: Option<Commit>,
+    /// Transactions that have changed a type: the catalog is believed when it shows them.
+    pub(super) altered: Vec<Commit>,
     pub(super) replay: Replay,
     /// Transactions that are sent before they commit.
     pub(super) streams: Streams,
@@ -130,7 +131,7 @@ impl Assembly {
         Self {
             builder: Builder::new(),
             relations: Relations::default(),
-            altered: None,
+            altered: Vec::new(),
             replay,
             streams: Streams::default(),
             tables: tables.clone(),
@@ -210,7 +211,8 @@ impl Assembly {
             }
             Message::Commit { end_lsn, .. } => self.commit(end_lsn),
             Message::Relation(relation) => {
-                self.relations.describe(&relation, body);
+                let within = self.open.as_ref().map(|open| open.commit);
+                self.relations.describe(&relation, body, within);
                 Ok(Step::Next)
             }
             Message::Origin { name } => {
@@ -255,11 +257,6 @@ impl Assembly {
         Ok(())
     }
 
-    /// The transaction that the stream is in.
-    pub(super) fn within(&self) -> Option<Commit> {
-        self.open.as_ref().map(|open| open.commit)
-    }
-
     fn change(&mut self, lsn: Lsn, change: &Change<'_>) -> Result<Step> {
         let open = self.open.as_ref().ok_or_else(outside)?;
         if open.repeated {
@@ -277,7 +274,7 @@ impl Assembly {
                     composite::mismatch(known.composites, change.raw)
                 };
                 if let Some(misfit) = misfit {
-                    self.relations.doubt(change.relation, misfit);
+                    self.relations.doubt(change.relation, misfit, open.commit);
                     return Ok(Step::Describe(change.relation));
                 }
                 self.builder.change(known.schema, change.op, lsn, change.raw);
@@ -324,8 +321,9 @@ impl Assembly {
             Said::Gap(channel) => return self.gap(channel),
             Said::Wish(job) => return self.wish(*job),
             Said::Types => {
-                self.altered = self.open.as_ref().map(|open| open.commit);
-                self.relations.doubt_types();
+                if let Some(open) = &self.open {
+                    self.note_altered(open.commit);
+                }
                 return Ok(());
             }
             Said::Ddl(_) | Said::Event(..) | Said::Forged(_) => {}
@@ -434,7 +432,7 @@ impl Assembly {
     /// A repeated change of a table that is captured means that the journal must hold its transaction.
     fn note_wanted(&mut self, table: u32) -> Result<()> {
         let Some(open) = self.open.as_mut().filter(|open| !open.wanted) else { return Ok(()) };
-        let message = self.relations.message(table).ok_or_else(|| undescribed(table))?;
+        let (message, _) = self.relations.message(table).ok_or_else(|| undescribed(table))?;
         let decoded = decode(&message).map_err(|malformed| broken(malformed, Lsn::ZERO, &message))?;
         if let Message::Relation(relation) = decoded {
             open.wanted = self.tables.matches(relation.schema, relation.table);

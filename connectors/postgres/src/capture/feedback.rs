@@ -31,6 +31,15 @@ pub(super) fn gone_after(sender_timeout: Duration) -> Duration {
     if sender_timeout.is_zero() { SILENCE_WITHOUT_TIMEOUT } else { sender_timeout * SILENT_TIMEOUTS }
 }
 
+/// A status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    write: Lsn,
+    flush: Lsn,
+    /// The server is to answer.
+    probe: bool,
+}
+
 /// The clock of one connection.
 #[derive(Debug)]
 pub(super) struct Feedback {
@@ -166,16 +175,25 @@ impl Feedback {
     ///
     /// `Kind::Transient` when the connection is broken, or the server has been silent for too long.
     pub(super) async fn keep_up(&mut self, stream: &mut CopyStream) -> Result<()> {
-        let now = Instant::now();
+        let Some(Told { write, flush, probe }) = self.due(Instant::now())? else { return Ok(()) };
+        abort::point(Point::SourceConfirming);
+        stream.send_status(write, flush, flush, probe).await?;
+        abort::point(Point::SourceConfirmed);
+        self.confirmed = flush;
+        Ok(())
+    }
+
+    /// What is to be told now, if anything; it counts as told.
+    fn due(&mut self, now: Instant) -> Result<Option<Told>> {
         let silent = now - self.heard;
         if silent >= self.silence {
             return Err(Error::transient(format!("Nothing came from the server for {} s", silent.as_secs())));
         }
         let probe = self.curious || (!self.probed && silent >= self.probe_after());
-        let told = self.told();
-        let reached = self.awaited.is_some_and(|awaited| told >= awaited);
-        if !(self.asked || probe || reached || now >= self.status_due(told)) {
-            return Ok(());
+        let flush = self.told();
+        let reached = self.awaited.is_some_and(|awaited| flush >= awaited);
+        if !(self.asked || probe || reached || now >= self.status_due(flush)) {
+            return Ok(None);
         }
         // Cleared before the waiting begins: a dropped call must not ask again for ever.
         (self.asked, self.curious) = (false, false);
@@ -184,12 +202,13 @@ impl Feedback {
             self.awaited = None;
         }
         self.sent = now;
-        let write = self.received.max(told);
-        abort::point(Point::SourceConfirming);
-        stream.send_status(write, told, told, probe).await?;
-        abort::point(Point::SourceConfirmed);
-        self.confirmed = told;
-        Ok(())
+        Ok(Some(Told { write: self.received.max(flush), flush, probe }))
+    }
+
+    /// When [`Self::keep_up`] has something to do, if nothing comes before.
+    fn wakes_at(&self) -> Instant {
+        let silence = if self.probed { self.silence } else { self.probe_after() };
+        self.status_due(self.told()).min(self.heard + silence)
     }
 
     fn status_due(&self, told: Lsn) -> Instant {
@@ -199,11 +218,8 @@ impl Feedback {
     /// Waits until [`Self::keep_up`] or somebody else, at `until`, has something to do. Cancel safe.
     pub(super) async fn wake(&mut self, until: Option<Instant>) {
         let durable = self.durable();
-        let silence = if self.probed { self.silence } else { self.probe_after() };
-        let mut due = self.status_due(self.told()).min(self.heard + silence);
-        if let Some(until) = until {
-            due = due.min(until);
-        }
+        let wakes_at = self.wakes_at();
+        let due = until.map_or(wakes_at, |until| until.min(wakes_at));
         let waits_for_disk = self.outstanding > durable;
         tokio::select! {
             () = sleep_until(due) => {}
@@ -212,6 +228,9 @@ impl Feedback {
         }
     }
 }
+
+#[cfg(test)]
+mod property;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use rowcast_engine::schema::{Schema, SchemaId};
 
 use super::composite::{self, Composite};
 use crate::pgoutput::Relation;
+use crate::snapshot::visible::Commit;
 
 /// OIDs from here on are of what somebody has made (`FirstNormalObjectId`, access/transam.h).
 const FIRST_MADE: u32 = 16384;
@@ -30,6 +31,8 @@ struct Entry {
     message: Arc<[u8]>,
     width: u16,
     state: State,
+    /// The catalog is believed when it shows this transaction, which has described the table.
+    after: Option<Commit>,
     /// What did not fit when the catalog was asked again.
     misfit: Option<(usize, usize)>,
     /// Which description it is, in the order of the stream.
@@ -69,9 +72,10 @@ pub(super) struct Known<'a> {
 
 impl Relations {
     /// Takes a description in; the old one of the same table is void.
-    pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8]) {
+    pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8], within: Option<Commit>) {
         let (width, order) = (relation.width(), self.next_order());
-        let entry = Entry { message: message.into(), width, state: State::Described, misfit: None, order };
+        let (state, message) = (State::Described, message.into());
+        let entry = Entry { message, width, state, after: within, misfit: None, order };
         self.entries.insert(relation.id, entry);
     }
 
@@ -98,14 +102,15 @@ impl Relations {
         id: u32,
         message: &Arc<[u8]>,
         width: u16,
-        (order, new): (u64, bool),
+        (order, new, commit): (u64, bool, Commit),
     ) -> bool {
         let known = self.entries.get(&id);
         if known.is_some_and(|known| known.order > order || (!new && known.message == *message)) {
             return false;
         }
         let message = Arc::clone(message);
-        self.entries.insert(id, Entry { message, width, state: State::Described, misfit: None, order });
+        let (state, after) = (State::Described, Some(commit));
+        self.entries.insert(id, Entry { message, width, state, after, misfit: None, order });
         true
     }
 
@@ -120,9 +125,9 @@ impl Relations {
         }
     }
 
-    /// The Relation message of a table.
-    pub(super) fn message(&self, id: u32) -> Option<Arc<[u8]>> {
-        self.entries.get(&id).map(|entry| Arc::clone(&entry.message))
+    /// The Relation message of a table, and the transaction that has to be seen when it is looked up.
+    pub(super) fn message(&self, id: u32) -> Option<(Arc<[u8]>, Option<Commit>)> {
+        self.entries.get(&id).map(|entry| (Arc::clone(&entry.message), entry.after))
     }
 
     /// What the catalog said; `None` when nobody wants the table.
@@ -170,8 +175,9 @@ impl Relations {
     }
 
     /// A value has another number of fields than its type: the catalog has to be asked again.
-    pub(super) fn doubt(&mut self, id: u32, misfit: (usize, usize)) {
+    pub(super) fn doubt(&mut self, id: u32, misfit: (usize, usize), within: Commit) {
         if let Some(entry) = self.entries.get_mut(&id) {
+            entry.after = Some(within);
             entry.misfit = Some(misfit);
             entry.state = State::Described;
         }

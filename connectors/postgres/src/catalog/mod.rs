@@ -3,6 +3,7 @@
 mod keys;
 mod order;
 mod relation;
+mod seen;
 mod table;
 mod tree;
 mod types;
@@ -16,10 +17,10 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Message, Relation, decode};
-use crate::snapshot::visible::{Commit, Visible};
 use crate::wire::{sql_client, sql_error};
 pub(crate) use order::{KeyOrder, read as key_order};
 use relation::Published;
+pub(crate) use seen::Seen;
 use table::TableFacts;
 
 /// A catalog read takes milliseconds; one that takes longer waits for a lock or a lost connection.
@@ -47,8 +48,6 @@ pub(crate) struct Described {
     pub(crate) names: Vec<(String, String)>,
     /// Columns of its key that are not published, for which its events have no key.
     pub(crate) hidden: Vec<String>,
-    /// The transactions were visible whose work it was to show.
-    pub(crate) seen: bool,
 }
 
 impl Catalog {
@@ -63,8 +62,7 @@ impl Catalog {
         connect.map_err(|_| Error::transient("The server takes too long to let us in"))?
     }
 
-    /// Everything about a table as the stream has just described it in these transactions. They are sent when they are in
-    /// the log, which is before anybody sees them.
+    /// Everything about a table as the stream has just described it.
     ///
     /// Keys and types are as they are now, which can be later than the stream's place: what cannot be true of the
     /// described columns is left out.
@@ -72,12 +70,8 @@ impl Catalog {
     /// # Errors
     ///
     /// When the catalog cannot be read; the next call connects anew.
-    pub(crate) async fn describe(
-        &mut self,
-        relation: &Relation<'_>,
-        commits: &[Commit],
-    ) -> Result<Described> {
-        self.ask(relation, "", commits).await
+    pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
+        self.ask(relation, "").await
     }
 
     /// The same, but for as long as a transaction has locked the table it is an error: that transaction may be the one
@@ -87,29 +81,26 @@ impl Catalog {
     ///
     /// When the catalog cannot be read now.
     pub(crate) async fn describe_unlocked(&mut self, relation: &Relation<'_>) -> Result<Described> {
-        self.ask(relation, NO_WAIT, &[]).await
+        self.ask(relation, NO_WAIT).await
     }
 
-    async fn ask(&mut self, relation: &Relation<'_>, first: &str, commits: &[Commit]) -> Result<Described> {
-        let mut client = match self.client.take() {
-            Some(client) if !client.is_closed() => client,
-            _ => self.connect().await?,
-        };
-        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation, first, commits)).await;
-        let described = read.map_err(|_| {
-            Error::transient(format!("Reading the catalog took longer than {} s", READ_TIMEOUT.as_secs()))
-        })??;
+    async fn ask(&mut self, relation: &Relation<'_>, first: &str) -> Result<Described> {
+        let mut client = self.take_client().await?;
+        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation, first)).await;
+        let described = read.map_err(|_| seen::too_long())??;
         self.client = Some(client);
         Ok(described)
     }
 
-    async fn read(
-        &self,
-        client: &mut Client,
-        relation: &Relation<'_>,
-        first: &str,
-        commits: &[Commit],
-    ) -> Result<Described> {
+    /// The connection, if there is one that lives. Who has used it gives it back.
+    async fn take_client(&mut self) -> Result<Client> {
+        match self.client.take() {
+            Some(client) if !client.is_closed() => Ok(client),
+            _ => self.connect().await,
+        }
+    }
+
+    async fn read(&self, client: &mut Client, relation: &Relation<'_>, first: &str) -> Result<Described> {
         let failed = |error| sql_error(CANNOT_READ, error);
         // One snapshot: keys and types of the same moment.
         let transaction = client
@@ -122,24 +113,10 @@ impl Catalog {
         if !first.is_empty() {
             transaction.batch_execute(first).await.map_err(failed)?;
         }
-        let seen = sees(&transaction, commits).await?;
         let described = describe(&transaction, relation, &self.publications).await?;
         transaction.commit().await.map_err(failed)?;
-        Ok(Described { seen, ..described })
+        Ok(described)
     }
-}
-
-/// Whether a transaction's snapshot sees these. A standby sends nothing that it has not applied.
-async fn sees(transaction: &Transaction<'_>, commits: &[Commit]) -> Result<bool> {
-    if commits.is_empty() {
-        return Ok(true);
-    }
-    let sql = "select case when not pg_is_in_recovery() then pg_current_snapshot()::text end";
-    let row = transaction.query_one(sql, &[]).await.map_err(|error| sql_error(CANNOT_READ, error))?;
-    let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(true) };
-    let visible: Visible =
-        text.parse().map_err(|_| Error::failed("The server's snapshot cannot be understood"))?;
-    Ok(commits.iter().all(|commit| visible.sees(*commit)))
 }
 
 /// A table as its publication shows it, in the snapshot of a transaction.
@@ -223,5 +200,5 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
     };
     let mut names = facts.names;
     names.push((schema.schema.clone(), schema.table.clone()));
-    Described { schema, names, hidden: keys.hidden, seen: true }
+    Described { schema, names, hidden: keys.hidden }
 }

@@ -96,7 +96,7 @@ async fn of_main(
 async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
     let mut missing = Vec::new();
     let mut looked_after = true;
-    for name in trigger::wanted(source) {
+    for name in trigger::wanted(source, true) {
         let before = missing.len();
         match trigger::state(client, name).await? {
             State::Works => {}
@@ -125,7 +125,7 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
     };
     let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
     let remedy = format!("{who} {}", sql.join(" "));
-    let sound = !source.ddl || source.manage;
+    let sound = !source.ddl || source.manage || looked_after;
     Ok(requirement("event trigger", sound, format!("{}{instead}", what.join(", ")), remedy))
 }
 

@@ -23,9 +23,13 @@ pub(crate) const TYPES: &str = "rowcast_types";
 /// For every rowcast on the database: what each captures stands in `rowcast.capture`. The last one is for `source.ddl` alone.
 pub(crate) const NAMES: [&str; 3] = ["rowcast", TYPES, "rowcast_drop"];
 
-/// Those that are of use as it is configured.
-pub(crate) fn wanted(source: &Source) -> &'static [&'static str] {
-    if source.ddl { &NAMES } else { &NAMES[..2] }
+/// Those that are of use as it is configured; `ours`: the publications are kept by us.
+pub(crate) fn wanted(source: &Source, ours: bool) -> &'static [&'static str] {
+    match (source.ddl, ours) {
+        (true, _) => &NAMES,
+        (false, true) => &NAMES[..2],
+        (false, false) => &NAMES[1..2],
+    }
 }
 
 /// How much a round tries.
@@ -67,19 +71,22 @@ pub(crate) async fn register(client: &mut Client, source: &Source, kept: bool) -
 }
 
 /// Makes the event triggers where they are missing and may be made. Gives why tables are not looked after, if so.
-pub(crate) async fn ensure(client: &Client, source: &Source, attempt: Attempt) -> Result<Option<String>> {
-    for name in wanted(source) {
-        let Some(reason) = ensure_one(client, name, attempt).await? else { continue };
+pub(crate) async fn ensure(
+    client: &Client,
+    source: &Source,
+    ours: bool,
+    attempt: Attempt,
+) -> Result<Option<String>> {
+    let mut reason = None;
+    for name in wanted(source, ours) {
+        let Some(why) = ensure_one(client, name, attempt).await? else { continue };
         if *name != TYPES {
-            return Ok(Some(reason));
-        }
-        if attempt == Attempt::Full {
-            tracing::info!(
-                "Changed labels and attributes of types are seen at the next connection: {reason}"
-            );
+            reason = reason.or(Some(why));
+        } else if attempt == Attempt::Full {
+            tracing::info!("Changed labels and attributes of types are seen at the next connection: {why}");
         }
     }
-    Ok(None)
+    Ok(reason)
 }
 
 async fn ensure_one(client: &Client, name: &str, attempt: Attempt) -> Result<Option<String>> {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::harness::{Capture, Directory, Seen, config, run, sql, version};
+use super::harness::{Capture, Directory, Seen, config, run, sql, until, version};
 use crate::support::Server;
+use rowcast_engine::event::Op;
 use rowcast_postgres::{Config, check};
 
 /// Three levels. Columns in other orders, and with dropped ones between, which no message shows.
@@ -137,6 +138,7 @@ async fn tables_become_partitions_and_cease_to_be() {
         let root = Config { tables, via_partition_root, ..config(&server) };
         let capture = Capture::start(root, directory.path()).await;
         let late = "alter table p attach partition p_late for values from (100) to (200)";
+        let mut decoded = 0;
         for transaction in [
             "insert into p values (1, 'one'); insert into p_late values ('no', 101); insert into p_leaf values ('no', 201)",
             late,
@@ -153,13 +155,19 @@ async fn tables_become_partitions_and_cease_to_be() {
             "insert into p values (108, 'eight')",
         ] {
             run(&client, &format!("begin; {transaction}; commit")).await;
+            // Version 14 may garble a row that it decodes while the partition changes again: ARCHITECTURE, known limits.
+            decoded += 1;
+            run(&client, "select rowcast.publish('decoded', '1')").await;
+            let marks = || capture.events().iter().filter(|event| event.op == Op::Message).count();
+            until("it is decoded", async || marks() == decoded).await;
         }
         client
             .batch_execute("alter table public.p detach partition public.p_late concurrently")
             .await
             .unwrap();
         run(&client, "insert into p_late values ('no', 109); insert into p values (2, 'nine')").await;
-        let events = capture.wait(9).await;
+        let mut events = capture.wait(9 + decoded).await;
+        events.retain(|event| event.op != Op::Message);
         let told = |event: &Seen| {
             event.new.split(',').find(|value| value.parse::<i32>().is_err()).unwrap().to_owned()
         };

@@ -2,7 +2,7 @@
 
 use rowcast_postgres::{Config, Streaming};
 
-use super::harness::{Capture, Directory, config, run, sql};
+use super::harness::{Capture, Directory, config, run, sql, until, value};
 use crate::support::Server;
 
 /// Sent before they commit, where that is asked for.
@@ -98,4 +98,38 @@ async fn within_a_large_transaction() {
         assert_eq!(events.len(), 4002);
         capture.stop().await;
     }
+}
+
+/// A table that is known already, first written when its type has changed; and one that another session has described in
+/// a transaction that is open when the type changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_first_row_and_beside_an_open_transaction() {
+    let (server, directory) = (Server::start(IN_PIECES), Directory::new());
+    let (client, open) = (sql(&server).await, sql(&server).await);
+    run(&client, TABLES).await;
+    let early = Config { streaming: Streaming::On, ..config(&server) };
+    let capture = Capture::start(early, directory.path()).await;
+    run(&client, "insert into t (id, m) values (0, 'ok')").await;
+    capture.wait(1).await;
+    let rows = |first: u32, mood: &str| {
+        let last = first + 1999;
+        format!(
+            "insert into t (id, m, v) select g, '{mood}', repeat('x', 150) from generate_series({first}, {last}) g"
+        )
+    };
+    run(&client, &format!("begin; alter type pair rename attribute a to first; {}; commit", rows(1, "ok")))
+        .await;
+    capture.wait(2001).await;
+    let expected = "mood(sad|ok) pairs(_pair(first,b)) other(id,n) text";
+    assert_eq!([of_row(&capture, 1), of_row(&capture, 2000)], [expected, expected]);
+
+    run(&open, &format!("begin; {}", rows(10_000, "ok"))).await;
+    let sent = "select stream_txns from pg_stat_replication_slots where slot_name = 'rowcast'";
+    until("it is sent", async || value(&client, sent).await.parse::<u32>().unwrap() >= 2).await;
+    run(&client, "alter type mood add value 'new'").await;
+    run(&open, &format!("{}; commit", rows(20_000, "new"))).await;
+    capture.wait(6001).await;
+    let expected = "mood(sad|ok|new) pairs(_pair(first,b)) other(id,n) text";
+    assert_eq!([of_row(&capture, 4001), of_row(&capture, 6000)], [expected, expected]);
+    capture.stop().await;
 }

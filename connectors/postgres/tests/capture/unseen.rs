@@ -1,5 +1,9 @@
 //! A transaction is sent when it is in the log, which is before anybody sees it: for long where it waits for a standby.
 
+use std::time::{Duration, Instant};
+
+use rowcast_postgres::Config;
+
 use super::harness::{Capture, Directory, config, run, sql, until, value};
 use crate::support::Server;
 
@@ -62,5 +66,52 @@ async fn who_waits_for_us_is_not_waited_for() {
     run(&client, "insert into new values (4, 'fine', '')").await;
     let fourth = capture.wait(4).await.remove(3);
     assert_eq!(fourth.columns, "id int4, m mood(sad|fine), v text");
+    capture.stop().await;
+}
+
+/// Whoever waits for us waits for no longer than the disk takes, whatever it does, one after the other: of tables that are
+/// new to this connection, of many that are made at once, and of those that are locked until we have them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_wait_for_us_come_one_after_the_other() {
+    let (server, directory) = (Server::start(&waiting_for("rowcast")), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key); create table other (id int primary key)").await;
+    run(&client, "insert into other values (1)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, WAITS).await;
+    let start = Instant::now();
+    for id in 0..8 {
+        run(&client, &format!("insert into t values ({id})")).await;
+    }
+    let many: String = (0..20)
+        .map(|at| format!("create table many{at} (id int primary key); insert into many{at} values (1);"))
+        .collect();
+    run(&client, &format!("begin; {many} commit")).await;
+    run(&client, "begin; alter table t add c int default 7; insert into t values (100); commit").await;
+    run(&client, "begin; truncate other; insert into t values (101); commit").await;
+    run(&client, "insert into t values (102)").await;
+    let events = capture.wait(8 + 20 + 1 + 2 + 1).await;
+    // Each of them would be waited for for 5 s, and those that are locked for 20.
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert_eq!(events.last().unwrap().brief(), "insert public.t 102,7");
+    let schema = capture.schema("public.t");
+    assert!(schema.primary_key == [0] && schema.columns.len() == 2, "{schema:?}");
+    capture.stop().await;
+}
+
+/// Nobody sees yet that it is a part of a table that is captured.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_partition_that_nobody_sees_are_not_left_out() {
+    let (server, directory) = (Server::start(&waiting_for("rowcast")), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table p (id int primary key) partition by range (id)").await;
+    let tables = vec!["public.p".to_owned()];
+    let config = Config { via_partition_root: false, tables, ..config(&server) };
+    let capture = Capture::start(config, directory.path()).await;
+    run(&client, WAITS).await;
+    let made = "create table p_one partition of p for values from (0) to (10)";
+    run(&client, &format!("begin; {made}; insert into p values (1); commit")).await;
+    run(&client, "insert into p values (2)").await;
+    assert_eq!(capture.briefs(2).await, ["insert public.p_one 1", "insert public.p_one 2"]);
     capture.stop().await;
 }

@@ -72,7 +72,7 @@ impl Assembly {
                 return Ok(());
             }
             Said::Types => {
-                open.doubt_types();
+                open.change_types();
                 return Ok(());
             }
             Said::Ddl(content) => custom::ddl(content),
@@ -101,10 +101,11 @@ impl Assembly {
             return Ok(Step::NextPage);
         }
         let streamed = self.streams.take(xid)?;
+        let at = Commit { xid, at: final_lsn };
         if streamed.types_changed {
-            self.altered = Some(Commit { xid, at: final_lsn });
+            self.note_altered(at);
         }
-        streamed.tell(&mut self.relations, &Found::new());
+        streamed.tell(&mut self.relations, &Found::new(), at);
         self.stream_ended(end, streamed.live() > 0);
         Ok(Step::Next)
     }

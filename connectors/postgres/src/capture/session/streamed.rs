@@ -42,7 +42,7 @@ impl Session {
         let mut streamed = self.assembly.streams.take(commit.xid)?;
         let at = Commit { xid: commit.xid, at: commit.final_lsn };
         if streamed.types_changed {
-            self.assembly.altered = Some(at);
+            self.assembly.note_altered(at);
         }
         let (found, seen) = self.look_up_all(streamed.doubtful(), at).await?;
         let since = Since::Commit(commit.final_lsn);
@@ -59,7 +59,7 @@ impl Session {
             }
             Some(file) => self.recast(&mut streamed, file, recast, &commit).await?,
         }
-        streamed.tell(&mut self.assembly.relations, &found);
+        streamed.tell(&mut self.assembly.relations, &found, at);
         if !seen {
             self.assembly.relations.doubt_all_later();
         }
@@ -78,13 +78,13 @@ impl Session {
         doubtful: Vec<(SchemaId, Arc<[u8]>)>,
         commit: Commit,
     ) -> Result<(Found, bool)> {
-        let (mut found, mut seen) = (Found::new(), true);
+        let (mut found, mut all_seen) = (Found::new(), true);
         for (id, message) in doubtful {
-            let described = self.look_up(&message, Some(commit)).await?;
-            seen &= described.seen;
-            found.insert(id, self.register(described)?);
+            let (described, seen) = self.look_up(&message, Some(commit)).await?;
+            all_seen &= seen;
+            found.insert(id, self.register(described, seen)?);
         }
-        Ok((found, seen))
+        Ok((found, all_seen))
     }
 
     /// Asks the catalog for a table that an open transaction is the first to change. What it says is mostly what it will
@@ -102,7 +102,8 @@ impl Session {
         });
         let described = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
         let Some(described) = described else { return Ok(()) };
-        if let (Some(schema), Some(open)) = (self.register(described)?, self.assembly.streams.within()) {
+        if let (Some(schema), Some(open)) = (self.register(described, true)?, self.assembly.streams.within())
+        {
             open.settle(table, &schema);
         }
         Ok(())

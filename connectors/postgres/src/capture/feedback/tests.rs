@@ -1,8 +1,67 @@
-//! Whatever comes in whatever order: what the server is told, and when.
+//! What the server is told, and when: one by one, and whatever comes in whatever order.
 
 use proptest::prelude::*;
 
 use super::*;
+
+fn feedback(timeout: u64) -> (watch::Sender<Lsn>, Feedback) {
+    let (sender, receiver) = watch::channel(Lsn(10));
+    (sender, Feedback::new(receiver, Lsn(5), Lsn(10), Duration::from_secs(timeout)))
+}
+
+#[test]
+fn keeps_well_within_the_servers_patience() {
+    assert_eq!(feedback(60).1.status_every, STATUS_EVERY);
+    assert_eq!(feedback(5).1.status_every, Duration::from_secs(3));
+    assert_eq!(feedback(5).1.silence, Duration::from_secs(10));
+    assert_eq!(feedback(5).1.probe_after(), Duration::from_millis(2_500));
+    assert_eq!(feedback(5).1.unusual(), Duration::from_secs(5));
+    assert_eq!(feedback(0).1.silence, SILENCE_WITHOUT_TIMEOUT);
+}
+
+#[test]
+fn knows_when_the_server_waits() {
+    let (sender, mut feedback) = feedback(60);
+    assert!(!feedback.keepalive(Lsn(20), false));
+    assert!(!feedback.keepalive(Lsn(10), true));
+    assert!(feedback.keepalive(Lsn(20), true));
+    assert_eq!(feedback.received, Lsn(20));
+    sender.send_replace(Lsn(20));
+    assert!(!feedback.keepalive(Lsn(20), true));
+}
+
+#[test]
+fn tells_nothing_before_it_is_sure_of_the_server() {
+    let (sender, mut feedback) = feedback(60);
+    sender.send_replace(Lsn(20));
+    assert_eq!(feedback.told(), Lsn(5));
+    feedback.release(false);
+    assert_eq!(feedback.told(), Lsn(5));
+    feedback.release(true);
+    assert_eq!((feedback.told(), feedback.asked), (Lsn(20), true));
+}
+
+#[test]
+fn knows_when_the_server_waits_for_doors() {
+    let (sender, receiver) = watch::channel(Lsn(5));
+    let mut feedback = Feedback::new(receiver, Lsn(5), Lsn(10), Duration::from_secs(60));
+    assert!(!feedback.waits_for_doors(Lsn(10)));
+    assert!(feedback.keepalive(Lsn(8), true));
+    assert!(feedback.waits_for_doors(Lsn(10)));
+    assert!(!feedback.waits_for_doors(Lsn(7)), "the journal lacks it as well");
+    sender.send_replace(Lsn(8));
+    assert!(!feedback.waits_for_doors(Lsn(10)));
+}
+
+#[tokio::test]
+async fn wakes_when_the_disk_is_done() {
+    let (sender, mut feedback) = feedback(0);
+    feedback.release(true);
+    feedback.submitted(Lsn(20));
+    sender.send_replace(Lsn(20));
+    let woken = tokio::time::timeout(Duration::from_secs(5), feedback.wake(None)).await;
+    assert!(woken.is_ok());
+}
 
 /// What the server has confirmed at the start, and where the journal stands.
 const CONFIRMED: u64 = 5;

@@ -31,8 +31,6 @@ mod stream;
 mod streamed;
 mod tls;
 mod trigger;
-mod types;
 mod uninstall;
 mod unknown;
-mod unseen;
 mod wraparound;

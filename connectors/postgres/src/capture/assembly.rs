@@ -1,6 +1,5 @@
 //! From messages of the stream to transactions for the journal. The hot path: nothing here waits.
 
-mod altered;
 mod streamed;
 
 use metrics::Counter;
@@ -83,8 +82,6 @@ struct Open {
 pub(super) struct Assembly {
     pub(super) builder: Builder,
     pub(super) relations: Relations,
-    /// Transactions that have changed a type: the catalog is believed when it shows them.
-    pub(super) altered: Vec<Commit>,
     pub(super) replay: Replay,
     /// Transactions that are sent before they commit.
     pub(super) streams: Streams,
@@ -131,7 +128,6 @@ impl Assembly {
         Self {
             builder: Builder::new(),
             relations: Relations::default(),
-            altered: Vec::new(),
             replay,
             streams: Streams::default(),
             tables: tables.clone(),
@@ -211,8 +207,7 @@ impl Assembly {
             }
             Message::Commit { end_lsn, .. } => self.commit(end_lsn),
             Message::Relation(relation) => {
-                let within = self.open.as_ref().map(|open| open.commit);
-                self.relations.describe(&relation, body, within);
+                self.relations.describe(&relation, body);
                 Ok(Step::Next)
             }
             Message::Origin { name } => {
@@ -245,7 +240,6 @@ impl Assembly {
             self.replay.finish()?;
         }
         self.committed = committed;
-        self.relations.look_again();
         self.wanted.clear();
         let commit = Commit { xid, at: final_lsn };
         self.open = Some(Open { commit, committed, repeated, wanted: false });
@@ -274,7 +268,7 @@ impl Assembly {
                     composite::mismatch(known.composites, change.raw)
                 };
                 if let Some(misfit) = misfit {
-                    self.relations.doubt(change.relation, misfit, open.commit);
+                    self.relations.doubt(change.relation, misfit);
                     return Ok(Step::Describe(change.relation));
                 }
                 self.builder.change(known.schema, change.op, lsn, change.raw);
@@ -320,12 +314,6 @@ impl Assembly {
             Said::Nothing => return Ok(()),
             Said::Gap(channel) => return self.gap(channel),
             Said::Wish(job) => return self.wish(*job),
-            Said::Types => {
-                if let Some(open) = &self.open {
-                    self.note_altered(open.commit);
-                }
-                return Ok(());
-            }
             Said::Ddl(_) | Said::Event(..) | Said::Forged(_) => {}
         }
         let repeated = match &mut self.open {
@@ -344,7 +332,7 @@ impl Assembly {
             Said::Ddl(content) => custom::ddl(content),
             Said::Event(channel, content) => custom::event(channel, content, &self.status),
             Said::Forged(reason) => custom::forged(prefix, reason, content),
-            Said::Nothing | Said::Gap(_) | Said::Wish(_) | Said::Types => return Ok(()),
+            Said::Nothing | Said::Gap(_) | Said::Wish(_) => return Ok(()),
         };
         if self.builder.is_open() {
             self.builder.message(event.channel, lsn, &event.payload);
@@ -432,7 +420,7 @@ impl Assembly {
     /// A repeated change of a table that is captured means that the journal must hold its transaction.
     fn note_wanted(&mut self, table: u32) -> Result<()> {
         let Some(open) = self.open.as_mut().filter(|open| !open.wanted) else { return Ok(()) };
-        let (message, _) = self.relations.message(table).ok_or_else(|| undescribed(table))?;
+        let message = self.relations.message(table).ok_or_else(|| undescribed(table))?;
         let decoded = decode(&message).map_err(|malformed| broken(malformed, Lsn::ZERO, &message))?;
         if let Message::Relation(relation) = decoded {
             open.wanted = self.tables.matches(relation.schema, relation.table);

@@ -61,8 +61,6 @@ pub(super) struct Session {
     pub(super) assembly: Assembly,
     pub(super) feedback: Feedback,
     pub(super) catalog: Catalog,
-    /// A transaction that nobody sees yet was waited for in vain.
-    impatient: bool,
     pub(super) tables: Tables,
     pub(super) ingest: Ingest,
     pub(super) status: Status,
@@ -109,7 +107,6 @@ impl Session {
             assembly,
             feedback,
             catalog,
-            impatient: false,
             tables,
             emitter: Emitter::new(orders, sent == Sent::Early, ingest.journal().clone()),
             sent,

@@ -112,8 +112,7 @@ fn as_known(sql: &str, version: i32) -> String {
 /// Inserts all rows, has them read, and deletes them, while the program, logged in at `url`, is watching; then compares.
 async fn judge(database: &Database, url: &str) {
     let client = database.client().await;
-    let version = "select current_setting('server_version_num')::int";
-    let version: i32 = client.query_one(version, &[]).await.unwrap().get(0);
+    let version = database.version().await;
     database.execute(SCHEMA).await;
     database.execute(&as_known(&table_sql(), version)).await;
     let slot = format!("source.slot={}", database.name());

@@ -52,6 +52,12 @@ impl Database {
         connect(&self.url).await.unwrap_or_else(|error| panic!("Cannot connect to {}: {error}", self.url))
     }
 
+    /// As `server_version_num` has it.
+    pub(crate) async fn version(&self) -> i32 {
+        let version = "select current_setting('server_version_num')::int";
+        self.client().await.query_one(version, &[]).await.expect("a number").get(0)
+    }
+
     /// Runs SQL statements in a session of their own.
     pub(crate) async fn execute(&self, sql: &str) {
         let result = self.client().await.batch_execute(sql).await;

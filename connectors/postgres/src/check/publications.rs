@@ -7,9 +7,9 @@ use tokio_postgres::Client;
 use super::{Requirement, requirement};
 use crate::config::Source;
 use crate::setup::candidates::{Table, unpublished_remedy};
-use crate::setup::publications;
 use crate::setup::server::{GENERATED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
+use crate::setup::{partitions, publications};
 use crate::tables::identifier;
 use crate::wire::sql_error;
 
@@ -44,12 +44,18 @@ pub(super) async fn of(client: &Client, source: &Source, server: &Server) -> Res
         all.push(of_trigger(client, source).await?);
     }
     all.extend(of_partitions(client, source, server).await?);
+    if let Some(partitions) = partitions::endangered(client, source, server).await? {
+        let found = format!(
+            "version 14 may garble rows of {partitions}, or crash: their columns stand in another order"
+        );
+        all.push(requirement("columns of partitions", true, found, partitions::ENDANGERED.to_owned()));
+    }
     Ok(all)
 }
 
 /// What version 14 does not see, unless our event trigger works on publications of ours.
 async fn of_partitions(client: &Client, source: &Source, server: &Server) -> Result<Option<Requirement>> {
-    if server.version >= trigger::SEES_PARTITIONS || !publications::has_trees(client, source).await? {
+    if server.version >= trigger::SEES_PARTITIONS || !partitions::has_trees(client, source).await? {
         return Ok(None);
     }
     let publication = publications::read(client, server.version, &source.publication).await?;
@@ -60,7 +66,7 @@ async fn of_partitions(client: &Client, source: &Source, server: &Server) -> Res
     let found = "version 14 does not see that a partition is attached or detached";
     let remedy = format!(
         "Behind ATTACH PARTITION and DETACH PARTITION, in the same transaction: {}",
-        publications::refresh_remedy(source)
+        partitions::refresh_remedy(source)
     );
     Ok(Some(requirement("partitions", true, found, remedy)))
 }

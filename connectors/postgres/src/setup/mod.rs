@@ -6,6 +6,7 @@ pub(crate) mod creation;
 pub(crate) mod installation;
 pub(crate) mod loans;
 mod migrations;
+pub(crate) mod partitions;
 pub(crate) mod publications;
 pub(crate) mod secret;
 pub(crate) mod server;
@@ -38,6 +39,7 @@ pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Serve
     };
     if !source.manage {
         there(client, source, server, slot).await?;
+        warn_of_partitions(client, source, server).await?;
         return refuse_differing(client, source, server).await;
     }
     if slot == publications::Slot::Absent {
@@ -47,7 +49,21 @@ pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Serve
     let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full).await?;
     warn_of(source, &reconciled);
     tell_of(source, &reconciled);
+    warn_of_partitions(client, source, server).await?;
     refuse_differing(client, source, server).await
+}
+
+async fn warn_of_partitions(client: &Client, source: &Source, server: &Server) -> Result<()> {
+    if let Some(partitions) = partitions::endangered(client, source, server).await? {
+        tracing::warn!(
+            partitions,
+            hint = partitions::ENDANGERED,
+            "PostgreSQL 14 may garble rows of partitions whose columns stand in another order than their root's, and its \
+             walsender may crash over them, when they are written in the transaction that attaches the partition, or \
+             while it changes"
+        );
+    }
+    Ok(())
 }
 
 /// What would be refused further on, told before anything is made: whoever is turned away finds the database as it was.
@@ -115,7 +131,7 @@ pub(crate) fn tell_of(source: &Source, reconciled: &Reconciled) {
     }
     if reconciled.blind {
         tracing::warn!(
-            hint = publications::refresh_remedy(source),
+            hint = partitions::refresh_remedy(source),
             "PostgreSQL 14 does not see that a partition is attached or detached: run the hint's SQL behind it, in the \
              same transaction, or have an administrator create the event trigger ({reason})"
         );

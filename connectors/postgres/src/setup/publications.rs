@@ -440,21 +440,6 @@ pub(crate) async fn taken(client: &Client, source: &Source, version: u32) -> Res
     Ok(if kept { source.tables.all_but_excluded() } else { source.tables.clone() })
 }
 
-/// Whether a partitioned table is a member of ours.
-pub(crate) async fn has_trees(client: &Client, source: &Source) -> Result<bool> {
-    let sql = "select exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                              join pg_class c on c.oid = r.prrelid
-                              where p.pubname in ($1, $2) and c.relkind = 'p')";
-    let row = client.query_one(sql, &[&source.publication, &source.inserts]).await;
-    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot look for partitioned tables", error))
-}
-
-/// The SQL that has version 14 look again at what is a partition of what.
-pub(crate) fn refresh_remedy(source: &Source) -> String {
-    let (name, root) = (identifier(&source.publication), source.via_partition_root);
-    format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = {root});")
-}
-
 /// The SQL that makes the publications by hand.
 pub(crate) async fn create_remedy(client: &Client, source: &Source, server: &Server) -> Result<String> {
     let tables = candidates::read(client, source, server.version).await?;

@@ -1,0 +1,75 @@
+//! What version 14 does to partitions that are told under the name of their root.
+
+use rowcast_engine::Result;
+use rowcast_engine::schema::Schema;
+use tokio_postgres::Client;
+
+use super::server::Server;
+use super::trigger::SEES_PARTITIONS;
+use crate::config::Source;
+use crate::tables::identifier;
+use crate::wire::sql_error;
+
+/// Partitions whose columns stand in another place than their root's: their rows are converted
+/// (`convert_tuples_by_name`, access/common/tupconvert.c).
+const CONVERTED: &str = "
+with shown as (
+    select distinct c.oid from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
+    join pg_class c on c.relname = t.tablename and c.relnamespace = to_regnamespace(quote_ident(t.schemaname))
+    where p.pubname in ($1, $2) and p.pubviaroot and c.relkind = 'p'
+), tables as (
+    select s.oid as root, l.relid::oid as leaf from shown s, pg_partition_tree(s.oid) l where l.isleaf
+), layouts as (
+    select a.attrelid, array_agg(case when attisdropped then format('%s %s', attlen, attalign) else attname::text end
+                                 order by attnum) as columns
+    from pg_attribute a where attnum > 0 and attrelid in (select root from tables union select leaf from tables) group by 1
+)
+select n.nspname::text, c.relname::text, m.nspname::text, r.relname::text
+from tables t join layouts of_leaf on of_leaf.attrelid = t.leaf join layouts of_root on of_root.attrelid = t.root
+join pg_class c on c.oid = t.leaf join pg_namespace n on n.oid = c.relnamespace
+join pg_class r on r.oid = t.root join pg_namespace m on m.oid = r.relnamespace
+where of_leaf.columns <> of_root.columns order by 1, 2";
+
+/// How many are named at most.
+const NAMED: usize = 5;
+
+/// Whether a partitioned table is a member of ours.
+pub(crate) async fn has_trees(client: &Client, source: &Source) -> Result<bool> {
+    let sql = "select exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                              join pg_class c on c.oid = r.prrelid
+                              where p.pubname in ($1, $2) and c.relkind = 'p')";
+    let row = client.query_one(sql, &[&source.publication, &source.inserts]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot look for partitioned tables", error))
+}
+
+/// The SQL that has version 14 look again at what is a partition of what.
+pub(crate) fn refresh_remedy(source: &Source) -> String {
+    let (name, root) = (identifier(&source.publication), source.via_partition_root);
+    format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = {root});")
+}
+
+/// A partition whose rows version 14 may garble, and may end of itself by that: its walsender forgets how they are
+/// converted when it learns, while it describes the table, that the table has changed. Told with its root, as channels,
+/// and how many more there are.
+pub(crate) async fn endangered(client: &Client, source: &Source, server: &Server) -> Result<Option<String>> {
+    if server.version >= SEES_PARTITIONS {
+        return Ok(None);
+    }
+    let rows = client.query(CONVERTED, &[&source.publication, &source.inserts]).await;
+    let rows = rows.map_err(|error| sql_error("Cannot compare the columns of partitions", error))?;
+    let told = rows.iter().take(NAMED).map(|row| {
+        let (leaf, root) = ((row.get(0), row.get(1)), (row.get(2), row.get(3)));
+        format!("{} of {}", Schema::channel_of(leaf.0, leaf.1), Schema::channel_of(root.0, root.1))
+    });
+    let (told, more) = (told.collect::<Vec<_>>().join(", "), rows.len().saturating_sub(NAMED));
+    Ok(match (rows.len(), more) {
+        (0, _) => None,
+        (_, 0) => Some(told),
+        _ => Some(format!("{told} and {more} more")),
+    })
+}
+
+/// What can be done about those.
+pub(crate) const ENDANGERED: &str = "Make such a partition anew with its columns in the order of its root's \
+    (CREATE TABLE ... PARTITION OF does), or have partitions told by their own names \
+    (source.via_partition_root = false), or upgrade to PostgreSQL 15";

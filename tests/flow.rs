@@ -36,10 +36,10 @@ impl Followers {
         Self { doors: [Door::Sse, Door::Ndjson].map(start).into(), kafka }
     }
 
-    /// No rows from before are to come: from here on every change has to fit.
+    /// No rows from before are to come: behind the newest row of the table `marker` every change has to fit. All have it.
     pub(crate) fn filled(&self) {
         self.doors.iter().for_each(|door| door.change(|tables| tables.fill(false)));
-        self.kafka.change(|tables| tables.fill(false));
+        self.kafka.change(|tables| tables.filled_behind("public.marker"));
     }
 
     /// Waits until all have the last transaction, then compares what they rebuilt with the tables.

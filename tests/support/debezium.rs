@@ -23,6 +23,8 @@ pub(crate) struct DebeziumTables {
     moved: HashMap<u64, Value>,
     /// The newest event of each partition.
     newest: HashMap<(String, i32), u64>,
+    /// Up to this event rows from before may be missing, which a snapshot brings.
+    filling_until: u64,
     /// Records that had been told before.
     pub(crate) repeated: u64,
     /// How many were applied.
@@ -40,6 +42,7 @@ impl DebeziumTables {
             told: HashSet::new(),
             moved: HashMap::new(),
             newest: HashMap::new(),
+            filling_until: 0,
             repeated: 0,
             count: 0,
             reads: 0,
@@ -48,13 +51,15 @@ impl DebeziumTables {
 
     /// Tables with rows from before, which a snapshot brings.
     pub(crate) fn filling(mut self) -> Self {
-        self.fill(true);
+        self.filling_until = u64::MAX;
         self
     }
 
-    /// As [`super::Tables::fill`].
-    pub(crate) fn fill(&mut self, filling: bool) {
-        self.tables.values_mut().for_each(|table| table.filling = filling);
+    /// What comes behind the newest event of this channel has to fit. Other partitions may not have come that far.
+    pub(crate) fn filled_behind(&mut self, channel: &str) {
+        let topic = format!("{}.{channel}", self.prefix);
+        let newest = self.newest.iter().filter(|((of, _), _)| *of == topic).map(|(_, id)| *id);
+        self.filling_until = newest.max().expect("an event of the channel");
     }
 
     /// Applies one record.
@@ -75,6 +80,7 @@ impl DebeziumTables {
         let channel = channel.ok_or_else(|| format!("A topic of somebody else: {}", record.topic))?;
         // Custom channels have topics, too.
         let Some(table) = self.tables.get_mut(channel) else { return Ok(()) };
+        table.filling = identity.0 <= self.filling_until;
         let moved = self.moved.remove(&identity.0);
         let gone = change(table, record, moved).map_err(|error| format!("{error}: {record:?}"))?;
         if record.headers.contains_key("__debezium.newkey") {

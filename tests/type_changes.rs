@@ -61,6 +61,10 @@ async fn names_of_types_change_nothing() {
     let (row, third) = next(&mut stream, 6).await;
     assert_eq!(row["p"], json!({"n": 2, "t": "b", "j": {"k": [1]}}));
     assert_ne!(second, third);
+    database.execute("alter type pair rename attribute n to number").await;
+    database.execute("insert into t values (7, 'y', (3, 'c', null), null)").await;
+    let (row, third) = next(&mut stream, 7).await;
+    assert_eq!(row["p"], json!({"number": 3, "t": "c", "j": null}));
 
     // Each version that an event named has been told before it, and is there to be asked for.
     let told: Vec<_> = stream.schemas.iter().map(|told| told["schema"].clone()).collect();

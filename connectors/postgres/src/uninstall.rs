@@ -184,7 +184,7 @@ async fn of_loans(client: &Client, schema: &Schema) -> Result<Vec<Removal>> {
     Ok(rows.iter().map(goes).collect())
 }
 
-/// Both call functions in the schema.
+/// They call functions in the schema.
 async fn of_triggers(client: &Client, schema: &Schema) -> Result<Vec<Removal>> {
     let mut all = Vec::new();
     for name in trigger::NAMES {

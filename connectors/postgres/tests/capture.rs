@@ -31,6 +31,8 @@ mod stream;
 mod streamed;
 mod tls;
 mod trigger;
+mod types;
 mod uninstall;
 mod unknown;
+mod unseen;
 mod wraparound;

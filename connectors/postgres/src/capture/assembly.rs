@@ -1,5 +1,6 @@
 //! From messages of the stream to transactions for the journal. The hot path: nothing here waits.
 
+mod altered;
 mod streamed;
 
 use metrics::Counter;
@@ -82,6 +83,8 @@ struct Open {
 pub(super) struct Assembly {
     pub(super) builder: Builder,
     pub(super) relations: Relations,
+    /// Transactions that have changed a type: the catalog is believed when it shows them.
+    pub(super) altered: Vec<Commit>,
     pub(super) replay: Replay,
     /// Transactions that are sent before they commit.
     pub(super) streams: Streams,
@@ -128,6 +131,7 @@ impl Assembly {
         Self {
             builder: Builder::new(),
             relations: Relations::default(),
+            altered: Vec::new(),
             replay,
             streams: Streams::default(),
             tables: tables.clone(),
@@ -207,7 +211,8 @@ impl Assembly {
             }
             Message::Commit { end_lsn, .. } => self.commit(end_lsn),
             Message::Relation(relation) => {
-                self.relations.describe(&relation, body);
+                let within = self.open.as_ref().map(|open| open.commit);
+                self.relations.describe(&relation, body, within);
                 Ok(Step::Next)
             }
             Message::Origin { name } => {
@@ -240,6 +245,7 @@ impl Assembly {
             self.replay.finish()?;
         }
         self.committed = committed;
+        self.relations.look_again();
         self.wanted.clear();
         let commit = Commit { xid, at: final_lsn };
         self.open = Some(Open { commit, committed, repeated, wanted: false });
@@ -268,7 +274,7 @@ impl Assembly {
                     composite::mismatch(known.composites, change.raw)
                 };
                 if let Some(misfit) = misfit {
-                    self.relations.doubt(change.relation, misfit);
+                    self.relations.doubt(change.relation, misfit, open.commit);
                     return Ok(Step::Describe(change.relation));
                 }
                 self.builder.change(known.schema, change.op, lsn, change.raw);
@@ -314,6 +320,12 @@ impl Assembly {
             Said::Nothing => return Ok(()),
             Said::Gap(channel) => return self.gap(channel),
             Said::Wish(job) => return self.wish(*job),
+            Said::Types => {
+                if let Some(open) = &self.open {
+                    self.note_altered(open.commit);
+                }
+                return Ok(());
+            }
             Said::Ddl(_) | Said::Event(..) | Said::Forged(_) => {}
         }
         let repeated = match &mut self.open {
@@ -332,7 +344,7 @@ impl Assembly {
             Said::Ddl(content) => custom::ddl(content),
             Said::Event(channel, content) => custom::event(channel, content, &self.status),
             Said::Forged(reason) => custom::forged(prefix, reason, content),
-            Said::Nothing | Said::Gap(_) | Said::Wish(_) => return Ok(()),
+            Said::Nothing | Said::Gap(_) | Said::Wish(_) | Said::Types => return Ok(()),
         };
         if self.builder.is_open() {
             self.builder.message(event.channel, lsn, &event.payload);
@@ -420,7 +432,7 @@ impl Assembly {
     /// A repeated change of a table that is captured means that the journal must hold its transaction.
     fn note_wanted(&mut self, table: u32) -> Result<()> {
         let Some(open) = self.open.as_mut().filter(|open| !open.wanted) else { return Ok(()) };
-        let message = self.relations.message(table).ok_or_else(|| undescribed(table))?;
+        let (message, _) = self.relations.message(table).ok_or_else(|| undescribed(table))?;
         let decoded = decode(&message).map_err(|malformed| broken(malformed, Lsn::ZERO, &message))?;
         if let Message::Relation(relation) = decoded {
             open.wanted = self.tables.matches(relation.schema, relation.table);

@@ -26,6 +26,9 @@ const DDL: &str = "rowcast.ddl";
 /// A longer name than any table has, in bytes: 63 for each of schema and table, and quotes.
 const CHANNEL_MAX: usize = 300;
 
+/// Said in a transaction that changes a type: its labels, its attributes, its name.
+const TYPES: &str = "rowcast.types";
+
 /// Said by `rowcast.snapshot`: a table whose rows are wanted, and a condition.
 const SNAPSHOT: &str = "rowcast.snapshot";
 
@@ -57,6 +60,8 @@ pub(super) enum Said<'a> {
     Wish(Box<Job>),
     /// A definition has changed.
     Ddl(&'a [u8]),
+    /// A type has.
+    Types,
     /// A custom event, of this channel.
     Event(&'a str, &'a [u8]),
     /// It claims to be rowcast's own and is not, or is none that can be understood.
@@ -83,14 +88,15 @@ pub(super) fn hear<'a>(
     // Older versions named no slot; whoever asks for a snapshot need not.
     let gap = prefix == NEW_TABLE || is_for(slot, prefix, NEW_TABLE);
     let wish = prefix == SNAPSHOT || is_for(slot, prefix, SNAPSHOT);
-    let ddl = is_for(slot, prefix, DDL);
-    if !(gap || wish || ddl) {
+    let (ddl, types) = (is_for(slot, prefix, DDL), prefix == TYPES);
+    if !(gap || wish || ddl || types) {
         return Said::Nothing;
     }
     let Some(xid) = xid else { return Said::Forged("it is of no transaction") };
     match proof.open(xid, prefix, content) {
         Err(reason) => Said::Forged(reason),
         Ok(said) if ddl => Said::Ddl(said),
+        Ok(_) if types => Said::Types,
         Ok(said) if gap => table(said).map_or(Said::Forged("it names no table"), Said::Gap),
         Ok(said) => wanted(said).map_or(Said::Forged("it is no wish that can be understood"), Said::Wish),
     }

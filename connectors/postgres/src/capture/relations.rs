@@ -10,11 +10,17 @@ use rowcast_engine::schema::{Schema, SchemaId};
 
 use super::composite::{self, Composite};
 use crate::pgoutput::Relation;
+use crate::snapshot::visible::Commit;
+
+/// OIDs from here on are of what somebody has made (`FirstNormalObjectId`, access/transam.h).
+const FIRST_MADE: u32 = 16384;
 
 /// Everything that the stream has described on this connection.
 #[derive(Debug, Default)]
 pub(super) struct Relations {
     entries: HashMap<u32, Entry>,
+    /// Those that are asked for again at the next transaction.
+    unsure: Vec<u32>,
     /// Descriptions so far, those within open transactions included.
     described: u64,
 }
@@ -25,6 +31,8 @@ struct Entry {
     message: Arc<[u8]>,
     width: u16,
     state: State,
+    /// The catalog is believed when it shows this transaction, which has described the table.
+    after: Option<Commit>,
     /// What did not fit when the catalog was asked again.
     misfit: Option<(usize, usize)>,
     /// Which description it is, in the order of the stream.
@@ -37,8 +45,8 @@ enum State {
     Described,
     /// Nobody wants it.
     Unwanted,
-    /// Ready for changes.
-    Known { schema: SchemaId, composites: Vec<Composite> },
+    /// Ready for changes; `made`: there are types in it that somebody has made, and may change.
+    Known { schema: SchemaId, composites: Vec<Composite>, made: bool },
 }
 
 /// What a change needs to know of its table.
@@ -64,9 +72,10 @@ pub(super) struct Known<'a> {
 
 impl Relations {
     /// Takes a description in; the old one of the same table is void.
-    pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8]) {
+    pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8], within: Option<Commit>) {
         let (width, order) = (relation.width(), self.next_order());
-        let entry = Entry { message: message.into(), width, state: State::Described, misfit: None, order };
+        let (state, message) = (State::Described, message.into());
+        let entry = Entry { message, width, state, after: within, misfit: None, order };
         self.entries.insert(relation.id, entry);
     }
 
@@ -82,7 +91,7 @@ impl Relations {
         match &entry.state {
             State::Described => None,
             State::Unwanted => Some((None, &[])),
-            State::Known { schema, composites } => Some((Some(*schema), composites)),
+            State::Known { schema, composites, .. } => Some((Some(*schema), composites)),
         }
     }
 
@@ -93,14 +102,15 @@ impl Relations {
         id: u32,
         message: &Arc<[u8]>,
         width: u16,
-        (order, new): (u64, bool),
+        (order, new, commit): (u64, bool, Commit),
     ) -> bool {
         let known = self.entries.get(&id);
         if known.is_some_and(|known| known.order > order || (!new && known.message == *message)) {
             return false;
         }
         let message = Arc::clone(message);
-        self.entries.insert(id, Entry { message, width, state: State::Described, misfit: None, order });
+        let (state, after) = (State::Described, Some(commit));
+        self.entries.insert(id, Entry { message, width, state, after, misfit: None, order });
         true
     }
 
@@ -109,15 +119,15 @@ impl Relations {
         match &entry.state {
             State::Described => Lookup::Ask,
             State::Unwanted => Lookup::Unwanted,
-            State::Known { schema, composites } => {
+            State::Known { schema, composites, .. } => {
                 Lookup::Known(Known { schema: *schema, width: entry.width, composites })
             }
         }
     }
 
-    /// The Relation message of a table.
-    pub(super) fn message(&self, id: u32) -> Option<Arc<[u8]>> {
-        self.entries.get(&id).map(|entry| Arc::clone(&entry.message))
+    /// The Relation message of a table, and the transaction that has to be seen when it is looked up.
+    pub(super) fn message(&self, id: u32) -> Option<(Arc<[u8]>, Option<Commit>)> {
+        self.entries.get(&id).map(|entry| (Arc::clone(&entry.message), entry.after))
     }
 
     /// What the catalog said; `None` when nobody wants the table.
@@ -130,14 +140,44 @@ impl Relations {
                 if let Some((column, fields)) = entry.misfit {
                     composite::accept(&mut composites, column, fields);
                 }
-                State::Known { schema: schema.id, composites }
+                let made = schema.columns.iter().any(|column| column.ty.oid >= FIRST_MADE);
+                State::Known { schema: schema.id, composites, made }
             }
         };
     }
 
+    /// What the catalog said is not what the stream stands at: it is asked again at the next transaction.
+    pub(super) fn doubt_later(&mut self, id: u32) {
+        self.unsure.push(id);
+    }
+
+    /// Likewise of all.
+    pub(super) fn doubt_all_later(&mut self) {
+        self.unsure = self.entries.keys().copied().collect();
+    }
+
+    /// The next transaction begins.
+    pub(super) fn look_again(&mut self) {
+        for id in std::mem::take(&mut self.unsure) {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.state = State::Described;
+            }
+        }
+    }
+
+    /// A type has changed, which may be one of theirs: the catalog has to be asked again.
+    pub(super) fn doubt_types(&mut self) {
+        for entry in self.entries.values_mut() {
+            if matches!(entry.state, State::Known { made: true, .. }) {
+                entry.state = State::Described;
+            }
+        }
+    }
+
     /// A value has another number of fields than its type: the catalog has to be asked again.
-    pub(super) fn doubt(&mut self, id: u32, misfit: (usize, usize)) {
+    pub(super) fn doubt(&mut self, id: u32, misfit: (usize, usize), within: Commit) {
         if let Some(entry) = self.entries.get_mut(&id) {
+            entry.after = Some(within);
             entry.misfit = Some(misfit);
             entry.state = State::Described;
         }

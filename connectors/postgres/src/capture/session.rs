@@ -61,6 +61,8 @@ pub(super) struct Session {
     pub(super) assembly: Assembly,
     pub(super) feedback: Feedback,
     pub(super) catalog: Catalog,
+    /// A transaction that nobody sees yet was waited for in vain.
+    impatient: bool,
     pub(super) tables: Tables,
     pub(super) ingest: Ingest,
     pub(super) status: Status,
@@ -107,6 +109,7 @@ impl Session {
             assembly,
             feedback,
             catalog,
+            impatient: false,
             tables,
             emitter: Emitter::new(orders, sent == Sent::Early, ingest.journal().clone()),
             sent,

@@ -17,6 +17,7 @@ use super::relations::Relations;
 use super::spill::Large;
 use crate::pgoutput::{Change, Relation, RelationIds};
 use crate::snapshot::job::Job;
+use crate::snapshot::visible::Commit;
 
 /// Numbers of schema versions from here on stand for descriptions that are looked up at the commit: before it the
 /// catalog does not show what the transaction itself has changed.
@@ -82,6 +83,8 @@ pub(super) struct Streamed {
     /// The first message that may have been rolled back, or not: Postgres says of messages only in which transaction
     /// they were sent.
     unsure: Option<u32>,
+    /// It has changed a type, which others see when it commits.
+    pub(super) types_changed: bool,
     /// Bytes of descriptions.
     described: usize,
     /// Tables whose rows it asks for, each with how many events had come before.
@@ -104,6 +107,7 @@ impl Streamed {
             newest_xid: xid,
             after_message: false,
             unsure: None,
+            types_changed: false,
             described: 0,
             wishes: Vec::new(),
         }
@@ -146,7 +150,7 @@ impl Streamed {
             return false;
         }
         let is_first = !self.tables.contains_key(&id);
-        let settled = others.settled(id, message).filter(|_| is_first);
+        let settled = others.settled(id, message).filter(|_| is_first && !self.types_changed);
         let version = self.versions.len();
         let provisional = SchemaId::try_from(version).unwrap_or(SchemaId::MAX) | UNKNOWN;
         let (schema, composites, doubtful) = match settled {
@@ -322,11 +326,22 @@ impl Streamed {
         Recast { dead: std::mem::take(&mut self.dead), schemas }
     }
 
+    /// It has changed a type.
+    pub(super) fn change_types(&mut self) {
+        self.types_changed = true;
+        self.doubt_descriptions();
+    }
+
+    /// What it has said of tables so far may have types that have changed.
+    pub(super) fn doubt_descriptions(&mut self) {
+        self.versions.iter_mut().for_each(|version| version.doubtful = true);
+    }
+
     /// Its descriptions are everybody's from now on, with what the catalog has said of them.
-    pub(super) fn tell(&self, others: &mut Relations, found: &Found) {
+    pub(super) fn tell(&self, others: &mut Relations, found: &Found, commit: Commit) {
         for (id, table) in &self.tables {
             if let Some(version) = self.versions.get(table.version) {
-                let place = (table.order, version.doubtful);
+                let place = (table.order, version.doubtful, commit);
                 let is_new = others.take_over(*id, &version.message, table.width, place);
                 if let Some(schema) = version.schema.and_then(|id| found.get(&id)).filter(|_| is_new) {
                     others.settle(*id, schema.as_deref());

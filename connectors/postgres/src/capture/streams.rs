@@ -154,6 +154,11 @@ impl Streams {
         ))
     }
 
+    /// A type has changed that open transactions may have described.
+    pub(super) fn doubt_descriptions(&mut self) {
+        self.all().for_each(|streamed| streamed.doubt_descriptions());
+    }
+
     fn all(&mut self) -> impl Iterator<Item = &mut Box<Streamed>> {
         self.open.values_mut().chain(&mut self.within)
     }

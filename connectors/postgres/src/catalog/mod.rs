@@ -3,6 +3,7 @@
 mod keys;
 mod order;
 mod relation;
+mod seen;
 mod table;
 mod tree;
 mod types;
@@ -19,6 +20,7 @@ use crate::pgoutput::{Message, Relation, decode};
 use crate::wire::{sql_client, sql_error};
 pub(crate) use order::{KeyOrder, read as key_order};
 use relation::Published;
+pub(crate) use seen::Seen;
 use table::TableFacts;
 
 /// A catalog read takes milliseconds; one that takes longer waits for a lock or a lost connection.
@@ -83,16 +85,19 @@ impl Catalog {
     }
 
     async fn ask(&mut self, relation: &Relation<'_>, first: &str) -> Result<Described> {
-        let mut client = match self.client.take() {
-            Some(client) if !client.is_closed() => client,
-            _ => self.connect().await?,
-        };
-        let described =
-            timeout(READ_TIMEOUT, self.read(&mut client, relation, first)).await.map_err(|_| {
-                Error::transient(format!("Reading the catalog took longer than {} s", READ_TIMEOUT.as_secs()))
-            })??;
+        let mut client = self.take_client().await?;
+        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation, first)).await;
+        let described = read.map_err(|_| seen::too_long())??;
         self.client = Some(client);
         Ok(described)
+    }
+
+    /// The connection, if there is one that lives. Who has used it gives it back.
+    async fn take_client(&mut self) -> Result<Client> {
+        match self.client.take() {
+            Some(client) if !client.is_closed() => Ok(client),
+            _ => self.connect().await,
+        }
     }
 
     async fn read(&self, client: &mut Client, relation: &Relation<'_>, first: &str) -> Result<Described> {

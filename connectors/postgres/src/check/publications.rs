@@ -100,9 +100,10 @@ async fn of_main(
 
 /// Good to have. Without it a table is captured some seconds after it was created.
 async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
-    let wanted = if source.ddl { &trigger::NAMES[..] } else { &trigger::NAMES[..1] };
     let mut missing = Vec::new();
-    for name in wanted {
+    let mut looked_after = true;
+    for name in trigger::wanted(source, true) {
+        let before = missing.len();
         match trigger::state(client, name).await? {
             State::Works => {}
             State::Missing => missing.push((format!("{name} does not exist"), trigger::create(name))),
@@ -113,13 +114,16 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
                 missing.push((format!("{name} is somebody else's"), format!("DROP EVENT TRIGGER {name};")));
             }
         }
+        looked_after &= *name == trigger::TYPES || missing.len() == before;
     }
     if missing.is_empty() {
         let found = "new tables are captured in the transaction that creates them";
         return Ok(requirement("event trigger", true, found, None));
     }
     let (what, sql): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
-    let instead = if source.manage {
+    let instead = if looked_after {
+        "; changed labels and attributes of types are seen at the next connection"
+    } else if source.manage {
         "; new tables are captured some seconds later, and until then the UPDATE and DELETE of a table that loses its \
          primary key fail"
     } else {
@@ -127,7 +131,7 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
     };
     let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
     let remedy = format!("{who} {}", sql.join(" "));
-    let sound = !source.ddl || source.manage;
+    let sound = !source.ddl || source.manage || looked_after;
     Ok(requirement("event trigger", sound, format!("{}{instead}", what.join(", ")), remedy))
 }
 

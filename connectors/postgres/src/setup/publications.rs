@@ -82,10 +82,7 @@ pub(crate) async fn reconcile(
     if attempt == Attempt::Full {
         trigger::register(client, source, theirs.is_none()).await?;
     }
-    let no_trigger = match (&theirs, source.ddl) {
-        (Some(_), false) => None,
-        _ => trigger::ensure(client, source, attempt).await?,
-    };
+    let no_trigger = trigger::ensure(client, source, theirs.is_none(), attempt).await?;
     if theirs.is_some() {
         return Ok(Reconciled { theirs, no_trigger, ..Reconciled::default() });
     }

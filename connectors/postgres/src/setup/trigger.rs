@@ -1,5 +1,5 @@
 //! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
-//! that lose or get a key. What it does stands in migrations V2 and V8. Where it may not be made, the next look at the
+//! that lose or get a key. What it does stands in migrations V2 and V8; V10 has that of types. Where it may not be made, the next look at the
 //! tables does the same a few seconds later.
 
 use rowcast_engine::{Error, Result};
@@ -17,8 +17,20 @@ const TAGS: &str = "'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SC
 /// From here on the server sees by itself that a partition is attached or detached; before, the event trigger makes it.
 pub(crate) const SEES_PARTITIONS: u32 = 150_000;
 
-/// Both for every rowcast on the database: what each captures stands in `rowcast.capture`.
-pub(crate) const NAMES: [&str; 2] = ["rowcast", "rowcast_drop"];
+/// Tells that a type has changed.
+pub(crate) const TYPES: &str = "rowcast_types";
+
+/// For every rowcast on the database: what each captures stands in `rowcast.capture`. The last one is for `source.ddl` alone.
+pub(crate) const NAMES: [&str; 3] = ["rowcast", TYPES, "rowcast_drop"];
+
+/// Those that are of use as it is configured; `ours`: the publications are kept by us.
+pub(crate) fn wanted(source: &Source, ours: bool) -> &'static [&'static str] {
+    match (source.ddl, ours) {
+        (true, _) => &NAMES,
+        (false, true) => &NAMES[..2],
+        (false, false) => &NAMES[1..2],
+    }
+}
 
 /// How much a round tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,29 +70,45 @@ pub(crate) async fn register(client: &mut Client, source: &Source, kept: bool) -
     transaction.commit().await.map_err(failed)
 }
 
-/// Makes the event triggers where they are missing and may be made. Gives why they do not work, if so.
-pub(crate) async fn ensure(client: &Client, source: &Source, attempt: Attempt) -> Result<Option<String>> {
-    for name in NAMES.into_iter().take(if source.ddl { 2 } else { 1 }) {
-        let missing = match state(client, name).await? {
-            State::Works => continue,
-            State::Missing => format!("the event trigger {name} does not exist"),
-            State::Disabled => return Ok(Some(format!("the event trigger {name} is disabled"))),
-            State::Foreign => return Ok(Some(format!("an event trigger {name} is somebody else's"))),
-        };
-        if attempt == Attempt::Look {
-            return Ok(Some(missing));
+/// Makes the event triggers where they are missing and may be made. Gives why tables are not looked after, if so.
+pub(crate) async fn ensure(
+    client: &Client,
+    source: &Source,
+    ours: bool,
+    attempt: Attempt,
+) -> Result<Option<String>> {
+    let mut reason = None;
+    for name in wanted(source, ours) {
+        let Some(why) = ensure_one(client, name, attempt).await? else { continue };
+        if *name != TYPES {
+            reason = reason.or(Some(why));
+        } else if attempt == Attempt::Full {
+            tracing::info!("Changed labels and attributes of types are seen at the next connection: {why}");
         }
-        match client.batch_execute(&create(name)).await {
-            Ok(()) => tracing::info!(trigger = name, "Created the event trigger"),
-            // Another rowcast was faster.
-            Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => {}
-            Err(error) => {
-                let error: Error = sql_error(format!("cannot create the event trigger {name}"), error);
-                if client.is_closed() {
-                    return Err(error);
-                }
-                return Ok(Some(error.to_string()));
+    }
+    Ok(reason)
+}
+
+async fn ensure_one(client: &Client, name: &str, attempt: Attempt) -> Result<Option<String>> {
+    let missing = match state(client, name).await? {
+        State::Works => return Ok(None),
+        State::Missing => format!("the event trigger {name} does not exist"),
+        State::Disabled => return Ok(Some(format!("the event trigger {name} is disabled"))),
+        State::Foreign => return Ok(Some(format!("an event trigger {name} is somebody else's"))),
+    };
+    if attempt == Attempt::Look {
+        return Ok(Some(missing));
+    }
+    match client.batch_execute(&create(name)).await {
+        Ok(()) => tracing::info!(trigger = name, "Created the event trigger"),
+        // Another rowcast was faster.
+        Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => {}
+        Err(error) => {
+            let error: Error = sql_error(format!("cannot create the event trigger {name}"), error);
+            if client.is_closed() {
+                return Err(error);
             }
+            return Ok(Some(error.to_string()));
         }
     }
     Ok(None)
@@ -88,10 +116,13 @@ pub(crate) async fn ensure(client: &Client, source: &Source, attempt: Attempt) -
 
 /// The SQL that makes an event trigger.
 pub(crate) fn create(name: &str) -> String {
-    let (event, function) = if name == NAMES[0] {
-        (format!("ddl_command_end WHEN TAG IN ({TAGS})"), "on_ddl")
-    } else {
-        ("sql_drop".to_owned(), "on_drop")
+    let (event, function) = match name {
+        TYPES => (
+            "ddl_command_end WHEN TAG IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER TABLE')".to_owned(),
+            "on_types",
+        ),
+        "rowcast_drop" => ("sql_drop".to_owned(), "on_drop"),
+        _ => (format!("ddl_command_end WHEN TAG IN ({TAGS})"), "on_ddl"),
     };
     format!("CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION rowcast.{function}();")
 }

@@ -12,7 +12,7 @@ use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{Journal, Options, Read, open};
 use rowcast_engine::record::{Tuple, Value};
-use rowcast_engine::schema::{Column, Schema};
+use rowcast_engine::schema::{Column, Schema, Type, TypeKind};
 use rowcast_engine::sink::Start;
 use rowcast_engine::status::{Report, Status};
 use rowcast_engine::{Error, Lsn, Result, Source, Stopper, stop};
@@ -80,7 +80,7 @@ pub(super) struct Seen {
     pub(super) seq: u32,
     pub(super) last: bool,
     pub(super) origin: String,
-    /// Names and types of its table's columns.
+    /// Its table's columns: `id int4, m mood(sad|ok)`.
     pub(super) columns: String,
 }
 
@@ -99,6 +99,24 @@ fn row(tuple: Tuple<'_>) -> String {
         Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
     };
     tuple.values().map(text).collect::<Vec<_>>().join(",")
+}
+
+/// `mood(sad|ok)`, `_pair(a,b)`.
+fn type_of(ty: &Type) -> String {
+    let (name, made) = (&ty.name, made_of(ty));
+    if made.is_empty() { name.clone() } else { format!("{name}({made})") }
+}
+
+fn made_of(ty: &Type) -> String {
+    match &ty.kind {
+        TypeKind::Enum(labels) => labels.join("|"),
+        TypeKind::Composite(fields) => {
+            fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(",")
+        }
+        TypeKind::Array { element, .. } => made_of(element),
+        TypeKind::Domain { base, .. } => type_of(base),
+        _ => String::new(),
+    }
 }
 
 fn seen(event: &Event<'_>) -> Seen {
@@ -120,8 +138,8 @@ fn seen(event: &Event<'_>) -> Seen {
     let tx = event.tx;
     let columns = match event.body {
         Body::Row { schema, .. } | Body::Truncate { schema, .. } => {
-            let of = |column: &Column| format!("{} {}", column.name, column.ty.name);
-            schema.columns.iter().map(of).collect::<Vec<_>>().join(",")
+            let of = |column: &Column| format!("{} {}", column.name, type_of(&column.ty));
+            schema.columns.iter().map(of).collect::<Vec<_>>().join(", ")
         }
         Body::Message { .. } | Body::Gap { .. } => String::new(),
     };

@@ -162,7 +162,7 @@ async fn an_older_installation_keeps_its_publications() {
     let client = sql(&server).await;
     run(&client, "create table a (id int primary key)").await;
     Capture::start(config(&server), directory.path()).await.stop().await;
-    let older = "drop event trigger rowcast; delete from rowcast.migrations where version > 1;
+    let older = "drop event trigger rowcast; drop event trigger rowcast_types; delete from rowcast.migrations where version > 1;
         comment on publication rowcast is null; comment on publication rowcast_inserts is null;
         drop table rowcast.capture, rowcast.pattern, rowcast.secret, rowcast.lent cascade; drop view rowcast.identity;
         do $$ declare f regprocedure; begin

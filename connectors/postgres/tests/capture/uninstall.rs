@@ -69,6 +69,7 @@ async fn everything_is_as_it_was() {
     let expected = [
         "replication slot rowcast",
         "event trigger rowcast",
+        "event trigger rowcast_types",
         "event trigger rowcast_drop",
         "publication rowcast",
         "publication rowcast_inserts",
@@ -96,7 +97,7 @@ async fn what_is_not_ours_stays() {
     Capture::start(config(&server), one.path()).await.stop().await;
     Capture::start(second.clone(), two.path()).await.stop().await;
     let removed = uninstall(&second, true).await.unwrap();
-    assert_eq!(staying(&removed), ["event trigger rowcast", "schema rowcast"]);
+    assert_eq!(staying(&removed), ["event trigger rowcast", "event trigger rowcast_types", "schema rowcast"]);
     assert!(removed.iter().any(|r| r.stays.as_deref() == Some("another rowcast uses it, on slot rowcast")));
     assert_eq!(value(&client, "select string_agg(slot, ' ') from rowcast.capture").await, "rowcast");
     let publications =

@@ -8,6 +8,7 @@ use crate::capture::custom::{self, Said};
 use crate::capture::replay::Verdict;
 use crate::capture::streamed::{Found, Streamed};
 use crate::pgoutput::{Message, Within, decode_within};
+use crate::snapshot::visible::Commit;
 
 impl Assembly {
     pub(super) fn stream_start(&mut self, xid: u32, first: bool) -> Result<Step> {
@@ -70,6 +71,10 @@ impl Assembly {
                 open.wish(*job);
                 return Ok(());
             }
+            Said::Types => {
+                open.change_types();
+                return Ok(());
+            }
             Said::Ddl(content) => custom::ddl(content),
             Said::Event(channel, content) => custom::event(channel, content, &self.status),
             Said::Forged(reason) => custom::forged(prefix, reason, content),
@@ -86,6 +91,7 @@ impl Assembly {
             return Err(outside());
         }
         self.committed = committed;
+        self.relations.look_again();
         let streamed = self.streams.peek(xid)?;
         if !self.replay.repeats(final_lsn) {
             self.replay.finish()?;
@@ -95,7 +101,11 @@ impl Assembly {
             return Ok(Step::NextPage);
         }
         let streamed = self.streams.take(xid)?;
-        streamed.tell(&mut self.relations, &Found::new());
+        let at = Commit { xid, at: final_lsn };
+        if streamed.types_changed {
+            self.note_altered(at);
+        }
+        streamed.tell(&mut self.relations, &Found::new(), at);
         self.stream_ended(end, streamed.live() > 0);
         Ok(Step::Next)
     }

@@ -1,55 +1,130 @@
 //! What the stream does not say of a table, asked while it waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rowcast_engine::schema::{Identity, Schema};
 use rowcast_engine::{Error, Kind, Result};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{CATALOG_RETRY, STOPPING, Session, meanwhile};
-use crate::catalog::{Catalog, Described};
+use crate::catalog::{Catalog, Described, Seen};
 use crate::pgoutput::{Message, decode};
 use crate::setup::candidates::unpublished_remedy;
 use crate::setup::slot;
+use crate::snapshot::visible::Commit;
 use crate::tables::qualified;
 
+/// How long it is waited for that a transaction can be seen, once: after that no other one is waited for until one is seen.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks whether it is seen.
+const UNSEEN_RETRY: Duration = Duration::from_millis(2);
+
+/// SQLSTATE `lock_not_available`.
+const LOCKED: &str = "55P03";
+
+const UNSEEN: &str = "Transactions were sent seconds ago and cannot be seen yet: commits seem to wait for a standby \
+                      (synchronous_standby_names). Tables that they describe are told as they were before, and anew at their \
+                      next transaction";
+
 impl Session {
-    /// Asks the catalog for a table, for as long as it takes: guessing would be wrong for ever. Only a server that
-    /// is stopping is left alone, since it does not stop before this stream has ended.
+    /// Asks the catalog for a table. What it says of one that a transaction has described which nobody sees yet is for that
+    /// transaction alone.
     pub(super) async fn describe(&mut self, table: u32) -> Result<()> {
-        let Some(message) = self.assembly.relations.message(table) else { return Ok(()) };
-        let described = self.look_up(&message).await?;
-        let schema = self.register(described)?;
+        let Some((message, after)) = self.assembly.relations.message(table) else { return Ok(()) };
+        let (described, seen) = self.look_up(&message, after).await?;
+        let schema = self.register(described, seen)?;
         if let Some(schema) = &schema {
             self.assembly.snapshots.describe(schema);
         }
         self.assembly.relations.settle(table, schema.as_deref());
+        if !seen {
+            self.assembly.relations.doubt_later(table);
+        }
         Ok(())
     }
 
-    pub(super) async fn look_up(&mut self, message: &[u8]) -> Result<Described> {
+    /// A table as the catalog shows it when this transaction is seen, for as long as it takes to read that: guessing would
+    /// be wrong for ever. And whether it is seen; where it is not, no table's lock is waited for: it may be its own.
+    pub(super) async fn look_up(
+        &mut self,
+        message: &[u8],
+        after: Option<Commit>,
+    ) -> Result<(Described, bool)> {
+        let seen = self.wait_until_seen(after).await?;
         loop {
-            let work = Box::pin(ask(&mut self.catalog, message));
-            match meanwhile(&mut self.stream, &mut self.feedback, work).await {
-                Ok(described) => return Ok(described),
-                Err(error) if error.kind() == Kind::Transient && slot::sqlstate(&error) != Some(STOPPING) => {
-                    tracing::warn!("Capture pauses: {error}");
-                    self.say("paused", Some(error.to_string()));
-                    let pause = async {
-                        sleep(CATALOG_RETRY).await;
-                        Ok(())
-                    };
-                    meanwhile(&mut self.stream, &mut self.feedback, pause).await?;
-                }
-                Err(error) => return Err(error),
+            let work = Box::pin(ask(&mut self.catalog, message, seen));
+            let answer = meanwhile(&mut self.stream, &mut self.feedback, work).await;
+            if let Some(described) = self.or_pause(answer).await? {
+                return Ok((described, seen));
             }
         }
     }
 
+    /// A commit may be waiting for a standby, and that standby may be us.
+    async fn wait_until_seen(&mut self, after: Option<Commit>) -> Result<bool> {
+        let commits: Vec<Commit> = self.assembly.altered.iter().copied().chain(after).collect();
+        if commits.is_empty() {
+            return Ok(true);
+        }
+        let (start, slot) = (Instant::now(), self.assembly.slot().to_owned());
+        loop {
+            let is_last = self.impatient || start.elapsed() >= UNSEEN_PATIENCE;
+            let work = Box::pin(self.catalog.sees(&slot, &commits));
+            let answer = meanwhile(&mut self.stream, &mut self.feedback, work).await;
+            let Some(seen) = self.or_pause(answer).await? else { continue };
+            if seen == Seen::Yes {
+                self.assembly.altered.clear();
+                self.impatient = false;
+                return Ok(true);
+            }
+            if seen == Seen::NotBeforeUs {
+                return Ok(false);
+            }
+            if is_last {
+                if !std::mem::replace(&mut self.impatient, true) {
+                    tracing::warn!("{UNSEEN}");
+                }
+                return Ok(false);
+            }
+            // Others may be waiting for what was before.
+            self.hand_over_ready().await?;
+            let pause = async {
+                sleep(UNSEEN_RETRY).await;
+                Ok(())
+            };
+            meanwhile(&mut self.stream, &mut self.feedback, pause).await?;
+        }
+    }
+
+    /// The catalog's answer; `None` behind a pause, where it is to be asked again. Only a server that is stopping is left
+    /// alone, since it does not stop before this stream has ended.
+    async fn or_pause<T>(&mut self, answer: Result<T>) -> Result<Option<T>> {
+        let error = match answer {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
+        };
+        if error.kind() != Kind::Transient || slot::sqlstate(&error) == Some(STOPPING) {
+            return Err(error);
+        }
+        tracing::warn!("Capture pauses: {error}");
+        self.say("paused", Some(error.to_string()));
+        let pause = async {
+            sleep(CATALOG_RETRY).await;
+            Ok(())
+        };
+        meanwhile(&mut self.stream, &mut self.feedback, pause).await?;
+        Ok(None)
+    }
+
     /// The schema version of what the catalog has said; `None` when nobody wants the table.
-    pub(super) fn register(&mut self, described: Described) -> Result<Option<Arc<Schema>>> {
+    ///
+    /// Of a table that is not `seen` nobody knows what it is a part of: it is published, and taken unless it is left out.
+    pub(super) fn register(&mut self, described: Described, seen: bool) -> Result<Option<Arc<Schema>>> {
         let (schema, name) = (&described.schema.schema, &described.schema.table);
-        let wanted = self.tables.takes(schema, name, &described.names);
+        let wanted = self.tables.takes(schema, name, &described.names)
+            || (!seen && !self.tables.excludes(schema, name));
         self.stale = true;
         if wanted && !described.hidden.is_empty() {
             warn_of_no_key(&described);
@@ -68,9 +143,15 @@ fn warn_of_no_key(described: &Described) {
     );
 }
 
-async fn ask(catalog: &mut Catalog, message: &[u8]) -> Result<Described> {
-    match decode(message) {
-        Ok(Message::Relation(relation)) => catalog.describe(&relation).await,
-        _ => Err(Error::failed("A table's description cannot be read back")),
+async fn ask(catalog: &mut Catalog, message: &[u8], seen: bool) -> Result<Described> {
+    let Ok(Message::Relation(relation)) = decode(message) else {
+        return Err(Error::failed("A table's description cannot be read back"));
+    };
+    if seen {
+        return catalog.describe(&relation).await;
+    }
+    match catalog.describe_unlocked(&relation).await {
+        Err(error) if slot::sqlstate(&error) == Some(LOCKED) => catalog.describe_blind(&relation).await,
+        described => described,
     }
 }

@@ -40,7 +40,11 @@ impl Session {
 
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
         let mut streamed = self.assembly.streams.take(commit.xid)?;
-        let found = self.look_up_all(streamed.doubtful()).await?;
+        let at = Commit { xid: commit.xid, at: commit.final_lsn };
+        if streamed.types_changed {
+            self.assembly.note_altered(at);
+        }
+        let (found, seen) = self.look_up_all(streamed.doubtful(), at).await?;
         let since = Since::Commit(commit.final_lsn);
         self.assembly.late.extend(streamed.take_wishes().map(|job| Job { since, ..job }));
         self.assembly.note_late()?;
@@ -55,10 +59,12 @@ impl Session {
             }
             Some(file) => self.recast(&mut streamed, file, recast, &commit).await?,
         }
-        streamed.tell(&mut self.assembly.relations, &found);
+        streamed.tell(&mut self.assembly.relations, &found, at);
+        if !seen {
+            self.assembly.relations.doubt_all_later();
+        }
         if is_live {
-            let commit = Commit { xid: commit.xid, at: commit.final_lsn };
-            self.assembly.snapshots.delivered_untold(commit);
+            self.assembly.snapshots.delivered_untold(at);
         }
         self.assembly.stream_ended(commit.end, is_live);
         self.assembly.finished = commit.end;
@@ -66,14 +72,19 @@ impl Session {
     }
 
     /// The schema versions of tables that the catalog has to be asked for now: before, it did not show what the
-    /// transaction itself has changed.
-    async fn look_up_all(&mut self, doubtful: Vec<(SchemaId, Arc<[u8]>)>) -> Result<Found> {
-        let mut found = Found::new();
+    /// transaction itself has changed. And whether it shows that now.
+    async fn look_up_all(
+        &mut self,
+        doubtful: Vec<(SchemaId, Arc<[u8]>)>,
+        commit: Commit,
+    ) -> Result<(Found, bool)> {
+        let (mut found, mut all_seen) = (Found::new(), true);
         for (id, message) in doubtful {
-            let described = self.look_up(&message).await?;
-            found.insert(id, self.register(described)?);
+            let (described, seen) = self.look_up(&message, Some(commit)).await?;
+            all_seen &= seen;
+            found.insert(id, self.register(described, seen)?);
         }
-        Ok(found)
+        Ok((found, all_seen))
     }
 
     /// Asks the catalog for a table that an open transaction is the first to change. What it says is mostly what it will
@@ -91,7 +102,8 @@ impl Session {
         });
         let described = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
         let Some(described) = described else { return Ok(()) };
-        if let (Some(schema), Some(open)) = (self.register(described)?, self.assembly.streams.within()) {
+        if let (Some(schema), Some(open)) = (self.register(described, true)?, self.assembly.streams.within())
+        {
             open.settle(table, &schema);
         }
         Ok(())

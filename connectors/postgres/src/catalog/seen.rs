@@ -1,0 +1,80 @@
+//! Whether the catalog shows what a transaction has done, and what can be said of a table when it does not.
+//!
+//! The server sends a transaction when it is in the log. Others see it microseconds later, or when the synchronous standby
+//! has it that its commit waits for; until then it holds its locks.
+
+use tokio::time::timeout;
+
+use super::table::TableFacts;
+use super::{CANNOT_READ, Catalog, Described, READ_TIMEOUT, assemble, types};
+use crate::pgoutput::Relation;
+use crate::snapshot::visible::{Commit, Visible};
+use crate::wire::sql_error;
+use rowcast_engine::{Error, Result};
+
+/// Whether transactions are visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Yes,
+    No,
+    /// Their commits may wait for the reader of this slot.
+    NotBeforeUs,
+}
+
+/// A standby sends nothing that it has not applied. Who may not read statistics is not told who is synchronous: then the
+/// setting is compared with our name, as the server does (`SyncRepGetStandbyPriority`, replication/syncrep.c).
+const QUERY: &str = r#"
+select case when not pg_is_in_recovery() then pg_current_snapshot()::text end,
+       exists (select from pg_replication_slots s join pg_stat_replication r on r.pid = s.active_pid
+               where s.slot_name = $1 and coalesce(r.sync_state in ('sync', 'quorum', 'potential'), exists (
+                   select from regexp_split_to_table(regexp_replace(current_setting('synchronous_standby_names'),
+                                                                    '^[^("]*\(|\)\s*$|"', '', 'g'), '\s*,\s*') name
+                   where lower(btrim(name)) in ('*', lower(r.application_name)))))"#;
+
+impl Catalog {
+    /// Whether all of these are visible to whoever looks from now on. No table's lock is waited for.
+    ///
+    /// # Errors
+    ///
+    /// When the server cannot be asked; the next call connects anew.
+    pub(crate) async fn sees(&mut self, slot: &str, commits: &[Commit]) -> Result<Seen> {
+        let client = self.take_client().await?;
+        let row = timeout(READ_TIMEOUT, client.query_one(QUERY, &[&slot])).await;
+        let row = row.map_err(|_| too_long())?.map_err(|error| sql_error(CANNOT_READ, error))?;
+        self.client = Some(client);
+        let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(Seen::Yes) };
+        let visible: Visible =
+            text.parse().map_err(|_| Error::failed("The server's snapshot cannot be understood"))?;
+        Ok(match (commits.iter().all(|commit| visible.sees(*commit)), row.get(1)) {
+            (true, _) => Seen::Yes,
+            (false, false) => Seen::No,
+            (false, true) => Seen::NotBeforeUs,
+        })
+    }
+
+    /// What the stream says of a table, with the types as they are seen: no table's lock is waited for.
+    ///
+    /// # Errors
+    ///
+    /// When the server cannot be asked; the next call connects anew.
+    pub(crate) async fn describe_blind(&mut self, relation: &Relation<'_>) -> Result<Described> {
+        let mut client = self.take_client().await?;
+        let oids = relation.columns().map(|column| column.type_oid).collect();
+        let read = timeout(READ_TIMEOUT, async {
+            let transaction = client.build_transaction().read_only(true).start().await?;
+            let database: String =
+                transaction.query_one("select current_database()::text", &[]).await?.try_get(0)?;
+            let types = types::read(&transaction, oids).await?;
+            transaction.commit().await?;
+            Ok((database, types))
+        });
+        let failed = |error: tokio_postgres::Error| sql_error(CANNOT_READ, error);
+        let (database, types) = read.await.map_err(|_| too_long())?.map_err(failed)?;
+        self.client = Some(client);
+        Ok(assemble(relation, TableFacts { database, ..TableFacts::default() }, &types))
+    }
+}
+
+pub(super) fn too_long() -> Error {
+    Error::transient(format!("Reading the catalog took longer than {} s", READ_TIMEOUT.as_secs()))
+}

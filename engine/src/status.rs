@@ -68,6 +68,8 @@ pub struct Source {
     pub wal_safe_bytes: Option<u64>,
     /// For so long nobody has read the slot, where the server says so.
     pub slot_inactive_seconds: Option<u64>,
+    /// Commits on the server wait until rowcast has confirmed them (`synchronous_standby_names`).
+    pub commits_wait: bool,
     /// What will come to harm if nothing is done.
     pub concern: Option<String>,
     /// The captured tables: channel, and whether only inserts and truncates are captured.
@@ -241,6 +243,7 @@ impl Status {
         gauge!("rowcast_source_wal_retained_bytes").set(report.source.wal_retained_bytes.unwrap_or(0) as f64);
         let safe = report.source.wal_safe_bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
         gauge!("rowcast_source_wal_safe_bytes").set(safe);
+        gauge!("rowcast_source_commits_wait").set(f64::from(u8::from(report.source.commits_wait)));
         gauge!("rowcast_source_slot_inactive_seconds")
             .set(report.source.slot_inactive_seconds.unwrap_or(0) as f64);
         gauge!("rowcast_journal_open").set(flag(report.journal.state == State::Open));

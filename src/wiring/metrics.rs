@@ -120,6 +120,10 @@ fn describe_slot() {
         "Log that may be written before the server gives the slot up; infinite without max_slot_wal_keep_size"
     );
     describe_gauge!(
+        "rowcast_source_commits_wait",
+        "1 while commits on the server wait until rowcast has confirmed them (synchronous_standby_names)"
+    );
+    describe_gauge!(
         "rowcast_source_slot_inactive_seconds",
         Unit::Seconds,
         "For so long nobody has read the slot, as Postgres 17 and later say"

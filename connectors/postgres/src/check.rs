@@ -145,8 +145,8 @@ fn advice(server: &Server) -> Vec<Requirement> {
     let mut found = Vec::new();
     let standbys = server.synchronous_standbys.trim();
     if standbys.contains('*') {
-        let remedy =
-            "Name the standbys in synchronous_standby_names: with * every commit may wait for rowcast's disk";
+        let remedy = "Name the standbys in synchronous_standby_names: with * every commit may wait for rowcast's disk, and \
+                      for ever while rowcast is away and no other standby is there";
         found.push(requirement("synchronous_standby_names", true, standbys, remedy.to_owned()));
     }
     let (text, remedy) = if server.slot_keep == "-1" {

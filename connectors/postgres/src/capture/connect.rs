@@ -182,7 +182,8 @@ impl Link {
         let snapshots = (snapshots, orders, sent);
         // Where it is asked to start was not told for that.
         let told = self.ingest.confirmable(told);
-        let feedback = Feedback::new(told, confirmed, position, server.sender_timeout);
+        let feedback = Feedback::new(told, confirmed, position, server.sender_timeout)
+            .hastened_by(self.reading.commits_wait());
         tracing::info!(
             slot = self.source.slot,
             %position,

@@ -1,5 +1,7 @@
 //! What the server is told, and when: received, durable. It goes on whatever else waits.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rowcast_engine::abort::{self, Point};
@@ -10,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::wire::CopyStream;
 
 /// A durable position is told at most so late. Each telling makes the server write the slot, so not for each
-/// transaction.
+/// transaction, unless commits wait for it.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
 /// A status at least this often, whatever the server allows, so that its view of us is fresh.
@@ -66,6 +68,8 @@ pub(super) struct Feedback {
     probed: bool,
     /// Somebody waits to hear how far it has sent.
     curious: bool,
+    /// Commits on the server wait for what is told.
+    hasty: Arc<AtomicBool>,
 }
 
 impl Feedback {
@@ -97,7 +101,13 @@ impl Feedback {
             awaited: None,
             probed: false,
             curious: false,
+            hasty: Arc::default(),
         }
+    }
+
+    /// What is durable is told at once as long as this is set.
+    pub(super) fn hastened_by(self, hasty: Arc<AtomicBool>) -> Self {
+        Self { hasty, ..self }
     }
 
     /// Something came.
@@ -212,7 +222,10 @@ impl Feedback {
     }
 
     fn status_due(&self, told: Lsn) -> Instant {
-        self.sent + if told > self.confirmed { CONFIRM_EVERY } else { self.status_every }
+        if told <= self.confirmed {
+            return self.sent + self.status_every;
+        }
+        if self.hasty.load(Ordering::Relaxed) { self.sent } else { self.sent + CONFIRM_EVERY }
     }
 
     /// Waits until [`Self::keep_up`] or somebody else, at `until`, has something to do. Cancel safe.

@@ -216,6 +216,7 @@ impl Look {
         let observed = slot::observe(client, &self.source).await?;
         self.show(&observed, server);
         slot::show_decoding(client, &self.source.slot).await?;
+        self.tell_of_commits(observed.commits_wait);
         self.tell(&observed);
         self.warn_of(&observed);
         Ok(())
@@ -236,6 +237,20 @@ impl Look {
             source.wal_safe_bytes = safe.map(|left| left.try_into().unwrap_or(0));
             source.slot_inactive_seconds = observed.inactive;
         });
+    }
+
+    /// Has what commits wait for confirmed at once, in place of once a second.
+    fn tell_of_commits(&self, wait: bool) {
+        if self.reading.note_commits_wait(wait) {
+            if wait {
+                tracing::info!(
+                    "Commits wait for rowcast (synchronous_standby_names): each is confirmed at once"
+                );
+            } else {
+                tracing::info!("Commits do not wait for rowcast any more");
+            }
+        }
+        self.status.source(|source| source.commits_wait = wait);
     }
 
     /// Tells capture what it cannot see while it streams, or waits.

@@ -1,5 +1,6 @@
 //! What the stream reads through, shared with those who look after it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::published::{self, Publications};
@@ -7,7 +8,11 @@ use crate::conninfo::Conninfo;
 
 /// Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reading(Arc<Mutex<Through>>);
+pub(super) struct Reading {
+    through: Arc<Mutex<Through>>,
+    /// Apart, for whoever looks at it all the time.
+    commits_wait: Arc<AtomicBool>,
+}
 
 #[derive(Debug, Default)]
 struct Through {
@@ -21,7 +26,7 @@ struct Through {
 
 impl Reading {
     fn lock(&self) -> MutexGuard<'_, Through> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.through.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A server has been found.
@@ -43,6 +48,16 @@ impl Reading {
     /// The server's process of the newest stream, be it over or not.
     pub(super) fn pid(&self) -> Option<i32> {
         self.lock().pid
+    }
+
+    /// Whether commits on the server wait until what they wrote is confirmed. Gives whether that is new.
+    pub(super) fn note_commits_wait(&self, wait: bool) -> bool {
+        self.commits_wait.swap(wait, Ordering::Relaxed) != wait
+    }
+
+    /// As it was last seen.
+    pub(super) fn commits_wait(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.commits_wait)
     }
 
     /// A publication of the stream that is not among those that exist.

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::table::TableFacts;
 use super::{CANNOT_READ, Catalog, Described, READ_TIMEOUT, assemble, types};
 use crate::pgoutput::Relation;
+use crate::setup::synchronous::COMMITS_WAIT;
 use crate::snapshot::visible::{Commit, Visible};
 use crate::wire::sql_error;
 use rowcast_engine::{Error, Result};
@@ -21,15 +22,8 @@ pub(crate) enum Seen {
     NotBeforeUs,
 }
 
-/// A standby sends nothing that it has not applied. Who may not read statistics is not told who is synchronous: then the
-/// setting is compared with our name, as the server does (`SyncRepGetStandbyPriority`, replication/syncrep.c).
-const QUERY: &str = r#"
-select case when not pg_is_in_recovery() then pg_current_snapshot()::text end,
-       exists (select from pg_replication_slots s join pg_stat_replication r on r.pid = s.active_pid
-               where s.slot_name = $1 and coalesce(r.sync_state in ('sync', 'quorum', 'potential'), exists (
-                   select from regexp_split_to_table(regexp_replace(current_setting('synchronous_standby_names'),
-                                                                    '^[^("]*\(|\)\s*$|"', '', 'g'), '\s*,\s*') name
-                   where lower(btrim(name)) in ('*', lower(r.application_name)))))"#;
+/// A standby sends nothing that it has not applied.
+const SNAPSHOT: &str = "case when not pg_is_in_recovery() then pg_current_snapshot()::text end";
 
 impl Catalog {
     /// Whether all of these are visible to whoever looks from now on. No table's lock is waited for.
@@ -39,7 +33,8 @@ impl Catalog {
     /// When the server cannot be asked; the next call connects anew.
     pub(crate) async fn sees(&mut self, slot: &str, commits: &[Commit]) -> Result<Seen> {
         let client = self.take_client().await?;
-        let row = timeout(READ_TIMEOUT, client.query_one(QUERY, &[&slot])).await;
+        let sql = format!("select {SNAPSHOT}, {COMMITS_WAIT}");
+        let row = timeout(READ_TIMEOUT, client.query_one(&sql, &[&slot])).await;
         let row = row.map_err(|_| too_long())?.map_err(|error| sql_error(CANNOT_READ, error))?;
         self.client = Some(client);
         let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(Seen::Yes) };

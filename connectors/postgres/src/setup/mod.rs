@@ -11,6 +11,7 @@ pub(crate) mod publications;
 pub(crate) mod secret;
 pub(crate) mod server;
 pub(crate) mod slot;
+pub(crate) mod synchronous;
 pub(crate) mod trigger;
 
 use rowcast_engine::{Error, Result};

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use super::server::{FAILOVER_SLOTS, Server};
+use super::synchronous::COMMITS_WAIT;
 use crate::config::Source;
 use crate::tables::{identifier, literal};
 use crate::wire::{DbError, sql_error};
@@ -126,6 +127,8 @@ pub(crate) struct Observed {
     pub(crate) keep: Option<u64>,
     /// Those of our publications that exist, with their OIDs.
     pub(crate) publications: Vec<(String, u32)>,
+    /// Commits wait for whoever reads it.
+    pub(crate) commits_wait: bool,
 }
 
 impl Observed {
@@ -144,17 +147,19 @@ impl Observed {
 /// What [`Observed`] tells, at one moment.
 pub(crate) async fn observe(client: &Client, source: &Source) -> Result<Observed> {
     let failed = |error| sql_error("Cannot look after the replication slot", error);
-    let sql = "
+    let sql = format!(
+        "
         select to_jsonb(s)::text,
                case when pg_is_in_recovery() then coalesce(pg_last_wal_replay_lsn(), '0/0')
                     else pg_current_wal_lsn() end::text,
                extract(epoch from now() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
                (select nullif(setting, '-1')::int8 * 1048576 from pg_settings where name = 'max_slot_wal_keep_size'),
                array(select pubname::text from pg_publication where pubname in ($2, $3) order by oid),
-               array(select oid from pg_publication where pubname in ($2, $3) order by oid)
-        from (select $1::text as wanted) w left join pg_replication_slots s on s.slot_name = w.wanted";
+               array(select oid from pg_publication where pubname in ($2, $3) order by oid), {COMMITS_WAIT}
+        from (select $1::text as wanted) w left join pg_replication_slots s on s.slot_name = w.wanted"
+    );
     let (all, inserts) = (&source.publication, &source.inserts);
-    let row = client.query_one(sql, &[&source.slot, all, inserts]).await.map_err(failed)?;
+    let row = client.query_one(&sql, &[&source.slot, all, inserts]).await.map_err(failed)?;
     let slot: Option<String> = row.get(0);
     let count = |at: usize| row.get::<_, Option<i64>>(at).and_then(|count| count.try_into().ok());
     let (names, oids): (Vec<String>, Vec<u32>) = (row.get(4), row.get(5));
@@ -164,6 +169,7 @@ pub(crate) async fn observe(client: &Client, source: &Source) -> Result<Observed
         inactive: count(2),
         keep: count(3),
         publications: names.into_iter().zip(oids).collect(),
+        commits_wait: row.get(6),
     })
 }
 

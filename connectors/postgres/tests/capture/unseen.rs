@@ -69,6 +69,26 @@ async fn who_waits_for_us_is_not_waited_for() {
     capture.stop().await;
 }
 
+/// As soon as it is known that commits wait, each is confirmed when it is durable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_commits_wait_for_is_confirmed_at_once() {
+    let (server, directory) = (Server::start(&waiting_for("rowcast")), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    until("it to be seen", async || capture.report().source.commits_wait).await;
+    run(&client, WAITS).await;
+    let start = Instant::now();
+    for id in 0..20 {
+        run(&client, &format!("insert into t values ({id})")).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "once a second would take 20: {:?}", start.elapsed());
+    client.execute("alter system set synchronous_standby_names = ''", &[]).await.unwrap();
+    run(&client, "select pg_reload_conf()").await;
+    until("that to be seen", async || !capture.report().source.commits_wait).await;
+    capture.stop().await;
+}
+
 /// Whoever waits for us waits for no longer than the disk takes, whatever it does, one after the other: of tables that are
 /// new to this connection, of many that are made at once, and of those that are locked until we have them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

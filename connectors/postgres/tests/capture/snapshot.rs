@@ -4,6 +4,7 @@ mod alone;
 mod beside;
 mod failing;
 mod forged;
+mod generated;
 mod hidden;
 mod ids;
 mod keyless;

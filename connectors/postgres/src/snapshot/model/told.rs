@@ -42,6 +42,11 @@ pub(super) fn moved(op: Op, raw: &[u8]) -> Option<Box<[u8]>> {
     moves.then(|| key_bytes(new, KEY)).flatten()
 }
 
+/// What follows the old tuple.
+pub(super) fn behind_the_old(raw: &[u8]) -> &[u8] {
+    Tuple::split(&raw[1..]).unwrap().1
+}
+
 pub(super) fn row_of(tuple: Tuple<'_>) -> (u8, Option<u32>, Option<u32>) {
     let mut numbers = tuple.values().map(|value| match value {
         Value::Text(text) => std::str::from_utf8(text).unwrap().parse::<u32>().ok(),

@@ -4,6 +4,7 @@
 create function rowcast.on_types() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
+    set lock_timeout = '10ms'
 as $$
 begin
     if not exists (select from rowcast.capture) then
@@ -17,7 +18,7 @@ begin
            where d.classid = 'pg_class'::regclass and u.deptype = 'n') then
         -- Twice: the server sorts what subtransactions say by where it ends, and other changes by where they begin. So the
         -- first row behind it may come before the second one, not before the first.
-        perform rowcast.say('rowcast.types', ''), rowcast.say('rowcast.types', '');
+        perform rowcast.say('rowcast.types.' || slot, '') from rowcast.capture, generate_series(1, 2);
     end if;
 exception when others then
     raise log 'rowcast: what % has changed of a type is seen at the next connection: %', tg_tag, sqlerrm;

@@ -111,6 +111,8 @@ pub(super) struct Assembly {
     pub(super) snapshots: Tracker,
     /// A table that comes later is read, in place of a gap.
     pub(super) reads_new_tables: bool,
+    /// Partitions are told by their own names.
+    pub(super) by_leaf: bool,
     /// What tells rowcast's own messages from others.
     pub(super) proof: Proof,
     /// Tables that the open transaction wants to be read.
@@ -148,6 +150,7 @@ impl Assembly {
             snapshots: Tracker::behind(identity.lsn),
             identity,
             reads_new_tables: false,
+            by_leaf: false,
             proof: Proof::default(),
             wanted: Vec::new(),
             late: Vec::new(),

@@ -172,8 +172,9 @@ impl Link {
         let (tables, status) = (&self.source.tables, &self.status);
         let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
         assembly.reads_new_tables = self.source.snapshot.is_on();
+        assembly.by_leaf = !self.source.via_partition_root;
         assembly.proof = secret::read(&client).await?;
-        let catalog = Catalog::new(&self.here, &self.source.publications());
+        let catalog = Catalog::new(&self.here, &self.source.publications(), server.version);
         self.source.adopt = false;
         let taken = publications::taken(&client, &self.source, server.version).await?;
         let parts = (taken, self.ingest.clone(), self.status.clone());
@@ -197,7 +198,7 @@ impl Link {
     /// Makes the source ready.
     async fn prepare(&mut self, client: &mut Client, server: &Server) -> Result<()> {
         Box::pin(setup::prepare(client, &self.source, server)).await?;
-        let tables = publications::captured(client, &self.source).await?;
+        let tables = publications::captured(client, &self.source, server.version).await?;
         warn_missing(&self.source, &tables);
         self.status.source(|source| {
             source.server_version.clone_from(&server.version_text);

@@ -88,7 +88,7 @@ pub(super) fn hear<'a>(
     // Older versions named no slot; whoever asks for a snapshot need not.
     let gap = prefix == NEW_TABLE || is_for(slot, prefix, NEW_TABLE);
     let wish = prefix == SNAPSHOT || is_for(slot, prefix, SNAPSHOT);
-    let (ddl, types) = (is_for(slot, prefix, DDL), prefix == TYPES);
+    let (ddl, types) = (is_for(slot, prefix, DDL), is_for(slot, prefix, TYPES));
     if !(gap || wish || ddl || types) {
         return Said::Nothing;
     }

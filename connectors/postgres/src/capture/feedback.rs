@@ -110,6 +110,11 @@ impl Feedback {
         Self { hasty, ..self }
     }
 
+    /// Whether commits on the server wait for what is told.
+    pub(super) fn is_hasty(&self) -> bool {
+        self.hasty.load(Ordering::Relaxed)
+    }
+
     /// Something came.
     pub(super) fn heard(&mut self) {
         self.heard = Instant::now();
@@ -225,7 +230,7 @@ impl Feedback {
         if told <= self.confirmed {
             return self.sent + self.status_every;
         }
-        if self.hasty.load(Ordering::Relaxed) { self.sent } else { self.sent + CONFIRM_EVERY }
+        if self.is_hasty() { self.sent } else { self.sent + CONFIRM_EVERY }
     }
 
     /// Waits until [`Self::keep_up`] or somebody else, at `until`, has something to do. Cancel safe.

@@ -216,7 +216,9 @@ impl Look {
         let observed = slot::observe(client, &self.source).await?;
         self.show(&observed, server);
         slot::show_decoding(client, &self.source.slot).await?;
-        self.tell_of_commits(observed.commits_wait);
+        if let Some(wait) = observed.commits_wait {
+            self.tell_of_commits(wait);
+        }
         self.tell(&observed);
         self.warn_of(&observed);
         Ok(())

@@ -79,6 +79,8 @@ pub(super) struct Session {
     submitted: Lsn,
     /// When an idle position is stored next.
     advance_at: Instant,
+    /// And not before then, where commits wait for it: the journal had no room.
+    retry_at: Instant,
     /// The server waits for our position.
     urgent: bool,
     /// When it may next be asked whether it is stopping, if it waits for what push doors lack.
@@ -121,6 +123,7 @@ impl Session {
             held: None,
             submitted: position,
             advance_at: now + ADVANCE_EVERY,
+            retry_at: now,
             urgent: false,
             probe_at: now,
             shown: now,
@@ -301,11 +304,13 @@ impl Session {
             return Ok(());
         }
         let now = Instant::now();
-        if !self.urgent && now < self.advance_at {
+        let due = if self.feedback.is_hasty() { self.retry_at } else { self.advance_at };
+        if !self.urgent && now < due {
             return Ok(());
         }
         let Some(room) = self.ingest.try_room() else {
-            self.advance_at = now + ADVANCE_RETRY;
+            self.retry_at = now + ADVANCE_RETRY;
+            self.advance_at = self.retry_at;
             return Ok(());
         };
         room.advance(self.ingest.journal(), self.assembly.passed)?;
@@ -383,7 +388,8 @@ impl Session {
 
     /// When something other than feedback is due.
     fn next_duty(&self) -> Option<Instant> {
-        let advance = self.has_moved().then_some(self.advance_at);
+        let due = if self.feedback.is_hasty() { self.retry_at } else { self.advance_at };
+        let advance = self.has_moved().then_some(due);
         let show = self.stale.then(|| self.shown + SHOW_EVERY);
         let held_back = self.sent == Sent::WholeForSnapshots && self.assembly.is_idle();
         let look = held_back.then_some(self.look_at);

@@ -83,8 +83,8 @@ async fn round(
         // Made again it would look as if nothing had happened. The guard has it told.
         return Ok(());
     }
+    let server = Server::read(client).await?;
     if source.manage {
-        let server = Server::read(client).await?;
         let reconciled = publications::reconcile(client, source, &server, Slot::Present, attempt).await?;
         if reconciled.foreign != before.foreign {
             crate::setup::warn_of(source, &reconciled);
@@ -94,7 +94,7 @@ async fn round(
         }
         *before = reconciled;
     }
-    let tables = publications::captured(client, source).await?;
+    let tables = publications::captured(client, source, server.version).await?;
     status.source(|source| source.tables = tables);
     Ok(())
 }

@@ -28,8 +28,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 const CANNOT_READ: &str = "Cannot read the catalog";
 
-/// Somebody's lock on a table is waited for so long by those who can ask again later.
-const NO_WAIT: &str = "set local lock_timeout = '100ms'";
+/// Whether somebody changes what a table is, or keeps its writers out: his transaction may be the one whose changes are
+/// read, and has not committed.
+const CHANGING: &str = "
+select exists (select from pg_locks
+               where locktype = 'relation' and relation = $1 and granted and pid is distinct from pg_backend_pid()
+                 and database = (select oid from pg_database where datname = current_database())
+                 and mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))";
 
 /// A client for catalog reads beside the stream, connected when it is first needed.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub(crate) struct Catalog {
     info: Conninfo,
     /// Those that the stream reads from.
     publications: Vec<String>,
+    /// The server's.
+    version: u32,
     client: Option<Client>,
 }
 
@@ -48,12 +55,14 @@ pub(crate) struct Described {
     pub(crate) names: Vec<(String, String)>,
     /// Columns of its key that are not published, for which its events have no key.
     pub(crate) hidden: Vec<String>,
+    /// The catalog shows no such table: it is gone, or nobody sees it yet.
+    pub(crate) missing: bool,
 }
 
 impl Catalog {
-    pub(crate) fn new(info: &Conninfo, publications: &[&str]) -> Self {
+    pub(crate) fn new(info: &Conninfo, publications: &[&str], version: u32) -> Self {
         let publications = publications.iter().map(|name| (*name).to_owned()).collect();
-        Self { info: info.clone(), publications, client: None }
+        Self { info: info.clone(), publications, version, client: None }
     }
 
     /// A new connection to the server, tried once.
@@ -62,7 +71,7 @@ impl Catalog {
         connect.map_err(|_| Error::transient("The server takes too long to let us in"))?
     }
 
-    /// Everything about a table as the stream has just described it.
+    /// Everything about a table as the stream has just described it. No table's lock is waited for.
     ///
     /// Keys and types are as they are now, which can be later than the stream's place: what cannot be true of the
     /// described columns is left out.
@@ -71,22 +80,23 @@ impl Catalog {
     ///
     /// When the catalog cannot be read; the next call connects anew.
     pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
-        self.ask(relation, "").await
+        let described = self.ask(relation, false).await?;
+        described.ok_or_else(|| Error::failed("A table was not described"))
     }
 
-    /// The same, but for as long as a transaction has locked the table it is an error: that transaction may be the one
-    /// whose changes are read.
+    /// The same; `None` for as long as somebody's transaction changes the table: that may be the one whose changes are
+    /// read.
     ///
     /// # Errors
     ///
-    /// When the catalog cannot be read now.
-    pub(crate) async fn describe_unlocked(&mut self, relation: &Relation<'_>) -> Result<Described> {
-        self.ask(relation, NO_WAIT).await
+    /// When the catalog cannot be read.
+    pub(crate) async fn describe_unchanging(&mut self, relation: &Relation<'_>) -> Result<Option<Described>> {
+        self.ask(relation, true).await
     }
 
-    async fn ask(&mut self, relation: &Relation<'_>, first: &str) -> Result<Described> {
+    async fn ask(&mut self, relation: &Relation<'_>, unchanging: bool) -> Result<Option<Described>> {
         let mut client = self.take_client().await?;
-        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation, first)).await;
+        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation, unchanging)).await;
         let described = read.map_err(|_| seen::too_long())??;
         self.client = Some(client);
         Ok(described)
@@ -100,7 +110,12 @@ impl Catalog {
         }
     }
 
-    async fn read(&self, client: &mut Client, relation: &Relation<'_>, first: &str) -> Result<Described> {
+    async fn read(
+        &self,
+        client: &mut Client,
+        relation: &Relation<'_>,
+        unchanging: bool,
+    ) -> Result<Option<Described>> {
         let failed = |error| sql_error(CANNOT_READ, error);
         // One snapshot: keys and types of the same moment.
         let transaction = client
@@ -110,12 +125,12 @@ impl Catalog {
             .start()
             .await
             .map_err(failed)?;
-        if !first.is_empty() {
-            transaction.batch_execute(first).await.map_err(failed)?;
-        }
-        let described = describe(&transaction, relation, &self.publications).await?;
+        let described = describe(&transaction, relation, &self.publications, self.version).await?;
+        // Behind it: who has begun since has changed nothing of what was read.
+        let changing = unchanging
+            && transaction.query_one(CHANGING, &[&relation.id]).await.map_err(failed)?.get::<_, bool>(0);
         transaction.commit().await.map_err(failed)?;
-        Ok(described)
+        Ok((!changing).then_some(described))
     }
 }
 
@@ -148,7 +163,7 @@ pub(crate) async fn show(
     let Ok(Message::Relation(relation)) = decode(&message) else {
         return Err(Error::failed("A table's description in the catalog cannot be understood"));
     };
-    let Described { schema, .. } = describe(transaction, &relation, publications).await?;
+    let Described { schema, .. } = describe(transaction, &relation, publications, version).await?;
     Ok(Some(Shown { schema, filter, partitioned, estimate }))
 }
 
@@ -156,9 +171,10 @@ async fn describe(
     transaction: &Transaction<'_>,
     relation: &Relation<'_>,
     publications: &[String],
+    version: u32,
 ) -> Result<Described> {
     let failed = |error| sql_error(CANNOT_READ, error);
-    let facts = table::read(transaction, relation.id, publications).await?;
+    let facts = table::read(transaction, relation.id, publications, version).await?;
     let oids = relation.columns().map(|column| column.type_oid).collect();
     let types = types::read(transaction, oids).await.map_err(failed)?;
     if facts.names.is_empty() {
@@ -198,7 +214,7 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
         key: keys.event,
         unique_key: keys.unique,
     };
-    let mut names = facts.names;
+    let (missing, mut names) = (facts.names.is_empty(), facts.names);
     names.push((schema.schema.clone(), schema.table.clone()));
-    Described { schema, names, hidden: keys.hidden }
+    Described { schema, names, hidden: keys.hidden, missing }
 }

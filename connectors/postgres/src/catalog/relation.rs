@@ -3,6 +3,7 @@
 
 use tokio_postgres::{Error, Transaction};
 
+use crate::setup::published;
 use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS};
 
 /// A table as its publication shows it.
@@ -55,7 +56,8 @@ pub(super) async fn read(
     let lists =
         if version >= LISTED_COLUMNS { "attnames::text[], rowfilter" } else { "null::text[], null::text" };
     let published = format!(
-        "select {lists} from pg_publication_tables where pubname::text = any($1) and schemaname = $2 and tablename = $3"
+        "select {lists} from {} t where pubname::text = any($1) and schemaname = $2 and tablename = $3",
+        published::tables(version)
     );
     let members = transaction.query(&published, &[&publications, &schema, &name]).await?;
     let Some(member) = members.first() else { return Ok(None) };

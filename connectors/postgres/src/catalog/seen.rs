@@ -1,13 +1,11 @@
-//! Whether the catalog shows what a transaction has done, and what can be said of a table when it does not.
+//! Whether the catalog shows what a transaction has done.
 //!
 //! The server sends a transaction when it is in the log. Others see it microseconds later, or when the synchronous standby
 //! has it that its commit waits for; until then it holds its locks.
 
 use tokio::time::timeout;
 
-use super::table::TableFacts;
-use super::{CANNOT_READ, Catalog, Described, READ_TIMEOUT, assemble, types};
-use crate::pgoutput::Relation;
+use super::{CANNOT_READ, Catalog, READ_TIMEOUT};
 use crate::setup::synchronous::COMMITS_WAIT;
 use crate::snapshot::visible::{Commit, Visible};
 use crate::wire::sql_error;
@@ -45,28 +43,6 @@ impl Catalog {
             (false, false) => Seen::No,
             (false, true) => Seen::NotBeforeUs,
         })
-    }
-
-    /// What the stream says of a table, with the types as they are seen: no table's lock is waited for.
-    ///
-    /// # Errors
-    ///
-    /// When the server cannot be asked; the next call connects anew.
-    pub(crate) async fn describe_blind(&mut self, relation: &Relation<'_>) -> Result<Described> {
-        let mut client = self.take_client().await?;
-        let oids = relation.columns().map(|column| column.type_oid).collect();
-        let read = timeout(READ_TIMEOUT, async {
-            let transaction = client.build_transaction().read_only(true).start().await?;
-            let database: String =
-                transaction.query_one("select current_database()::text", &[]).await?.try_get(0)?;
-            let types = types::read(&transaction, oids).await?;
-            transaction.commit().await?;
-            Ok((database, types))
-        });
-        let failed = |error: tokio_postgres::Error| sql_error(CANNOT_READ, error);
-        let (database, types) = read.await.map_err(|_| too_long())?.map_err(failed)?;
-        self.client = Some(client);
-        Ok(assemble(relation, TableFacts { database, ..TableFacts::default() }, &types))
     }
 }
 

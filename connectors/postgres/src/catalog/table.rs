@@ -4,7 +4,7 @@ use rowcast_engine::{Error, Result};
 use serde::Deserialize;
 use tokio_postgres::{Row, Transaction};
 
-use crate::setup::server::GENERATED_COLUMNS;
+use crate::setup::published::BY_SCHEMA;
 use crate::wire::sql_error;
 
 /// As of now. All empty for a table that is gone.
@@ -37,7 +37,11 @@ pub(super) struct HiddenKey {
     pub(super) hidden: Vec<String>,
 }
 
-/// Arrays come back for every table, found or not; `$1` is its OID, `$2` the publications.
+/// Of a table that is published by its schema, from version 15 on.
+const IN_SCHEMA: &str = "exists (select from pg_publication_namespace s join tree on tree.relnamespace = s.pnnspid where s.pnpubid = p.oid)";
+
+/// Arrays come back for every table, found or not; `$1` is its OID, `$2` the publications. It takes no table's lock: see
+/// `setup/published.rs`.
 const QUERY: &str = "
 with key_columns as (
     select i.indexrelid, c.relname, i.indisprimary, i.indisreplident,
@@ -50,22 +54,23 @@ with key_columns as (
     from pg_index i join pg_class c on c.oid = i.indexrelid
     where i.indrelid = $1
 ), tree as (
-    select n.nspname::text as schema, c.relname::text as name, c.oid = $1 as own
+    select n.nspname::text as schema, c.relname::text as name, c.oid, c.relnamespace
     from (select $1::oid as oid union select relid::oid from pg_partition_ancestors($1::oid::regclass)) t
     join pg_class c on c.oid = t.oid
     join pg_namespace n on n.oid = c.relnamespace
 ), members as materialized (
-    select p.pubupdate and p.pubdelete as changes, tree.own, to_jsonb(t) -> 'attnames' as columns
+    select p.pubupdate and p.pubdelete as changes, to_jsonb(p) ->> 'pubgencols' as generated,
+           (select to_jsonb(r) -> 'prattrs' from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = $1) as list
     from pg_publication p
-    join pg_publication_tables t on t.pubname = p.pubname
-    join tree on tree.schema = t.schemaname and tree.name = t.tablename
     where p.pubname::text = any($2)
+      and (p.puballtables or IN_SCHEMA
+           or exists (select from pg_publication_rel r join tree on tree.oid = r.prrelid where r.prpubid = p.oid))
 ), unpublished as (
     select a.attnum, a.attname::text as name
-    from pg_attribute a left join (select columns from members where own limit 1) m on true
+    from pg_attribute a left join (select generated, list from members order by list is null or list = 'null' limit 1) m on true
     where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
-      and (not coalesce(m.columns ? a.attname::text, true)
-           or a.attgenerated <> '' and (m.columns is null or current_setting('server_version_num')::int < GENERATED_COLUMNS))
+      and not case when m.list <> 'null' then m.list @> to_jsonb(a.attnum)
+                   else a.attgenerated = '' or a.attgenerated = 's' and coalesce(m.generated, '') = 's' end
 ), hidden_keys as (
     select k.indisprimary as primary,
            array(select name from unnest(k.columns) name where name not in (select u.name from unpublished u)) as shown,
@@ -89,9 +94,10 @@ pub(super) async fn read(
     transaction: &Transaction<'_>,
     relation: u32,
     publications: &[String],
+    version: u32,
 ) -> Result<TableFacts> {
     let failed = |error| sql_error(super::CANNOT_READ, error);
-    let sql = QUERY.replace("GENERATED_COLUMNS", &GENERATED_COLUMNS.to_string());
+    let sql = QUERY.replace("IN_SCHEMA", if version >= BY_SCHEMA { IN_SCHEMA } else { "false" });
     let row = transaction.query_one(&sql, &[&relation, &publications]).await.map_err(failed)?;
     let hidden = serde_json::from_str(row.try_get("hidden").map_err(failed)?).map_err(|error| {
         Error::failed("A table's keys in the catalog cannot be understood").because(error)

@@ -9,7 +9,7 @@ use crate::config::Source;
 use crate::setup::candidates::{Table, unpublished_remedy};
 use crate::setup::server::{GENERATED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
-use crate::setup::{partitions, publications};
+use crate::setup::{partitions, publications, published};
 use crate::tables::identifier;
 use crate::wire::sql_error;
 
@@ -23,7 +23,7 @@ select t.schemaname::text, t.tablename::text, t.pubname::text, $3 and exists (
                  select from pg_index i where i.indrelid = c.oid and a.attnum = any(i.indkey)
                  and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end)))
 from pg_publication p
-join pg_publication_tables t on t.pubname = p.pubname
+join PUBLISHED t on t.pubname = p.pubname
 join pg_namespace n on n.nspname = t.schemaname
 join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
 where p.pubname in ($1, $2) and (p.pubupdate or p.pubdelete)
@@ -83,7 +83,7 @@ async fn of_main(
         let remedy = if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql };
         return Ok(requirement("publication", source.manage, format!("{name} does not exist"), remedy));
     };
-    let tables = publications::captured(client, source).await?.len();
+    let tables = publications::captured(client, source, server.version).await?.len();
     let mut found = format!("{} with {tables} tables", existing.join(" and "));
     let mut remedy = None;
     if source.manage && !publication.ours {
@@ -144,7 +144,10 @@ pub(super) async fn of_writes(
 ) -> Result<Vec<Requirement>> {
     let generated = server.version >= GENERATED_COLUMNS;
     let rows = client
-        .query(UNWRITABLE, &[&source.publication, &source.inserts, &generated])
+        .query(
+            &UNWRITABLE.replace("PUBLISHED", published::tables(server.version)),
+            &[&source.publication, &source.inserts, &generated],
+        )
         .await
         .map_err(|error| sql_error("Cannot look at the tables of the publications", error))?;
     let mut all = Vec::new();

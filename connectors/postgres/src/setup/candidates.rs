@@ -67,7 +67,10 @@ pub(crate) fn unpublished_remedy(table: &str, whole: bool) -> String {
 /// this one also serves where nothing may be created. `$3`: trees are shown as their root.
 /// `$4`: stored generated columns are published.
 const QUERY: &str = "
-with identity as not materialized (
+with recursive below as (
+    select oid as root, oid as leaf from pg_class where relkind = 'p'
+    union all select b.root, i.inhrelid from below b join pg_inherits i on i.inhparent = b.leaf
+), identity as not materialized (
     select c.oid, c.relkind as kind, c.relreplident = 'f' as whole,
            case when c.relreplident = 'f' then
                (select array_agg(a.attname::text) from pg_attribute a
@@ -103,12 +106,12 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.
                            and (not $3 or leaf.whole or coalesce(
                                 case when own.whole then own.key else own.columns end <@ leaf.columns, false)))
            from identity leaf
-           where leaf.oid in (select t.relid from pg_partition_tree(c.oid) t where t.isleaf union select c.oid)
+           where leaf.oid in (select b.leaf from below b where b.root = c.oid union select c.oid)
              and leaf.kind = 'r'), true) as identified,
        array(select distinct a.attname::text
              from pg_index i join pg_class k on k.oid = i.indrelid
              join pg_attribute a on a.attrelid = k.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])
-             where k.oid in (select t.relid from pg_partition_tree(c.oid) t where t.isleaf union select c.oid)
+             where k.oid in (select b.leaf from below b where b.root = c.oid union select c.oid)
                and i.indisvalid and i.indimmediate
                and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
                and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed)) order by 1) as hidden,

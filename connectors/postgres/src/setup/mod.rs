@@ -8,6 +8,7 @@ pub(crate) mod loans;
 mod migrations;
 pub(crate) mod partitions;
 pub(crate) mod publications;
+pub(crate) mod published;
 pub(crate) mod secret;
 pub(crate) mod server;
 pub(crate) mod slot;

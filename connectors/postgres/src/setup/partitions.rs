@@ -13,12 +13,15 @@ use crate::wire::sql_error;
 /// Partitions whose columns stand in another place than their root's: their rows are converted
 /// (`convert_tuples_by_name`, access/common/tupconvert.c).
 const CONVERTED: &str = "
-with shown as (
+with recursive shown as (
     select distinct c.oid from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
     join pg_class c on c.relname = t.tablename and c.relnamespace = to_regnamespace(quote_ident(t.schemaname))
     where p.pubname in ($1, $2) and p.pubviaroot and c.relkind = 'p'
+), below as (
+    select s.oid as root, s.oid as leaf from shown s
+    union all select b.root, i.inhrelid from below b join pg_inherits i on i.inhparent = b.leaf
 ), tables as (
-    select s.oid as root, l.relid::oid as leaf from shown s, pg_partition_tree(s.oid) l where l.isleaf
+    select b.root, b.leaf from below b join pg_class c on c.oid = b.leaf where c.relkind = 'r'
 ), layouts as (
     select a.attrelid, array_agg(case when attisdropped then format('%s %s', attlen, attalign) else attname::text end
                                  order by attnum) as columns
@@ -70,6 +73,6 @@ pub(crate) async fn endangered(client: &Client, source: &Source, server: &Server
 }
 
 /// What can be done about those.
-pub(crate) const ENDANGERED: &str = "Make such a partition anew with its columns in the order of its root's \
-    (CREATE TABLE ... PARTITION OF does), or have partitions told by their own names \
-    (source.via_partition_root = false), or upgrade to PostgreSQL 15";
+pub(crate) const ENDANGERED: &str = "Have partitions told by their own names (source.via_partition_root = false), or upgrade \
+    to PostgreSQL 15, or make such a partition anew with its columns in the order of its root's; where columns of the root \
+    were dropped, the whole tree";

@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::candidates::{self, Plan, Table};
 use super::loans;
+use super::published;
 use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use super::trigger::{self, Attempt};
 use crate::capture::NEW_TABLE;
@@ -363,23 +364,32 @@ async fn has_rows(transaction: &Transaction<'_>, table: &Table) -> Result<bool, 
 }
 
 /// Schema and name of the tables that the publications show.
-pub(crate) async fn members(client: &Client, source: &Source) -> Result<Vec<(String, String)>> {
-    let sql = "select distinct schemaname::text, tablename::text from pg_publication_tables where pubname in ($1, $2)";
+pub(crate) async fn members(client: &Client, source: &Source, version: u32) -> Result<Vec<(String, String)>> {
+    let shown = published::tables(version);
+    let sql =
+        format!("select distinct schemaname::text, tablename::text from {shown} t where pubname in ($1, $2)");
     let rows = client
-        .query(sql, &[&source.publication, &source.inserts])
+        .query(&sql, &[&source.publication, &source.inserts])
         .await
         .map_err(|error| sql_error("Cannot list the tables of the publications", error))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The tables that the publications show, by channel.
-pub(crate) async fn captured(client: &Client, source: &Source) -> Result<BTreeMap<String, Captured>> {
-    let sql = "
+pub(crate) async fn captured(
+    client: &Client,
+    source: &Source,
+    version: u32,
+) -> Result<BTreeMap<String, Captured>> {
+    let sql = format!(
+        "
         select t.schemaname::text, t.tablename::text, not bool_or(p.pubupdate and p.pubdelete)
-        from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
-        where p.pubname in ($1, $2) group by 1, 2";
+        from pg_publication p join {} t on t.pubname = p.pubname
+        where p.pubname in ($1, $2) group by 1, 2",
+        published::tables(version)
+    );
     let rows = client
-        .query(sql, &[&source.publication, &source.inserts])
+        .query(&sql, &[&source.publication, &source.inserts])
         .await
         .map_err(|error| sql_error("Cannot list the tables of the publications", error))?;
     let tables = rows.iter().filter_map(|row| {
@@ -402,10 +412,13 @@ pub(crate) async fn differing(
     if server.version < LISTED_COLUMNS {
         return Ok(Vec::new());
     }
-    let sql = "select schemaname::text, tablename::text from pg_publication_tables where pubname in ($1, $2)
-               group by 1, 2 having count(distinct attnames) > 1 order by 1, 2";
+    let sql = format!(
+        "select schemaname::text, tablename::text from {} t where pubname in ($1, $2)
+         group by 1, 2 having count(distinct attnames) > 1 order by 1, 2",
+        published::tables(server.version)
+    );
     let rows = client
-        .query(sql, &[&source.publication, &source.inserts])
+        .query(&sql, &[&source.publication, &source.inserts])
         .await
         .map_err(|error| sql_error("Cannot compare the columns of the publications", error))?;
     let names = |row: &tokio_postgres::Row| {

@@ -127,8 +127,8 @@ pub(crate) struct Observed {
     pub(crate) keep: Option<u64>,
     /// Those of our publications that exist, with their OIDs.
     pub(crate) publications: Vec<(String, u32)>,
-    /// Commits wait for whoever reads it.
-    pub(crate) commits_wait: bool,
+    /// Commits wait for whoever reads it; `None` while nobody does.
+    pub(crate) commits_wait: Option<bool>,
 }
 
 impl Observed {
@@ -155,7 +155,7 @@ pub(crate) async fn observe(client: &Client, source: &Source) -> Result<Observed
                extract(epoch from now() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
                (select nullif(setting, '-1')::int8 * 1048576 from pg_settings where name = 'max_slot_wal_keep_size'),
                array(select pubname::text from pg_publication where pubname in ($2, $3) order by oid),
-               array(select oid from pg_publication where pubname in ($2, $3) order by oid), {COMMITS_WAIT}
+               array(select oid from pg_publication where pubname in ($2, $3) order by oid), case when s.active_pid is not null then {COMMITS_WAIT} end
         from (select $1::text as wanted) w left join pg_replication_slots s on s.slot_name = w.wanted"
     );
     let (all, inserts) = (&source.publication, &source.inserts);

@@ -39,7 +39,7 @@ async fn start(
     let wanted = Tables::parse(patterns, &[])?;
     let client = sql_client(&around.source.info).await?;
     hurry(&client).await?;
-    let captured = tables(&client, &around.source).await?;
+    let captured = tables(&client, &around.source, around.version).await?;
     let chosen: Vec<_> =
         captured.into_iter().filter(|(schema, table)| wanted.matches(schema, table)).collect();
     if chosen.is_empty() {

@@ -421,7 +421,7 @@ pub(super) fn notes_of(jobs: impl IntoIterator<Item = Job>) -> Result<Vec<(Strin
 pub(super) async fn jobs_of(around: &Surroundings, like: &Job, sinks: &[(String, u64)]) -> Result<Vec<Job>> {
     let client = sql_client(&around.source.info).await?;
     command::hurry(&client).await?;
-    let tables = tables(&client, &around.source).await?;
+    let tables = tables(&client, &around.source, around.version).await?;
     let mut jobs = Vec::new();
     for found in rows_last(&client, tables).await? {
         let Job { place, schema, table, rowless, keyless, .. } = found;
@@ -433,8 +433,8 @@ pub(super) async fn jobs_of(around: &Surroundings, like: &Job, sinks: &[(String,
 }
 
 /// The captured tables, as they stand in the publications.
-pub(super) async fn tables(client: &Client, source: &Source) -> Result<Vec<(String, String)>> {
-    let names = publications::members(client, source).await?;
+pub(super) async fn tables(client: &Client, source: &Source, version: u32) -> Result<Vec<(String, String)>> {
+    let names = publications::members(client, source, version).await?;
     let wanted = |(schema, table): &(String, String)| {
         source.tables.matches(schema, table) || !source.via_partition_root
     };

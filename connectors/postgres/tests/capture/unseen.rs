@@ -83,6 +83,15 @@ async fn what_commits_wait_for_is_confirmed_at_once() {
         run(&client, &format!("insert into t values ({id})")).await;
     }
     assert!(start.elapsed() < Duration::from_secs(10), "once a second would take 20: {:?}", start.elapsed());
+    // Nor is it waited for what has nothing for us: definitions, and tables that are not captured.
+    run(&client, "create table rowcast.not_ours (id int)").await;
+    let start = Instant::now();
+    for id in 0..5 {
+        run(&client, &format!("insert into rowcast.not_ours values ({id})")).await;
+        run(&client, &format!("comment on table t is '{id}'")).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "an idle position every 10 s: {:?}", start.elapsed());
+    run(&client, "drop table rowcast.not_ours").await;
     client.execute("alter system set synchronous_standby_names = ''", &[]).await.unwrap();
     run(&client, "select pg_reload_conf()").await;
     until("that to be seen", async || !capture.report().source.commits_wait).await;
@@ -116,6 +125,38 @@ async fn commits_that_wait_for_us_come_one_after_the_other() {
     assert_eq!(events.last().unwrap().brief(), "insert public.t 102,7");
     let schema = capture.schema("public.t");
     assert!(schema.primary_key == [0] && schema.columns.len() == 2, "{schema:?}");
+    capture.stop().await;
+}
+
+/// The locks of a commit that waits for us are its own until we have it: neither is a table looked up behind them, nor a
+/// connection made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_of_commits_that_wait_for_us_are_not_waited_for() {
+    let (server, directory) = (Server::start(&waiting_for("rowcast")), Directory::new());
+    let client = sql(&server).await;
+    let tables = "create table t (id int primary key); create table u (id int primary key);
+                  create table p (id int primary key) partition by range (id);
+                  create table p_one partition of p for values from (0) to (10)";
+    run(&client, tables).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, WAITS).await;
+    // Of t it is known what it is after the first, and has to be looked up in the others: it was not seen.
+    for id in 0..3 {
+        run(&client, &format!("begin; truncate u; insert into t values ({id}); truncate p; commit")).await;
+    }
+    capture.wait(9).await;
+    capture.stop().await;
+
+    let writer = sql(&server).await;
+    run(&writer, WAITS).await;
+    let emptied =
+        "begin; truncate u; alter table t add column v int; truncate p; insert into t values (3); commit";
+    let writing = tokio::spawn(async move { run(&writer, emptied).await });
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    until("the commit to wait", async || value(&client, waits).await == "1").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    writing.await.unwrap();
+    assert_eq!(capture.wait(12).await[11].brief(), "insert public.t 3,NULL");
     capture.stop().await;
 }
 

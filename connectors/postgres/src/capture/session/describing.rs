@@ -21,9 +21,6 @@ const UNSEEN_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks whether it is seen.
 const UNSEEN_RETRY: Duration = Duration::from_millis(2);
 
-/// SQLSTATE `lock_not_available`.
-const LOCKED: &str = "55P03";
-
 const UNSEEN: &str = "Transactions were sent seconds ago and cannot be seen yet: commits seem to wait for a standby \
                       (synchronous_standby_names). Tables that they describe are told as they were before, and anew at their \
                       next transaction";
@@ -46,7 +43,7 @@ impl Session {
     }
 
     /// A table as the catalog shows it when this transaction is seen, for as long as it takes to read that: guessing would
-    /// be wrong for ever. And whether it is seen; where it is not, no table's lock is waited for: it may be its own.
+    /// be wrong for ever. And whether it is seen.
     pub(super) async fn look_up(
         &mut self,
         message: &[u8],
@@ -54,7 +51,7 @@ impl Session {
     ) -> Result<(Described, bool)> {
         let seen = self.wait_until_seen(after).await?;
         loop {
-            let work = Box::pin(ask(&mut self.catalog, message, seen));
+            let work = Box::pin(ask(&mut self.catalog, message));
             let answer = meanwhile(&mut self.stream, &mut self.feedback, work).await;
             if let Some(described) = self.or_pause(answer).await? {
                 return Ok((described, seen));
@@ -120,11 +117,13 @@ impl Session {
 
     /// The schema version of what the catalog has said; `None` when nobody wants the table.
     ///
-    /// Of a table that is not `seen` nobody knows what it is a part of: it is published, and taken unless it is left out.
+    /// Of a table that is not `seen` nobody knows what it is a part of. Where the catalog does not show it at all it may be a
+    /// new partition: it is published, and taken unless it is left out.
     pub(super) fn register(&mut self, described: Described, seen: bool) -> Result<Option<Arc<Schema>>> {
         let (schema, name) = (&described.schema.schema, &described.schema.table);
+        let may_be_part = self.assembly.by_leaf && !seen && described.missing;
         let wanted = self.tables.takes(schema, name, &described.names)
-            || (!seen && !self.tables.excludes(schema, name));
+            || (may_be_part && self.tables.all_but_excluded().matches(schema, name));
         self.stale = true;
         if wanted && !described.hidden.is_empty() {
             warn_of_no_key(&described);
@@ -143,15 +142,9 @@ fn warn_of_no_key(described: &Described) {
     );
 }
 
-async fn ask(catalog: &mut Catalog, message: &[u8], seen: bool) -> Result<Described> {
+async fn ask(catalog: &mut Catalog, message: &[u8]) -> Result<Described> {
     let Ok(Message::Relation(relation)) = decode(message) else {
         return Err(Error::failed("A table's description cannot be read back"));
     };
-    if seen {
-        return catalog.describe(&relation).await;
-    }
-    match catalog.describe_unlocked(&relation).await {
-        Err(error) if slot::sqlstate(&error) == Some(LOCKED) => catalog.describe_blind(&relation).await,
-        described => described,
-    }
+    catalog.describe(&relation).await
 }

@@ -88,7 +88,7 @@ impl Session {
     }
 
     /// Asks the catalog for a table that an open transaction is the first to change. What it says is mostly what it will
-    /// say at the commit, and then the transaction's file can stay as it is; but its locks must not be waited for.
+    /// say at the commit, and then the transaction's file can stay as it is; but not while the transaction itself changes it.
     pub(super) async fn describe_early(&mut self, table: u32) -> Result<()> {
         let within = self.assembly.streams.within();
         let Some(message) = within.and_then(|open| open.description(table)) else { return Ok(()) };
@@ -96,7 +96,9 @@ impl Session {
         let work = Box::pin(async {
             // That it cannot be read now is no matter: it is asked at the commit.
             Ok(match decode(&message) {
-                Ok(Message::Relation(relation)) => catalog.describe_unlocked(&relation).await.ok(),
+                Ok(Message::Relation(relation)) => {
+                    catalog.describe_unchanging(&relation).await.ok().flatten()
+                }
                 _ => None,
             })
         });

@@ -53,3 +53,16 @@ fn rows_of_the_version_before_are_read_again() {
     let ahead = tracker.open(TABLE).unwrap();
     assert_eq!(settled(&mut tracker, ahead, 3), (Verdict::Written, 2));
 }
+
+/// What was noted as of a version in between is not found by the key of the other one.
+#[test]
+fn rows_of_a_version_that_comes_back_are_read_again() {
+    let mut tracker = Tracker::default();
+    tracker.watch();
+    described(&mut tracker, 1);
+    tracker.begin(TABLE);
+    let window = tracker.open(TABLE).unwrap();
+    described(&mut tracker, 2);
+    described(&mut tracker, 1);
+    assert_eq!(settled(&mut tracker, window, 1), (Verdict::Changed, 0));
+}

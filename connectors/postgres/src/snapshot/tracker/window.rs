@@ -63,8 +63,10 @@ struct Window {
     ring: Vec<Commit>,
     /// A place in the newest commit record that had been streamed.
     reached: Option<Lsn>,
-    /// The version that the table came to be.
+    /// The version that the table came to be first; one that it came to be after another is as good as none.
     version: Option<SchemaId>,
+    /// It came to be several.
+    unsteady: bool,
     overflown: bool,
 }
 
@@ -102,7 +104,15 @@ impl Table {
     pub(super) fn open(&mut self, ring: Vec<Commit>, reached: Option<Lsn>) -> u64 {
         self.opened += 1;
         let (number, from) = (self.opened, self.first + self.notes.len() as u64);
-        self.windows.push_back(Window { number, from, ring, reached, version: None, overflown: false });
+        self.windows.push_back(Window {
+            number,
+            from,
+            ring,
+            reached,
+            version: None,
+            unsteady: false,
+            overflown: false,
+        });
         number
     }
 
@@ -122,7 +132,9 @@ impl Table {
     }
 
     pub(super) fn become_version(&mut self, version: SchemaId) {
-        self.windows.iter_mut().for_each(|window| window.version = Some(version));
+        for window in &mut self.windows {
+            window.unsteady |= *window.version.get_or_insert(version) != version;
+        }
     }
 
     /// Gives how many bytes it takes.
@@ -157,7 +169,7 @@ impl Table {
         if window.overflown {
             return Verdict::TooMuch;
         }
-        if window.version.is_some_and(|version| version != read.schema) {
+        if window.unsteady || window.version.is_some_and(|version| version != read.schema) {
             return Verdict::Changed;
         }
         // A standby's stream tells what that has replayed. One that was started again, or another one that answers at the

@@ -171,20 +171,16 @@ async fn the_models_transactions_beside_the_real_reader() {
         all.spawn(lives(worlds, clients, StdRng::seed_from_u64(random.random())));
     }
     let holding = tokio::spawn(hold(sql(&server).await, StdRng::seed_from_u64(seed), all));
-    let mut kills = 0;
-    while !holding.is_finished() {
-        sleep(Duration::from_millis(random.random_range(5..25))).await;
-        if kills < KILLS && random.random_range(0..50) == 0 {
-            kills += 1;
-            capture.crash().await;
-            capture = Capture::start(config(&server), directory.path()).await;
-        }
+    for _ in 0..KILLS {
+        sleep(Duration::from_millis(random.random_range(100..1000))).await;
+        capture.crash().await;
+        capture = Capture::start(config(&server), directory.path()).await;
     }
     holding.await.unwrap();
     read_whole(&capture).await;
     caught_up(&client, &capture).await;
     let events = capture.events();
-    println!("{} events, {kills} kills", events.len());
+    println!("{} events", events.len());
     for number in 0..WORLDS {
         let (name, columns) = (format!("w{number}"), ["id", "v", "big"]);
         let mut built = rebuilt(&events, &format!("public.{name}"), columns.len());
@@ -193,6 +189,5 @@ async fn the_models_transactions_beside_the_real_reader() {
         }
         assert!(built.is_empty(), "{name} has no more {:?}", built.keys());
     }
-    assert!(kills > 0);
     capture.stop().await;
 }

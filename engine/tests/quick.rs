@@ -9,8 +9,9 @@ use std::time::Duration;
 use rowcast_engine::Lsn;
 use rowcast_engine::journal::{self, Compression, Options, Start, first_of_last, for_each_event};
 
+use crate::disk::FakeDisk;
 use crate::seam::WatchedDisk;
-use crate::support::{Fixture, read_all};
+use crate::support::{Fixture, read_all, unlocked};
 
 /// As far apart as the index's entries are.
 const STRIDE: u64 = 256 << 10;
@@ -164,5 +165,34 @@ async fn a_segment_closed_at_the_end_of_a_run_grows_old_too() {
     while journal.oldest() == oldest {
         assert!(tokio::time::Instant::now() < deadline, "its index does not say when it was closed");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What an idle stream has told at the end of a segment is longer than a stride, and no event has the number.
+#[tokio::test]
+async fn a_place_between_two_openings_is_found_behind_an_idle_tail() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+    let open = || journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    let mut fixture = Fixture::over(open()).await;
+    fixture.transaction(1, "before").await;
+    let before = fixture.journal().newest();
+    for lsn in 1..3000 {
+        fixture.ingest.advance(Lsn(fixture.lsn + lsn)).await.unwrap();
+    }
+    fixture.journal().close().await;
+    drop(fixture);
+    unlocked(dir.path());
+    let mut fixture = Fixture::over(open()).await;
+    fixture.transaction(1, "behind").await;
+    fixture.journal().close().await;
+    let behind = fixture.journal().newest();
+    for number in [before, before + 1, behind] {
+        let mut found = Vec::new();
+        for_each_event(dir.path(), &disk, Start::Number(number), |event| {
+            found.push(event.id);
+            true
+        })
+        .unwrap();
+        assert_eq!(found.first(), Some(&if number == before { before } else { behind }), "{number}");
     }
 }

@@ -8,7 +8,7 @@ use rowcast_engine::journal::{self, Journal, Options, Spill, State};
 use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Kind, Lsn};
 
-use crate::disk::FakeDisk;
+use crate::disk::{FakeDisk, Fault, Ill, RENAME};
 use crate::support::{Fixture, read_all};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -236,4 +236,57 @@ async fn several_huge_transactions_at_once_are_each_whole() {
     assert!(disk.names().iter().all(|name| !name.ends_with(".tmp")));
     let report = journal::check(dir.path(), &disk).unwrap();
     assert_eq!(report.events, 3 * 3001 + rounds + 3);
+}
+
+/// A directory may need a block for a name.
+#[tokio::test]
+async fn a_huge_transaction_waits_for_room_for_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let mut fixture = fixture(dir.path(), &disk).await;
+    let (mut builder, parts) = huge(&mut fixture);
+    let spill = spill_parts(fixture.journal().spill().unwrap(), parts).await.unwrap();
+    let rest = builder.take_tail(Lsn(fixture.lsn));
+    let spill = finish_spill(spill, rest).await.unwrap();
+    disk.plan(Some(Fault { calls: RENAME, after: 0, ill: Ill::Full, times: u32::MAX, waits: u32::MAX }));
+    let journal = fixture.journal().clone();
+    let adopted = adopt(&fixture, spill);
+    tokio::join!(adopted, async {
+        until(&journal, "the full state", is_full).await;
+        assert!(read_all(&journal, 0).is_empty(), "not shown before it is there");
+        disk.plan(None);
+    });
+    until(&journal, "room", is_open).await;
+    assert_eq!(read_all(&journal, 0).len(), 3001);
+}
+
+/// What a transaction that is open takes counts: the history that nobody needs gives way to it.
+#[tokio::test]
+async fn history_gives_way_to_a_transaction_that_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 20_000,
+        max_size: Some(3 << 20),
+        ahead_bytes: 0,
+        ..Options::new(dir.path())
+    };
+    let journal = journal::open(options, Arc::new(FakeDisk::default())).unwrap();
+    let mut fixture = Fixture::over(journal).await;
+    for _ in 0..20 {
+        fixture.transaction(100, &"y".repeat(1000)).await;
+    }
+    let oldest = fixture.journal().oldest();
+    let (_builder, parts) = huge(&mut fixture);
+    let spill = spill_parts(fixture.journal().spill().unwrap(), parts).await.unwrap();
+    soon("history to go", async {
+        while fixture.journal().oldest() == oldest {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(spill);
+    // It counts no more: all that is left may stay.
+    let left = fixture.journal().oldest();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(fixture.journal().oldest(), left);
 }

@@ -20,6 +20,7 @@ pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
 use crate::journal::{Gone, Journal, Read};
+use crate::record::Batch;
 use crate::stop::Stop;
 
 /// `last:N` looks back over no more events than this for the N that match.
@@ -77,12 +78,16 @@ impl Feed {
         let mut seen = *head.borrow_and_update();
         while head.changed().await.is_ok() {
             let newest = *head.borrow_and_update();
-            let mut batch = self.journal.cached(seen);
+            // What lies above the head is not shown yet: a reader who were told of it would not find it, and nobody would
+            // tell him again.
+            let shown = |batch: Option<Arc<Batch>>, seen| {
+                batch.filter(|batch| batch.last() > seen && batch.last() <= newest)
+            };
+            let mut batch = shown(self.journal.cached(seen), seen);
             while let Some(current) = batch {
                 self.for_each_view(|view| view.evaluate(&current));
                 seen = current.last();
-                batch =
-                    current.next().or_else(|| self.journal.cached(seen)).filter(|next| next.last() > seen);
+                batch = shown(current.next().or_else(|| self.journal.cached(seen)), seen);
             }
             if seen < newest {
                 self.for_each_view(|view| view.assume(newest));

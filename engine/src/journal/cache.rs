@@ -5,6 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::record::Batch;
 
+/// What a batch takes in memory beside its bytes: itself, its tables' names, and what keeps count of both.
+const BESIDE: usize = size_of::<Batch>() + 128;
+
+fn weight(batch: &Batch) -> usize {
+    batch.byte_len() + BESIDE
+}
+
 #[derive(Debug)]
 struct Inner {
     batches: VecDeque<Arc<Batch>>,
@@ -33,11 +40,11 @@ impl Cache {
         if let Some(last) = inner.batches.back() {
             last.link(batch);
         }
-        inner.bytes += batch.byte_len();
+        inner.bytes += weight(batch);
         inner.batches.push_back(Arc::clone(batch));
         while inner.bytes > self.bytes_max && inner.batches.len() > 1 {
             if let Some(oldest) = inner.batches.pop_front() {
-                inner.bytes -= oldest.byte_len();
+                inner.bytes -= weight(&oldest);
                 inner.floor = oldest.last();
             }
         }

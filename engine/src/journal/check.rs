@@ -223,6 +223,8 @@ impl<'a> Walk<'a> {
         }
         let Some(segment) = self.index(disk, registry) else { return };
         self.good_end = start.offset_in(&segment);
+        // Behind it there may be no event any more.
+        self.last = segment.last();
         self.scanner = Scanner::new(Arc::clone(&self.file), self.good_end, self.length);
     }
 

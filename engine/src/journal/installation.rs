@@ -70,8 +70,10 @@ fn try_store(dir: &Path, disk: &dyn Disk, uuid: Uuid) -> io::Result<()> {
     abort::point(Point::OpenInstallation);
     disk.rename(&beside, &path_in(dir))?;
     disk.sync_dir(dir)?;
-    // The directory's own name, where it has just been made and its parent may be read.
-    let _ = dir.parent().map(|parent| disk.sync_dir(parent));
+    // Its own name, and those of the directories around it, which may have just been made; some may not be read.
+    for around in dir.ancestors().skip(1) {
+        let _ = disk.sync_dir(if around.as_os_str().is_empty() { Path::new(".") } else { around });
+    }
     Ok(())
 }
 

@@ -242,6 +242,10 @@ pub(crate) struct Shared {
     pub(crate) stays: AtomicU64,
     pub(crate) closing: AtomicBool,
     pub(crate) spills: AtomicU64,
+    /// Bytes in files of transactions that have not committed.
+    pub(crate) spilled: AtomicU64,
+    /// Tells this opening's files from those of another one.
+    pub(crate) life: Uuid,
     /// Held while a segment's name goes, or goes to its compressed form: else a removed one would come back.
     pub(crate) names: Mutex<()>,
     /// Gives the blocks of removed files back.

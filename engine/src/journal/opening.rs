@@ -90,6 +90,8 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         stays: AtomicU64::new(0),
         closing: AtomicBool::new(false),
         spills: AtomicU64::new(0),
+        spilled: AtomicU64::new(0),
+        life: Uuid::new_v4(),
         names: Mutex::new(()),
         release,
         spills_waiting: AtomicU64::new(0),
@@ -128,7 +130,13 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     // hold the only position.
     let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
     let above = newest.max(shared.options.seen).max(last_base) + 1;
-    let next = if clock > above { clock } else { above + SHOWN_MAX };
+    // With an interval more may have been shown than is here, up to a clock that has been set back since.
+    let lost = matches!(shared.options.sync, Sync::Interval(_));
+    let next = match clock > above {
+        true if lost => clock.max(above + SHOWN_MAX),
+        true => clock,
+        false => above + SHOWN_MAX,
+    };
     if next.saturating_add(SHOWN_MAX) >= NUMBERS_END {
         return Err(out_of_numbers(clock));
     }

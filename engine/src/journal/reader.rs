@@ -210,7 +210,14 @@ impl Journal {
     }
 
     fn was_removed(&self, segment: &Segment) -> bool {
-        self.shared.segments.load().iter().all(|held| held.header.base != segment.header.base)
+        let is_gone =
+            || self.shared.segments.load().iter().all(|held| held.header.base != segment.header.base);
+        if is_gone() {
+            return true;
+        }
+        // Its name may have gone a moment before it goes from the list.
+        let _names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
+        is_gone()
     }
 
     /// The position from which the first batch is read whose running maximum of commit times is at least `time`.

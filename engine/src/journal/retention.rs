@@ -39,7 +39,9 @@ pub(crate) struct Applied {
 /// Removes segments that are too old or too many. The one being written always stays.
 pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
     let segments = shared.segments.load_full();
-    let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum();
+    // What is open counts: nobody can take it away, and the history that gives way to it is not needed.
+    let open = shared.spilled.load(Ordering::Acquire);
+    let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum::<u64>() + open;
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
     shared.holds.note_newest(*shared.head.borrow());
@@ -135,22 +137,16 @@ fn in_the_way(max_size: u64, doors: &[String], segment: &Segment) -> String {
 fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::Result<()> {
     // The one removed before this one must not come back alone after a power cut.
     shared.disk.sync_dir(&shared.options.dir)?;
-    // First out of the list, then off the disk: a reader that finds no file knows why.
-    shared.segments.rcu(|segments| segments.iter().skip(1).cloned().collect::<Vec<_>>());
-    abort::point(Point::RetentionListed);
+    // Both at once for a reader that finds no file: one that cannot be removed is there for everybody all the while.
     let names = shared.names.lock().unwrap_or_else(PoisonError::into_inner);
-    let removed = shared.release.remove(&*shared.disk, &segment.path);
-    drop(names);
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            shared
-                .segments
-                .rcu(|segments| std::iter::once(segment).chain(segments.iter()).cloned().collect::<Vec<_>>());
-            return Err(error);
-        }
+    match shared.release.remove(&*shared.disk, &segment.path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     abort::point(Point::RetentionRemoved);
+    shared.segments.rcu(|segments| segments.iter().skip(1).cloned().collect::<Vec<_>>());
+    drop(names);
+    abort::point(Point::RetentionListed);
     // The index of a segment that is gone is removed at the next opening if it cannot be now.
     let _ = shared.disk.remove(&segment.path.with_extension("idx"));
     tracing::info!(

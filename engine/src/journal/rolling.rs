@@ -157,7 +157,12 @@ impl Writer {
         file.sync().map_err(failed)?;
         abort::point(Point::AdoptSynced);
         // An empty active segment has the same name; the rename takes its place.
-        self.shared.disk.rename(&path, &target).map_err(failed)?;
+        while let Err(error) = self.shared.disk.rename(&path, &target) {
+            if !is_full(&error) {
+                return Err(failed(error));
+            }
+            self.wait_for_room("there is no room for the name of a large transaction's file")?;
+        }
         abort::point(Point::AdoptRenamed);
         self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
         abort::point(Point::AdoptDurable);

@@ -43,7 +43,8 @@ impl Journal {
     pub fn spill(&self) -> Result<Spill> {
         let shared = Arc::clone(&self.shared);
         let number = shared.spills.fetch_add(1, Ordering::Relaxed);
-        let path = shared.options.dir.join(format!("spill-{number}.tmp"));
+        // One that is still being written when its journal is closed has no name that the next one has.
+        let path = shared.options.dir.join(format!("spill-{}-{number}.tmp", shared.life.simple()));
         let file = shared.disk.create(&path).map_err(|error| {
             Error::transient(format!("Cannot create {} for a large transaction", path.display()))
                 .because(error)
@@ -92,6 +93,7 @@ impl Spill {
         let Some(Spilled { file, segment, path, .. }) = &self.body else { return Ok(()) };
         seal(&mut bytes, segment.events());
         self.put(&**file, path, &bytes, segment.length())?;
+        self.shared.spilled.fetch_add(bytes.len() as u64, Ordering::AcqRel);
         if let Some(header) = Header::parse(&bytes) {
             segment.grow(&header);
         }
@@ -146,13 +148,22 @@ impl Spill {
     }
 
     pub(crate) fn into_file(mut self) -> Option<Spilled> {
-        self.body.take()
+        let body = self.body.take();
+        self.forget(body.as_ref());
+        body
+    }
+
+    fn forget(&self, body: Option<&Spilled>) {
+        let bytes = body.map_or(0, |body| body.segment.length().saturating_sub(SEGMENT_HEADER as u64));
+        self.shared.spilled.fetch_sub(bytes, Ordering::AcqRel);
     }
 }
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        let Some(Spilled { path, file, .. }) = self.body.take() else { return };
+        let body = self.body.take();
+        self.forget(body.as_ref());
+        let Some(Spilled { path, file, .. }) = body else { return };
         // What stays behind is removed at the next opening.
         let _ = self.shared.disk.remove(&path);
         self.shared.release.close(file);

@@ -295,7 +295,7 @@ impl Writer {
             notes.extend(part.notes);
             counter!("rowcast_journal_bytes_total").increment(part.bytes.len() as u64);
             counter!("rowcast_events_total").increment(u64::from(header.events));
-            self.show(part.bytes.into(), &header)?;
+            self.show(fitted(part.bytes), &header)?;
             abort::point(Point::ShowBatch);
         }
         self.shared.note_tx_end(tx_end);
@@ -307,6 +307,7 @@ impl Writer {
         Ok(())
     }
 
+    /// Makes a batch visible in memory.
     pub(super) fn show(&self, bytes: Bytes, header: &Header) -> Result<()> {
         self.active.segment.grow(header);
         if header.events == 0 {
@@ -398,4 +399,12 @@ impl Writer {
         self.publish(std::mem::take(round))?;
         self.sync_now()
     }
+}
+
+/// As long as readers have it, it takes no more memory than it is long: a batch of one row was given room for many.
+fn fitted(mut bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() - bytes.len() > bytes.len() / 8 {
+        bytes.shrink_to_fit();
+    }
+    bytes.into()
 }

@@ -24,7 +24,7 @@ const STAGES: [&str; 7] = [
     "IDENTIFY_SYSTEM",
     "left join pg_replication_slots",
     "from rowcast.migrations",
-    "pg_publication_tables",
+    "not bool_or(p.pubupdate",
     "START_REPLICATION",
 ];
 

@@ -46,8 +46,6 @@ impl Mend {
         for cut in &mut self.cuts {
             let file = cut.file.clone();
             cut.save(dir, disk).map_err(cannot("save what is to be cut off", &file))?;
-            let index = file.with_extension("idx");
-            remove_if_there(disk, &index).map_err(cannot("remove", &index))?;
         }
         disk.sync_dir(dir).map_err(cannot("sync", dir))?;
         if let Some(bridge) = &self.bridge {
@@ -58,6 +56,12 @@ impl Mend {
             }
             bridge.write(dir, disk).map_err(cannot("write", name))?;
         }
+        // Not before the gap is there: without its index a newest segment that was damaged looks like one with a torn end.
+        for cut in &self.cuts {
+            let index = cut.file.with_extension("idx");
+            remove_if_there(disk, &index).map_err(cannot("remove", &index))?;
+        }
+        disk.sync_dir(dir).map_err(cannot("sync", dir))?;
         for cut in &self.cuts {
             cut.off(self.bridge.as_ref(), disk).map_err(cannot("cut", &cut.file))?;
         }

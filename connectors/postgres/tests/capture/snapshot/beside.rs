@@ -113,7 +113,7 @@ async fn what_a_publication_keeps_back_is_not_read() {
     until("the rows", async || reads(&capture.events()).len() >= all.len()).await;
     read_whole(&capture).await;
     assert_eq!(reads(&capture.events()), all);
-    assert!(capture.events().iter().all(|event| event.columns == "id int4,shown text"));
+    assert!(capture.events().iter().all(|event| event.columns == "id int4, shown text"));
     // What somebody asks for is asked of what is published alone.
     ask(&capture, rows_of_t(Some("id = 2 or id = 5 or \"Hidden\" = 'secret' and id = 20"))).await;
     until("them again", async || reads(&capture.events()).len() > all.len()).await;

@@ -394,3 +394,25 @@ async fn an_open_one_does_not_hold_back_what_is_confirmed() {
     assert!(events[1..].iter().zip(0..).all(|(event, seq)| event.seq == seq && event.end_lsn > lsn));
     capture.stop().await;
 }
+
+/// What the same transaction did to a table before its first row there: it is looked up when that is seen, not while the
+/// transaction has the table for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_the_same_transaction_made_is_known() {
+    let (server, directory) = (Server::start(IN_PIECES), Directory::new());
+    let (client, open) = (sql(&server).await, sql(&server).await);
+    run(&client, "create table t (id int not null, v text); create table ends (id int primary key)").await;
+    let capture = Capture::start(in_pieces(&server), directory.path()).await;
+    let made = "alter table t add primary key (id), alter v set not null";
+    let rows = "insert into t select i, repeat('x', 200) from generate_series(1, 5000) i";
+    run(&open, &format!("begin; {made}; {rows}")).await;
+    // What was written before it has been sent.
+    run(&client, "insert into ends values (1)").await;
+    capture.wait(1).await;
+    run(&open, "commit").await;
+    capture.wait(1 + 5000).await;
+    let schema = capture.schema("public.t");
+    assert!(schema.primary_key == [0] && schema.columns[1].not_null, "{schema:?}");
+    assert_eq!(capture.journal.schemas().len(), 2, "not described before");
+    capture.stop().await;
+}

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::postgres::Stop;
+use crate::support::websocket::WebSocket;
 use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON, own_servers, soon, wait_for};
 use crate::workload::alone;
 
@@ -23,6 +25,15 @@ async fn wait_confirmed(client: &tokio_postgres::Client) {
         if reached { Ok(()) } else { Err(String::from("not yet")) }
     })
     .await;
+}
+
+/// A client that asks for everything in this form.
+async fn deaf(rowcast: &Rowcast, form: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(rowcast.address()).await.unwrap();
+    let path = "/v1/events?channel=*&from=earliest";
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: {form}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
 }
 
 /// Reads until the words have come.
@@ -55,12 +66,11 @@ async fn doors_that_stand_still_for_three_timeouts_change_nothing() {
     let pid = "select pid from pg_stat_replication";
     let walsender: i32 = client.query_one(pid, &[]).await.unwrap().get(0);
 
-    // A broker that answers nothing, and a client that asks for everything and reads nothing.
+    // A broker that answers nothing, and clients that ask for everything and read nothing.
     kafka.freeze();
-    let mut deaf = TcpStream::connect(rowcast.address()).await.unwrap();
-    deaf.write_all(b"GET /v1/events?channel=*&from=earliest HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-        .await
-        .unwrap();
+    let mut deaf = [deaf(&rowcast, "text/event-stream").await, deaf(&rowcast, "application/x-ndjson").await];
+    let mut socket = WebSocket::open(rowcast.address()).await.unwrap();
+    socket.send(&json!({"type": "subscribe", "id": "all", "channel": "*", "from": "earliest"})).await;
     let (start, mut row) = (Instant::now(), 1);
     while start.elapsed() < PATIENCE * 3 + Duration::from_secs(1) {
         let until = (row + 1_000).min(ROWS);
@@ -101,5 +111,11 @@ async fn doors_that_stand_still_for_three_timeouts_change_nothing() {
         row += i64::from(came == row);
     }
     let last = format!("{{\"id\":{}}}", ROWS - 1);
-    soon("the deaf client's last row", read_until(&mut deaf, last.as_bytes())).await;
+    for deaf in &mut deaf {
+        soon("a deaf client's last row", read_until(deaf, last.as_bytes())).await;
+    }
+    soon("the deaf socket's last row", async {
+        while socket.next().await.expect("an open socket")["key"]["id"] != ROWS - 1 {}
+    })
+    .await;
 }

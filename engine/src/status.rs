@@ -68,6 +68,8 @@ pub struct Source {
     pub wal_safe_bytes: Option<u64>,
     /// For so long nobody has read the slot, where the server says so.
     pub slot_inactive_seconds: Option<u64>,
+    /// When the server sends transactions that do not fit into its memory, and why then.
+    pub large_transactions: &'static str,
     /// Commits on the server wait until rowcast has confirmed them (`synchronous_standby_names`).
     pub commits_wait: bool,
     /// What will come to harm if nothing is done.

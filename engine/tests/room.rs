@@ -260,33 +260,43 @@ async fn a_huge_transaction_waits_for_room_for_its_name() {
     assert_eq!(read_all(&journal, 0).len(), 3001);
 }
 
-/// What a transaction that is open takes counts: the history that nobody needs gives way to it.
+/// What a transaction that is open takes counts: the history that nobody needs gives way to it, and no more than that.
 #[tokio::test]
 async fn history_gives_way_to_a_transaction_that_is_open() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        segment_bytes: 20_000,
-        max_size: Some(3 << 20),
-        ahead_bytes: 0,
-        ..Options::new(dir.path())
-    };
-    let journal = journal::open(options, Arc::new(FakeDisk::default())).unwrap();
-    let mut fixture = Fixture::over(journal).await;
-    for _ in 0..20 {
-        fixture.transaction(100, &"y".repeat(1000)).await;
-    }
-    let oldest = fixture.journal().oldest();
-    let (_builder, parts) = huge(&mut fixture);
-    let spill = spill_parts(fixture.journal().spill().unwrap(), parts).await.unwrap();
-    soon("history to go", async {
-        while fixture.journal().oldest() == oldest {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    for needed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            segment_bytes: 20_000,
+            max_size: Some(3 << 20),
+            ahead_bytes: 0,
+            holds: if needed { [("idle".to_owned(), 0)].into() } else { [].into() },
+            ..Options::new(dir.path())
+        };
+        let journal = journal::open(options, Arc::new(FakeDisk::default())).unwrap();
+        let mut fixture = Fixture::over(journal).await;
+        for _ in 0..20 {
+            fixture.transaction(100, &"y".repeat(1000)).await;
         }
-    })
-    .await;
-    drop(spill);
-    // It counts no more: all that is left may stay.
-    let left = fixture.journal().oldest();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(fixture.journal().oldest(), left);
+        let oldest = fixture.journal().oldest();
+        let (_builder, parts) = huge(&mut fixture);
+        let spill = spill_parts(fixture.journal().spill().unwrap(), parts).await.unwrap();
+        if needed {
+            // Two looks.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            assert_eq!(fixture.journal().oldest(), oldest, "a sink may still need it");
+            assert!(is_open(&fixture.journal().state().borrow()), "and nobody waits for that");
+            continue;
+        }
+        soon("history to go", async {
+            while fixture.journal().oldest() == oldest {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        drop(spill);
+        // It counts no more: all that is left may stay.
+        let left = fixture.journal().oldest();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert_eq!(fixture.journal().oldest(), left);
+    }
 }

@@ -39,9 +39,9 @@ pub(crate) struct Applied {
 /// Removes segments that are too old or too many. The one being written always stays.
 pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
     let segments = shared.segments.load_full();
-    // What is open counts: nobody can take it away, and the history that gives way to it is not needed.
+    let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum();
+    // To what is open, which may come to nothing, only that gives way which nobody needs.
     let open = shared.spilled.load(Ordering::Acquire);
-    let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum::<u64>() + open;
     let max_size = max_size(shared);
     let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
     shared.holds.note_newest(*shared.head.borrow());
@@ -59,7 +59,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
         let too_much = size > max_size && newest != Some(at);
         let (reason, losers) = match shared.holds.claim_on(segment.last()) {
             Claim::Free if old => ("age", Vec::new()),
-            Claim::Free if too_much => ("size", Vec::new()),
+            Claim::Free if too_much || (size + open > max_size && newest != Some(at)) => ("size", Vec::new()),
             Claim::Stalled(doors) if too_much => ("stalled_sink", doors),
             Claim::Moving(doors) if too_much => {
                 applied.kept = Some((in_the_way(max_size, &doors, segment), MORE_TIME));

@@ -163,6 +163,7 @@ impl Link {
         let names = publications::existing(&client, &self.source).await?;
         let from = situation.start(journal.position().asked_since);
         let sent = self.sent()?;
+        self.status.source(|source| source.large_transactions = sent.told(self.source.streaming));
         let command = start_command(&self.source, from, &names, sent);
         let starts = Box::pin(self.start(&client, connection, &server, &command));
         let stream = during(&board, "Starts the stream", starts).await?;

@@ -69,16 +69,13 @@ impl Replay {
             position,
             page: VecDeque::new(),
             more: (confirmed < position).then_some(confirmed),
-            incomplete: !journal.holds_all_above(confirmed),
+            incomplete: false,
             removed_before: None,
             met_first: false,
             done: confirmed >= position,
             dropped: 0,
         };
         replay.next_page(journal).await?;
-        let newest = Some(journal.summary().newest_commit).filter(|at| *at > 0);
-        let oldest = replay.page.front().map(|stored| stored.committed).or(newest);
-        replay.removed_before = oldest.map(|at| at.saturating_add(SLACK));
         Ok(replay)
     }
 
@@ -88,6 +85,13 @@ impl Replay {
         let (found, more) = page_above(journal, above).await?;
         self.more = more;
         self.page.extend(found);
+        // Behind the reading: what retention has removed before it, or meanwhile, is not in the page.
+        if !journal.holds_all_above(above) {
+            (self.incomplete, self.met_first) = (true, false);
+            let newest = Some(journal.summary().newest_commit).filter(|at| *at > 0);
+            let oldest = self.page.front().map(|stored| stored.committed).or(newest);
+            self.removed_before = oldest.map(|at| at.saturating_add(SLACK));
+        }
         Ok(())
     }
 

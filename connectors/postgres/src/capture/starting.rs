@@ -37,6 +37,20 @@ pub(super) enum Sent {
 }
 
 impl Sent {
+    /// As people are told, where this is `wanted` (source.streaming).
+    pub(super) fn told(self, wanted: Streaming) -> &'static str {
+        match (wanted, self) {
+            (Streaming::Off, _) => "sent when they commit",
+            (Streaming::On, Self::Early) => "sent before they commit",
+            (Streaming::On, Self::WholeForSnapshots) => {
+                "sent when they commit, as long as snapshots are wanted"
+            }
+            (Streaming::On, Self::Whole) => {
+                "sent when they commit up to the next start: before, it has failed"
+            }
+        }
+    }
+
     fn streaming(self) -> Streaming {
         if self == Self::Early { Streaming::On } else { Streaming::Off }
     }

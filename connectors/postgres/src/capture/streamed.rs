@@ -153,14 +153,17 @@ impl Streamed {
         let settled = others.settled(id, message).filter(|_| is_first && !self.types_changed);
         let version = self.versions.len();
         let provisional = SchemaId::try_from(version).unwrap_or(SchemaId::MAX) | UNKNOWN;
+        let asks = is_first && settled.is_none();
         let (schema, composites, doubtful) = match settled {
-            Some((schema, composites)) => (schema, composites.to_vec(), false),
+            // The transaction may have changed what the description does not show.
+            Some((Some(schema), composites)) => (Some(schema), composites.to_vec(), true),
+            Some((None, _)) => (None, Vec::new(), false),
             None => (Some(provisional), Vec::new(), true),
         };
         self.described += message.len() + DESCRIPTION;
         self.versions.push(Version { message: message.into(), schema, is_named, doubtful, used: false });
         self.tables.insert(id, Table { version, width, schema, composites, order, at });
-        is_first && doubtful
+        asks
     }
 
     /// The newest description of a table.

@@ -55,8 +55,8 @@ pub(crate) struct Described {
     pub(crate) names: Vec<(String, String)>,
     /// Columns of its key that are not published, for which its events have no key.
     pub(crate) hidden: Vec<String>,
-    /// The catalog shows no such table: it is gone, or nobody sees it yet.
-    pub(crate) missing: bool,
+    /// As the catalog shows it, some publication sends it.
+    pub(crate) published: bool,
 }
 
 impl Catalog {
@@ -117,6 +117,10 @@ impl Catalog {
         unchanging: bool,
     ) -> Result<Option<Described>> {
         let failed = |error| sql_error(CANNOT_READ, error);
+        // Before: what somebody has changed who has ended since is in the snapshot.
+        if unchanging && client.query_one(CHANGING, &[&relation.id]).await.map_err(failed)?.get(0) {
+            return Ok(None);
+        }
         // One snapshot: keys and types of the same moment.
         let transaction = client
             .build_transaction()
@@ -126,11 +130,8 @@ impl Catalog {
             .await
             .map_err(failed)?;
         let described = describe(&transaction, relation, &self.publications, self.version).await?;
-        // Behind it: who has begun since has changed nothing of what was read.
-        let changing = unchanging
-            && transaction.query_one(CHANGING, &[&relation.id]).await.map_err(failed)?.get::<_, bool>(0);
         transaction.commit().await.map_err(failed)?;
-        Ok((!changing).then_some(described))
+        Ok(Some(described))
     }
 }
 
@@ -214,7 +215,7 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
         key: keys.event,
         unique_key: keys.unique,
     };
-    let (missing, mut names) = (facts.names.is_empty(), facts.names);
+    let (published, mut names) = (facts.published, facts.names);
     names.push((schema.schema.clone(), schema.table.clone()));
-    Described { schema, names, hidden: keys.hidden, missing }
+    Described { schema, names, hidden: keys.hidden, published }
 }

@@ -25,6 +25,8 @@ pub(super) struct TableFacts {
     pub(super) hidden: Vec<HiddenKey>,
     /// No publication sends its updates and deletes.
     pub(super) inserts_only: bool,
+    /// As it is seen, some publication sends it.
+    pub(super) published: bool,
 }
 
 /// A unique index of which the stream shows a part, which identifies no row.
@@ -88,7 +90,8 @@ select current_database()::text as database,
        coalesce((select columns from key_columns where plain and not indisprimary order by relname limit 1),
                 '{}') as unique_key,
        coalesce((select json_agg(h order by h.primary desc) from hidden_keys h), '[]')::text as hidden,
-       not exists (select from members where changes) as inserts_only";
+       not exists (select from members where changes) as inserts_only,
+       exists (select from members) as published";
 
 pub(super) async fn read(
     transaction: &Transaction<'_>,
@@ -111,6 +114,7 @@ fn of_row(row: &Row, hidden: Vec<HiddenKey>) -> Result<TableFacts, tokio_postgre
     Ok(TableFacts {
         database: row.try_get("database")?,
         inserts_only: row.try_get::<_, bool>("inserts_only")? && !names.is_empty(),
+        published: row.try_get("published")?,
         names: schemas.into_iter().zip(names).collect(),
         not_null: row.try_get("not_null")?,
         primary: row.try_get("primary_key")?,

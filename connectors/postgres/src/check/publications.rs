@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::{Requirement, requirement};
 use crate::config::Source;
 use crate::setup::candidates::{Table, unpublished_remedy};
-use crate::setup::server::{GENERATED_COLUMNS, Server};
+use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
 use crate::setup::{partitions, publications, published};
 use crate::tables::identifier;
@@ -18,7 +18,7 @@ const UNWRITABLE: &str = "
 select t.schemaname::text, t.tablename::text, t.pubname::text, $3 and exists (
            select from pg_attribute a
            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated <> ''
-             and a.attname <> all(array(select jsonb_array_elements_text(coalesce(to_jsonb(t) -> 'attnames', '[]'))))
+             and a.attname <> all(array(select jsonb_array_elements_text(coalesce(LISTED, '[]'))))
              and (c.relreplident = 'f' or exists (
                  select from pg_index i where i.indrelid = c.oid and a.attnum = any(i.indkey)
                  and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end)))
@@ -143,11 +143,10 @@ pub(super) async fn of_writes(
     tables: &[Table],
 ) -> Result<Vec<Requirement>> {
     let generated = server.version >= GENERATED_COLUMNS;
+    let listed = if server.version >= LISTED_COLUMNS { "to_jsonb(t.attnames)" } else { "null::jsonb" };
+    let sql = UNWRITABLE.replace("PUBLISHED", published::tables(server.version)).replace("LISTED", listed);
     let rows = client
-        .query(
-            &UNWRITABLE.replace("PUBLISHED", published::tables(server.version)),
-            &[&source.publication, &source.inserts, &generated],
-        )
+        .query(&sql, &[&source.publication, &source.inserts, &generated])
         .await
         .map_err(|error| sql_error("Cannot look at the tables of the publications", error))?;
     let mut all = Vec::new();

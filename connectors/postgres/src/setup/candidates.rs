@@ -33,8 +33,10 @@ pub(crate) struct Table {
     /// Listed by name in the publication for all operations, in the one for inserts.
     pub(crate) in_all: bool,
     pub(crate) in_inserts: bool,
-    /// Its column list and row filter there, as SQL; empty when it has none.
+    /// Its column list there, as SQL; empty when it has none.
     pub(crate) written: String,
+    /// It has a row filter there, whose text takes a lock on the table.
+    pub(crate) filters: bool,
 }
 
 impl Table {
@@ -50,7 +52,7 @@ impl Table {
     /// A publication of updates makes the application's UPDATE and DELETE fail. That a generated column is not published
     /// is no reason for the server before version 18, unless it has a list to compare with.
     pub(crate) fn would_fail(&self) -> bool {
-        !self.identified && (self.hidden.is_empty() || self.written.starts_with(" ("))
+        !self.identified && (self.hidden.is_empty() || !self.written.is_empty())
     }
 }
 
@@ -106,25 +108,25 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.
                            and (not $3 or leaf.whole or coalesce(
                                 case when own.whole then own.key else own.columns end <@ leaf.columns, false)))
            from identity leaf
-           where leaf.oid in (select b.leaf from below b where b.root = c.oid union select c.oid)
+           where leaf.oid in (select b.leaf from below b where c.relkind = 'p' and b.root = c.oid union select c.oid)
              and leaf.kind = 'r'), true) as identified,
        array(select distinct a.attname::text
              from pg_index i join pg_class k on k.oid = i.indrelid
              join pg_attribute a on a.attrelid = k.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])
-             where k.oid in (select b.leaf from below b where b.root = c.oid union select c.oid)
+             where k.oid in (select b.leaf from below b where c.relkind = 'p' and b.root = c.oid union select c.oid)
                and i.indisvalid and i.indimmediate
                and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
                and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed)) order by 1) as hidden,
        array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as ancestors,
        exists (select from members a where a.prrelid = c.oid and a.pubname = $1) as in_all,
        exists (select from members a where a.prrelid = c.oid and a.pubname = $2) as in_inserts,
-       coalesce(m.written, '') as written
+       coalesce(m.written, '') as written, m.filtered is not null as filters
 from pg_class c join pg_namespace n on n.oid = c.relnamespace join identity own on own.oid = c.oid
 left join lateral (select m.* from members m where m.prrelid = c.oid order by m.pubname <> $1 limit 1) m on true
 where c.relpersistence = 'p' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'rowcast')
 order by n.nspname, c.relname";
 
-/// Column list and row filter of a publication's member, by names and as they are written. The publication depends
+/// Column list and row filter of a publication's member, by names, and the list as it is written. The publication depends
 /// once on a column for its list, and once for its filter.
 const LISTS: &str = "
     (select array_agg(a.attname::text) from pg_attribute a
@@ -137,8 +139,7 @@ const LISTS: &str = "
         group by a.attname, a.attnum
         having count(*) > case when a.attnum = any(r.prattrs) then 1 else 0 end) end as filtered,
     coalesce((select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')' from pg_attribute a
-              where a.attrelid = r.prrelid and a.attnum = any(r.prattrs)), '')
-        || coalesce(' where (' || pg_get_expr(r.prqual, r.prrelid) || ')', '') as written";
+              where a.attrelid = r.prrelid and a.attnum = any(r.prattrs)), '') as written";
 
 /// Before version 15 a publication has neither.
 const NO_LISTS: &str = "null::text[] as listed, null::text[] as filtered, '' as written";
@@ -164,6 +165,7 @@ pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Resu
             in_all: row.try_get("in_all")?,
             in_inserts: row.try_get("in_inserts")?,
             written: row.try_get("written")?,
+            filters: row.try_get("filters")?,
         })
     };
     rows.iter().map(table).collect::<Result<_, _>>().map_err(failed)

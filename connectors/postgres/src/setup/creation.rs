@@ -104,7 +104,8 @@ async fn explain(error: Error, client: &Client, source: &Source) -> Result<Made>
                 "Cannot create the replication slot {name}: transactions that began before are still running{blockers}"
             );
             Ok(Made::Blocked(Error::transient(what).hint(
-                "End them (COMMIT; ROLLBACK PREPARED 'GID'; SELECT pg_terminate_backend(PID);): it is tried again",
+                "End them (COMMIT; ROLLBACK PREPARED 'GID'; SELECT pg_terminate_backend(PID);): it is tried again. Where commits \
+                 wait for rowcast itself, it comes into synchronous_standby_names when it has its slot",
             )))
         }
         _ => Err(error),
@@ -128,7 +129,9 @@ async fn blockers(client: &Client) -> Result<String> {
     let sql = "
         with running (since, text) as (
             select xact_start, format('process %s of %s%s (%s)', pid, coalesce(usename::text, 'nobody'),
-                   coalesce(', application ' || nullif(application_name, ''), ''), coalesce(state, 'not shown'))
+                   coalesce(', application ' || nullif(application_name, ''), ''),
+                   case when wait_event = 'SyncRep' then 'its commit waits for a standby: synchronous_standby_names'
+                        else coalesce(state, 'not shown') end)
             from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
             union all
             select prepared, format('prepared transaction %L of %s in database %s', gid, owner, database)

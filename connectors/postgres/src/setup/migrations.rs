@@ -3,6 +3,7 @@
 use refinery::{Migration, Runner};
 use rowcast_engine::{Error, Kind, Result};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::server::Server;
 use crate::tables::identifier;
@@ -91,6 +92,12 @@ async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
     let mut runner = Runner::new(&files).set_abort_missing(false);
     runner.set_migration_table_name(HISTORY);
     let report = runner.run_async(client).await.map_err(|error| {
+        if is_locked(&error) {
+            return Error::transient(
+                "Cannot bring the schema rowcast up to date now: somebody holds a lock in it",
+            )
+            .because(error);
+        }
         Error::new(Kind::Refused, "Cannot bring the schema rowcast up to date")
             .because(error)
             .hint("The user must own the schema rowcast: ALTER SCHEMA rowcast OWNER TO … (and what is in it)")
@@ -99,4 +106,11 @@ async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
         tracing::info!("Applied migration {migration} to schema rowcast");
     }
     Ok(())
+}
+
+/// Whether somebody's lock was in the way, who may be waiting for rowcast.
+fn is_locked(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut codes = causes.filter_map(|error| error.downcast_ref::<tokio_postgres::Error>()?.code());
+    codes.any(|code| *code == SqlState::T_R_DEADLOCK_DETECTED || *code == SqlState::LOCK_NOT_AVAILABLE)
 }

@@ -235,6 +235,7 @@ async fn apply(client: &mut Client, source: &Source, plan: &Plan) -> Result<()> 
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
     transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
+    let plan = &with_filters(&transaction, source, plan).await.map_err(failed)?;
     for statement in statements(source, plan) {
         transaction.batch_execute(&statement).await.map_err(failed)?;
     }
@@ -248,6 +249,25 @@ async fn apply(client: &mut Client, source: &Source, plan: &Plan) -> Result<()> 
         );
     }
     Ok(())
+}
+
+/// The row filters of those that move, as SQL behind their column lists.
+async fn with_filters(
+    transaction: &Transaction<'_>,
+    source: &Source,
+    plan: &Plan,
+) -> Result<Plan, tokio_postgres::Error> {
+    let mut plan = plan.clone();
+    for table in plan.moved.iter_mut().filter(|table| table.filters) {
+        let sql = "select pg_get_expr(r.prqual, r.prrelid)
+                   from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                   where r.prrelid = $1 and p.pubname in ($2, $3) order by p.pubname <> $2 limit 1";
+        let row = transaction.query_one(sql, &[&table.oid, &source.publication, &source.inserts]).await?;
+        if let Some(filter) = row.get::<_, Option<String>>(0) {
+            table.written += &format!(" where ({filter})");
+        }
+    }
+    Ok(plan)
 }
 
 fn statements(source: &Source, plan: &Plan) -> Vec<String> {

@@ -10,7 +10,8 @@ pub(crate) const BY_SCHEMA: u32 = 150_000;
 const VIEW_LOCKS: u32 = 160_000;
 
 /// As the view has it (`pg_get_publication_tables`, catalog/pg_publication.c): `pubname`, `schemaname`, `tablename`,
-/// `attnames`, `rowfilter`. OIDs below 16384 are the server's own. A row filter's text takes a lock on its table.
+/// `attnames`, `rowfilter`. OIDs below 16384 are the server's own. What a member says of columns and rows counts for nothing
+/// where it is published by its schema, too. A row filter's text takes a lock on its table: only who asks for it waits.
 const TABLES: &str = "(
     select p.pubname, n.nspname as schemaname, c.relname as tablename,
            array(select a.attname from pg_attribute a
@@ -37,7 +38,9 @@ const TABLES: &str = "(
                    else t.oid in (select l.oid from listed l) end
     ) c
     join pg_namespace n on n.oid = c.relnamespace
-    left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid)";
+    left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid and not p.puballtables
+                                   and not exists (select from pg_publication_namespace s
+                                                   where s.pnpubid = p.oid and s.pnnspid = c.relnamespace))";
 
 /// What to select from, in place of the view.
 pub(crate) fn tables(version: u32) -> &'static str {

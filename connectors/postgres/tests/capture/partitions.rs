@@ -6,6 +6,7 @@ use super::harness::{Capture, Directory, Seen, config, run, sql, until, version}
 use crate::support::Server;
 use rowcast_engine::event::Op;
 use rowcast_postgres::{Config, check};
+use tokio_postgres::Client;
 
 /// Three levels. Columns in other orders, and with dropped ones between, which no message shows.
 const TREE: &str = "
@@ -78,18 +79,20 @@ async fn through_the_root() {
                   insert into p_as values ('before', 1, 9, 'as');
                   alter table p attach partition p_as for values in ('as');";
     run(&client, attach).await;
-    // Each in a transaction of its own: ARCHITECTURE, known limits of version 14.
-    for statement in [
+    // Each in a transaction of its own, decoded before the next: ARCHITECTURE, known limits of version 14.
+    for (decoded, statement) in (1..).zip([
         "insert into p values (4, 'as', 1, 'four')",
         "truncate p_as",
         "insert into p_us values ('us', 'five', 5, 5)",
         "alter table p detach partition p_us",
         "insert into p_us values ('us', 'alone', 6, 6)",
         "truncate p",
-    ] {
+    ]) {
         run(&client, statement).await;
+        is_decoded(&client, &capture, decoded).await;
     }
-    let events = capture.wait(EXPECTED.len() + 3).await;
+    let mut events = capture.wait(EXPECTED.len() + 3 + 6).await;
+    events.retain(|event| event.op != Op::Message);
     let rest = &events[EXPECTED.len()..];
     assert_eq!(by_name(&capture, &rest[0]), "insert 4 as 1 four");
     assert_eq!(by_name(&capture, &rest[1]), "insert 5 us 5 five");
@@ -120,6 +123,13 @@ async fn leaf_by_leaf() {
     let empty = |channel: &str| format!("truncate {channel} cascade=false restart=false");
     assert_eq!(briefs, [empty(us), empty(new), empty(old)]);
     capture.stop().await;
+}
+
+/// Waits until all so far has been decoded, for the `count`-th time.
+async fn is_decoded(client: &Client, capture: &Capture, count: usize) {
+    run(client, "select rowcast.publish('decoded', '1')").await;
+    let marks = || capture.events().iter().filter(|event| event.op == Op::Message).count();
+    until("it is decoded", async || marks() == count).await;
 }
 
 /// What is to be attached, and what it is attached to. A row of each is decoded before.
@@ -164,9 +174,7 @@ async fn tables_become_partitions_and_cease_to_be() {
             run(&client, &format!("begin; {}; commit", transactions.replace(" | ", between))).await;
             // Or what it decodes while the partition changes again.
             decoded += 1;
-            run(&client, "select rowcast.publish('decoded', '1')").await;
-            let marks = || capture.events().iter().filter(|event| event.op == Op::Message).count();
-            until("it is decoded", async || marks() == decoded).await;
+            is_decoded(&client, &capture, decoded).await;
         }
         client
             .batch_execute("alter table public.p detach partition public.p_late concurrently")

@@ -130,6 +130,8 @@ async fn partitions_are_their_root_or_tables_of_their_own() {
         let config = Config { via_partition_root: root, exclude, ..config(&server) };
         let capture = Capture::start(config, directory.path()).await;
         run(&client, "insert into r values (1, 'a'), (11, 'b'); update r set v = 'c' where id = 11").await;
+        // Version 14 may garble what it decodes meanwhile: ARCHITECTURE, known limits.
+        capture.wait(3).await;
         run(
             &client,
             "create table r_3 partition of r for values from (20) to (30); insert into r values (21, 'd')",

@@ -324,6 +324,7 @@ async fn where_the_server_fails_over_it_they_are_sent_whole() {
     let capture = Capture::start(config, directory.path()).await;
     run(&client, "insert into t values (0, 'known')").await;
     capture.wait(1).await;
+    assert_eq!(capture.report().source.large_transactions, "sent before they commit");
     proxy.fail(b"large one", FAILURE);
     let large = "insert into t select g, 'a large one' || repeat('x', 150) from generate_series(1, 2000) g";
     run(&open, &format!("begin; {large}")).await;
@@ -341,6 +342,9 @@ async fn where_the_server_fails_over_it_they_are_sent_whole() {
     let spilled = "select spill_txns from pg_stat_replication_slots where slot_name = 'rowcast'";
     until("the server's count", async || value(&client, spilled).await.parse::<u32>().unwrap() > 0).await;
     assert_eq!(capture.report().source.reconnects, 1);
+    assert!(
+        capture.report().source.large_transactions.starts_with("sent when they commit up to the next start")
+    );
     capture.stop().await;
 }
 

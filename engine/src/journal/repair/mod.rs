@@ -11,8 +11,8 @@
 //! takes its name; the file itself is what is kept. Behind a break in the newest segment it has a number that was never given.
 //!
 //! The order of writing lets a crash at any moment leave a directory that repair mends again, and that opening refuses
-//! until then: copies of what is cut off, synced; the index of the broken segment goes, so that opening reads the
-//! break; the bridge, renamed into place; only then the cut. A break whose bridge stands already is just cut.
+//! until then: copies of what is cut off, synced; the bridge, renamed into place; the index of the broken segment goes; only
+//! then the cut. A break whose bridge stands already is just cut.
 
 mod mend;
 mod survey;

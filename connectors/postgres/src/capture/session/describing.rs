@@ -117,11 +117,11 @@ impl Session {
 
     /// The schema version of what the catalog has said; `None` when nobody wants the table.
     ///
-    /// Of a table that is not `seen` nobody knows what it is a part of. Where the catalog does not show it at all it may be a
-    /// new partition: it is published, and taken unless it is left out.
+    /// Of a table that is not `seen` nobody knows what it is a part of. Where no publication sends it, as the catalog shows
+    /// it, it has become a partition of one that is sent: it is taken unless it is left out.
     pub(super) fn register(&mut self, described: Described, seen: bool) -> Result<Option<Arc<Schema>>> {
         let (schema, name) = (&described.schema.schema, &described.schema.table);
-        let may_be_part = self.assembly.by_leaf && !seen && described.missing;
+        let may_be_part = self.assembly.by_leaf && !seen && !described.published;
         let wanted = self.tables.takes(schema, name, &described.names)
             || (may_be_part && self.tables.all_but_excluded().matches(schema, name));
         self.stale = true;

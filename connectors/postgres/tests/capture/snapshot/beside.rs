@@ -121,3 +121,24 @@ async fn what_a_publication_keeps_back_is_not_read() {
     assert_eq!(reads(&capture.events())[all.len()..], [all[1].clone(), all[4].clone()]);
     capture.stop().await;
 }
+
+/// Of a table that is published by its schema, too, the server sends every row.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_filter_that_counts_for_nothing_keeps_no_row_back() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    if version(&client).await < 150_000 {
+        println!("SKIPPED: before version 15 nothing is published by its schema");
+        return;
+    }
+    let table = "create table t (id int primary key); insert into t select generate_series(1, 3)";
+    let publication = "create publication rowcast for table t where (id > 2), tables in schema public";
+    run(&client, &format!("{table}; {publication}")).await;
+    run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
+    let manual = rowcast_postgres::Config { manage: false, ..config(&server) };
+    let capture = Capture::start(manual, directory.path()).await;
+    ask(&capture, rows_of_t(None)).await;
+    read_whole(&capture).await;
+    assert_eq!(reads(&capture.events()), ["read public.t 1", "read public.t 2", "read public.t 3"]);
+    capture.stop().await;
+}

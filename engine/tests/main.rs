@@ -15,6 +15,7 @@ mod failures;
 mod feed;
 mod forgotten;
 mod fuzz;
+mod golden;
 mod history;
 mod interval;
 mod journal;

@@ -408,3 +408,18 @@ fn fitted(mut bytes: Vec<u8>) -> Bytes {
     }
     bytes.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_in_memory_takes_what_it_is_long() {
+        for (length, room) in [(243, 4096), (3900, 4096), (4096, 4096)] {
+            let mut bytes = Vec::with_capacity(room);
+            bytes.resize(length, 1);
+            let taken = Vec::from(fitted(bytes)).capacity();
+            assert!(taken <= length + length / 8, "{taken} for {length}");
+        }
+    }
+}

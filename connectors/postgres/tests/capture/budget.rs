@@ -179,7 +179,7 @@ async fn a_capture_that_has_stopped_gives_up_its_slot() {
     let (server, directory, config) = one_row("", OnGap::Stop).await;
     let client = sql(&server).await;
     if version(&client).await < SENDS_NO_EMPTY {
-        return println!("not on this version, which knows no lists of columns");
+        return println!("SKIPPED: before version 15 there are no lists of columns");
     }
     run(&client, "alter table t add column v text").await;
     let capture = Capture::start(with_budget(&config), directory.path()).await;

@@ -71,6 +71,7 @@ async fn the_choice_may_change_between_a_crash_and_the_next_start() {
     let (server, directory) = (Server::start(""), Directory::new());
     let client = sql(&server).await;
     if version(&client).await < FILTERS {
+        println!("SKIPPED: before version 16 the server leaves nothing out by its origin");
         return;
     }
     run(&client, "create table t (id int primary key)").await;
@@ -131,6 +132,7 @@ async fn large_ones_are_told_and_left_out_likewise() {
     until("the server's count", async || value(&client, sent).await == "2").await;
     capture.stop().await;
     if version(&client).await < FILTERS {
+        println!("SKIPPED: before version 16 the server leaves nothing out by its origin");
         return;
     }
     let capture = Capture::start(early(local(&server)), directory.path()).await;

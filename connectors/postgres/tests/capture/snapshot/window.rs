@@ -49,3 +49,29 @@ pub(super) async fn emptied_and_altered(client: &Client, config: rowcast_postgre
     assert_eq!(rebuilt(&events, "public.t", 2), actual(client, "t", &["id", "v"]).await);
     capture.stop().await;
 }
+
+/// All rows are changed at once, again and again, while they are read, and their large values are in no event: more than
+/// could be read again by their keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_as_a_whole_while_it_is_read() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, writer) = (sql(&server).await, sql(&server).await);
+    let table =
+        "create table t (id int primary key, v text, big text); alter table t alter big set storage external;
+                 insert into t select i, 'v', repeat(i || ' ', 500) from generate_series(1, 8000) i";
+    run(&client, table).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let writing = tokio::spawn(async move {
+        for round in 0..6 {
+            run(&writer, &format!("update t set v = 'round {round}'")).await;
+        }
+    });
+    ask(&capture).await;
+    writing.await.unwrap();
+    read_whole(&capture).await;
+    caught_up(&client, &capture).await;
+    let events = capture.events();
+    assert!(events.iter().any(|event| event.op == Op::Update && event.new.ends_with("UNCHANGED")));
+    assert_eq!(rebuilt(&events, "public.t", 3), actual(&client, "t", &["id", "v", "big"]).await);
+    capture.stop().await;
+}

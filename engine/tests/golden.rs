@@ -9,11 +9,11 @@ use rowcast_engine::Lsn;
 use rowcast_engine::event::{Body, Marks, Op};
 use rowcast_engine::ingest::finish_spill;
 use rowcast_engine::journal::disk::RealDisk;
-use rowcast_engine::journal::{self, Journal, Options, Read};
+use rowcast_engine::journal::{self, Journal, Options};
 use rowcast_engine::record::Builder;
 
 use crate::room::adopt;
-use crate::support::{Fixture, insert, unlocked};
+use crate::support::{Fixture, for_each_batch, insert, unlocked, without_indexes};
 
 fn options(dir: &Path) -> Options {
     Options { segment_bytes: 3_000, ahead_bytes: 0, ..Options::new(dir) }
@@ -59,34 +59,24 @@ async fn filled(dir: &Path) {
 
 /// All that is said of each event; the numbers as they follow the first one, since they begin with the clock.
 fn told(journal: &Journal) -> Vec<String> {
-    let (mut all, mut after) = (Vec::new(), 0);
-    let first = journal.oldest();
-    loop {
-        match journal.read(after).unwrap() {
-            Read::AtHead => return all,
-            Read::Gone(gone) => after = gone.to,
-            Read::Batches(batches) => {
-                for batch in batches {
-                    let events = batch.all_events().filter(|event| event.id > after);
-                    all.extend(events.map(|event| {
-                        let at = event.tx.map(|_| event.at);
-                        let (id, sinks) = (event.id - first, &event.sinks);
-                        let body = match event.body {
-                            Body::Gap { channel, from, reason, detail } => {
-                                Body::Gap { channel, from: from.saturating_sub(first), reason, detail }
-                            }
-                            body => body,
-                        };
-                        format!(
-                            "{id} {at:?} {:?} {} {} {} {sinks:?} {:?} {:?} {:?}",
-                            event.op, event.lsn, event.seq, event.last, event.tx, event.snapshot, body
-                        )
-                    }));
-                    after = after.max(batch.last());
+    let (mut all, first) = (Vec::new(), journal.oldest());
+    for_each_batch(journal, 0, |batch, after| {
+        all.extend(batch.all_events().filter(|event| event.id > after).map(|event| {
+            let at = event.tx.map(|_| event.at);
+            let (id, sinks) = (event.id - first, &event.sinks);
+            let body = match event.body {
+                Body::Gap { channel, from, reason, detail } => {
+                    Body::Gap { channel, from: from.saturating_sub(first), reason, detail }
                 }
-            }
-        }
-    }
+                body => body,
+            };
+            format!(
+                "{id} {at:?} {:?} {} {} {} {sinks:?} {:?} {:?} {:?}",
+                event.op, event.lsn, event.seq, event.last, event.tx, event.snapshot, body
+            )
+        }));
+    });
+    all
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -109,7 +99,7 @@ async fn what_was_written_then_is_read_as_what_is_written_now() {
     assert!(files(then.path()).len() > 10, "segments with their indexes");
     for with_indexes in [true, false] {
         if !with_indexes {
-            crate::support::without_indexes(then.path());
+            without_indexes(then.path());
         }
         assert_eq!(
             journal::check(then.path(), &RealDisk).unwrap().events,

@@ -9,33 +9,25 @@ use rowcast_engine::Lsn;
 use rowcast_engine::event::Body;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::journal::{self, Journal, Options, Read, State, StreamPosition};
+use rowcast_engine::journal::{self, Journal, Options, State, StreamPosition};
 
 use crate::disk::FakeDisk;
 use crate::random::Random;
-use crate::support::{Fixture, unlocked, without_indexes};
+use crate::support::{Fixture, for_each_batch, unlocked, without_indexes};
 
 /// What is told of each event: its number, and its end LSN or its reason.
 fn told(journal: &Journal) -> Vec<(u64, String)> {
-    let (mut after, mut told) = (0, Vec::new());
-    loop {
-        match journal.read(after).unwrap() {
-            Read::AtHead => return told,
-            Read::Gone(gone) => after = gone.to,
-            Read::Batches(batches) => {
-                for batch in batches {
-                    told.extend(batch.events().filter(|event| event.id > after).map(|event| {
-                        let what = match event.body {
-                            Body::Gap { reason, .. } => reason.to_owned(),
-                            _ => event.tx.unwrap().end_lsn.0.to_string(),
-                        };
-                        (event.id, what)
-                    }));
-                    after = after.max(batch.last());
-                }
-            }
-        }
-    }
+    let mut told = Vec::new();
+    for_each_batch(journal, 0, |batch, after| {
+        told.extend(batch.events().filter(|event| event.id > after).map(|event| {
+            let what = match event.body {
+                Body::Gap { reason, .. } => reason.to_owned(),
+                _ => event.tx.unwrap().end_lsn.0.to_string(),
+            };
+            (event.id, what)
+        }));
+    });
+    told
 }
 
 fn texts(journal: &Journal) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use rowcast_engine::event::{Body, Event};
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::{self, Journal, Options, Read, Start, State};
+use rowcast_engine::journal::{self, Journal, Options, Start, State};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Lsn, Result};
 use tokio::runtime::{Builder as Tokio, Runtime};
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::disk::{FakeDisk, Fault, Ill, OTHERS, WRITE};
 use crate::random::Random;
 use crate::room::soon;
-use crate::support::{Fixture, read_all, table, unlocked};
+use crate::support::{Fixture, for_each_batch, read_all, table, unlocked};
 
 /// Nothing of it runs: journals that are opened within it have no ticks, which would end a round.
 static CLOCK: LazyLock<Runtime> =
@@ -127,24 +127,17 @@ fn what_has_arrived_is_one_write_and_one_sync() {
 
 /// Numbers, and the payload of what was published.
 fn read_events(fixture: &Fixture) -> Vec<(u64, String)> {
-    let (mut after, mut all) = (0, Vec::new());
-    loop {
-        match fixture.journal().read(after).unwrap() {
-            Read::AtHead => return all,
-            Read::Gone(gone) => after = gone.to,
-            Read::Batches(batches) => {
-                for event in batches.iter().flat_map(|batch| batch.events()).filter(|event| event.id > after)
-                {
-                    let kind = match event.body {
-                        Body::Message { payload, .. } => payload.to_owned(),
-                        _ => "row".to_owned(),
-                    };
-                    all.push((event.id, kind));
-                }
-                after = batches.last().unwrap().last();
-            }
-        }
-    }
+    let mut all = Vec::new();
+    for_each_batch(fixture.journal(), 0, |batch, after| {
+        all.extend(batch.events().filter(|event| event.id > after).map(|event| {
+            let kind = match event.body {
+                Body::Message { payload, .. } => payload.to_owned(),
+                _ => "row".to_owned(),
+            };
+            (event.id, kind)
+        }));
+    });
+    all
 }
 
 #[test]

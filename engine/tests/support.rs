@@ -10,7 +10,7 @@ use rowcast_engine::event::{Marks, Op};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Journal, Options, Read, StreamPosition};
-use rowcast_engine::record::{Builder, TxStart};
+use rowcast_engine::record::{Batch, Builder, TxStart};
 use rowcast_engine::schema::{Column, Identity, Schema, Type};
 
 pub(crate) fn table(name: &str) -> Schema {
@@ -167,27 +167,35 @@ impl Fixture {
 /// An event: id, index in the transaction, last, end LSN, a digest of the row.
 pub(crate) type Seen = (u64, u32, bool, u64, u32);
 
-pub(crate) fn read_all(journal: &Journal, mut after: u64) -> Vec<Seen> {
-    let mut seen = Vec::new();
+/// Gives every batch that has events behind one to `see`, with the event behind which they count in it.
+pub(crate) fn for_each_batch(journal: &Journal, mut after: u64, mut see: impl FnMut(&Batch, u64)) {
     loop {
         match journal.read(after).unwrap() {
-            Read::AtHead => return seen,
+            Read::AtHead => return,
             Read::Gone(gone) => after = gone.to,
             Read::Batches(batches) => {
                 for batch in batches {
-                    let before = seen.len();
-                    for event in batch.events().filter(|event| event.id > after) {
-                        let rowcast_engine::event::Body::Row { new: Some(tuple), .. } = event.body else {
-                            panic!("not a row: {event:?}")
-                        };
-                        let bytes = tuple.values().map(|value| format!("{value:?}")).collect::<String>();
-                        let end = event.tx.map_or(0, |tx| tx.end_lsn.0);
-                        seen.push((event.id, event.seq, event.last, end, crc32c::crc32c(bytes.as_bytes())));
-                    }
-                    assert!(seen.len() > before, "a batch that was read has something new");
-                    after = batch.last();
+                    see(&batch, after);
+                    after = after.max(batch.last());
                 }
             }
         }
     }
+}
+
+pub(crate) fn read_all(journal: &Journal, after: u64) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    for_each_batch(journal, after, |batch, after| {
+        let before = seen.len();
+        for event in batch.events().filter(|event| event.id > after) {
+            let rowcast_engine::event::Body::Row { new: Some(tuple), .. } = event.body else {
+                panic!("not a row: {event:?}")
+            };
+            let bytes = tuple.values().map(|value| format!("{value:?}")).collect::<String>();
+            let end = event.tx.map_or(0, |tx| tx.end_lsn.0);
+            seen.push((event.id, event.seq, event.last, end, crc32c::crc32c(bytes.as_bytes())));
+        }
+        assert!(seen.len() > before, "a batch that was read has something new");
+    });
+    seen
 }

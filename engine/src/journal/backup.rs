@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::journal::check::{self, CheckReport};
-use crate::journal::disk::{RealDisk, make_dir};
+use crate::journal::disk::{RealDisk, around, make_dir};
 use crate::journal::installation;
 use crate::journal::opening::segment_paths;
 
@@ -110,10 +110,7 @@ fn copy(mut from: &File, to: &Path, length: u64) -> io::Result<()> {
 
 /// The names of the directory and of the one around it, which may be new as well.
 fn sync_parents(dir: &Path) -> io::Result<()> {
-    let parents = dir.ancestors().skip(1).take(2);
-    parents
-        .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
-        .try_for_each(|dir| File::open(dir)?.sync_all())
+    around(dir).take(2).try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 fn cannot_copy(from: &Path, to: &Path, error: io::Error) -> Error {

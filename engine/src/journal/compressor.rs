@@ -135,8 +135,8 @@ impl Work {
         let disk = &*self.shared.disk;
         let beside = beside(&segment.path);
         let source = match disk.open(&segment.path) {
-            // Retention was first; it is going through both, name and list.
-            Err(_) if !self.still_holds(segment) => return Ok(()),
+            // Retention was first.
+            Err(_) if self.shared.has_removed(segment) => return Ok(()),
             opened => opened?,
         };
         self.look_through(&source, segment)?;
@@ -173,12 +173,6 @@ impl Work {
 
     fn holds(&self, segment: &Segment) -> bool {
         self.shared.segments.load().iter().any(|held| held.header.base == segment.header.base)
-    }
-
-    /// The same, where retention may be between the name and the list.
-    fn still_holds(&self, segment: &Segment) -> bool {
-        let _names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
-        self.holds(segment)
     }
 
     /// Gives the compressed form the segment's name; `false` when retention has removed the segment meanwhile.

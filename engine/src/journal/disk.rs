@@ -62,6 +62,11 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
+/// The directories around one, from the inside: each has the name of the one before.
+pub(crate) fn around(dir: &Path) -> impl Iterator<Item = &Path> {
+    dir.ancestors().skip(1).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+}
+
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file =

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
-use crate::journal::disk::Disk;
+use crate::journal::disk::{Disk, around};
 use crate::journal::opening::segment_paths;
 use crate::journal::refusal::cannot_use;
 
@@ -71,8 +71,8 @@ fn try_store(dir: &Path, disk: &dyn Disk, uuid: Uuid) -> io::Result<()> {
     disk.rename(&beside, &path_in(dir))?;
     disk.sync_dir(dir)?;
     // Its own name, and those of the directories around it, which may have just been made; some may not be read.
-    for around in dir.ancestors().skip(1) {
-        let _ = disk.sync_dir(if around.as_os_str().is_empty() { Path::new(".") } else { around });
+    for dir in around(dir) {
+        let _ = disk.sync_dir(dir);
     }
     Ok(())
 }

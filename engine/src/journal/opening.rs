@@ -132,11 +132,7 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     let above = newest.max(shared.options.seen).max(last_base) + 1;
     // With an interval more may have been shown than is here, up to a clock that has been set back since.
     let lost = matches!(shared.options.sync, Sync::Interval(_));
-    let next = match clock > above {
-        true if lost => clock.max(above + SHOWN_MAX),
-        true => clock,
-        false => above + SHOWN_MAX,
-    };
+    let next = if clock > above && !lost { clock } else { clock.max(above + SHOWN_MAX) };
     if next.saturating_add(SHOWN_MAX) >= NUMBERS_END {
         return Err(out_of_numbers(clock));
     }

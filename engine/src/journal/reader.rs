@@ -176,7 +176,7 @@ impl Journal {
     fn scan(&self, segment: &Segment, offset: u64) -> std::result::Result<Scanner, Option<Error>> {
         match open_own(&*self.shared.disk, segment) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
-            Err(_) if self.was_removed(segment) => Err(None),
+            Err(_) if self.shared.has_removed(segment) => Err(None),
             Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
         }
     }
@@ -207,17 +207,6 @@ impl Journal {
         let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
         damage.retain(|base, _| segments.iter().any(|segment| segment.header.base == *base));
         damage.values().next().cloned()
-    }
-
-    fn was_removed(&self, segment: &Segment) -> bool {
-        let is_gone =
-            || self.shared.segments.load().iter().all(|held| held.header.base != segment.header.base);
-        if is_gone() {
-            return true;
-        }
-        // Its name may have gone a moment before it goes from the list.
-        let _names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
-        is_gone()
     }
 
     /// The position from which the first batch is read whose running maximum of commit times is at least `time`.

@@ -56,12 +56,12 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
             break;
         }
         let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
-        let too_much = size > max_size && newest != Some(at);
+        let too_much = |size| size > max_size && newest != Some(at);
         let (reason, losers) = match shared.holds.claim_on(segment.last()) {
             Claim::Free if old => ("age", Vec::new()),
-            Claim::Free if too_much || (size + open > max_size && newest != Some(at)) => ("size", Vec::new()),
-            Claim::Stalled(doors) if too_much => ("stalled_sink", doors),
-            Claim::Moving(doors) if too_much => {
+            Claim::Free if too_much(size + open) => ("size", Vec::new()),
+            Claim::Stalled(doors) if too_much(size) => ("stalled_sink", doors),
+            Claim::Moving(doors) if too_much(size) => {
                 applied.kept = Some((in_the_way(max_size, &doors, segment), MORE_TIME));
                 break;
             }
@@ -71,7 +71,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
         if let Err(error) = remove(shared, segment, reason) {
             // It stays in the list, and those after it stay: the history must have no hole.
             let kept = cannot_remove(shared, segment, &error);
-            applied.kept = (too_much && is_forbidden(&error)).then_some(kept);
+            applied.kept = (too_much(size) && is_forbidden(&error)).then_some(kept);
             break;
         }
         shared.stays.store(0, Ordering::Release);
@@ -157,6 +157,18 @@ fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::
     );
     counter!("rowcast_journal_segments_removed_total", "reason" => reason).increment(1);
     Ok(())
+}
+
+impl Shared {
+    /// Whether retention has removed a segment whose file is not there; where it is between name and list, it is waited for.
+    pub(super) fn has_removed(&self, segment: &Segment) -> bool {
+        let is_gone = || self.segments.load().iter().all(|held| held.header.base != segment.header.base);
+        if is_gone() {
+            return true;
+        }
+        let _names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        is_gone()
+    }
 }
 
 pub(super) fn max_size(shared: &Shared) -> u64 {

@@ -304,13 +304,11 @@ impl Session {
             return Ok(());
         }
         let now = Instant::now();
-        let due = if self.feedback.is_hasty() { self.retry_at } else { self.advance_at };
-        if !self.urgent && now < due {
+        if !self.urgent && now < self.advance_due() {
             return Ok(());
         }
         let Some(room) = self.ingest.try_room() else {
-            self.retry_at = now + ADVANCE_RETRY;
-            self.advance_at = self.retry_at;
+            (self.retry_at, self.advance_at) = (now + ADVANCE_RETRY, now + ADVANCE_RETRY);
             return Ok(());
         };
         room.advance(self.ingest.journal(), self.assembly.passed)?;
@@ -318,6 +316,10 @@ impl Session {
         self.advance_at = now + ADVANCE_EVERY;
         self.urgent = false;
         Ok(())
+    }
+
+    fn advance_due(&self) -> Instant {
+        if self.feedback.is_hasty() { self.retry_at } else { self.advance_at }
     }
 
     /// Whether the stream is idle, at a position that the journal does not know.
@@ -388,8 +390,7 @@ impl Session {
 
     /// When something other than feedback is due.
     fn next_duty(&self) -> Option<Instant> {
-        let due = if self.feedback.is_hasty() { self.retry_at } else { self.advance_at };
-        let advance = self.has_moved().then_some(due);
+        let advance = self.has_moved().then(|| self.advance_due());
         let show = self.stale.then(|| self.shown + SHOW_EVERY);
         let held_back = self.sent == Sent::WholeForSnapshots && self.assembly.is_idle();
         let look = held_back.then_some(self.look_at);

@@ -80,8 +80,11 @@ impl Catalog {
     ///
     /// When the catalog cannot be read; the next call connects anew.
     pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
-        let described = self.ask(relation, false).await?;
-        described.ok_or_else(|| Error::failed("A table was not described"))
+        let mut client = self.take_client().await?;
+        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation)).await;
+        let described = read.map_err(|_| seen::too_long())??;
+        self.client = Some(client);
+        Ok(described)
     }
 
     /// The same; `None` for as long as somebody's transaction changes the table: that may be the one whose changes are
@@ -91,15 +94,12 @@ impl Catalog {
     ///
     /// When the catalog cannot be read.
     pub(crate) async fn describe_unchanging(&mut self, relation: &Relation<'_>) -> Result<Option<Described>> {
-        self.ask(relation, true).await
-    }
-
-    async fn ask(&mut self, relation: &Relation<'_>, unchanging: bool) -> Result<Option<Described>> {
-        let mut client = self.take_client().await?;
-        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation, unchanging)).await;
-        let described = read.map_err(|_| seen::too_long())??;
+        let client = self.take_client().await?;
+        let asked = timeout(READ_TIMEOUT, client.query_one(CHANGING, &[&relation.id])).await;
+        let row = asked.map_err(|_| seen::too_long())?.map_err(|error| sql_error(CANNOT_READ, error))?;
         self.client = Some(client);
-        Ok(described)
+        // What somebody has changed who has ended since is in the snapshot.
+        if row.get(0) { Ok(None) } else { self.describe(relation).await.map(Some) }
     }
 
     /// The connection, if there is one that lives. Who has used it gives it back.
@@ -110,17 +110,8 @@ impl Catalog {
         }
     }
 
-    async fn read(
-        &self,
-        client: &mut Client,
-        relation: &Relation<'_>,
-        unchanging: bool,
-    ) -> Result<Option<Described>> {
+    async fn read(&self, client: &mut Client, relation: &Relation<'_>) -> Result<Described> {
         let failed = |error| sql_error(CANNOT_READ, error);
-        // Before: what somebody has changed who has ended since is in the snapshot.
-        if unchanging && client.query_one(CHANGING, &[&relation.id]).await.map_err(failed)?.get(0) {
-            return Ok(None);
-        }
         // One snapshot: keys and types of the same moment.
         let transaction = client
             .build_transaction()
@@ -131,7 +122,7 @@ impl Catalog {
             .map_err(failed)?;
         let described = describe(&transaction, relation, &self.publications, self.version).await?;
         transaction.commit().await.map_err(failed)?;
-        Ok(Some(described))
+        Ok(described)
     }
 }
 

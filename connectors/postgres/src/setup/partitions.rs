@@ -4,6 +4,7 @@ use rowcast_engine::Result;
 use rowcast_engine::schema::Schema;
 use tokio_postgres::Client;
 
+use super::publications::named;
 use super::server::Server;
 use super::trigger::SEES_PARTITIONS;
 use crate::config::Source;
@@ -33,9 +34,6 @@ join pg_class c on c.oid = t.leaf join pg_namespace n on n.oid = c.relnamespace
 join pg_class r on r.oid = t.root join pg_namespace m on m.oid = r.relnamespace
 where of_leaf.columns <> of_root.columns order by 1, 2";
 
-/// How many are named at most.
-const NAMED: usize = 5;
-
 /// Whether a partitioned table is a member of ours.
 pub(crate) async fn has_trees(client: &Client, source: &Source) -> Result<bool> {
     let sql = "select exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
@@ -60,16 +58,11 @@ pub(crate) async fn endangered(client: &Client, source: &Source, server: &Server
     }
     let rows = client.query(CONVERTED, &[&source.publication, &source.inserts]).await;
     let rows = rows.map_err(|error| sql_error("Cannot compare the columns of partitions", error))?;
-    let told = rows.iter().take(NAMED).map(|row| {
+    let told = rows.iter().map(|row| {
         let (leaf, root) = ((row.get(0), row.get(1)), (row.get(2), row.get(3)));
         format!("{} of {}", Schema::channel_of(leaf.0, leaf.1), Schema::channel_of(root.0, root.1))
     });
-    let (told, more) = (told.collect::<Vec<_>>().join(", "), rows.len().saturating_sub(NAMED));
-    Ok(match (rows.len(), more) {
-        (0, _) => None,
-        (_, 0) => Some(told),
-        _ => Some(format!("{told} and {more} more")),
-    })
+    Ok((!rows.is_empty()).then(|| named(told)))
 }
 
 /// What can be done about those.

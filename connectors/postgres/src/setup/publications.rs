@@ -221,9 +221,14 @@ fn refuse_foreign(foreign: &[Table], server: &Server) -> Result<()> {
 
 /// Tables for people, not all of very many.
 pub(crate) fn listed(tables: &[Table]) -> String {
-    let names: Vec<String> = tables.iter().take(NAMED).map(Table::channel).collect();
+    named(tables.iter().map(Table::channel))
+}
+
+/// The first of them, and how many more there are.
+pub(crate) fn named(tables: impl ExactSizeIterator<Item = String>) -> String {
     let more = tables.len().saturating_sub(NAMED);
-    if more == 0 { names.join(", ") } else { format!("{} and {more} more tables", names.join(", ")) }
+    let names = tables.take(NAMED).collect::<Vec<_>>().join(", ");
+    if more == 0 { names } else { format!("{names} and {more} more tables") }
 }
 
 /// Everything in one transaction: a table is in one publication or in the other.

@@ -52,10 +52,12 @@ impl Lock {
         }
         Ok(Self(held))
     }
+}
 
+impl Drop for Lock {
     /// Gives the directory free. Said, not left to the closing of the files: a process that is being forked has them
     /// open as well until it executes something, and would keep the locks for so long.
-    pub(crate) fn release(self) {
+    fn drop(&mut self) {
         for file in &self.0 {
             let _ = flock(file, FlockOperation::Unlock);
         }
@@ -65,4 +67,21 @@ impl Lock {
 fn in_use(dir: &Path) -> Error {
     Error::journal(format!("The journal in {} is in use by another process", dir.display()))
         .hint("Stop the other rowcast, or give this one a directory of its own (--data DIR).")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_free_is_free_while_others_have_its_files_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::make(dir.path()).unwrap();
+        // As a child has them that is forked and does not execute anything yet.
+        let inherited: Vec<_> = lock.0.iter().map(|file| file.try_clone().unwrap()).collect();
+        assert!(Lock::of(dir.path()).is_err());
+        drop(lock);
+        Lock::of(dir.path()).unwrap();
+        drop(inherited);
+    }
 }

@@ -17,7 +17,6 @@ use crate::event::Micros;
 use crate::journal::compressor::Compressor;
 use crate::journal::disk::DiskFile;
 use crate::journal::history::NewHistory;
-use crate::journal::lock::Lock;
 use crate::journal::rolling::{RowsEnd, is_full};
 use crate::journal::room::{Claim, FULL_RETRY};
 use crate::journal::segment::Segment;
@@ -197,8 +196,7 @@ impl Writer {
     }
 
     fn unlock(&self) {
-        let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        lock.into_iter().for_each(Lock::release);
+        drop(self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Takes an append into the round, once there is room for it.

@@ -37,10 +37,13 @@ async fn end(server: &Server) -> Lsn {
     value(&sql(server).await, "select pg_current_wal_lsn()").await.parse().unwrap()
 }
 
-fn stored(directory: &Directory) -> Lsn {
+async fn stored(directory: &Directory) -> Lsn {
     let options = rowcast_engine::journal::Options::new(directory.path());
     let disk = std::sync::Arc::new(rowcast_engine::journal::disk::RealDisk);
-    rowcast_engine::journal::open(options, disk).unwrap().position().lsn
+    let journal = rowcast_engine::journal::open(options, disk).unwrap();
+    // Dropped only, its thread would hold the directory for a moment more.
+    journal.close().await;
+    journal.position().lsn
 }
 
 const BEFORE: [&str; 3] = ["insert public.t 1", "insert public.t 2", "insert public.t 3"];
@@ -76,7 +79,7 @@ async fn a_restored_server_that_is_ahead() {
     for policy in POLICIES {
         let (server, directory, config) = put_back(policy).await;
         let client = sql(&server).await;
-        let position = stored(&directory);
+        let position = stored(&directory).await;
         run(&client, "insert into t values (4)").await;
         run(&client, "insert into t values (5)").await;
         until("the server to be ahead", async || {
@@ -97,7 +100,7 @@ async fn a_restored_server_that_lacks_rows() {
     for (policy, comes) in [(OnGap::Stop, true), (OnGap::Stop, false), (OnGap::Continue, false)] {
         let (server, directory, config) = put_back(policy).await;
         let client = sql(&server).await;
-        let position = stored(&directory);
+        let position = stored(&directory).await;
         until("the server to be ahead", async || {
             run(&client, "insert into other select generate_series(1, 100)").await;
             end(&server).await > position

@@ -38,6 +38,8 @@ pub(crate) enum Scene {
     First,
     /// With segments so many that old ones go.
     Retention,
+    /// On a disk that is full: `full.rs`.
+    Full,
     /// With a sink.
     Sink,
     /// While tables are read: `filling.rs`.
@@ -52,6 +54,7 @@ fn scene(point: Point) -> Scene {
             Scene::First
         }
         Some(("retention", _)) => Scene::Retention,
+        Some(("full", _)) => Scene::Full,
         Some(("sink" | "cursor", _)) => Scene::Sink,
         Some(("snapshot", _)) => Scene::Snapshot,
         _ => Scene::Usual,

@@ -1,7 +1,9 @@
 //! A disk that is really full: capture pauses, readers are served, everybody is told, and all of it goes on by itself.
 
+use rowcast_engine::abort::VARIABLE;
 use serde_json::Value;
 
+use crate::abort::{KILLED, Scene, points};
 use crate::support::ndjson::page;
 use crate::support::process::Directory;
 use crate::support::rowcast::command;
@@ -193,6 +195,40 @@ async fn a_disk_that_is_full_at_once_is_told_at_once() {
     disk.make_room();
     assert_all_told(&rowcast, &database, &witness).await;
     assert_eq!(witness.look(|memory| memory.keys("custom.event")), taken);
+}
+
+/// What was published and did not fit is cut off before anybody is told so: whoever has no answer finds nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_when_what_did_not_fit_was_cut_off() {
+    let (disk, database) = (SmallDisk::new().await, with_table("full_cut").await);
+    let mut rowcast = on(&disk, &database).start().await;
+    let witness = Witness::start(rowcast.address());
+    insert(&database, 1).await;
+    for point in points(Scene::Full) {
+        assert_eq!(rowcast.terminate().await, 0);
+        rowcast.set_env(VARIABLE, Some(&format!("{}:1", point.name())));
+        rowcast.resume().await;
+        rowcast.wait_streaming().await;
+        disk.fill_up_to(0);
+        let mut taken = Vec::new();
+        for number in 0..10_000 {
+            let path = "/v1/channels/custom.event/events";
+            // Longer than what the file has ahead.
+            let body = format!("{}{number}", " ".repeat(300_000));
+            match soon("an answer", http::post(rowcast.address(), path, &body)).await {
+                Ok(answer) if answer.status == 201 => taken.push(number),
+                Ok(answer) => assert_eq!(answer.status, 503),
+                Err(_) => break,
+            }
+        }
+        assert_eq!(rowcast.wait_end().await, KILLED, "{}", point.name());
+        insert(&database, 20).await;
+        disk.make_room();
+        rowcast.set_env(VARIABLE, None);
+        rowcast.resume().await;
+        assert_all_told(&rowcast, &database, &witness).await;
+        assert_eq!(witness.look(|memory| memory.keys("custom.event")), taken);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,9 +94,11 @@ points! {
     AdoptDurable = "adopt.durable",
     /// It is visible and may be confirmed; nothing follows it yet.
     AdoptShown = "adopt.shown",
-    /// An old segment is out of the list, its file is there.
+    /// Of a round that found no room nothing is left on the disk, and nobody has been told.
+    FullCut = "full.cut",
+    /// An old segment is out of the list, its index is there.
     RetentionListed = "retention.listed",
-    /// Its file is gone, its index is there.
+    /// Its file is gone, the list still has it.
     RetentionRemoved = "retention.removed",
     /// The slot is claimed, and does not exist.
     SourceClaimed = "source.claimed",

@@ -17,8 +17,9 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Runs the seeds from 0 on, or what the environment says.
-pub(crate) fn run(seeds: u64, one: fn(u64) -> Outcome) {
+/// Runs the seeds from 0 on, or what the environment says. Each does `least` steps on an average: lives that end early
+/// would show nothing.
+pub(crate) fn run(seeds: u64, least: u64, one: fn(u64) -> Outcome) {
     if let Some(seed) = number("ROWCAST_SEED") {
         one(seed).unwrap_or_else(|failure| panic!("{failure}"));
     } else if let Some(seconds) = number("ROWCAST_FUZZ_SECONDS") {
@@ -26,7 +27,8 @@ pub(crate) fn run(seeds: u64, one: fn(u64) -> Outcome) {
         let first = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() * 1_000_000;
         run_all(first, one, move |_| started.elapsed() < budget);
     } else {
-        run_all(0, one, move |at| at < seeds);
+        let steps = run_all(0, one, move |at| at < seeds);
+        assert!(steps >= seeds * least, "{steps} steps in {seeds} seeds");
     }
 }
 
@@ -43,8 +45,8 @@ pub(crate) fn guard<T>(
     })
 }
 
-/// On two threads, until `more` says that it is enough.
-fn run_all(first: u64, one: fn(u64) -> Outcome, more: impl Fn(u64) -> bool + Send + Sync + 'static) {
+/// On two threads, until `more` says that it is enough. Gives how many steps that were.
+fn run_all(first: u64, one: fn(u64) -> Outcome, more: impl Fn(u64) -> bool + Send + Sync + 'static) -> u64 {
     let (next, more) = (Arc::new(AtomicU64::new(0)), Arc::new(more));
     let (send, results) = mpsc::sync_channel(16);
     for _ in 0..2 {
@@ -75,4 +77,5 @@ fn run_all(first: u64, one: fn(u64) -> Outcome, more: impl Fn(u64) -> bool + Sen
         }
     }
     println!("{seeds} seeds from {first} on, {steps} steps");
+    steps
 }

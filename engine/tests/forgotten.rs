@@ -182,16 +182,19 @@ async fn numbers_that_were_shown_and_lost_are_not_given_again() {
         let options = Options { seen: if life == 0 { 4_000_000_000_000_000 } else { 0 }, ..lazy(dir.path()) };
         let mut fixture = Fixture::over(open(options, &disk_now).unwrap()).await;
         let mut head = fixture.journal().head();
-        let before = fixture.journal().newest();
-        let mut builder = Builder::new();
-        fixture.begin(&mut builder);
-        fixture.row(&mut builder, "shown");
-        fixture.commit(&mut builder);
-        let room = fixture.ingest.room().await.unwrap();
-        room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
-        let newest = *head.wait_for(|head| *head > before).await.unwrap();
-        assert!(newest > shown, "life {life}");
-        shown = newest;
+        // The first one brings the table's description and is synced at once.
+        for _ in 0..2 {
+            let before = fixture.journal().newest();
+            let mut builder = Builder::new();
+            fixture.begin(&mut builder);
+            fixture.row(&mut builder, "shown");
+            fixture.commit(&mut builder);
+            let room = fixture.ingest.room().await.unwrap();
+            room.append(fixture.journal(), builder.take(), Lsn(fixture.lsn));
+            let newest = *head.wait_for(|head| *head > before).await.unwrap();
+            assert!(newest > shown, "life {life}");
+            shown = newest;
+        }
         disk_now = disk_now.after_power_cut(&mut Random::new(life));
         drop(fixture);
     }

@@ -12,15 +12,15 @@ use crate::campaign;
 
 #[test]
 fn changed_files_are_refused_or_read_as_they_were_and_can_be_repaired() {
-    campaign::run(60, files::run);
+    campaign::run(60, files::DIRECTORIES, files::run);
 }
 
 #[test]
 fn rows_of_any_bytes_are_rendered() {
-    campaign::run(60, rows::run);
+    campaign::run(60, 1, rows::run);
 }
 
 #[test]
 fn cursors_of_any_bytes_are_read_or_refused() {
-    campaign::run(20, files::cursors);
+    campaign::run(20, files::DIRECTORIES, files::cursors);
 }

@@ -33,6 +33,7 @@ fn live(world: &mut World) -> u64 {
         world.note(format!("life {life}"));
         world.open();
         for _ in 0..world.random.below(STEPS) {
+            world.steps += 1;
             if !world.step() {
                 break;
             }
@@ -44,5 +45,5 @@ fn live(world: &mut World) -> u64 {
 
 #[test]
 fn random_lives_keep_every_promise() {
-    campaign::run(1500, run);
+    campaign::run(3000, 60, run);
 }

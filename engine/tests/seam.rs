@@ -23,6 +23,8 @@ pub(crate) struct Watch {
     pub(crate) cut: AtomicBool,
     /// Writes of the compressing thread find no room.
     pub(crate) full: AtomicBool,
+    /// A write was refused by `full`.
+    pub(crate) refused: AtomicBool,
     /// The compressing thread waits for this before it renames.
     pub(crate) before_rename: Mutex<Option<Receiver<()>>>,
     /// A file was renamed while something of it was not synced.
@@ -52,6 +54,7 @@ impl Watch {
             return Err(io::Error::other("the process is dead"));
         }
         if writes && self.full.load(Ordering::SeqCst) {
+            self.refused.store(true, Ordering::SeqCst);
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())

@@ -17,6 +17,7 @@ use zstd::bulk::{Compressor as Zstd, Decompressor};
 use crate::error::{Error, Result};
 use crate::journal::compressed::{Entry, FRAME_BYTES, Footer};
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::rolling::is_full;
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, mark_compressed};
 use crate::journal::{Compression, Shared, retention};
@@ -25,6 +26,8 @@ use crate::journal::{Compression, Shared, retention};
 const LEVEL: i32 = 1;
 /// A smaller segment gives back no more than a block of the file system.
 const SMALLEST: u64 = 8 << 10;
+/// Where there is no room it is tried again after at most 2 to the power of this closed segments.
+const SKIPS: u32 = 10;
 /// The new file is synced after so many bytes, so that no sync of the writer waits for more of it than this.
 const SYNC_BYTES: u64 = 4 << 20;
 /// A tenth of what others count where they want the processor: it gives way, and comes to an end.
@@ -51,6 +54,8 @@ impl Compressor {
             stop: Arc::clone(&stop),
             left_alone: HashSet::new(),
             told: false,
+            full: 0,
+            skips: 0,
         };
         let thread =
             std::thread::Builder::new().name("compress".into()).spawn(move || work.run(&woken)).map_err(
@@ -89,6 +94,11 @@ struct Work {
     left_alone: HashSet<u64>,
     /// Whether a failure has been told.
     told: bool,
+    /// So often one after the other there was no room.
+    full: u32,
+    /// So many more times it is not tried although a segment has been closed: what fails takes the time of reading and
+    /// compressing, and the last room, of a quota say.
+    skips: u32,
 }
 
 impl Work {
@@ -96,11 +106,23 @@ impl Work {
         // Without the right to, it competes like others.
         let _ = rustix::process::setpriority_process(None, NICE);
         while woken.recv().is_ok() {
+            if self.skips > 0 {
+                self.skips -= 1;
+                continue;
+            }
             while let Some(segment) = self.next() {
-                if let Err(error) = self.compress(&segment) {
-                    self.tell(&segment, &error);
-                    self.left_alone.insert(segment.header.base);
+                let Err(error) = self.compress(&segment) else {
+                    self.full = 0;
+                    continue;
+                };
+                self.tell(&segment, &error);
+                if is_full(&error) {
+                    // Tried again when another one is closed, then after two, after four.
+                    self.skips = (1 << self.full.min(SKIPS)) - 1;
+                    self.full += 1;
+                    break;
                 }
+                self.left_alone.insert(segment.header.base);
             }
         }
     }
@@ -123,10 +145,11 @@ impl Work {
 
     fn tell(&mut self, segment: &Segment, error: &io::Error) {
         let path = segment.path.display();
+        let until = if is_full(error) { "there is room" } else { "the next start" };
         if std::mem::replace(&mut self.told, true) {
-            tracing::debug!(%error, %path, "A segment stays uncompressed");
+            tracing::debug!(%error, %path, "A segment stays uncompressed until {until}");
         } else {
-            tracing::warn!(%error, %path, "A segment stays uncompressed until the next start; so may others");
+            tracing::warn!(%error, %path, "A segment stays uncompressed until {until}; so may others");
         }
         counter!("rowcast_journal_compressed_failures_total").increment(1);
     }

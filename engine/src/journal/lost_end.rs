@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::journal::Shared;
 use crate::journal::compressed::open_segment;
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::opening::{TICK, index_paths, never_begun, segment_paths, tick_of};
+use crate::journal::opening::{index_paths, never_begun, segment_paths};
 use crate::journal::refusal::{MEND, broken_middle};
 use crate::journal::scan::Broken;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
@@ -119,15 +119,11 @@ impl Writer {
     /// next start refuses. A journal of 100 GB has been looked through in half an hour.
     pub(super) fn look_at_another(&mut self) {
         self.ticks += 1;
-        let every = TICK.div_duration_f64(tick_of(self.shared.options.sync)).round() as usize;
-        if !self.ticks.is_multiple_of(every) {
-            return;
-        }
         // So that none is looked at while retention or compression gives its name away.
         let _names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
         let segments = self.shared.segments.load();
         let closed = segments.len().saturating_sub(1);
-        let Some(segment) = (self.ticks / every).checked_rem(closed).and_then(|at| segments.get(at)) else {
+        let Some(segment) = self.ticks.checked_rem(closed).and_then(|at| segments.get(at)) else {
             return;
         };
         let how = match self.shared.disk.open(&segment.path) {

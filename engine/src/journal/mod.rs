@@ -6,6 +6,10 @@
 //! DIR/00000001795226490105.idx    its index; made again by a scan when it is missing or wrong
 //! DIR/spill-3.tmp                 a huge transaction that has not committed yet; removed at opening
 //! DIR/00000001795226490105.zst.tmp  a closed segment on its way to its compressed form; removed at opening
+//! DIR/history.tmp                 a history of the source that has not begun yet; removed at opening
+//! DIR/installation                the uuid that every segment names: whose journal this is
+//! DIR/00000001795226490105.seg.cut-640  what `repair` has cut off there, for a person; `….new` while it is written,
+//!                                 as is a segment that `repair` makes; removed at opening
 //!
 //! segment   0 "ROWCASTJ"      8 u16 format version (2)   10 u16 flags: 1 = one spilled transaction, 2 = compressed,
 //!                                                        4 = a history of the source begins here,

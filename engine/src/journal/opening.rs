@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -34,7 +34,7 @@ use crate::journal::release::Release;
 use crate::journal::rolling::{cannot_create, is_full, start_segment};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::sidecar;
-use crate::journal::writer::{Writer, now};
+use crate::journal::writer::{UNSYNCED_MAX, Writer, now};
 use crate::journal::{Command, Journal, Options, Shared, State, StreamPosition, Sync, gone};
 use crate::lsn::Lsn;
 use crate::record::layout::NUMBERS_END;
@@ -45,10 +45,12 @@ use crate::schema::SchemaId;
 const QUEUE: usize = 8;
 /// How often the opening looks whether the writer waits for room.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Numbers left out at an opening where the clock stands below the newest one, because it was set back: for those
-/// that a power cut may have taken after they were shown (`Sync::Interval`). A segment is synced when it is closed, so
-/// that this would be one of 16 GB. The 53 bits that numbers have last for 6 million such openings.
+/// Numbers left out where the clock stands below the newest one, because it was set back: for those that damage hides, or
+/// that a copy of this journal has given meanwhile. The 53 bits that numbers have last for 6 million such openings.
 pub(super) const SHOWN_MAX: u64 = 1 << 30;
+/// Openings, each within a second of the one before, after which a clock that stands below the newest number counts as set
+/// back (`Sync::Interval`).
+const OPENINGS: u64 = 64;
 /// How often ages and free space are looked at.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
@@ -130,19 +132,23 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
     // hold the only position.
     let last_base = shared.segments.load().last().map_or(0, |segment| segment.header.base);
     let above = newest.max(shared.options.seen).max(last_base) + 1;
-    // With an interval more may have been shown than is here, up to a clock that has been set back since.
-    let lost = matches!(shared.options.sync, Sync::Interval(_));
-    let next = if clock > above && !lost { clock } else { clock.max(above + SHOWN_MAX) };
+    let next = match shared.options.sync {
+        Sync::Always if clock > above => clock,
+        // A power cut may have taken so many after they were shown. Openings one after the other run ahead of the clock.
+        Sync::Interval(_) if clock + OPENINGS * UNSYNCED_MAX > above => clock.max(above + UNSYNCED_MAX),
+        _ => above + SHOWN_MAX,
+    };
     if next.saturating_add(SHOWN_MAX) >= NUMBERS_END {
         return Err(out_of_numbers(clock));
     }
     let (commands, queue) = mpsc::channel(QUEUE);
-    spawn_ticks(&shared, &commands);
+    spawn_ticks(&commands);
+    let owed = matches!(shared.options.sync, Sync::Interval(_)).then(|| spawn_syncs(&commands));
     let (begun, answer) = sync_channel(1);
     let writing = Arc::clone(&shared);
     std::thread::Builder::new()
         .name("journal".into())
-        .spawn(move || match begin(&writing, next) {
+        .spawn(move || match begin(&writing, next, owed) {
             Ok(writer) => {
                 // Nobody listens any more when it took long.
                 let _ = begun.send(Ok(()));
@@ -179,7 +185,7 @@ fn begun_or_waiting(shared: &Shared, answer: &Receiver<Result<()>>) -> Result<()
 }
 
 /// Starts the first segment of this run, in which `next` will be the first number.
-fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
+fn begin(shared: &Arc<Shared>, next: u64, owed: Option<watch::Sender<Instant>>) -> Result<Writer> {
     let previous = shared.segments.load().last().map_or_else(|| Arc::new(nothing_before()), Arc::clone);
     let active = loop {
         match start_segment(shared, next, &previous) {
@@ -196,8 +202,10 @@ fn begin(shared: &Arc<Shared>, next: u64) -> Result<Writer> {
         shared: Arc::clone(shared),
         active,
         next,
+        synced_next: next,
         unchecked: 0,
         unsynced: None,
+        owed,
         ticks: 0,
         compressor: None,
     };
@@ -217,19 +225,10 @@ fn nothing_before() -> Segment {
     Segment::new(SegmentHeader::default(), PathBuf::new(), 0, Lsn::ZERO)
 }
 
-/// How often the writer is told to look at ages and intervals.
-pub(super) fn tick_of(sync: Sync) -> Duration {
-    match sync {
-        Sync::Interval(interval) => interval.clamp(Duration::from_millis(1), TICK),
-        Sync::Always => TICK,
-    }
-}
-
-fn spawn_ticks(shared: &Arc<Shared>, commands: &mpsc::Sender<Command>) {
+fn spawn_ticks(commands: &mpsc::Sender<Command>) {
     let weak = commands.downgrade();
-    let every = tick_of(shared.options.sync);
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(every);
+        let mut ticks = tokio::time::interval(TICK);
         loop {
             ticks.tick().await;
             let Some(commands) = weak.upgrade() else { return };
@@ -239,6 +238,24 @@ fn spawn_ticks(shared: &Arc<Shared>, commands: &mpsc::Sender<Command>) {
             }
         }
     });
+}
+
+/// Tells the writer to sync at the moment that it has named, the newest one. Ends with it.
+fn spawn_syncs(commands: &mpsc::Sender<Command>) -> watch::Sender<Instant> {
+    let weak = commands.downgrade();
+    let (owed, mut owing) = watch::channel(Instant::now());
+    tokio::spawn(async move {
+        while owing.changed().await.is_ok() {
+            let at = *owing.borrow_and_update();
+            tokio::time::sleep_until(at.into()).await;
+            let Some(commands) = weak.upgrade() else { return };
+            // It waits for its turn: a full queue is worked off.
+            if commands.send(Command::Sync).await.is_err() {
+                return;
+            }
+        }
+    });
+    owed
 }
 
 /// Segments that were opened and never written leave nothing to keep, once their successor has the position.
@@ -375,7 +392,7 @@ fn files_named(dir: &Path, disk: &dyn Disk, extension: &str) -> Result<Vec<PathB
 }
 
 /// Removes what was not whole when the process ended: transactions that had not committed, a history not begun,
-/// segments that were being compressed.
+/// segments that were being compressed, what a repair was writing beside.
 fn remove_spills(dir: &Path, disk: &dyn Disk, release: &Release) -> Result<()> {
     let ours = |path: &PathBuf| {
         path.file_name().is_some_and(|name| {
@@ -383,7 +400,13 @@ fn remove_spills(dir: &Path, disk: &dyn Disk, release: &Release) -> Result<()> {
             name == ASIDE || bytes.starts_with(b"spill-") || bytes.ends_with(b".zst.tmp")
         })
     };
-    for path in files_named(dir, disk, "tmp")?.into_iter().filter(ours) {
+    let by_repair = |path: &PathBuf| {
+        let name = path.file_name().map_or("", |name| name.to_str().unwrap_or_default());
+        name.ends_with(".seg.new") || name.contains(".seg.cut-")
+    };
+    let unfinished = files_named(dir, disk, "tmp")?.into_iter().filter(ours);
+    let unrepaired = files_named(dir, disk, "new")?.into_iter().filter(by_repair);
+    for path in unfinished.chain(unrepaired) {
         tracing::info!(path = %path.display(), "Removed a file that was not whole");
         // Harmless if it stays. It may be huge, and nobody waits for how huge.
         let _ = release.remove(disk, &path);

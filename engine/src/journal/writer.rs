@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use metrics::{counter, histogram};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use crate::journal::segment::Segment;
 use crate::journal::writer::round::Round;
 use crate::journal::{Shared, Spill, StreamPosition, Sync, retention};
 use crate::lsn::Lsn;
-use crate::record::{Batch, Header, Part};
+use crate::record::{Batch, Header, Part, fitted};
 use crate::schema::SchemaId;
 
 /// One round takes no more than this before it syncs, so that the first of a crowd does not wait for all.
@@ -32,6 +32,8 @@ const ROUND_BYTES: usize = 8 << 20;
 const ROOM_CHECK_BYTES: u64 = 1 << 20;
 /// Why there is no room, when the disk says so itself.
 pub(super) const DISK_FULL: &str = "the disk is full";
+/// Events that are shown and not synced yet (`Sync::Interval`): an opening leaves out so many numbers, a second's.
+pub(super) const UNSYNCED_MAX: u64 = 1 << 20;
 /// A segment that has events is closed after this time even when it is small, so that retention can remove it.
 const SEGMENT_AGE: Duration = Duration::from_secs(60 * 60);
 
@@ -60,8 +62,10 @@ pub(crate) enum Command {
     AdoptRows(Box<Spill>, RowsEnd, OwnedSemaphorePermit),
     /// The source's history does not go on: another one begins.
     History(Box<NewHistory>),
-    /// Time to look at ages and intervals.
+    /// Time to look at ages and room.
     Tick,
+    /// The interval may be over (`Sync::Interval`).
+    Sync,
     Close(oneshot::Sender<()>),
 }
 
@@ -108,8 +112,12 @@ pub(crate) struct Writer {
     pub(crate) next: u64,
     /// Bytes since the free space was looked at.
     pub(crate) unchecked: u64,
-    /// Shown but not synced yet (`Sync::Interval`).
+    /// All events below this number are synced.
+    pub(crate) synced_next: u64,
+    /// Shown but not synced yet (`Sync::Interval`): when it has to be, and the stream's position behind it.
     pub(crate) unsynced: Option<(Instant, Option<Lsn>)>,
+    /// Where that moment is told to whoever wakes the writer (`Sync::Interval`).
+    pub(crate) owed: Option<watch::Sender<Instant>>,
     /// So many there have been.
     pub(crate) ticks: usize,
     /// Where closed segments are compressed.
@@ -188,6 +196,10 @@ impl Writer {
                     self.tick()?;
                     self.remove_while_idle(commands);
                 }
+                Command::Sync => {
+                    self.publish(std::mem::take(&mut round))?;
+                    self.sync_due()?;
+                }
                 Command::Close(done) => closing = Some(done),
             }
         }
@@ -229,6 +241,7 @@ impl Writer {
             if !is_full(&error) {
                 return Err(self.broken("write to", error));
             }
+            self.sync_now()?;
             self.wait_for_room(DISK_FULL)?;
         }
         self.shared.say_roomy();
@@ -257,24 +270,15 @@ impl Writer {
         if round.is_empty() {
             return Ok(());
         }
-        if self.shared.options.sync == Sync::Always {
+        let later = self.may_sync_later(&round);
+        if later.is_none() {
             abort::point(Point::SyncBegun);
             self.sync_file()?;
             abort::point(Point::SyncDone);
         }
         let (lsn, identity) = (round.lsn(), round.take_identity());
         self.show_round(&mut round, headers)?;
-        match self.shared.options.sync {
-            Sync::Always => self.confirm(lsn),
-            Sync::Interval(_) => {
-                let (_, unsynced) = self.unsynced.get_or_insert((Instant::now(), None));
-                *unsynced = lsn.or(*unsynced);
-                // Who waits for an answer was promised that it is durable; capture waits for none.
-                if round.is_awaited() {
-                    self.sync_now()?;
-                }
-            }
-        }
+        self.leave_unsynced(lsn, later);
         // Not before: a segment that begins meanwhile would say it without its position.
         if let Some(identity) = identity {
             self.shared.identify(*identity);
@@ -284,6 +288,27 @@ impl Writer {
             histogram!("rowcast_journal_commit_seconds").record(arrived.elapsed());
         }
         Ok(())
+    }
+
+    /// How much later a round may be synced than it is shown: not at all where somebody was promised that it is durable
+    /// (capture waits for no answer), where it gives a schema version its number, which must not be given twice, and where
+    /// more numbers would be shown than an opening leaves out.
+    fn may_sync_later(&self, round: &Round) -> Option<Duration> {
+        let Sync::Interval(interval) = self.shared.options.sync else { return None };
+        let many = self.next - self.synced_next > UNSYNCED_MAX;
+        (!round.is_awaited() && !round.describes && !many).then_some(interval)
+    }
+
+    /// Confirms what is shown, or notes when it has to be synced for that.
+    fn leave_unsynced(&mut self, lsn: Option<Lsn>, later: Option<Duration>) {
+        let before = self.unsynced.take();
+        let lsn = lsn.or(before.and_then(|(_, lsn)| lsn));
+        let Some(interval) = later else { return self.confirm(lsn) };
+        let at = before.map_or_else(|| Instant::now() + interval, |(at, _)| at);
+        self.unsynced = Some((at, lsn));
+        if let (None, Some(owed)) = (before, &self.owed) {
+            owed.send_replace(at);
+        }
     }
 
     fn show_round(&mut self, round: &mut Round, headers: Vec<Header>) -> Result<()> {
@@ -333,6 +358,7 @@ impl Writer {
         let started = Instant::now();
         self.active.file.sync().map_err(|error| self.broken("sync", error))?;
         self.active.synced = self.active.written;
+        self.synced_next = self.next;
         histogram!("rowcast_journal_sync_seconds").record(started.elapsed());
         Ok(())
     }
@@ -346,12 +372,13 @@ impl Writer {
         Ok(())
     }
 
+    fn sync_due(&mut self) -> Result<()> {
+        let due = self.unsynced.is_some_and(|(at, _)| at <= Instant::now());
+        if due { self.sync_now() } else { Ok(()) }
+    }
+
     fn tick(&mut self) -> Result<()> {
-        if let (Sync::Interval(interval), Some((since, _))) = (self.shared.options.sync, &self.unsynced)
-            && since.elapsed() >= interval
-        {
-            self.sync_now()?;
-        }
+        self.sync_due()?;
         let age = SEGMENT_AGE.min(self.shared.options.retention / 2);
         if self.active.segment.events() > 0 && self.active.opened.elapsed() >= age {
             self.roll()?;
@@ -396,28 +423,5 @@ impl Writer {
     fn settle(&mut self, round: &mut Round) -> Result<()> {
         self.publish(std::mem::take(round))?;
         self.sync_now()
-    }
-}
-
-/// As long as readers have it, it takes no more memory than it is long: a batch of one row was given room for many.
-fn fitted(mut bytes: Vec<u8>) -> Bytes {
-    if bytes.capacity() - bytes.len() > bytes.len() / 8 {
-        bytes.shrink_to_fit();
-    }
-    bytes.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_in_memory_takes_what_it_is_long() {
-        for (length, room) in [(243, 4096), (3900, 4096), (4096, 4096)] {
-            let mut bytes = Vec::with_capacity(room);
-            bytes.resize(length, 1);
-            let taken = Vec::from(fitted(bytes)).capacity();
-            assert!(taken <= length + length / 8, "{taken} for {length}");
-        }
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::random::Random;
 
-const SEGMENT_HEADER: usize = 128;
+pub(super) const SEGMENT_HEADER: usize = 128;
+const FOOTER: usize = 32;
+const ENTRY: usize = 16;
 
 /// Numbers that are at the edge of something.
 const EDGES: [u64; 14] =
@@ -88,6 +90,74 @@ pub(super) fn change_inside(bytes: &mut [u8], random: &mut Random) {
     let end = u32_at(inside, 8).unwrap_or(length).clamp(8, length);
     let crc = crc32c::crc32c(&inside[8..end]);
     inside[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A compressed segment, by its footer.
+pub(super) fn is_packed(bytes: &[u8]) -> bool {
+    bytes.len().checked_sub(FOOTER).is_some_and(|at| bytes[at..].starts_with(b"ROWCASTZ"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize)
+}
+
+/// Changes footer, table or what is compressed, and makes the checksums right again.
+pub(super) fn change_packed(bytes: &mut Vec<u8>, random: &mut Random) {
+    let footer = bytes.len() - FOOTER;
+    let table =
+        u64_at(bytes, footer + 16).filter(|at| at.checked_add(ENTRY).is_some_and(|end| end <= footer));
+    match (random.below(3), table) {
+        (0, Some(table)) => {
+            let entries = (footer - table) / ENTRY;
+            let entry = table + ENTRY * random.index(entries);
+            let (at, width) = random.one_of(&[(0, 8), (8, 4)]);
+            set(bytes, entry + at, width, random.one_of(&EDGES));
+            seal_entry(bytes, entry);
+        }
+        (1, Some(table)) => change_plain(bytes, table, random),
+        _ => {
+            let (at, width) = random.one_of(&[(8, 8), (16, 8), (24, 4)]);
+            set(bytes, footer + at, width, random.one_of(&EDGES));
+            seal_footer(bytes);
+        }
+    }
+}
+
+/// Changes the plain form, and makes a compressed one of one frame of it.
+fn change_plain(bytes: &mut Vec<u8>, table: usize, random: &mut Random) {
+    let Some(frame) = bytes.get(SEGMENT_HEADER..table) else { return };
+    let Ok(plain) = zstd::bulk::decompress(frame, 1 << 20) else { return };
+    let mut whole = [&bytes[..SEGMENT_HEADER], &plain].concat();
+    change_inside(&mut whole, random);
+    let frame = zstd::bulk::compress(&whole[SEGMENT_HEADER..], 1).unwrap();
+    let footer = bytes[bytes.len() - FOOTER..].to_vec();
+    bytes.truncate(SEGMENT_HEADER);
+    bytes[..SEGMENT_HEADER].copy_from_slice(&whole[..SEGMENT_HEADER]);
+    bytes.extend_from_slice(&frame);
+    let table = bytes.len();
+    bytes.extend_from_slice(&(SEGMENT_HEADER as u64).to_le_bytes());
+    bytes.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&footer);
+    let at = bytes.len() - FOOTER;
+    set(bytes, at + 16, 8, table as u64);
+    seal_entry(bytes, table);
+    seal_footer(bytes);
+}
+
+/// Over its place and its length, and the frame that it names, if there is one.
+fn seal_entry(bytes: &mut [u8], entry: usize) {
+    let frame = u64_at(bytes, entry).zip(u32_at(bytes, entry + 8));
+    let frame = frame.and_then(|(at, length)| bytes.get(at..at.checked_add(length)?));
+    let crc = crc32c::crc32c(&bytes[entry..entry + 12]);
+    let crc = crc32c::crc32c_append(crc, frame.unwrap_or_default());
+    set(bytes, entry + 12, 4, u64::from(crc));
+}
+
+fn seal_footer(bytes: &mut [u8]) {
+    let at = bytes.len() - FOOTER;
+    let crc = crc32c::crc32c(&bytes[at..at + 28]);
+    set(bytes, at + 28, 4, u64::from(crc));
 }
 
 fn change_header(bytes: &mut [u8], random: &mut Random) {

@@ -8,30 +8,35 @@ use rowcast_engine::cursor::{self, Cursor};
 use rowcast_engine::event::Marks;
 use rowcast_engine::format::debezium::{Debezium, DebeziumOptions, Records};
 use rowcast_engine::format::native::{self, NativeOptions};
-use rowcast_engine::journal::{self, Journal, Options, Read};
+use rowcast_engine::journal::{self, Compression, Journal, Options, Read, StreamPosition};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Lsn, ingest};
 
-use super::change::{change, change_digits, change_inside};
+use super::change::{SEGMENT_HEADER, change, change_digits, change_inside, change_packed, is_packed};
 use crate::campaign::{Outcome, guard};
+use crate::compression::until;
 use crate::disk::FakeDisk;
 use crate::random::Random;
 use crate::support::{Fixture, table, unlocked};
 
-const DIRECTORIES: u64 = 40;
+pub(super) const DIRECTORIES: u64 = 40;
 
 /// Events: number and JSON.
 type Lines = Vec<(u64, Vec<u8>)>;
 
-/// A journal of some lives: several segments, two tables, custom events, rows of a snapshot, a spilled transaction, one that is not
-/// whole, one that has not committed.
+/// A journal of some lives: several segments, one of them compressed, two tables, custom events, rows of a snapshot, a spilled
+/// transaction, one that is not whole, one that has not committed, a second history, a break that was repaired.
 async fn sample(dir: &Path) -> FakeDisk {
     let disk = FakeDisk::default();
-    let options = || Options { segment_bytes: 3000, ..Options::new(dir) };
+    let options = |compression| Options { segment_bytes: 3000, compression, ..Options::new(dir) };
     for life in 0..3 {
         unlocked(dir);
-        let journal = journal::open(options(), Arc::new(disk.clone())).unwrap();
+        let compression = if life == 0 { Compression::Zstd } else { Compression::None };
+        let journal = journal::open(options(compression), Arc::new(disk.clone())).unwrap();
         let mut fixture = Fixture::over(journal).await;
+        if life == 0 {
+            fixture.transaction(200, "a row of a segment that is worth compressing").await;
+        }
         for _ in 0..6 {
             fixture.transaction(3, "a row as Postgres sent it").await;
         }
@@ -49,12 +54,38 @@ async fn sample(dir: &Path) -> FakeDisk {
         fixture.ingest.room().await.unwrap().adopt(fixture.journal(), spill, end, 7);
         fixture.durable().await;
         fixture.transaction(3, "after").await;
-        if life < 2 {
-            fixture.journal().close().await;
+        match life {
+            0 => until("one is compressed", || fixture.journal().summary().compressed > 0).await,
+            1 => {
+                let position = StreamPosition { lsn: Lsn(fixture.lsn), ..fixture.journal().position() };
+                let why = ("source_restored", "a sentence");
+                fixture.ingest.begin_history(position, why, 8, &[]).await.unwrap();
+                fixture.transaction(3, "of the second history").await;
+            }
+            _ => continue,
+        }
+        fixture.journal().close().await;
+        if life == 1 {
+            break_and_repair(dir, &disk);
         }
     }
     disk.put(dir.join("spill-9.tmp"), b"half of a transaction".to_vec());
     disk
+}
+
+/// Leaves a bridge in the place of a part of the journal.
+fn break_and_repair(dir: &Path, disk: &FakeDisk) {
+    let plain = |(path, bytes): &(PathBuf, Vec<u8>)| {
+        path.extension().is_some_and(|extension| extension == "seg") && !is_packed(bytes)
+    };
+    let segments: Vec<_> = disk.files().into_iter().filter(plain).collect();
+    let (path, mut bytes) = segments[segments.len() / 2].clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    disk.put(path, bytes);
+    unlocked(dir);
+    let repaired = journal::repair(dir, disk, 0, false).unwrap();
+    assert_eq!(repaired.gaps.len(), 1, "{repaired:?}");
 }
 
 fn files() -> &'static BTreeMap<String, Vec<u8>> {
@@ -179,7 +210,7 @@ fn spoil(files: &mut BTreeMap<String, Vec<u8>>, random: &mut Random) -> (String,
     let name = names[random.index(names.len())].clone();
     let other = names[random.index(names.len())].clone();
     let bytes = files.get_mut(&name).expect("it is there");
-    let (what, sealed) = match random.below(12) {
+    let (what, sealed) = match random.below(13) {
         0 => (files.remove(&name).map_or("?", |_| "removed"), false),
         1 => {
             let bytes = files[&other].clone();
@@ -190,6 +221,17 @@ fn spoil(files: &mut BTreeMap<String, Vec<u8>>, random: &mut Random) -> (String,
             let bytes = files[&name].clone();
             files.insert(format!("0000000000000000000{}.seg", random.below(10)), bytes);
             ("there twice", false)
+        }
+        3..=5 if is_packed(bytes) => {
+            change_packed(bytes, random);
+            ("changed in its compressed form", true)
+        }
+        6 => {
+            // Of anything; with the header that it had, now and then.
+            let from = if random.chance(128) { bytes.len().min(SEGMENT_HEADER) } else { 0 };
+            bytes.truncate(from);
+            bytes.extend((0..random.below(5000)).map(|_| random.next() as u8));
+            ("random", false)
         }
         3..=5 if name.ends_with(".seg") => {
             change_inside(bytes, random);

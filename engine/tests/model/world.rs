@@ -135,7 +135,6 @@ impl World {
         if self.aloud {
             println!("{}", self.log[self.log.len() - 1]);
         }
-        self.steps += 1;
     }
 
     pub(super) fn last_steps(&self) -> String {

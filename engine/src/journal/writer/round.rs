@@ -24,6 +24,8 @@ pub(super) struct Round {
     /// All of it, but for descriptions of tables.
     pub(super) bytes: usize,
     arrived: Option<Instant>,
+    /// It brings descriptions of tables that the segment has not got.
+    pub(super) describes: bool,
 }
 
 #[derive(Debug)]
@@ -129,6 +131,7 @@ impl Writer {
         }
         let parts = builder.take();
         if !parts.is_empty() {
+            round.describes = true;
             let append = Append { parts, ..Append::default() };
             round.taken.insert(0, Taken { append, first: 0 });
         }
@@ -176,11 +179,14 @@ impl Writer {
     fn make_do(&mut self, round: &mut Round) -> Result<()> {
         let turned_away = round.those_who_need_not_wait();
         if turned_away.is_empty() {
+            // What is shown does not wait for room.
+            self.sync_now()?;
             return self.wait_for_room(DISK_FULL);
         }
         self.shared.say_full(DISK_FULL);
         self.cut_to_written()?;
         self.sync_file()?;
+        abort::point(Point::FullCut);
         for reply in turned_away {
             // The one who asked may be gone.
             let _ = reply.send(Err(no_room(DISK_FULL)));

@@ -6,6 +6,7 @@
 
 mod filter;
 mod from;
+mod kept;
 mod subscription;
 mod view;
 
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub use filter::{Filter, Pattern};
 pub use from::From;
+use kept::Kept;
 pub use subscription::{Events, Next, Subscription};
 use tokio::sync::Semaphore;
 pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
@@ -44,13 +46,15 @@ pub struct Start {
 pub struct Feed {
     journal: Journal,
     views: Arc<Mutex<HashMap<ViewKey, Weak<View>>>>,
+    kept: Arc<Kept>,
     ahead: Arc<Semaphore>,
 }
 
 impl Feed {
     /// The feed of a journal. Its hub runs until `stop`.
     pub fn new(journal: Journal, stop: Stop) -> Self {
-        let feed = Self { journal, views: Arc::default(), ahead: Arc::new(Semaphore::new(READ_AHEAD)) };
+        let (views, kept, ahead) = (Arc::default(), Arc::default(), Arc::new(Semaphore::new(READ_AHEAD)));
+        let feed = Self { journal, views, kept, ahead };
         let hub = feed.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -113,7 +117,7 @@ impl Feed {
             return view;
         }
         // Under the lock that the hub takes for each batch: nothing can pass between the two.
-        let view = Arc::new(View::new(key.clone(), self.journal.newest()));
+        let view = Arc::new(View::new(key.clone(), self.journal.newest(), Arc::clone(&self.kept)));
         views.insert(key, Arc::downgrade(&view));
         view
     }

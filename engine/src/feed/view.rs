@@ -2,23 +2,22 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::event::{Body, Event, Op};
 use crate::feed::Filter;
+use crate::feed::kept::{Cell, Kept};
 use crate::format::Described;
 use crate::format::native::{self, NativeOptions};
-use crate::record::Batch;
+use crate::record::{Batch, fitted};
 use crate::schema::{Schema, SchemaId};
 
-/// Renderings kept for readers that are about to ask: the newest batches, which all live readers want at the same
-/// moment. A reader that is further behind renders for itself.
+/// Batches of which a view knows a rendering, if that is kept: the newest. A reader that is further behind renders for
+/// itself.
 const RECENT: usize = 8;
-/// And no more bytes of them than this for each view.
-const RECENT_BYTES: usize = 4 << 20;
 
 /// How events are framed for a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,10 +74,17 @@ pub struct Appearance {
     pub schema: Arc<Schema>,
 }
 
+impl Rendered {
+    /// Memory that it takes.
+    pub(super) fn byte_len(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.frames) + size_of_val(&*self.versions)
+    }
+}
+
 #[derive(Debug)]
 struct Recent {
     first: u64,
-    rendered: Arc<OnceLock<Arc<Rendered>>>,
+    rendered: Weak<OnceLock<Arc<Rendered>>>,
 }
 
 /// See the module.
@@ -90,18 +96,20 @@ pub struct View {
     /// All up to this number has been looked at.
     evaluated: AtomicU64,
     recent: Mutex<VecDeque<Recent>>,
+    kept: Arc<Kept>,
     /// What readers are told of schema versions, by their number: each table's few.
     records: Mutex<HashMap<SchemaId, Bytes>>,
 }
 
 impl View {
-    pub(crate) fn new(key: ViewKey, newest: u64) -> Self {
+    pub(crate) fn new(key: ViewKey, newest: u64, kept: Arc<Kept>) -> Self {
         // What came before is not known to match or not: readers behind look for themselves.
         Self {
             key,
             matched: watch::Sender::new(newest),
             evaluated: AtomicU64::new(newest),
             recent: Mutex::new(VecDeque::new()),
+            kept,
             records: Mutex::default(),
         }
     }
@@ -147,20 +155,29 @@ impl View {
             return Arc::new(self.draw(batch));
         }
         let cell = self.recent_cell(batch.first());
-        Arc::clone(cell.get_or_init(|| Arc::new(self.draw(batch))))
+        let mut drawn = false;
+        let rendered = Arc::clone(cell.get_or_init(|| {
+            drawn = true;
+            Arc::new(self.draw(batch))
+        }));
+        if drawn {
+            self.kept.keep(cell);
+        }
+        rendered
     }
 
-    fn recent_cell(&self, first: u64) -> Arc<OnceLock<Arc<Rendered>>> {
+    fn recent_cell(&self, first: u64) -> Cell {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = recent.iter().find(|entry| entry.first == first) {
-            return Arc::clone(&found.rendered);
+        let known = recent.iter().find(|entry| entry.first == first);
+        if let Some(cell) = known.and_then(|entry| entry.rendered.upgrade()) {
+            return cell;
         }
-        let size = |entry: &Recent| entry.rendered.get().map_or(0, |rendered| rendered.bytes.len());
-        while recent.len() >= RECENT || recent.iter().map(size).sum::<usize>() > RECENT_BYTES {
+        recent.retain(|entry| entry.first != first);
+        if recent.len() >= RECENT {
             recent.pop_front();
         }
-        let rendered = Arc::new(OnceLock::new());
-        recent.push_back(Recent { first, rendered: Arc::clone(&rendered) });
+        let rendered = Cell::default();
+        recent.push_back(Recent { first, rendered: Arc::downgrade(&rendered) });
         rendered
     }
 
@@ -176,7 +193,8 @@ impl View {
             versions.see(batch, &event, frames.len());
             frames.push(Frame { id: event.id, start, end: at(&out), gap: event.op == Op::Gap });
         }
-        Rendered { bytes: out.into(), frames, versions: versions.found }
+        frames.shrink_to_fit();
+        Rendered { bytes: fitted(out), frames, versions: versions.found }
     }
 
     /// What readers are told of a schema version before its first event: an object on one line.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::process::Directory;
-use crate::support::rowcast::{PROGRAM, command_in};
+use crate::support::rowcast::{PROGRAM, command, command_in};
 use crate::support::{Database, Kafka, Postgres, Rowcast, browser};
 
 /// Commands that are run elsewhere.
@@ -172,4 +172,36 @@ async fn the_configuration_of_the_readme_is_one() {
             assert_eq!((shown.code, streaming), (0, way == "all"), "{shown:?}");
         }
     }
+}
+
+/// Whoever writes a setting down finds it, with the default that it has.
+#[tokio::test]
+async fn the_reference_has_every_setting_with_its_default() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
+    let reference = std::fs::read_to_string(path).expect("docs/reference.md");
+    let arguments = ["config", "show", "--source", "postgres://me@h/d", "--kafka", "k:9092"];
+    let shown = command(&arguments).await;
+    assert_eq!(shown.code, 0, "{shown:?}");
+    let (mut section, mut settings) = ("", 0);
+    for line in shown.stdout.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        }
+        let Some((key, value)) = line.split_once(" = ").filter(|_| !section.is_empty()) else { continue };
+        let value = value.split("  # ").next().unwrap_or_default();
+        let start = reference.find(&format!("### `[{section}]`")).unwrap_or_else(|| panic!("no [{section}]"));
+        let table = reference[start..].lines().skip_while(|line| !line.starts_with('|'));
+        let mut rows = table.take_while(|line| line.starts_with('|'));
+        let row = rows.find(|row| row.starts_with(&format!("| `{key}` |")));
+        let row = row.unwrap_or_else(|| panic!("{section}.{key} is not in docs/reference.md"));
+        // What is given here has no default to tell.
+        if !["url", "brokers"].contains(&key) {
+            assert!(
+                row.split('|').nth(2).is_some_and(|cell| cell.contains(&format!("`{value}`"))),
+                "{key} = {value}: {row}"
+            );
+            settings += 1;
+        }
+    }
+    assert!(settings > 30, "{settings} settings");
 }

@@ -190,6 +190,46 @@ async fn one_that_is_asked_for_is_waited_for_and_can_be_paused() {
     assert_eq!(refused.status, 403);
 }
 
+/// As `curl --unix-socket` does it.
+#[tokio::test]
+async fn one_is_asked_for_over_http() {
+    let database = Postgres::shared().await.create_database("over_http").await;
+    database
+        .execute(
+            "create table orders (id integer primary key); insert into orders select generate_series(1, 9)",
+        )
+        .await;
+    let mut rowcast = Rowcast::of(&database).set("source.snapshot=never").start().await;
+    rowcast.wait_streaming().await;
+    let socket = rowcast.data().join("rowcast.sock");
+    let order = async |path: &str, body: Value| {
+        http::post_as_owner(&socket, &format!("/v1/snapshots{path}"), &body.to_string()).await.unwrap()
+    };
+    let asked = order("", json!({"tables": ["public.*"], "where": "id > 7"})).await;
+    assert_eq!(
+        (asked.status.as_u16(), &asked.json()["tables"]),
+        (200, &json!(["public.orders"])),
+        "{asked:?}"
+    );
+    wait_for("the rows", SOON, async || {
+        let listed = rowcast.get("/v1/snapshots").await.json();
+        if listed["read"] == json!({"public.orders": 2}) { Ok(()) } else { Err(listed.to_string()) }
+    })
+    .await;
+    let page = page(rowcast.address(), "/v1/events?from=earliest").await.unwrap();
+    let read = |event: &Value| json!([event["op"], event["after"]["id"], event["snapshot"]["kind"]]);
+    let told: Vec<Value> = page["events"].as_array().unwrap().iter().map(read).collect();
+    assert_eq!(told, [json!(["read", 8, "ad_hoc"]), json!(["read", 9, "ad_hoc"])]);
+    for (path, body) in [
+        ("", json!({"tables": []})),
+        ("", json!({"table": "public.orders"})),
+        ("/pause", json!({"tables": ["public.orders"], "where": "true"})),
+    ] {
+        let refused = order(path, body).await;
+        assert_eq!(refused.status.as_u16(), 400, "{refused:?}");
+    }
+}
+
 /// Large transactions are sent before they commit, but for as long as rows are read.
 #[tokio::test]
 async fn transactions_are_sent_early_again_when_the_rows_have_been_read() {

@@ -1,6 +1,7 @@
 //! A plain HTTP/1.1 client.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -9,6 +10,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What a request brought back.
 #[derive(Debug)]
@@ -82,15 +84,26 @@ pub(crate) async fn send(
     body: &str,
 ) -> Result<Stream, String> {
     let tcp = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(|error| error.to_string())?;
+    exchange(tcp, &address.to_string(), method, path, headers, body).await
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Stream, String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     // A broken connection shows at its reader.
     tokio::spawn(async move { connection.await.is_ok() });
     let mut request = Request::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
     *request.method_mut() = method;
     *request.uri_mut() = path.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
-    let host = HeaderValue::from_str(&address.to_string()).expect("an address");
-    request.headers_mut().insert("host", host);
+    request.headers_mut().insert("host", HeaderValue::from_str(host).expect("an address"));
     for (name, value) in headers {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a header's name");
         request.headers_mut().insert(name, HeaderValue::from_str(value).expect("a header's value"));
@@ -98,6 +111,13 @@ pub(crate) async fn send(
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let (parts, body) = response.into_parts();
     Ok(Stream { status: parts.status, headers: parts.headers, body })
+}
+
+/// POST to the end, `application/json`, over the Unix socket that only its owner reaches.
+pub(crate) async fn post_as_owner(socket: &Path, path: &str, body: &str) -> Result<Answer, String> {
+    let unix = tokio::net::UnixStream::connect(socket).await.map_err(|error| error.to_string())?;
+    let json = [("content-type", "application/json")];
+    answer(exchange(unix, "localhost", Method::POST, path, &json, body).await?).await
 }
 
 /// GET to the end.
@@ -118,7 +138,10 @@ pub(crate) async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Result<Answer, String> {
-    let stream = send(address, method, path, headers, body).await?;
+    answer(send(address, method, path, headers, body).await?).await
+}
+
+async fn answer(stream: Stream) -> Result<Answer, String> {
     let (status, headers) = (stream.status, stream.headers.clone());
     Ok(Answer { status, headers, body: stream.rest().await })
 }

@@ -11,6 +11,7 @@
 //! GET  /v1/status, /v1/health/flow    how things are
 //! POST /v1/source/adopt               goes on behind a gap; on the Unix socket only
 //! GET  /v1/sinks                      the doors that push; orders to them on the Unix socket alone
+//! GET  /v1/snapshots                  the rows that are being read; orders likewise
 //! GET  /healthz, /readyz, /metrics    for machines that watch
 //! GET  /                              for people who watch
 //! ```

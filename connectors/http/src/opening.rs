@@ -18,7 +18,8 @@ pub(crate) struct Gap {
     pub(crate) from: u64,
     /// The last that is missing.
     pub(crate) to: u64,
-    /// `retention`: not held any more. `ahead`: above the newest, so of another history.
+    /// `retention`: not held any more. `ahead`: above the newest, so of another history. `source_lost`: this history never
+    /// gave the number that was asked for.
     pub(crate) reason: &'static str,
 }
 

@@ -144,8 +144,9 @@ pub(crate) async fn rewind(
 /// On the port.
 pub(crate) async fn not_here(uri: Uri) -> Refusal {
     let command = uri.path().rsplit('/').next().unwrap_or_default();
+    let place = if command == "rewind" { " --from PLACE" } else { "" };
     Refusal::new(StatusCode::FORBIDDEN, "not_here", "Sinks take orders on rowcast's own machine alone").hint(format!(
-        "There, as the user that runs rowcast: rowcast sink {command} NAME --data DIR, with its data directory."
+        "There, as the user that runs rowcast: rowcast sink {command} NAME{place} --data DIR, with its data directory."
     ))
 }
 

@@ -126,12 +126,12 @@ async fn what_cannot_be_ordered_is_refused_with_what_can() {
         assert!(found == status && told.to_string().contains(words), "{path} {body}: {found} {told}");
     }
     // By everybody who reaches the port they are read, not commanded.
-    for command in ["pause", "resume", "rewind"] {
+    for (command, place) in [("pause", ""), ("resume", ""), ("rewind", " --from PLACE")] {
         let path = format!("/v1/sinks/taker/{command}");
         let answer = request(server.address, "POST", &path, &[], r#"{"from": "earliest"}"#).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["error"]["code"]), (403, &json!("not_here")));
         let hint = answer.json()["error"]["hint"].as_str().unwrap().to_owned();
-        assert!(hint.contains(&format!("rowcast sink {command} NAME --data DIR")), "{hint}");
+        assert!(hint.contains(&format!("rowcast sink {command} NAME{place} --data DIR")), "{hint}");
     }
     let standing = sink(&server).await;
     assert_eq!((&standing["state"], &standing["position"]), (&json!("running"), &json!(first)));

@@ -12,7 +12,7 @@ use rowcast_engine::{Error, Kind, Result};
 use serde::Serialize;
 
 use crate::config::{Config, Source};
-use crate::setup::candidates::{self, Table, unpublished_remedy};
+use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
 use crate::tables::identifier;
 use crate::wire::answering_client;
@@ -201,20 +201,26 @@ fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
     let name = format!("table {}", table.channel());
     if !listed_or_ours(table, source) {
         let publication = if table.identified { &source.publication } else { &source.inserts };
-        let remedy = format!(
-            "As {}: ALTER PUBLICATION {} ADD TABLE ONLY {};",
-            table.owner,
+        let (owner, role) = (identifier(&table.owner), identifier(&server.role));
+        let by_hand = format!(
+            "as superuser: ALTER PUBLICATION {} ADD TABLE ONLY {};",
             identifier(publication),
             table.sql()
         );
-        let (owner, role) = (identifier(&table.owner), identifier(&server.role));
+        let remedy = if source.manage {
+            format!(
+                "GRANT {owner} TO {role}; then rowcast adds it by itself; or, once the publication is there, {by_hand}"
+            )
+        } else {
+            format!("Once the publication is there, {by_hand}")
+        };
         let found = format!("in no publication, and it belongs to {owner}, not to {role}");
         return requirement(&name, false, found, remedy);
     }
     if !table.hidden.is_empty() {
         let only = if table.identified { "" } else { "only inserts and truncates, and " };
         let found = format!("{only}no key: {} of its key is not published", table.hidden.join(", "));
-        return requirement(&name, true, found, unpublished_remedy(&table.sql(), table.identified));
+        return requirement(&name, true, found, table.hidden_remedy());
     }
     let remedy = format!(
         "To capture updates and deletes too, add a primary key, or ALTER TABLE {} REPLICA IDENTITY FULL; (of a \

@@ -156,7 +156,7 @@ async fn of_slot(
     if !schema.ours {
         return Ok(Some(Removal::stays(title, "it is not in rowcast.installation, somebody else made it")));
     }
-    match found.fit(name, server) {
+    match found.fit(source, server) {
         Ok(()) => {
             Ok(Some(Removal::goes(title, format!("SELECT pg_drop_replication_slot({});", literal(name)))))
         }

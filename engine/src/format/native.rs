@@ -11,7 +11,7 @@
 //! is `initial` or `ad_hoc`, `marks` says where in the snapshot the row stands (`first`, `first_in_table`,
 //! `last_in_table`, `last`), `lsn` is the position whose changes are in it; `tx` is null. So it is of a delete that stands
 //! among the rows of a table without a key: one of them was gone again before all were told. A gap
-//! has only `id`, `channel` (null for all), `op`, `reason`, `detail`, `ts` and `tx`. A value that could not be
+//! has only `id`, `channel` (null for all), `op`, `reason`, `detail`, `from` and `to` where numbers are lost, `ts` and `tx`. A value that could not be
 //! written is absent from its object and named in `"errors":[{"column":…,"reason":…}]`, the last member, which is
 //! there only then.
 

@@ -218,7 +218,7 @@ impl Link {
         let stored = self.ingest.journal().position();
         caught_up(server, &stored, &system)?;
         let Observed { slot, publications: published, .. } = slot::observe(client, &self.source).await?;
-        let fit = slot.as_ref().map_or(Ok(()), |slot| slot.fit(&self.source.slot, server));
+        let fit = slot.as_ref().map_or(Ok(()), |slot| slot.fit(&self.source, server));
         let unfit = match fit {
             Ok(()) => None,
             Err(error) if stored.slot.is_empty() || error.kind() == Kind::Transient => return Err(error),
@@ -359,10 +359,9 @@ impl Link {
             return Err(Break::unpublished(name).error());
         }
         self.reading.note(publications, slot.as_ref().and_then(|slot| slot.active_pid));
-        let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(position);
         let stored = StreamPosition { lsn: position, ..StreamPosition::default() };
-        resume::not_ahead(&stored, name, confirmed).map_err(Break::error)?;
-        Ok(confirmed)
+        resume::not_ahead(&stored, name, slot.as_ref()).map_err(Break::error)?;
+        Ok(slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(position))
     }
 
     /// Makes this installation the slot's owner; gives the slot's birth.
@@ -384,7 +383,7 @@ impl Link {
         let name = &self.source.slot;
         if !self.source.manage {
             let what = format!("The replication slot {name} does not exist, and source.manage is false");
-            return Err(Error::refused(what).hint(slot::create_remedy(name, server)));
+            return Err(Error::refused(what).hint(slot::create_remedy(&self.source, server)));
         }
         let installation = self.ingest.journal().installation();
         installation::claim(client, name, installation, None).await?;
@@ -407,7 +406,8 @@ impl Link {
             if !self.source.manage {
                 let what =
                     format!("The replication slot {name} has to be made anew, and source.manage is false");
-                let (drop, create) = (slot::drop_sql(name), slot::create_remedy(name, &situation.server));
+                let (drop, create) =
+                    (slot::drop_sql(name), slot::create_remedy(&self.source, &situation.server));
                 return Err(Error::refused(what).hint(format!("{drop} {create}")));
             }
             slot::drop(client, name).await?;

@@ -51,7 +51,7 @@ pub(super) fn judge(stored: &StreamPosition, facts: &Facts<'_>) -> Result<Verdic
         return fresh(facts, confirmed);
     }
     same_server(stored, facts, confirmed)?;
-    same_slot(stored, facts, confirmed)?;
+    same_slot(stored, facts)?;
     Ok(Verdict::Continue)
 }
 
@@ -116,7 +116,7 @@ fn same_server(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Re
     Ok(())
 }
 
-fn same_slot(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Result<(), Break> {
+fn same_slot(stored: &StreamPosition, facts: &Facts<'_>) -> Result<(), Break> {
     let name = facts.slot_name;
     if stored.slot != name {
         let what = format!("The journal follows the replication slot {}, not {name}", stored.slot);
@@ -146,7 +146,7 @@ fn same_slot(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Resu
         }
     }
     not_lost(facts)?;
-    not_ahead(stored, name, confirmed)
+    not_ahead(stored, name, facts.slot)
 }
 
 fn gone(stored: &StreamPosition, name: &str) -> Break {
@@ -156,16 +156,27 @@ fn gone(stored: &StreamPosition, name: &str) -> Break {
 }
 
 /// What the slot has confirmed it does not send again.
-pub(super) fn not_ahead(stored: &StreamPosition, name: &str, confirmed: Lsn) -> Result<(), Break> {
-    if confirmed > stored.lsn {
-        let what = format!(
-            "The replication slot {name} stands at {confirmed}, beyond the journal's position {}: the slot was created \
-             anew or moved, something else has read from it, or the journal was restored from a backup",
-            stored.lsn
-        );
-        return Err(Break::new(Reason::JournalBehind, what));
+pub(super) fn not_ahead(stored: &StreamPosition, name: &str, slot: Option<&Slot>) -> Result<(), Break> {
+    let Some((slot, confirmed)) = slot.and_then(|slot| Some((slot, slot.confirmed_flush_lsn?))) else {
+        return Ok(());
+    };
+    if confirmed <= stored.lsn {
+        return Ok(());
     }
-    Ok(())
+    let stands = format!(
+        "The replication slot {name} stands at {confirmed}, beyond the journal's position {}",
+        stored.lsn
+    );
+    // The journal's slot has decoded what the journal holds.
+    if slot.decoded == Some(0) {
+        let what = format!("{stands}, and has decoded nothing yet: it was probably dropped and created anew");
+        return Err(Break::new(Reason::SlotRecreated, what));
+    }
+    let what = format!(
+        "{stands}: it was moved by hand (pg_replication_slot_advance), something else has read from it, or the \
+         journal was restored from a backup"
+    );
+    Err(Break::new(Reason::JournalBehind, what))
 }
 
 /// Where `timeline` ended, by a timeline history file: lines of `timeline switchpoint reason`.
@@ -232,10 +243,16 @@ mod tests {
         Some(Slot { confirmed_flush_lsn: Some(Lsn(lsn)), ..Slot::default() })
     }
 
+    fn decoded(lsn: u64, count: i64) -> Option<Slot> {
+        slot_at(lsn).map(|slot| Slot { decoded: Some(count), ..slot })
+    }
+
     #[test]
     fn goes_on_where_nothing_has_happened() {
         assert_eq!(judged(&usual()), Ok(Verdict::Continue));
         assert_eq!(judged(&Case { slot: slot_at(100), owner: None, ..usual() }), Ok(Verdict::Continue));
+        // Statistics that were lost are no sign by themselves.
+        assert_eq!(judged(&Case { slot: decoded(100, 0), ..usual() }), Ok(Verdict::Continue));
         let promoted =
             Case { system: System { timeline: 2, ..usual().system }, switched: Some(Lsn(100)), ..usual() };
         assert_eq!(judged(&promoted), Ok(Verdict::Continue));
@@ -260,6 +277,11 @@ mod tests {
             ),
             (Case { slot: None, ..usual() }, "source_lost The replication slot rowcast is gone"),
             (Case { slot: slot_at(101), ..usual() }, "journal_behind"),
+            (Case { slot: decoded(101, 1), ..usual() }, "it was moved by hand"),
+            (
+                Case { slot: decoded(101, 0), ..usual() },
+                "slot_recreated The replication slot rowcast stands at 0/65",
+            ),
             (
                 Case { slot: Some(lost.clone()), ..usual() },
                 "source_lost The replication slot rowcast is lost",

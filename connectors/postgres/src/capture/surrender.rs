@@ -63,7 +63,7 @@ impl Link {
     async fn kept_for_us(&self, client: &Client) -> Result<Option<u64>> {
         let (observed, server) = (slot::observe(client, &self.source).await?, Server::read(client).await?);
         // One that has only the name of ours is somebody else's, whatever the table of owners says.
-        let fits = observed.slot.as_ref().is_some_and(|slot| slot.fit(&self.source.slot, &server).is_ok());
+        let fits = observed.slot.as_ref().is_some_and(|slot| slot.fit(&self.source, &server).is_ok());
         let kept =
             observed.retained().filter(|kept| self.source.wal_budget.is_some_and(|budget| *kept > budget));
         let owner = installation::read(client, &self.source.slot).await?;

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use super::{Requirement, requirement};
 use crate::config::Source;
-use crate::setup::candidates::{Table, unpublished_remedy};
+use crate::setup::candidates::Table;
 use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
 use crate::setup::{partitions, publications, published};
@@ -79,7 +79,8 @@ async fn of_main(
 ) -> Result<Requirement> {
     let name = &source.publication;
     let Some(publication) = publications::read(client, server.version, name).await? else {
-        let sql = publications::create_remedy(client, source, server).await?;
+        let primary = if server.standby { "On the primary: " } else { "" };
+        let sql = format!("{primary}{}", publications::create_remedy(client, source, server).await?);
         let remedy = if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql };
         return Ok(requirement("publication", source.manage, format!("{name} does not exist"), remedy));
     };
@@ -116,6 +117,10 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
         }
         looked_after &= *name == trigger::TYPES || missing.len() == before;
     }
+    if source.ddl && !source.manage && missing.is_empty() && !trigger::tells_ddl(client, source).await? {
+        let found = "the triggers do not tell of definitions (source.ddl) for this slot";
+        return Ok(requirement("event trigger", false, found, trigger::REGISTER_DDL.to_owned()));
+    }
     if missing.is_empty() {
         let found = "new tables are captured in the transaction that creates them";
         return Ok(requirement("event trigger", true, found, None));
@@ -129,8 +134,12 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
     } else {
         ""
     };
-    let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
-    let remedy = format!("{who} {}", sql.join(" "));
+    let remedy = if source.manage {
+        let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
+        format!("{who} {}", sql.join(" "))
+    } else {
+        trigger::REGISTER_DDL.to_owned()
+    };
     let sound = !source.ddl || source.manage || looked_after;
     Ok(requirement("event trigger", sound, format!("{}{instead}", what.join(", ")), remedy))
 }
@@ -169,10 +178,15 @@ pub(super) async fn of_writes(
                 "its replica identity has generated columns that are not published"
             }
         );
+        let publication = identifier(&publication);
+        let first = if unidentified {
+            "Add a primary key".to_owned()
+        } else {
+            format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)")
+        };
         let remedy = format!(
-            "Add a primary key, or ALTER PUBLICATION {} SET (publish = 'insert, truncate'); `rowcast run` moves tables \
-             of publications that it keeps",
-            identifier(&publication)
+            "{first}, or ALTER PUBLICATION {publication} SET (publish = 'insert, truncate'); `rowcast run` moves tables of \
+             publications that it keeps"
         );
         all.push(requirement(&format!("table {}", Schema::channel_of(&schema, &name)), false, found, remedy));
     }
@@ -188,7 +202,7 @@ fn of_part(table: &Table, publication: &str) -> Requirement {
     );
     let remedy = format!(
         "{}; `rowcast run` moves tables of publications that it keeps",
-        unpublished_remedy(&table.sql(), false).trim_end_matches(';')
+        table.hidden_remedy().trim_end_matches(';')
     );
     requirement(&format!("table {}", table.channel()), false, found, remedy)
 }

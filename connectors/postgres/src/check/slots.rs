@@ -15,13 +15,13 @@ pub(super) async fn of_slot(client: &Client, source: &Source, server: &Server) -
     let observed = slot::observe(client, source).await?;
     let Some(slot) = &observed.slot else {
         let free = free("replication slots", server.slots, slots_remedy());
-        let remedy = slot::create_remedy(name, server);
+        let remedy = slot::create_remedy(source, server);
         let remedy =
             if source.manage { format!("`rowcast run` makes it; by hand: {remedy}") } else { remedy };
         let missing = format!("{name} does not exist");
         return Ok(vec![free, requirement("slot", source.manage, missing, remedy)]);
     };
-    if let Err(error) = slot.fit(name, server) {
+    if let Err(error) = slot.fit(source, server) {
         return Ok(vec![requirement("slot", false, error.to_string(), error.remedy().map(str::to_owned))]);
     }
     if let Some(lost) = slot.lost() {

@@ -87,7 +87,7 @@ pub(super) async fn of_standbys(
     let slot = slot::read(client, &source.slot).await?;
     if source.failover && slot.is_some_and(|slot| !slot.failover) {
         let by_hand = format!(
-            "psql \"… replication=database\" -c 'ALTER_REPLICATION_SLOT {} (FAILOVER true)'",
+            "while nobody reads the slot: psql \"… replication=database\" -c 'ALTER_REPLICATION_SLOT {} (FAILOVER true)'",
             identifier(&source.slot)
         );
         let remedy =

@@ -54,6 +54,15 @@ impl Table {
     pub(crate) fn would_fail(&self) -> bool {
         !self.identified && (self.hidden.is_empty() || !self.written.is_empty())
     }
+
+    /// What gives its events a key. With a column list, FULL identifies nothing for the server.
+    pub(crate) fn hidden_remedy(&self) -> String {
+        if self.written.is_empty() {
+            return unpublished_remedy(&self.sql(), self.identified);
+        }
+        let other = unpublished_remedy(&self.sql(), true);
+        format!("{other}, or take {} into the publication's column list", self.hidden.join(", "))
+    }
 }
 
 /// What gives the events of a table a key, and as long as it has none, also its old rows.

@@ -1,5 +1,5 @@
 //! Tables that have lost their key while somebody held their publication: they were lent REPLICA IDENTITY FULL (migration
-//! V7), so that their UPDATE and DELETE go on working, and it is given back as soon as that can be.
+//! V6), so that their UPDATE and DELETE go on working, and it is given back as soon as that can be.
 
 use rowcast_engine::Result;
 use tokio_postgres::Client;

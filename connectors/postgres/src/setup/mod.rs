@@ -41,6 +41,13 @@ pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Serve
     };
     if !source.manage {
         there(client, source, server, slot).await?;
+        if source.ddl && !trigger::tells_ddl(client, source).await? {
+            tracing::warn!(
+                hint = trigger::REGISTER_DDL,
+                "Changes of tables' definitions are not captured (source.ddl): source.manage is false, and no event trigger \
+                 tells of them"
+            );
+        }
         warn_of_partitions(client, source, server).await?;
         return refuse_differing(client, source, server).await;
     }
@@ -98,7 +105,7 @@ async fn there(client: &Client, source: &Source, server: &Server, slot: publicat
     }
     if slot == publications::Slot::Absent {
         let what = format!("The replication slot {} does not exist, and source.manage is false", source.slot);
-        return Err(Error::refused(what).hint(slot::create_remedy(&source.slot, server)));
+        return Err(Error::refused(what).hint(slot::create_remedy(source, server)));
     }
     Ok(())
 }
@@ -109,7 +116,8 @@ pub(crate) fn warn_of(source: &Source, reconciled: &Reconciled) {
         tracing::warn!(
             tables = publications::listed(&reconciled.foreign),
             publication = source.publication,
-            "Tables that belong to another role are not captured: add them to the publication as their owner"
+            "Tables that belong to another role are not captured: GRANT their owner's role to rowcast's, or add them to the \
+             publication as superuser (`rowcast check` has the SQL)"
         );
     }
 }

@@ -105,6 +105,9 @@ pub(crate) struct Slot {
     pub(crate) two_phase: bool,
     /// Bytes that may still be written before the slot is lost.
     pub(crate) safe_wal_size: Option<i64>,
+    /// Transactions that were decoded through it since it was made, or since the server has lost its statistics (a
+    /// crash); moving it decodes none.
+    pub(crate) decoded: Option<i64>,
 }
 
 /// The slot, if there is one.
@@ -149,7 +152,8 @@ pub(crate) async fn observe(client: &Client, source: &Source) -> Result<Observed
     let failed = |error| sql_error("Cannot look after the replication slot", error);
     let sql = format!(
         "
-        select to_jsonb(s)::text,
+        select (to_jsonb(s) || jsonb_build_object('decoded', (
+                   select total_txns from pg_stat_replication_slots d where d.slot_name = s.slot_name)))::text,
                case when pg_is_in_recovery() then coalesce(pg_last_wal_replay_lsn(), '0/0')
                     else pg_current_wal_lsn() end::text,
                extract(epoch from now() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
@@ -200,7 +204,8 @@ impl Slot {
     /// # Errors
     ///
     /// `Kind::Transient` for the copy of a standby, which can be read once that is promoted.
-    pub(crate) fn fit(&self, name: &str, server: &Server) -> Result<()> {
+    pub(crate) fn fit(&self, source: &Source, server: &Server) -> Result<()> {
+        let name = &source.slot;
         let Some(what) = self.unfit(&server.database) else {
             if self.synced && server.standby {
                 return Err(Error::transient(format!(
@@ -215,7 +220,7 @@ impl Slot {
         let remedy = if self.temporary {
             "It vanishes with that session; or choose another name for the slot (source.slot)".to_owned()
         } else {
-            let (wrong, right) = (drop_sql(name), create_remedy(name, server));
+            let (wrong, right) = (drop_sql(name), create_remedy(source, server));
             format!("Choose another name for the slot (source.slot), or replace it: {wrong} {right}")
         };
         Err(Error::refused(format!("The replication slot {name} {what}")).hint(remedy))
@@ -288,10 +293,11 @@ pub(crate) async fn holder(client: &Client, name: &str) -> Result<Option<String>
 }
 
 /// The SQL that makes the slot by hand.
-pub(crate) fn create_remedy(name: &str, server: &Server) -> String {
-    let failover =
-        if server.version >= FAILOVER_SLOTS && !server.standby { ", failover => true" } else { "" };
-    let sql = format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{failover});", literal(name));
+pub(crate) fn create_remedy(source: &Source, server: &Server) -> String {
+    let copied = source.failover && server.version >= FAILOVER_SLOTS && !server.standby;
+    let failover = if copied { ", failover => true" } else { "" };
+    let name = literal(&source.slot);
+    let sql = format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput'{failover});");
     if server.standby {
         // There the slot begins at what the primary logs of its running transactions, now and then.
         format!("{sql} (on a standby it waits for the primary: there, SELECT pg_log_standby_snapshot();)")
@@ -325,6 +331,7 @@ pub(crate) fn db_error(error: &Error) -> Option<&DbError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn slot(json: &str) -> Slot {
         serde_json::from_str(json).unwrap()
@@ -337,19 +344,24 @@ mod tests {
         Server { database: "shop".to_owned(), standby, version: 170_000, ..Server::default() }
     }
 
+    fn source(failover: bool) -> Source {
+        let url = "postgres://me@h/shop".to_owned();
+        Source::new(&Config { url, failover, ..Config::default() }).unwrap()
+    }
+
     #[test]
     fn a_sound_slot() {
         let slot = slot(GOOD);
         assert_eq!(slot.confirmed_flush_lsn, Some(Lsn(0x1A2B)));
         assert_eq!(slot.lost(), None);
-        slot.fit("rowcast", &server(false)).unwrap();
+        slot.fit(&source(true), &server(false)).unwrap();
         assert_eq!(state(Some(&slot), &server(false), None), "inactive");
         let read = Slot { active_pid: Some(7), ..slot.clone() };
         assert_eq!(state(Some(&read), &server(false), Some(7)), "active");
         assert_eq!(state(Some(&read), &server(false), Some(8)), "in_use");
         assert_eq!(state(None, &server(false), Some(8)), "missing");
         // What a promoted standby was copied before.
-        Slot { synced: true, ..slot }.fit("rowcast", &server(false)).unwrap();
+        Slot { synced: true, ..slot }.fit(&source(true), &server(false)).unwrap();
     }
 
     #[test]
@@ -364,7 +376,7 @@ mod tests {
             (Slot { synced: true, ..good.clone() }, "primary's"),
         ];
         for (slot, word) in wrong {
-            let error = slot.fit("rowcast", &server(true)).unwrap_err();
+            let error = slot.fit(&source(true), &server(true)).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
             assert!(error.remedy().is_some());
             let expected = if slot.synced { "synced" } else { "other" };
@@ -396,12 +408,13 @@ mod tests {
 
     #[test]
     fn the_sql_says_what_a_standby_needs() {
-        let sql = create_remedy("rowcast", &server(false));
+        let sql = create_remedy(&source(true), &server(false));
         assert_eq!(
             sql,
             "SELECT pg_create_logical_replication_slot('rowcast', 'pgoutput', failover => true);"
         );
-        let sql = create_remedy("rowcast", &server(true));
+        let sql = create_remedy(&source(true), &server(true));
         assert!(!sql.contains("failover") && sql.contains("pg_log_standby_snapshot()"), "{sql}");
+        assert!(!create_remedy(&source(false), &server(false)).contains("failover"));
     }
 }

@@ -127,6 +127,23 @@ pub(crate) fn create(name: &str) -> String {
     format!("CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION rowcast.{function}();")
 }
 
+/// What has definitions told where nothing may be changed here.
+pub(crate) const REGISTER_DDL: &str = "It takes what a start with source.manage = true makes, as a role that may create event triggers (a superuser, \
+     usually): start rowcast so once, and GRANT SELECT ON rowcast.capture, rowcast.secret TO the role that it runs as";
+
+/// Whether the event triggers tell this slot's rowcast what becomes of definitions, and it may believe them.
+pub(crate) async fn tells_ddl(client: &Client, source: &Source) -> Result<bool> {
+    let failed = |error| sql_error("Cannot read what rowcast captures", error);
+    let readable = "select coalesce(has_table_privilege(to_regclass('rowcast.capture'), 'SELECT')
+                                and has_table_privilege(to_regclass('rowcast.secret'), 'SELECT'), false)";
+    if !client.query_one(readable, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let sql = "select exists (select from rowcast.capture where slot = $1 and ddl)";
+    let registered: bool = client.query_one(sql, &[&source.slot]).await.map_err(failed)?.get(0);
+    Ok(registered && state(client, NAMES[0]).await? == State::Works)
+}
+
 /// How an event trigger is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {

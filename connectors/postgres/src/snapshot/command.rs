@@ -44,7 +44,7 @@ async fn start(
         captured.into_iter().filter(|(schema, table)| wanted.matches(schema, table)).collect();
     if chosen.is_empty() {
         return Err(Error::usage(format!("No captured table matches {}", patterns.join(", ")))
-            .hint("`rowcast status` lists the captured tables"));
+            .hint("`rowcast status --json` lists the captured tables: source.tables"));
     }
     if condition.is_some() && chosen.len() > 1 {
         return Err(Error::usage("A condition is for one table, and several match"));

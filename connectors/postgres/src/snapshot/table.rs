@@ -28,9 +28,11 @@ use crate::setup::slot;
 use crate::tables::qualified;
 use crate::wire::{row_error, sql_client};
 
-/// Keys read again at once, and how many of them may wait before they go first.
+/// Keys read again at once, and how many of them, or how many bytes, may wait before they go first: what is behind them
+/// adds more, and `tracker/again.rs` has its limits.
 const KEYS_AT_ONCE: usize = 500;
 const KEYS_FIRST: usize = 2_000;
+const KEY_BYTES_FIRST: usize = 4 << 20;
 
 /// Before a chunk is read again because a transaction was not visible yet; for how long that is not worth a word.
 const UNSEEN_PAUSE: Duration = Duration::from_millis(20);
@@ -194,7 +196,14 @@ impl Reading {
 
     /// Whether the chunk on its way must have arrived before the next one: what that is depends on it.
     fn settles_first(&self) -> bool {
-        self.job.progress.at_end || self.job.progress.again.len() >= KEYS_FIRST
+        self.job.progress.at_end || self.many_wait()
+    }
+
+    /// Whether so many keys wait to be read again that they go first.
+    fn many_wait(&self) -> bool {
+        let again = &self.job.progress.again;
+        let bytes: usize = again.iter().flatten().map(String::len).sum();
+        again.len() >= KEYS_FIRST || bytes >= KEY_BYTES_FIRST
     }
 
     /// Reads a chunk while the one before is on its way.
@@ -241,7 +250,7 @@ impl Reading {
     fn range(&self) -> Range {
         let progress = &self.job.progress;
         let again = !progress.again.is_empty();
-        if again && (progress.at_end || progress.again.len() >= KEYS_FIRST) {
+        if again && self.settles_first() {
             Range::Keys(progress.again.iter().take(KEYS_AT_ONCE).cloned().collect())
         } else {
             Range::Next(self.rows)

@@ -5,6 +5,7 @@
 //! chunk's snapshot is taken until its rows are written. The *ring* has the transactions that were streamed and may
 //! still be invisible to a snapshot: a commit is decoded before it is seen.
 
+mod again;
 #[cfg(test)]
 mod altered;
 #[cfg(test)]
@@ -29,9 +30,6 @@ use whole::Whole;
 pub(crate) use whole::{Changes, Flaw, Opened, ReadWhole};
 use window::Table;
 pub(crate) use window::{Read, Verdict};
-
-/// Keys that wait to be read again, of one table. More means that most of what was read is out of date: it begins anew.
-const AGAIN_MAX: usize = 20_000;
 
 /// Memory for what open windows note, of all tables. Beyond it their chunks are read again, smaller.
 const NOTED_MAX: usize = 64 << 20;
@@ -119,7 +117,7 @@ impl Tracker {
     /// These keys wait to be read again, from what came before.
     pub(crate) fn read_again(&mut self, relation: u32, keys: BTreeSet<Box<[u8]>>) {
         if let Some(table) = self.tables.get_mut(&relation) {
-            table.again.extend(keys);
+            keys.into_iter().for_each(|key| table.again.insert(key));
         }
     }
 
@@ -208,8 +206,8 @@ impl Tracker {
         };
         let moved = old.is_some() && new.is_some() && old != new;
         if moved && incomplete {
-            table.again.extend(new.clone());
-            if table.again.len() > AGAIN_MAX {
+            new.clone().into_iter().for_each(|key| table.again.insert(key));
+            if table.again.is_too_much() {
                 table.lose();
             }
         }
@@ -273,7 +271,7 @@ impl Tracker {
         let Some(table) = self.tables.get_mut(&read.relation) else { return Verdict::Void };
         let verdict = table.settle(read, keep);
         self.noted -= table.close(read.window);
-        let verdict = if table.again.len() > AGAIN_MAX { Verdict::Void } else { verdict };
+        let verdict = if table.again.is_too_much() { Verdict::Void } else { verdict };
         self.forget(read.visible);
         verdict
     }
@@ -293,7 +291,7 @@ impl Tracker {
 
     /// The keys that wait to be read again.
     pub(crate) fn again(&self, relation: u32) -> impl Iterator<Item = &[u8]> {
-        self.tables.get(&relation).into_iter().flat_map(|table| table.again.iter().map(AsRef::as_ref))
+        self.tables.get(&relation).into_iter().flat_map(|table| table.again.iter())
     }
 }
 

@@ -208,3 +208,30 @@ impl Attempt<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// What the kernel was told of a connection over TCP, for a stream and for everything else.
+    #[tokio::test]
+    async fn the_receive_buffer_of_a_stream_is_fixed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let info = Conninfo::parse(&format!("host=127.0.0.1 port={port} user=u")).unwrap();
+        let at = |address: &str| Host::Tcp { name: String::new(), address: address.parse().ok(), port };
+        let (near, far) = (at("127.0.0.1"), at("192.0.2.1"));
+        let unix = Host::Unix { dir: "/tmp".into(), port };
+        let size = |host, purpose| Attempt { info: &info, host, purpose }.receive_buffer();
+        assert_eq!(size(&near, Purpose::Replication), Some(LOCAL_RECEIVE_BUFFER));
+        assert_eq!(size(&far, Purpose::Replication), Some(RECEIVE_BUFFER));
+        assert_eq!((size(&near, Purpose::Query), size(&unix, Purpose::Replication)), (None, None));
+        let fixed = dial(&near, &info.keepalive, size(&near, Purpose::Replication)).await.unwrap();
+        let Socket::Tcp(stream) = fixed else { panic!("not TCP") };
+        // Linux says twice what it was asked for.
+        let granted = SockRef::from(&stream).recv_buffer_size().unwrap();
+        assert!([1, 2].contains(&(granted / LOCAL_RECEIVE_BUFFER as usize)), "{granted}");
+    }
+}

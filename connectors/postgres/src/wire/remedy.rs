@@ -244,7 +244,8 @@ pub(super) fn for_statement(error: &DbError) -> Option<String> {
         // From version 16 on it is called filenumber.
         "XX000" if about("could not map filenode") || about("could not map filenumber") => {
             "Postgres cannot decode its own log here, as can be where tables were emptied or rewritten while the slot was \
-             made. When it stays so: select pg_drop_replication_slot('NAME'); then rowcast adopt, which goes on behind a gap"
+             made. When it stays so: select pg_drop_replication_slot('NAME'); restart rowcast, and `rowcast adopt` \
+             lets it go on behind a gap"
         }
         "42501" => "Give the role the privilege, or log in as one that has it",
         _ => return None,

@@ -58,7 +58,15 @@ pub(super) async fn one_row_on(server: Server, policy: OnGap) -> (Server, Direct
     run(&client, "insert into t values (1)").await;
     capture.wait(1).await;
     capture.stop().await;
+    decoded(&server).await;
     (server, directory, config)
+}
+
+/// Waits until the server's statistics say that the slot has been read: before 15 they come a moment later.
+async fn decoded(server: &Server) {
+    let client = sql(server).await;
+    let sql = "select total_txns > 0 from pg_stat_replication_slots where slot_name = 'rowcast'";
+    until("the statistics", async || value(&client, sql).await == "true").await;
 }
 
 #[tokio::test]
@@ -89,11 +97,13 @@ async fn a_slot_made_anew_by_hand() {
         let client = sql(&server).await;
         run(&client, "select pg_drop_replication_slot('rowcast'); insert into t values (2)").await;
         run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
+        // Before version 15 they come a moment later.
+        let anew = "select coalesce(sum(total_txns), 0) = 0 from pg_stat_replication_slots";
+        until("the statistics", async || value(&client, anew).await == "true").await;
         run(&client, "insert into t values (3)").await;
-        let capture =
-            goes_on(config.clone(), &directory, "beyond the journal's position", "journal_behind").await;
+        let capture = goes_on(config.clone(), &directory, "dropped and created anew", "slot_recreated").await;
         run(&client, "insert into t values (4)").await;
-        let expected = ["insert public.t 1", "gap journal_behind", "insert public.t 3", "insert public.t 4"];
+        let expected = ["insert public.t 1", "gap slot_recreated", "insert public.t 3", "insert public.t 4"];
         stays(config, capture, &directory, &expected).await;
     }
 }
@@ -106,8 +116,7 @@ async fn a_slot_that_was_moved() {
         run(&client, "insert into t values (2)").await;
         run(&client, "select pg_replication_slot_advance('rowcast', pg_current_wal_insert_lsn())").await;
         run(&client, "insert into t values (3)").await;
-        let capture =
-            goes_on(config.clone(), &directory, "beyond the journal's position", "journal_behind").await;
+        let capture = goes_on(config.clone(), &directory, "it was moved by hand", "journal_behind").await;
         let expected = ["insert public.t 1", "gap journal_behind", "insert public.t 3"];
         stays(config, capture, &directory, &expected).await;
     }

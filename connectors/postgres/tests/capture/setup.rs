@@ -134,8 +134,28 @@ async fn nothing_is_changed_unless_allowed() {
     assert!(check(&manual).await.unwrap().iter().all(|requirement| requirement.ok));
     capture.status.look_again();
     capture.stop().await;
-    Capture::start(manual, directory.path()).await.stop().await;
+    Capture::start(manual.clone(), directory.path()).await.stop().await;
     assert_eq!(server.dump(), dump);
+
+    // Definitions are told once a start that may make it has made what tells of them.
+    let telling = Config { ddl: true, ..manual };
+    let found = check(&telling).await.unwrap();
+    let trigger = find(&found, "event trigger");
+    assert!(!trigger.ok && trigger.remedy.as_ref().unwrap().contains("source.manage = true"), "{trigger:?}");
+    let managed = Config { manage: true, ..telling.clone() };
+    Capture::start(managed, directory.path()).await.stop().await;
+    assert!(find(&check(&telling).await.unwrap(), "event trigger").ok);
+    // By a role that may read what they are signed with, and by none that may not.
+    let url = server.admin().replace("user=postgres", "user=plain");
+    run(&client, "create role plain login replication").await;
+    let plain = Config { url, ..telling };
+    assert!(!find(&check(&plain).await.unwrap(), "event trigger").ok);
+    run(&client, "grant select on rowcast.capture, rowcast.secret to plain").await;
+    assert!(find(&check(&plain).await.unwrap(), "event trigger").ok);
+    let capture = Capture::start(plain, directory.path()).await;
+    run(&client, "alter table t add note text").await;
+    assert!(capture.briefs(3).await[2].starts_with("message rowcast.ddl"));
+    capture.stop().await;
 }
 
 /// What somebody may be surprised by is told, with its remedy, and is in nobody's way.

@@ -143,9 +143,9 @@ async fn a_standbys_slot_that_conflicts_is_named() {
         assert!(remedy.contains("SELECT pg_drop_replication_slot('rowcast');"), "{error}: {remedy}");
         run(&replica, "select pg_drop_replication_slot('rowcast')").await;
         make_slot(&client, &standby).await;
-        assert_eq!(capture.status.adopt().await.unwrap().unwrap().reason, "journal_behind");
+        assert_eq!(capture.status.adopt().await.unwrap().unwrap().reason, "slot_recreated");
         run(&client, "insert into t values (1)").await;
-        assert_eq!(capture.briefs(2).await, ["gap journal_behind", "insert public.t 1"]);
+        assert_eq!(capture.briefs(2).await, ["gap slot_recreated", "insert public.t 1"]);
         capture.stop().await;
 
         drop(client);

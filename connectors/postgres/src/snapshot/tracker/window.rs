@@ -1,11 +1,12 @@
 //! One table that is being read: its open windows, and the keys to be read again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use rowcast_engine::Lsn;
 use rowcast_engine::record::Tuple;
 use rowcast_engine::schema::SchemaId;
 
+use super::again::Again;
 use crate::snapshot::rows::{Rows, key_bytes};
 use crate::snapshot::visible::{Commit, Visible};
 
@@ -74,7 +75,7 @@ struct Window {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// Keys to be read again.
-    pub(super) again: BTreeSet<Box<[u8]>>,
+    pub(super) again: Again,
     /// Notes of all open windows, the first of which has the number `first`.
     notes: VecDeque<Noted>,
     first: u64,
@@ -198,7 +199,7 @@ impl Table {
             None => read.rows.iter().for_each(keep),
             Some(ref rows) => rows.iter().filter_map(Row::kept).for_each(keep),
         }
-        self.again.extend(again.into_iter().map(Box::from));
+        again.into_iter().for_each(|key| self.again.insert(key.into()));
         Verdict::Written
     }
 }

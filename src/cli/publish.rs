@@ -25,7 +25,7 @@ Examples:
 Prints the event's number once the event is durable. In a transaction of the database, and in commit order with its
 row changes: select rowcast.publish('orders.shipped', '{\"id\": 7}')")]
 pub(crate) struct Publish {
-    /// The channel: any name but that of a captured table
+    /// The channel: letters, digits, _ and -, in parts with a dot between; not that of a captured table, nor rowcast.…
     channel: String,
     /// The payload, any JSON value; - reads it from standard input
     #[arg(value_name = "JSON", allow_hyphen_values = true)]

@@ -26,7 +26,10 @@ Examples:
 
 A sink that has stopped says in its reason what a person has to do. One that is added begins with the rows of all
 captured tables, read for it alone, with all events that are held, or with what comes next: start = \"snapshot\",
-\"earliest\" or \"latest\" in its section.")]
+\"earliest\" or \"latest\" in its section.
+
+Orders (pause, resume, rewind) are taken from the user that runs rowcast, through the socket in its data directory
+(--data), not over HTTP (--url).")]
 pub(crate) struct Sink {
     #[command(subcommand)]
     action: Action,

@@ -38,7 +38,10 @@ Examples:
 The rows come as events with op read, in chunks in the order of the key, while changes go on: whoever follows both
 ends with the table. It survives restarts, waits for sinks that are far behind, and writes nothing to the database. A
 table without a key is read in one piece, without a condition, for those who begin with an empty table where it was
-asked for: that event is printed. Which tables are read when capture begins is source.snapshot."
+asked for: that event is printed. Which tables are read when capture begins is source.snapshot.
+
+Orders are taken from the user that runs rowcast, through the socket in its data directory (--data), not over HTTP
+(--url), which shows how far it has come."
 )]
 pub(crate) struct Snapshot {
     /// Captured tables: public.orders, public.*, * (repeatable)

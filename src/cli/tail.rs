@@ -44,7 +44,7 @@ pub(crate) struct Tail {
     /// Where to start: latest, earliest, an event's number (what comes after it), a time (2026-11-21T04:00:00Z; behind the newest event: latest), last:N
     #[arg(long, default_value = "latest", value_name = "PLACE")]
     from: String,
-    /// Only these: insert, update, delete, truncate, message (with commas)
+    /// Only these: insert, update, delete, truncate, read, message (with commas)
     #[arg(long, value_name = "OPS")]
     op: Option<String>,
     /// A JSON object a line, on a terminal, too

@@ -84,7 +84,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         if self.brokers.trim().is_empty() {
             return Err(Error::usage("The Kafka door has no brokers")
-                .hint("Name one: --kafka HOST:PORT, or brokers = \"HOST:PORT\" in [kafka]."));
+                .hint("Name one: --kafka HOST:PORT, or brokers = \"HOST:PORT\" in the sink's section ([kafka], [sinks.NAME])."));
         }
         check_prefix(&self.topic_prefix)?;
         check_count("partitions", self.partitions, i32::MAX)?;
@@ -148,8 +148,9 @@ fn check_prefix(prefix: &str) -> Result<()> {
 fn check_count(name: &str, value: Option<i32>, max: i32) -> Result<()> {
     match value {
         Some(value) if !(1..=max).contains(&value) => {
-            Err(Error::usage(format!("Kafka topics cannot have {name} = {value}"))
-                .hint(format!("Choose 1 to {max}, or leave {name} out of [kafka] for the broker's default.")))
+            Err(Error::usage(format!("Kafka topics cannot have {name} = {value}")).hint(format!(
+                "Choose 1 to {max}, or leave {name} out of the sink's section for the broker's default."
+            )))
         }
         _ => Ok(()),
     }

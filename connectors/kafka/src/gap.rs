@@ -35,11 +35,17 @@ pub(crate) fn of_missing(missing: Missing) -> Vec<u8> {
     gap.to_string().into_bytes()
 }
 
+/// Where a sink's options stand.
+fn section(sink: &str) -> String {
+    if sink == "kafka" { "[kafka]".to_owned() } else { format!("[sinks.{sink}]") }
+}
+
 /// Why the sink does not go on by itself behind the gap that is the event `id`.
 pub(crate) fn stopped(sink: &str, id: u64, what: &str) -> SinkError {
     let error = Error::failed(format!("The history that Kafka gets is broken: {what}")).hint(format!(
         "Load the tables anew into what reads the topics, then `rowcast sink resume {sink}` goes on behind the gap. \
-         With on_gap = \"continue\" in [kafka] it does so by itself"
+         With on_gap = \"continue\" in {} it does so by itself",
+        section(sink)
     ));
     SinkError::Gap { id, error }
 }

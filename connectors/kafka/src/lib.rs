@@ -10,7 +10,8 @@
 //!
 //! Every record has the headers `rowcast.id`, the event's number, and `rowcast.part`, which record of the event it is,
 //! both as decimal text: together they are the identity of the record, by which a consumer drops repetitions. Records
-//! of custom events have `rowcast.channel`, too.
+//! of rows and truncates have `rowcast.schema`, the version of the table's schema, as `GET /v1/schemas/{table}` numbers
+//! them; records of custom events have `rowcast.channel`.
 //!
 //! Delivery is at least once, in order per key: the producer is idempotent,
 //! never gives a record up, and stops at the first one that Kafka refuses; the position is saved when everything

@@ -50,15 +50,17 @@ pub(crate) fn of_topic(topic: &str, code: Code) -> SinkError {
     let by_hand = format!("kafka-topics.sh --create --topic {topic}");
     let hint = match code {
         Code::InvalidReplicationFactor => {
-            "Set replication_factor in [kafka] to at most the number of brokers.".to_owned()
+            "Set replication_factor in the sink's section to at most the number of brokers.".to_owned()
         }
-        Code::InvalidPartitions => "Set partitions in [kafka] to what the cluster allows.".to_owned(),
+        Code::InvalidPartitions => {
+            "Set partitions in the sink's section to what the cluster allows.".to_owned()
+        }
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
             format!("Create it by hand ({by_hand}), or grant Create on it to rowcast's user.")
         }
         Code::PolicyViolation | Code::InvalidConfig => {
             format!(
-                "The cluster's policy forbids it: create it by hand ({by_hand}), or set partitions and replication_factor in [kafka]."
+                "The cluster's policy forbids it: create it by hand ({by_hand}), or set partitions and replication_factor in the sink's section."
             )
         }
         Code::InvalidTopic => "Rename the table or channel, or choose another topic_prefix.".to_owned(),
@@ -98,7 +100,9 @@ pub(crate) fn connection_remedy(code: Code) -> Option<&'static str> {
             Some("Look at security.protocol and sasl.* in [kafka.properties]")
         }
         Code::SSL => Some("Look at security.protocol and ssl.* in [kafka.properties]"),
-        Code::Resolve => Some("Look at brokers in [kafka], and at advertised.listeners of the broker"),
+        Code::Resolve => {
+            Some("Look at brokers in the sink's section, and at advertised.listeners of the broker")
+        }
         _ => None,
     }
 }

@@ -11,6 +11,7 @@ use rowcast_engine::event::{Body, Event};
 use rowcast_engine::format::debezium::{Debezium, Records};
 use rowcast_engine::format::{NativeOptions, write_event};
 use rowcast_engine::record::Batch;
+use rowcast_engine::schema::SchemaId;
 use rowcast_engine::sink::{Missing, OnGap, Sink, SinkError};
 use rowcast_engine::{Error, Result};
 use serde::de::IgnoredAny;
@@ -57,6 +58,9 @@ struct Outgoing<'a> {
     topic: &'a str,
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
+    /// The version of the table's schema, for rows and truncates.
+    schema: Option<SchemaId>,
+    /// What the format adds.
     header: Option<(&'a str, &'a [u8])>,
 }
 
@@ -100,18 +104,25 @@ impl KafkaSink {
                 self.commit().await?;
                 Err(gap::stopped(&self.name, event.id, &format!("{reason}: {detail}")))
             }
-            Body::Row { .. } | Body::Truncate { .. } => self.send_row(producer, event).await,
+            Body::Row { schema, .. } | Body::Truncate { schema, .. } => {
+                self.send_row(producer, event, schema.id).await
+            }
         }
     }
 
-    async fn send_row(&mut self, producer: &Producer, event: &Event<'_>) -> Result<(), SinkError> {
+    async fn send_row(
+        &mut self,
+        producer: &Producer,
+        event: &Event<'_>,
+        schema: SchemaId,
+    ) -> Result<(), SinkError> {
         self.debezium.records(event, gap::now(), &mut self.records);
         self.tally.unrendered += self.records.unrendered() as u64;
         for record in self.records.iter() {
             let topic = self.topics.name(record.topic_suffix);
             let header = record.header.map(|(header, value)| (header.name(), value));
             let (part, key, value) = (record.part, record.key, record.value);
-            let outgoing = Outgoing { id: event.id, part, topic, key, value, header };
+            let outgoing = Outgoing { id: event.id, part, topic, key, value, schema: Some(schema), header };
             produce(producer, &mut self.beginnings, &mut self.tally, outgoing).await?;
         }
         Ok(())
@@ -133,7 +144,8 @@ impl KafkaSink {
         }
         let header = Some(("rowcast.channel", channel.as_bytes()));
         let topic = self.topics.name(channel);
-        let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header };
+        let value = Some(self.value.as_slice());
+        let outgoing = Outgoing { id, part: 0, topic, key: None, value, schema: None, header };
         produce(producer, &mut self.beginnings, &mut self.tally, outgoing).await
     }
 
@@ -141,7 +153,8 @@ impl KafkaSink {
     async fn send_gap(&mut self, id: u64) -> Result<(), SinkError> {
         self.topics.ensure(gap::SUFFIX).await?;
         let topic = self.topics.name(gap::SUFFIX);
-        let outgoing = Outgoing { id, part: 0, topic, key: None, value: Some(&self.value), header: None };
+        let value = Some(self.value.as_slice());
+        let outgoing = Outgoing { id, part: 0, topic, key: None, value, schema: None, header: None };
         produce(&self.connection.producer(), &mut self.beginnings, &mut self.tally, outgoing).await
     }
 
@@ -300,11 +313,14 @@ async fn failed(producer: &Producer) -> SinkError {
 
 /// The record's identity, and what its format adds.
 fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
-    let (mut id, mut part) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let [mut id, mut part, mut schema] = [itoa::Buffer::new(); 3];
     let header = |key, value| Header { key, value: Some(value) };
-    let headers = OwnedHeaders::new_with_capacity(3)
+    let mut headers = OwnedHeaders::new_with_capacity(4)
         .insert(header("rowcast.id", id.format(outgoing.id)))
         .insert(header("rowcast.part", part.format(outgoing.part)));
+    if let Some(version) = outgoing.schema {
+        headers = headers.insert(header("rowcast.schema", schema.format(version)));
+    }
     match outgoing.header {
         Some((key, value)) => headers.insert(Header { key, value: Some(value) }),
         None => headers,
@@ -322,8 +338,15 @@ mod tests {
         let (mut beginnings, mut tally) = (Beginnings::default(), Tally::default());
         let mut sent = 0;
         for topic in ["a", "b", "a"] {
-            let outgoing =
-                Outgoing { id: sent, part: 0, topic, key: Some(b"1"), value: Some(b"{}"), header: None };
+            let outgoing = Outgoing {
+                id: sent,
+                part: 0,
+                topic,
+                key: Some(b"1"),
+                value: Some(b"{}"),
+                schema: None,
+                header: None,
+            };
             let producer = connection.producer();
             let produced = produce(&producer, &mut beginnings, &mut tally, outgoing);
             match tokio::time::timeout(Duration::from_millis(300), produced).await {

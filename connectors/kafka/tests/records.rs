@@ -78,7 +78,7 @@ async fn rows_that_a_snapshot_read_are_records_without_tombstones() {
         let told = records.iter().map(|record| {
             let value = record.value.as_ref().expect("no tombstone");
             let names: Vec<_> = record.headers.keys().cloned().collect();
-            assert_eq!(names, ["rowcast.id", "rowcast.part"]);
+            assert_eq!(names, ["rowcast.id", "rowcast.part", "rowcast.schema"]);
             json!([value["op"], record.key, value["source"]["snapshot"], value["source"]["txId"]])
         });
         told.collect()

@@ -19,7 +19,7 @@ Examples:
 
 The copy is a data directory: to restore, start rowcast with --data on it, or put it in the place of the lost one.
 Numbers that were given after the backup are never given again, and who has them is told a gap. What Postgres has been
-told to forget since is not in the backup: rowcast says so and stops, and `rowcast adopt` goes on behind a gap.")]
+told to forget since is not in the backup: rowcast says so and waits, and `rowcast adopt` goes on behind a gap.")]
 pub(super) struct Backup {
     /// A new directory
     #[arg(value_name = "DEST")]

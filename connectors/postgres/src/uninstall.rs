@@ -45,10 +45,39 @@ const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
 const RELATIONS: [&str; 7] =
     ["capture", "identity", "installation", "lent", "migrations", "pattern", "secret"];
 
+/// And their functions and procedures.
+const FUNCTIONS: [&str; 19] = [
+    "channel",
+    "emit",
+    "is_alone",
+    "is_identified",
+    "lend",
+    "mac",
+    "member",
+    "move",
+    "on_ddl",
+    "on_drop",
+    "on_types",
+    "publish",
+    "refresh",
+    "repay",
+    "say",
+    "settle",
+    "snapshot",
+    "tell",
+    "wants",
+];
+
 /// What in the schema is not ours, and what outside depends on something in it. An event trigger of ours goes before.
 const FOREIGN: &str = "
 select format('%I.%I', 'rowcast', relname) from pg_class
-where relnamespace = to_regnamespace('rowcast') and relkind not in ('i', 'I', 't', 'c') and relname <> all($1::text[])
+where relnamespace = to_regnamespace('rowcast') and relkind not in ('i', 'I', 't') and relname <> all($1::text[])
+union
+select p.oid::regprocedure::text from pg_proc p
+where p.pronamespace = to_regnamespace('rowcast') and p.proname <> all($2::text[])
+union
+select format('%I.%I', 'rowcast', t.typname) from pg_type t
+where t.typnamespace = to_regnamespace('rowcast') and t.typtype in ('d', 'e', 'r')
 union
 select format('%s %s', o.type, o.identity)
 from pg_depend d, lateral pg_identify_object(d.classid, d.objid, d.objsubid) o
@@ -125,7 +154,8 @@ async fn read_schema(client: &Client, slot: &str) -> Result<Schema> {
     let sql =
         "select to_regnamespace('rowcast') is not null, to_regclass('rowcast.installation') is not null";
     let row = client.query_one(sql, &[]).await.map_err(failed)?;
-    let foreign = client.query(FOREIGN, &[&RELATIONS.as_slice()]).await.map_err(failed)?;
+    let foreign =
+        client.query(FOREIGN, &[&RELATIONS.as_slice(), &FUNCTIONS.as_slice()]).await.map_err(failed)?;
     let foreign = foreign.iter().map(|row| row.get(0)).collect();
     if !row.get::<_, bool>(1) {
         return Ok(Schema { exists: row.get(0), foreign, ..Schema::default() });

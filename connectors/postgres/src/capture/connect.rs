@@ -29,7 +29,7 @@ use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Observed, Slot};
-use crate::setup::{self, installation, publications, secret};
+use crate::setup::{self, captured, installation, publications, secret};
 use crate::snapshot::Snapshots;
 use crate::snapshot::job::{self, ALL, Wanted};
 use crate::wire::{Connection, Purpose, sql_session};
@@ -199,7 +199,7 @@ impl Link {
     /// Makes the source ready.
     async fn prepare(&mut self, client: &mut Client, server: &Server) -> Result<()> {
         Box::pin(setup::prepare(client, &self.source, server)).await?;
-        let tables = publications::captured(client, &self.source, server.version).await?;
+        let tables = captured::tables(client, &self.source, server.version).await?;
         warn_missing(&self.source, &tables);
         self.status.source(|source| {
             source.server_version.clone_from(&server.version_text);

@@ -34,7 +34,7 @@ struct Entry {
     /// The catalog is believed when it shows this transaction, which has described the table.
     after: Option<Commit>,
     /// What did not fit when the catalog was asked again.
-    misfit: Option<(usize, usize)>,
+    misfits: Vec<(usize, usize)>,
     /// Which description it is, in the order of the stream.
     order: u64,
 }
@@ -75,7 +75,7 @@ impl Relations {
     pub(super) fn describe(&mut self, relation: &Relation<'_>, message: &[u8], within: Option<Commit>) {
         let (width, order) = (relation.width(), self.next_order());
         let (state, message) = (State::Described, message.into());
-        let entry = Entry { message, width, state, after: within, misfit: None, order };
+        let entry = Entry { message, width, state, after: within, misfits: Vec::new(), order };
         self.entries.insert(relation.id, entry);
     }
 
@@ -110,7 +110,7 @@ impl Relations {
         }
         let message = Arc::clone(message);
         let (state, after) = (State::Described, Some(commit));
-        self.entries.insert(id, Entry { message, width, state, after, misfit: None, order });
+        self.entries.insert(id, Entry { message, width, state, after, misfits: Vec::new(), order });
         true
     }
 
@@ -137,8 +137,8 @@ impl Relations {
             None => State::Unwanted,
             Some(schema) => {
                 let mut composites = composite::columns(schema);
-                if let Some((column, fields)) = entry.misfit {
-                    composite::accept(&mut composites, column, fields);
+                for (column, fields) in &entry.misfits {
+                    composite::accept(&mut composites, *column, *fields);
                 }
                 let made = schema.columns.iter().any(|column| column.ty.oid >= FIRST_MADE);
                 State::Known { schema: schema.id, composites, made }
@@ -178,7 +178,9 @@ impl Relations {
     pub(super) fn doubt(&mut self, id: u32, misfit: (usize, usize), within: Commit) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.after = Some(within);
-            entry.misfit = Some(misfit);
+            // Of each column the newest: several can have been changed since.
+            entry.misfits.retain(|(column, _)| *column != misfit.0);
+            entry.misfits.push(misfit);
             entry.state = State::Described;
         }
     }

@@ -12,6 +12,7 @@ use super::progress::Progress;
 use super::reading::Reading;
 use super::waiting::is_waiting;
 use crate::config::Source;
+use crate::setup::captured;
 use crate::setup::publications::{self, Reconciled, Slot};
 use crate::setup::server::Server;
 use crate::setup::slot;
@@ -94,7 +95,7 @@ async fn round(
         }
         *before = reconciled;
     }
-    let tables = publications::captured(client, source, server.version).await?;
+    let tables = captured::tables(client, source, server.version).await?;
     status.source(|source| source.tables = tables);
     Ok(())
 }

@@ -130,6 +130,8 @@ impl Catalog {
 #[derive(Debug)]
 pub(crate) struct Shown {
     pub(crate) schema: Schema,
+    /// As in [`Described`].
+    pub(crate) names: Vec<(String, String)>,
     /// The publication's condition.
     pub(crate) filter: Option<String>,
     /// It has partitions.
@@ -155,8 +157,8 @@ pub(crate) async fn show(
     let Ok(Message::Relation(relation)) = decode(&message) else {
         return Err(Error::failed("A table's description in the catalog cannot be understood"));
     };
-    let Described { schema, .. } = describe(transaction, &relation, publications, version).await?;
-    Ok(Some(Shown { schema, filter, partitioned, estimate }))
+    let Described { schema, names, .. } = describe(transaction, &relation, publications, version).await?;
+    Ok(Some(Shown { schema, names, filter, partitioned, estimate }))
 }
 
 async fn describe(

@@ -9,7 +9,7 @@ use crate::config::Source;
 use crate::setup::candidates::Table;
 use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
-use crate::setup::{partitions, publications, published};
+use crate::setup::{captured, partitions, publications, published};
 use crate::tables::identifier;
 use crate::wire::sql_error;
 
@@ -84,7 +84,7 @@ async fn of_main(
         let remedy = if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql };
         return Ok(requirement("publication", source.manage, format!("{name} does not exist"), remedy));
     };
-    let tables = publications::captured(client, source, server.version).await?.len();
+    let tables = captured::tables(client, source, server.version).await?.len();
     let mut found = format!("{} with {tables} tables", existing.join(" and "));
     let mut remedy = None;
     if source.manage && !publication.ours {

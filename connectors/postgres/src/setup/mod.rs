@@ -2,6 +2,7 @@
 //! looks, and says what is missing and by which SQL it can be had.
 
 pub(crate) mod candidates;
+pub(crate) mod captured;
 pub(crate) mod creation;
 pub(crate) mod installation;
 pub(crate) mod loans;

@@ -1,10 +1,7 @@
 //! Keeps the two publications as they should be: one for all operations, one for inserts and truncates of the
 //! tables whose UPDATE and DELETE would fail in the first.
 
-use std::collections::BTreeMap;
-
 use rowcast_engine::schema::Schema;
-use rowcast_engine::status::Captured;
 use rowcast_engine::{Error, Result};
 use tokio_postgres::{Client, Transaction};
 
@@ -386,45 +383,6 @@ async fn has_rows(transaction: &Transaction<'_>, table: &Table) -> Result<bool, 
     }
     let sql = format!("select exists (select from {})", table.sql());
     Ok(transaction.query_one(&sql, &[]).await?.get(0))
-}
-
-/// Schema and name of the tables that the publications show.
-pub(crate) async fn members(client: &Client, source: &Source, version: u32) -> Result<Vec<(String, String)>> {
-    let shown = published::tables(version);
-    let sql =
-        format!("select distinct schemaname::text, tablename::text from {shown} t where pubname in ($1, $2)");
-    let rows = client
-        .query(&sql, &[&source.publication, &source.inserts])
-        .await
-        .map_err(|error| sql_error("Cannot list the tables of the publications", error))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
-/// The tables that the publications show, by channel.
-pub(crate) async fn captured(
-    client: &Client,
-    source: &Source,
-    version: u32,
-) -> Result<BTreeMap<String, Captured>> {
-    let sql = format!(
-        "
-        select t.schemaname::text, t.tablename::text, not bool_or(p.pubupdate and p.pubdelete)
-        from pg_publication p join {} t on t.pubname = p.pubname
-        where p.pubname in ($1, $2) group by 1, 2",
-        published::tables(version)
-    );
-    let rows = client
-        .query(&sql, &[&source.publication, &source.inserts])
-        .await
-        .map_err(|error| sql_error("Cannot list the tables of the publications", error))?;
-    let tables = rows.iter().filter_map(|row| {
-        let (schema, name): (&str, &str) = (row.get(0), row.get(1));
-        // Leaves that are shown one by one were wanted through their root.
-        let leaf = !source.via_partition_root && !source.tables.excludes(schema, name);
-        let wanted = leaf || source.tables.matches(schema, name);
-        wanted.then(|| (Schema::channel_of(schema, name), Captured { inserts_only: row.get(2) }))
-    });
-    Ok(tables.collect())
 }
 
 /// Tables that the two publications show with different columns, as channel and for SQL: what is written to them

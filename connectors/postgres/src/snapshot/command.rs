@@ -10,7 +10,7 @@ use super::rowless::rows_last;
 use super::task::{Surroundings, tables};
 use crate::capture::now;
 use crate::tables::{Tables, qualified};
-use crate::wire::{sql_client, sql_error};
+use crate::wire::{answering_client, sql_error};
 
 /// The notes that carry it out, and what it is about.
 pub(super) async fn carry_out(around: &Surroundings, jobs: Jobs, command: Command) -> Result<Changed> {
@@ -37,7 +37,7 @@ async fn start(
     condition: Option<String>,
 ) -> Result<Changed> {
     let wanted = Tables::parse(patterns, &[])?;
-    let client = sql_client(&around.source.info).await?;
+    let client = answering_client(&around.source.info).await?;
     hurry(&client).await?;
     let captured = tables(&client, &around.source, around.version).await?;
     let chosen: Vec<_> =

@@ -15,7 +15,7 @@ use super::moment::{self, Moment};
 use super::rows::{Rows, key_texts, key_values};
 use super::visible::Visible;
 use crate::catalog::{self, KeyOrder, Shown};
-use crate::tables::{identifier, qualified};
+use crate::tables::{Tables, identifier, qualified};
 use crate::wire::{row_error, sql_error};
 pub(crate) use whole::{Piece, Table, WholeOutcome};
 
@@ -82,6 +82,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Reader<'a> {
     pub(crate) client: &'a mut Client,
     pub(crate) publications: &'a [String],
+    /// Those that are captured.
+    pub(crate) tables: &'a Tables,
     pub(crate) version: u32,
 }
 
@@ -118,11 +120,11 @@ impl Reader<'_> {
         let shown = catalog::show(&transaction, oid, self.publications, self.version).await?;
         let Some(shown) = shown else { return Ok(Outcome::Gone) };
         let key: Vec<String> = names(&shown.schema, &shown.schema.key);
-        if key.is_empty()
-            || (shown.schema.schema.as_str(), shown.schema.table.as_str()) != (&job.schema, &job.table)
-        {
-            let gone = !key.is_empty();
-            return Ok(if gone { Outcome::Gone } else { Outcome::Keyless });
+        if !is_of(job, &shown, self.tables) {
+            return Ok(Outcome::Gone);
+        }
+        if key.is_empty() {
+            return Ok(Outcome::Keyless);
         }
         if key != job.progress.key {
             return Ok(Outcome::OtherKey(key));
@@ -146,6 +148,12 @@ impl Reader<'_> {
         let took = started.elapsed();
         Ok(Outcome::Read(Box::new(Chunk { schema, rows, visible, lsn, due, more, last, estimate, took })))
     }
+}
+
+/// Whether a table is the one that is wanted, by its name, and still captured.
+fn is_of(job: &Job, shown: &Shown, tables: &Tables) -> bool {
+    let Schema { schema, table, .. } = &shown.schema;
+    (schema, table) == (&job.schema, &job.table) && tables.takes(schema, table, &shown.names)
 }
 
 fn names(schema: &Schema, columns: &[u16]) -> Vec<String> {

@@ -21,21 +21,23 @@ const BACK: u64 = 4 << 30;
 /// Transactions that are looked at for it.
 const LOOKED_AT: usize = 2_000_000;
 
-/// Where no transaction older than the newest completed one is in progress, only one that came since can be invisible:
-/// it was streamed no further back than this.
+/// Where no transaction older than the newest completed one is in progress, and no commit waits for a standby, only one that
+/// came since can be invisible: it was streamed no further back than this.
 const NEAR: u64 = 64 << 20;
 
 /// The transactions that have been streamed and are not seen by a snapshot. Those beyond its `xmax` count too: that
 /// stands behind the newest transaction that is completed, and one that waits for a standby is not. Reads the disk.
 ///
+/// `waits`: commits may wait for a standby, and while no later one has been given an id a snapshot names none of them.
+///
 /// None at a standby: each chunk is compared with the position up to which was streamed.
-pub(super) async fn streamed(journal: &Journal, visible: Visible) -> Result<Vec<Commit>> {
+pub(super) async fn streamed(journal: &Journal, visible: Visible, waits: bool) -> Result<Vec<Commit>> {
     if visible.replayed().is_some() {
         return Ok(Vec::new());
     }
     let journal = journal.clone();
     let look = move || -> Result<Vec<Commit>> {
-        let back = if visible.running().next().is_some() { BACK } else { NEAR };
+        let back = if waits || visible.running().next().is_some() { BACK } else { NEAR };
         let position = journal.position().lsn;
         let from = Lsn(position.0.saturating_sub(back));
         let stored = journal.transactions_above(from, LOOKED_AT)?;

@@ -20,6 +20,15 @@ pub(super) async fn backend(client: &Client) -> Result<i32> {
     Ok(client.query_one("select pg_backend_pid()", &[]).await.map_err(failed)?.get(0))
 }
 
+/// Schema and name of a table, by its OID.
+pub(super) async fn name_of(client: &Client, oid: u32) -> Result<Option<(String, String)>> {
+    let sql = "select n.nspname::text, c.relname::text
+               from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1";
+    let row = client.query_opt(sql, &[&oid]).await;
+    let row = row.map_err(|error| sql_error("Cannot read what a table is called", error))?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
 /// Another session, in place of one that is to send no more.
 pub(super) async fn instead_of(backend: i32, info: &Conninfo) -> Result<Client> {
     let client = sql_client(info).await?;

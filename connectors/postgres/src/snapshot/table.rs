@@ -1,6 +1,7 @@
 //! One table, read to its end.
 
 mod answer;
+mod gone;
 mod whole;
 
 use std::collections::BTreeSet;
@@ -59,6 +60,11 @@ struct Sent {
     before: Job,
 }
 
+/// Whether the server knows no table of a name that was said.
+fn is_undefined(error: &Error) -> bool {
+    slot::sqlstate(error) == Some("42P01")
+}
+
 /// What becomes of a round.
 enum Round {
     Next,
@@ -96,6 +102,7 @@ impl Reading {
         let mut client = sql_client(&self.around.source.info).await?;
         self.backend = backend(&client).await?;
         let Some(relation) = oid(&client, &self.job).await? else {
+            self.tell_of_new_name(&client).await?;
             return self.drop_it("does not exist").await;
         };
         if let Some(condition) = &self.job.condition
@@ -218,8 +225,19 @@ impl Reading {
         let window = window.ok_or_else(|| gone(Gone))?;
         abort::point(Point::SnapshotOpened);
         let range = self.range();
-        let mut reader = Reader { client, publications: &self.publications, version: self.around.version };
-        let outcome = reader.read(&self.job, &range).await;
+        let (tables, version) = (&self.around.source.tables, self.around.version);
+        let mut reader = Reader { client, publications: &self.publications, tables, version };
+        let outcome = tokio::select! {
+            outcome = reader.read(&self.job, &range) => Some(outcome),
+            () = self.stopped.stopped() => None,
+        };
+        let Some(outcome) = outcome else {
+            self.order(Order::Close(relation, window)).await?;
+            // What the server is still looking for is not read.
+            *client = instead_of(self.backend, &self.around.source.info).await?;
+            self.backend = backend(client).await?;
+            return Ok(Round::Next);
+        };
         let chunk = match outcome {
             Ok(Outcome::Read(chunk)) => chunk,
             Ok(Outcome::Keyless) => {
@@ -229,7 +247,14 @@ impl Reading {
             }
             other => {
                 self.order(Order::Close(relation, window)).await?;
-                return self.otherwise(client, other?).await;
+                let outcome = match other {
+                    // Not one that the condition names.
+                    Err(error) if is_undefined(&error) && oid(client, &self.job).await? != Some(relation) => {
+                        Outcome::Gone
+                    }
+                    other => other?,
+                };
+                return self.otherwise(client, outcome).await;
             }
         };
         if let Some(before) = sent.take() {
@@ -394,24 +419,13 @@ impl Reading {
                 table = self.job.channel(),
                 "The standby was promoted while rows were read: they are read again"
             ),
-            Outcome::Gone => {
-                return self.drop_it("is gone, or not published any more").await.map(Round::Ended);
-            }
+            Outcome::Gone => return self.gone(client).await,
             Outcome::OtherKey(key) => {
                 self.job.progress.key = key;
                 self.begin_anew().await?;
             }
         }
         Ok(Round::Next)
-    }
-
-    /// There is nothing to read: the wish is forgotten, and said so.
-    async fn drop_it(&self, why: &str) -> Result<Ended> {
-        tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
-        self.around.journal.note(&[(&self.job.note(), b"")]).await?;
-        // Whoever hears of it may ask again.
-        self.around.status.note_dropped(&self.job.channel(), why);
-        Ok(Ended::Dropped)
     }
 
     fn finish(&self, rows: u64) {

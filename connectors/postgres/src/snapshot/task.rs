@@ -27,9 +27,9 @@ use super::scan;
 use super::table::{Ended, Reading};
 use super::wishes::{self, Wishes};
 use crate::config::{SnapshotMode, Source};
-use crate::setup::publications;
+use crate::setup::captured;
 use crate::tables::Tables;
-use crate::wire::sql_client;
+use crate::wire::answering_client;
 
 /// How often the journal's notes are looked at for something to read.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -419,7 +419,7 @@ pub(super) fn notes_of(jobs: impl IntoIterator<Item = Job>) -> Result<Vec<(Strin
 
 /// Jobs like this one, for each captured table; `sinks` are those that they are for alone, with their places.
 pub(super) async fn jobs_of(around: &Surroundings, like: &Job, sinks: &[(String, u64)]) -> Result<Vec<Job>> {
-    let client = sql_client(&around.source.info).await?;
+    let client = answering_client(&around.source.info).await?;
     command::hurry(&client).await?;
     let tables = tables(&client, &around.source, around.version).await?;
     let mut jobs = Vec::new();
@@ -434,11 +434,7 @@ pub(super) async fn jobs_of(around: &Surroundings, like: &Job, sinks: &[(String,
 
 /// The captured tables, as they stand in the publications.
 pub(super) async fn tables(client: &Client, source: &Source, version: u32) -> Result<Vec<(String, String)>> {
-    let names = publications::members(client, source, version).await?;
-    let wanted = |(schema, table): &(String, String)| {
-        source.tables.matches(schema, table) || !source.via_partition_root
-    };
-    let mut names: Vec<(String, String)> = names.into_iter().filter(wanted).collect();
+    let mut names = captured::names(client, source, version).await?;
     names.sort_by_key(|(schema, table)| Schema::channel_of(schema, table));
     Ok(names)
 }

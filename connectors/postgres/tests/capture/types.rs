@@ -133,3 +133,29 @@ async fn before_the_first_row_and_beside_an_open_transaction() {
     assert_eq!([of_row(&capture, 4001), of_row(&capture, 6000)], [expected, expected]);
     capture.stop().await;
 }
+
+/// Of each column it is known how many attributes the values have that are still to come.
+#[tokio::test]
+async fn several_composites_that_have_changed_since() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create type addr as (a int, b int); create table t (id int primary key, x addr, y addr)")
+        .await;
+    Capture::start(config(&server), directory.path()).await.stop().await;
+    run(&client, "insert into t values (1, (1, 2), (3, 4)); alter type addr add attribute c int").await;
+    run(&client, "insert into t values (2, (1, 2, 3), (4, 5, 6))").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let expected = ["insert public.t 1,(1,2),(3,4)", "insert public.t 2,(1,2,3),(4,5,6)"];
+    assert_eq!(capture.briefs(2).await, expected);
+    // And within one transaction.
+    run(
+        &client,
+        "begin; insert into t values (3, (1, 2, 3), (4, 5, 6)); alter type addr add attribute d int;
+         insert into t values (4, (1, 2, 3, 4), (5, 6, 7, 8)); alter type addr add attribute e int;
+         insert into t values (5, (1, 2, 3, 4, 5), (6, 7, 8, 9, 10)); commit",
+    )
+    .await;
+    let all = capture.briefs(5).await;
+    assert_eq!(all[4], "insert public.t 5,(1,2,3,4,5),(6,7,8,9,10)");
+    capture.stop().await;
+}

@@ -113,15 +113,25 @@ async fn what_is_not_ours_stays() {
     run(
         &client,
         "drop publication rowcast; create publication rowcast for all tables;
-         create view uses as select * from rowcast.installation; create table rowcast.mine (a int)",
+         create view uses as select * from rowcast.installation; create table rowcast.mine (a int);
+         create function rowcast.my_function() returns int language sql as 'select 1';
+         create type rowcast.my_pair as (a int, b int); create type rowcast.my_mood as enum ('sad');
+         create domain rowcast.my_domain as int",
     )
     .await;
     let removed = uninstall(&config(&server), true).await.unwrap();
     assert_eq!(staying(&removed), ["publication rowcast", "schema rowcast"]);
     let why =
         removed.iter().find_map(|r| r.stays.as_deref().filter(|why| why.contains("rowcast.mine"))).unwrap();
-    assert!(why.contains("uses"), "{why}");
-    run(&client, "drop view uses; drop table rowcast.mine").await;
+    for name in ["uses", "my_function", "my_pair", "my_mood", "my_domain"] {
+        assert!(why.contains(name), "{why}");
+    }
+    run(
+        &client,
+        "drop view uses; drop table rowcast.mine; drop function rowcast.my_function(); drop type rowcast.my_pair;
+         drop type rowcast.my_mood; drop domain rowcast.my_domain",
+    )
+    .await;
     client.batch_execute(&SLOT.replace("theirs", "rowcast")).await.unwrap();
     let removed = uninstall(&config(&server), true).await.unwrap();
     assert_eq!(staying(&removed), ["replication slot rowcast", "publication rowcast"]);

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::{IsolationLevel, Transaction};
 
-use super::{LOCK_TIMEOUT, Reader, UNENCODED, names};
+use super::{LOCK_TIMEOUT, Reader, UNENCODED, is_of, names};
 use crate::catalog::{self, Shown};
 use crate::snapshot::group::{Group, Shared};
 use crate::snapshot::job::Job;
@@ -177,10 +177,9 @@ impl Reader<'_> {
         }
         let oid = job.progress.relation;
         let shown = catalog::show(&transaction, oid, self.publications, self.version).await?;
-        let same = |shown: &Shown| {
-            (shown.schema.schema.as_str(), shown.schema.table.as_str()) == (&job.schema, &job.table)
+        let Some(shown) = shown.filter(|shown| is_of(job, shown, self.tables)) else {
+            return Ok(WholeOutcome::Gone);
         };
-        let Some(shown) = shown.filter(same) else { return Ok(WholeOutcome::Gone) };
         let key = names(&shown.schema, &shown.schema.key);
         if !key.is_empty() {
             return Ok(WholeOutcome::Keyed(key));

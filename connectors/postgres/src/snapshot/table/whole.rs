@@ -113,11 +113,12 @@ impl Reading {
         abort::point(Point::SnapshotOpened);
         let (job, publications, stopped) =
             (self.job.clone(), self.publications.clone(), self.stopped.clone());
-        let Surroundings { journal, orders, version, .. } = self.around.clone();
+        let Surroundings { journal, orders, version, source, .. } = self.around.clone();
         let first = job.place == 0;
         let mut piece =
             Piece { journal: &journal, stopped: &stopped, opened: &mut opened, orders: &orders, first };
-        let mut reader = Reader { client, publications: &publications, version };
+        let tables = &source.tables;
+        let mut reader = Reader { client, publications: &publications, tables, version };
         let read = reader.read_whole(&job, &mut piece, |rows, estimate| self.tell(rows, estimate)).await;
         let Opened { window, told, .. } = opened;
         if let Ok(WholeOutcome::Read(table)) = read {
@@ -133,8 +134,7 @@ impl Reading {
             WholeOutcome::Doubt => Written::Flawed(Flaw::Doubt),
             WholeOutcome::Unseen => Written::Repeat(Why::Unseen),
             WholeOutcome::Gone => {
-                let ended = self.drop_it("is gone, or not published any more").await?;
-                return Ok(Piecework::Ends(Round::Ended(ended)));
+                return self.gone(client).await.map(Piecework::Ends);
             }
             WholeOutcome::Keyed(key) => {
                 self.job.progress.key = key;

@@ -13,7 +13,7 @@ use crate::snapshot::moment;
 use crate::snapshot::order::{Gone, Order, Orders, begin};
 use crate::snapshot::scan;
 use crate::snapshot::visible::Visible;
-use crate::wire::sql_client;
+use crate::wire::{answering_client, sql_error};
 
 /// While tables are read, the stream remembers each transaction that a snapshot might not see: 16 bytes. So often it is
 /// told which ones all see by now, also while no chunk is read because a sink is behind. Ten thousand transactions a
@@ -28,15 +28,23 @@ impl Desk {
         }
         let gone = |_| Error::transient("The stream has ended");
         begin(&self.around.orders, &self.around.journal, Order::Watch).await.map_err(gone)?;
-        let client = sql_client(&self.around.source.info).await?;
+        let client = answering_client(&self.around.source.info).await?;
         let visible = moment::from_now_on(&client).await?;
-        let streamed = scan::streamed(&self.around.journal, visible).await?;
+        let waits = commits_may_wait(&client).await?;
+        let streamed = scan::streamed(&self.around.journal, visible, waits).await?;
         self.around.orders.send(Order::Seed(streamed)).await.map_err(|_| gone(Gone))?;
         self.watching = true;
         // Apart: a login that hangs must not hold up who pauses or cancels.
         self.forgetting.spawn(forget(client, self.around.source.clone(), self.around.orders.clone()));
         Ok(())
     }
+}
+
+/// Whether a standby is to confirm commits. That of others a role that may not read statistics cannot see.
+async fn commits_may_wait(client: &Client) -> Result<bool> {
+    let sql = "select current_setting('synchronous_standby_names') <> ''";
+    let row = client.query_one(sql, &[]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot read whether commits wait", error))
 }
 
 /// Tells the stream now and then what it need not remember any more.
@@ -59,7 +67,7 @@ async fn forget(client: Client, source: Arc<Source>, orders: Orders) {
 async fn seen_by_all(session: &mut Option<Client>, source: &Source) -> Result<Visible> {
     let client = match session {
         Some(client) => client,
-        None => session.insert(sql_client(&source.info).await?),
+        None => session.insert(answering_client(&source.info).await?),
     };
     moment::from_now_on(client).await
 }

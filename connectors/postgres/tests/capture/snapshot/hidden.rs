@@ -96,6 +96,23 @@ async fn nor_after_a_crash() {
     waits_and_ends_equal(&client, capture, waiting).await;
 }
 
+/// However much was written since, as long as no later transaction has ended, which would be named.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_when_it_lies_far_back() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table large (v text); alter table large alter v set storage external").await;
+    let (capture, waiting) = held(&server, &client, &directory).await;
+    let end = capture.events()[1].end_lsn;
+    let open = sql(&server).await;
+    run(&open, "begin; insert into large select repeat(md5(i::text), 100) from generate_series(1, 30000) i")
+        .await;
+    let far = rowcast_engine::Lsn(end.0 + (70 << 20));
+    until("the position to be far behind it", async || capture.journal.position().lsn > far).await;
+    waits_and_ends_equal(&client, capture, waiting).await;
+    run(&open, "rollback").await;
+}
+
 /// Commits that wait, and are let go, around every step of many chunks, with crashes between.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_wait_around_every_step() {

@@ -77,6 +77,30 @@ async fn a_slow_chunk_ends_with_the_one_who_reads_it() {
     until("the server to end it", async || value(&client, slow).await == "0").await;
 }
 
+/// Whoever gives it up does not wait for it, nor does whoever orders something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_chunk_is_given_up_at_once() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key); insert into t values (1)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let slow = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    let start = rows_of_t(Some("pg_sleep(3600) is not null"));
+    let (resume, cancel) = (Command::Resume(table()), Command::Cancel(table()));
+    for (begin, order) in [(start, Command::Pause(table())), (resume, cancel)] {
+        ask(&capture, begin).await;
+        until("the chunk to be read", async || value(&client, slow).await == "1").await;
+        tokio::time::timeout(Duration::from_secs(20), ask(&capture, order)).await.unwrap();
+        until("the server to end it", async || value(&client, slow).await == "0").await;
+    }
+    read_whole(&capture).await;
+    assert_eq!(capture.events().len(), 0);
+    ask(&capture, rows_of_t(None)).await;
+    read_whole(&capture).await;
+    assert_eq!(reads(&capture), 1);
+    capture.stop().await;
+}
+
 /// Who has a table for itself keeps nobody waiting for ever: neither whoever asks, nor sessions that nobody hears any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_somebody_has_for_himself_is_not_waited_for() {

@@ -45,8 +45,10 @@ async fn wanted(client: &Client, source: &Source, version: u32) -> Result<Vec<Me
         cross join lateral (
             select coalesce(array_agg(n.nspname::text order by c.oid), '{{}}') as schemas,
                    coalesce(array_agg(c.relname::text order by c.oid), '{{}}') as names
-            from pg_partition_ancestors(to_regclass(format('%I.%I', t.schemaname, t.tablename))) a
-            join pg_class c on c.oid = a.relid join pg_namespace n on n.oid = c.relnamespace) above
+            from pg_class k join pg_namespace kn on kn.oid = k.relnamespace
+            cross join lateral pg_partition_ancestors(k.oid) a
+            join pg_class c on c.oid = a.relid join pg_namespace n on n.oid = c.relnamespace
+            where (kn.nspname, k.relname) = (t.schemaname, t.tablename)) above
         where p.pubname in ($1, $2) group by 1, 2, 4, 5",
         published::tables(version)
     );

@@ -2,6 +2,7 @@
 //! one gap behind.
 
 use rowcast_postgres::{Config, OnGap};
+use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
 use crate::support::Server;
@@ -62,6 +63,14 @@ pub(super) async fn one_row_on(server: Server, policy: OnGap) -> (Server, Direct
     (server, directory, config)
 }
 
+/// Makes the slot by hand, and waits until the server's statistics are those of this one.
+pub(super) async fn make_anew(client: &Client) {
+    run(client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
+    // Before version 15 they come a moment later.
+    let anew = "select coalesce(sum(total_txns), 0) = 0 from pg_stat_replication_slots";
+    until("the statistics", async || value(client, anew).await == "true").await;
+}
+
 /// Waits until the server's statistics say that the slot has been read: before 15 they come a moment later.
 async fn decoded(server: &Server) {
     let client = sql(server).await;
@@ -96,10 +105,7 @@ async fn a_slot_made_anew_by_hand() {
         let (server, directory, config) = one_row("", policy).await;
         let client = sql(&server).await;
         run(&client, "select pg_drop_replication_slot('rowcast'); insert into t values (2)").await;
-        run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
-        // Before version 15 they come a moment later.
-        let anew = "select coalesce(sum(total_txns), 0) = 0 from pg_stat_replication_slots";
-        until("the statistics", async || value(&client, anew).await == "true").await;
+        make_anew(&client).await;
         run(&client, "insert into t values (3)").await;
         let capture = goes_on(config.clone(), &directory, "dropped and created anew", "slot_recreated").await;
         run(&client, "insert into t values (4)").await;

@@ -315,3 +315,20 @@ async fn a_version_keeps_its_number_through_kills_one_after_the_other() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_a_repair_was_writing_goes_with_the_next_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    fixture.transaction(1, "x").await;
+    fixture.journal().close().await;
+    let left = ["00000000000000000007.seg.new", "00000000000000000007.seg.cut-700.new"];
+    let kept = ["00000000000000000007.seg.cut-700", "mine.new"];
+    for name in left.iter().chain(&kept) {
+        std::fs::write(dir.path().join(name), "half").unwrap();
+    }
+    let journal = journal::open(Options::new(dir.path()), Arc::new(journal::disk::RealDisk)).unwrap();
+    assert!(left.iter().all(|name| !dir.path().join(name).exists()));
+    assert!(kept.iter().all(|name| dir.path().join(name).exists()));
+    journal.close().await;
+}

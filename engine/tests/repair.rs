@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rowcast_engine::Kind;
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::journal::{self, Options, RepairReport, repair};
+use rowcast_engine::journal::{self, RepairReport, repair};
 
 use crate::damage::{Told, all, contents, copy, history, mended, segments, small};
 use crate::disk::FakeDisk;
 use crate::random::Random;
-use crate::support::Fixture;
 
 /// One way to break a journal.
 type Break = (&'static str, fn(&Path));
@@ -496,21 +495,4 @@ async fn a_power_cut_in_the_middle_of_a_repair_is_mended() {
         damage(broken.path());
         is_mended_after_a_power_cut(broken.path(), &whole).await;
     }
-}
-
-#[tokio::test]
-async fn what_a_repair_was_writing_goes_with_the_next_opening() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut fixture = Fixture::open(Options::new(dir.path())).await;
-    fixture.transaction(1, "x").await;
-    fixture.journal().close().await;
-    let left = ["00000000000000000007.seg.new", "00000000000000000007.seg.cut-700.new"];
-    let kept = ["00000000000000000007.seg.cut-700", "mine.new"];
-    for name in left.iter().chain(&kept) {
-        std::fs::write(dir.path().join(name), "half").unwrap();
-    }
-    let journal = journal::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap();
-    assert!(left.iter().all(|name| !dir.path().join(name).exists()));
-    assert!(kept.iter().all(|name| dir.path().join(name).exists()));
-    journal.close().await;
 }

@@ -35,9 +35,7 @@ impl Owner {
 /// The slot's owner. `None` when nobody has claimed it, or where the schema does not exist or may not be read.
 pub(crate) async fn read(client: &Client, slot: &str) -> Result<Option<Owner>> {
     let failed = |error| sql_error("Cannot read who owns the replication slot", error);
-    let readable =
-        "select coalesce(has_table_privilege(to_regclass('rowcast.installation'), 'SELECT'), false)";
-    if !client.query_one(readable, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+    if !super::may_read(client, "installation").await.map_err(failed)? {
         return Ok(None);
     }
     let sql = "select installation::text, created_at::text, slot_birth::text \

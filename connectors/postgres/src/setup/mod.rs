@@ -111,6 +111,12 @@ async fn there(client: &Client, source: &Source, server: &Server, slot: publicat
     Ok(())
 }
 
+/// Whether a table of schema `rowcast` is there, and our role may read it.
+async fn may_read(client: &Client, table: &str) -> std::result::Result<bool, tokio_postgres::Error> {
+    let sql = "select coalesce(has_table_privilege(to_regclass('rowcast.' || $1::text), 'SELECT'), false)";
+    client.query_one(sql, &[&table]).await.map(|row| row.get(0))
+}
+
 /// Says what is wanted and not captured.
 pub(crate) fn warn_of(source: &Source, reconciled: &Reconciled) {
     if !reconciled.foreign.is_empty() {

@@ -10,8 +10,7 @@ use crate::wire::sql_error;
 /// do anything.
 pub(crate) async fn read(client: &Client) -> Result<Proof> {
     let failed = |error| sql_error("Cannot read what messages are signed with (rowcast.secret)", error);
-    let readable = "select coalesce(has_table_privilege(to_regclass('rowcast.secret'), 'SELECT'), false)";
-    if !client.query_one(readable, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+    if !super::may_read(client, "secret").await.map_err(failed)? {
         return Ok(Proof::default());
     }
     let row = client.query_opt("select key from rowcast.secret", &[]).await.map_err(failed)?;

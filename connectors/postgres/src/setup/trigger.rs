@@ -134,10 +134,10 @@ pub(crate) const REGISTER_DDL: &str = "It takes what a start with source.manage 
 /// Whether the event triggers tell this slot's rowcast what becomes of definitions, and it may believe them.
 pub(crate) async fn tells_ddl(client: &Client, source: &Source) -> Result<bool> {
     let failed = |error| sql_error("Cannot read what rowcast captures", error);
-    let readable = "select coalesce(has_table_privilege(to_regclass('rowcast.capture'), 'SELECT')
-                                and has_table_privilege(to_regclass('rowcast.secret'), 'SELECT'), false)";
-    if !client.query_one(readable, &[]).await.map_err(failed)?.get::<_, bool>(0) {
-        return Ok(false);
+    for table in ["capture", "secret"] {
+        if !super::may_read(client, table).await.map_err(failed)? {
+            return Ok(false);
+        }
     }
     let sql = "select exists (select from rowcast.capture where slot = $1 and ddl)";
     let registered: bool = client.query_one(sql, &[&source.slot]).await.map_err(failed)?.get(0);

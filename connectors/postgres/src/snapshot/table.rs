@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
+use self::gone::is_undefined;
 use super::condition::{is_at_fault, try_out};
 use super::job::{Job, Progress};
 use super::order::{Gone, Order, Ready, Why, Written, ask, begin};
@@ -58,11 +59,6 @@ struct Sent {
     answer: oneshot::Receiver<Written>,
     /// The job before it.
     before: Job,
-}
-
-/// Whether the server knows no table of a name that was said.
-fn is_undefined(error: &Error) -> bool {
-    slot::sqlstate(error) == Some("42P01")
 }
 
 /// What becomes of a round.
@@ -206,6 +202,13 @@ impl Reading {
         self.job.progress.at_end || self.many_wait()
     }
 
+    /// Another session, in place of one that is still to send what nobody reads.
+    async fn take_another(&mut self, client: &mut Client) -> Result<()> {
+        *client = instead_of(self.backend, &self.around.source.info).await?;
+        self.backend = backend(client).await?;
+        Ok(())
+    }
+
     /// Whether so many keys wait to be read again that they go first.
     fn many_wait(&self) -> bool {
         let again = &self.job.progress.again;
@@ -234,8 +237,7 @@ impl Reading {
         let Some(outcome) = outcome else {
             self.order(Order::Close(relation, window)).await?;
             // What the server is still looking for is not read.
-            *client = instead_of(self.backend, &self.around.source.info).await?;
-            self.backend = backend(client).await?;
+            self.take_another(client).await?;
             return Ok(Round::Next);
         };
         let chunk = match outcome {
@@ -412,8 +414,7 @@ impl Reading {
             Outcome::TooLarge(rows) => {
                 self.rows = u32::try_from(rows / 2).unwrap_or(1).max(1);
                 // What the server is still sending is not read.
-                *client = instead_of(self.backend, &self.around.source.info).await?;
-                self.backend = backend(client).await?;
+                self.take_another(client).await?;
             }
             Outcome::Promoted => tracing::info!(
                 table = self.job.channel(),

@@ -6,11 +6,17 @@ use tokio_postgres::Client;
 
 use super::{Ended, Reading, Round};
 use crate::capture::now;
+use crate::setup::slot;
 use crate::snapshot::server::{name_of, oid};
 use crate::snapshot::task::Surroundings;
 
 /// The reason of a gap: the table has another name than when its rows began to be read.
 const RENAMED: &str = "renamed";
+
+/// Whether the server knows no table of a name that was said.
+pub(super) fn is_undefined(error: &Error) -> bool {
+    slot::sqlstate(error) == Some("42P01")
+}
 
 impl Reading {
     /// What was read under this name is not there any more.

@@ -15,7 +15,6 @@ use crate::snapshot::keyless::{self, Reason};
 use crate::snapshot::order::{Gone, Order, Ready, Whole, Why, Written, ask, begin};
 use crate::snapshot::read::{CHUNK_MB, Piece, Reader, Table, WholeOutcome};
 use crate::snapshot::scan;
-use crate::snapshot::server::{backend, instead_of};
 use crate::snapshot::task::Surroundings;
 use crate::snapshot::told::Told;
 use crate::snapshot::tracker::{Flaw, Opened};
@@ -143,8 +142,7 @@ impl Reading {
             }
             outcome @ (WholeOutcome::Stopped | WholeOutcome::Spoilt) => {
                 // What the server is still sending is not read.
-                *client = instead_of(self.backend, &self.around.source.info).await?;
-                self.backend = backend(client).await?;
+                self.take_another(client).await?;
                 if matches!(outcome, WholeOutcome::Stopped) {
                     return Ok(Piecework::Ends(Round::Ended(Ended::Stopped)));
                 }

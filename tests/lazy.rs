@@ -26,7 +26,7 @@ const SEGMENT_HEADER: usize = 128;
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A segment smaller than this stays as it is.
-const SMALLEST: u64 = 8 << 10;
+const SMALLEST: usize = 8 << 10;
 
 fn lazy(rowcast: Rowcast) -> Rowcast {
     rowcast
@@ -62,20 +62,21 @@ fn closed(data: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn is_compressed(path: &Path) -> bool {
-    let bytes = fs::read(path).expect("a segment");
-    bytes.get(SEGMENT_HEADER..).is_some_and(|rest| rest.starts_with(&ZSTD))
-}
-
 /// Waits until every closed segment that is worth it is compressed; gives how many are, and the bytes of all closed ones.
+/// Each file is looked at once: between two looks it may be given its other form.
 async fn compressed(rowcast: &Rowcast) -> (usize, u64) {
     wait_for("closed segments to be compressed", SOON * 2, async || {
-        let size = |path: &PathBuf| fs::metadata(path).expect("a segment").len();
-        let (compressed, plain): (Vec<_>, Vec<_>) =
-            closed(&rowcast.data()).into_iter().partition(|path| is_compressed(path));
-        let left = plain.iter().find(|path| size(path) >= SMALLEST);
-        let bytes = compressed.iter().chain(&plain).map(size).sum();
-        left.map_or(Ok((compressed.len(), bytes)), |left| Err(format!("{} is not", left.display())))
+        let (mut compressed, mut bytes) = (0, 0);
+        for path in closed(&rowcast.data()) {
+            let content = fs::read(&path).expect("a segment");
+            bytes += content.len() as u64;
+            if content.get(SEGMENT_HEADER..).is_some_and(|rest| rest.starts_with(&ZSTD)) {
+                compressed += 1;
+            } else if content.len() >= SMALLEST {
+                return Err(format!("{} is not", path.display()));
+            }
+        }
+        Ok((compressed, bytes))
     })
     .await
 }

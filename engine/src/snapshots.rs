@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use serde::Serialize;
@@ -12,6 +13,9 @@ use crate::status::Status;
 
 /// Tables that have metrics of their own, since the start: each is a few series more. The others are in the sums.
 const LABELLED: usize = 100;
+
+/// What is tried again for so long without getting on is for a person to look at.
+const TRIED_MAX: Duration = Duration::from_secs(60);
 
 /// Commands that may wait for the source.
 const WAITING: usize = 8;
@@ -75,9 +79,25 @@ pub struct Shown {
     pub chunks_repeated: u64,
     /// Rows written in the last seconds, a second.
     pub rows_per_second: u64,
+    /// Since then reading it has failed again and again.
+    #[serde(skip)]
+    pub failing_since: Option<Instant>,
 }
 
 impl Shown {
+    /// Why it does not get on, where a person should look at that.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let Self { channel, .. } = self;
+        let why = self.reason.as_deref().unwrap_or("no reason is known");
+        if self.state == State::Failed {
+            return Some(format!("The snapshot of {channel} has failed: {why}"));
+        }
+        let tried = self.failing_since.filter(|_| self.state != State::Paused)?.elapsed();
+        let seconds = tried.as_secs();
+        (tried >= TRIED_MAX)
+            .then(|| format!("The snapshot of {channel} has not got on for {seconds} s: {why}"))
+    }
+
     /// How much of it is done, in percent of the estimate.
     pub fn percent(&self) -> f64 {
         if self.estimate == 0 { 0.0 } else { self.rows as f64 * 100.0 / self.estimate.max(self.rows) as f64 }
@@ -118,13 +138,16 @@ pub(crate) struct Desk {
     dropped: Mutex<BTreeMap<String, String>>,
     /// Tables that have metrics of their own.
     labelled: Mutex<BTreeSet<String>>,
+    /// Since when, and why, nothing of what is wanted can even be begun.
+    held: Mutex<Option<(Instant, String)>>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
         let (commands, heard) = mpsc::channel(WAITING);
         let (shown, done, dropped) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { commands, heard: Turn::new(heard), shown, done, dropped, labelled: Mutex::default() }
+        let (labelled, held) = (Mutex::default(), Mutex::default());
+        Self { commands, heard: Turn::new(heard), shown, done, dropped, labelled, held }
     }
 }
 
@@ -200,10 +223,27 @@ impl Status {
         shown.values().cloned().collect()
     }
 
+    /// For the source: nothing of what is wanted can be begun, for this reason; or it can again.
+    pub fn note_held(&self, why: Option<&str>) {
+        let mut held = self.snapshots.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = held.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *held = why.map(|why| (since, why.to_owned()));
+    }
+
+    /// What stands in the way of snapshots, where a person should look at that.
+    pub(crate) fn snapshot_troubles(&self, unfinished: &[Shown]) -> Vec<String> {
+        let mut troubles: Vec<String> = unfinished.iter().filter_map(Shown::trouble).collect();
+        let held = self.snapshots.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, why)) = held.as_ref().filter(|(since, _)| since.elapsed() >= TRIED_MAX) {
+            troubles.push(format!("Snapshots have waited for {} s: {why}", since.elapsed().as_secs()));
+        }
+        troubles
+    }
+
     /// Sets the gauges that `/metrics` shows of them.
     pub(crate) fn record_snapshots(&self) {
         let (shown, done) = (self.unfinished_snapshots(), self.read_tables());
-        let failed = shown.iter().filter(|shown| shown.state == State::Failed).count();
+        let failed = shown.iter().filter(|shown| shown.trouble().is_some()).count();
         gauge!("rowcast_snapshot_failed_tables").set(failed as f64);
         gauge!("rowcast_snapshot_unfinished_tables").set(shown.len() as f64);
         let mut labelled = self.snapshots.labelled.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,5 +261,45 @@ impl Status {
             set("rowcast_snapshot_table_estimated_rows", table.estimate as f64);
             set("rowcast_snapshot_table_percent", table.percent());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(TRIED_MAX).expect("the machine has run for a minute")
+    }
+
+    #[test]
+    fn what_does_not_get_on_for_long_is_told() {
+        let shown = |state, failing_since| Shown {
+            channel: "public.t".to_owned(),
+            state,
+            reason: Some("it is quiet".to_owned()),
+            failing_since,
+            ..Shown::default()
+        };
+        assert_eq!(shown(State::Waiting, None).trouble(), None);
+        assert_eq!(shown(State::Waiting, Some(Instant::now())).trouble(), None, "it passes by itself");
+        assert_eq!(shown(State::Paused, Some(long_ago())).trouble(), None, "that was somebody's wish");
+        let trouble = shown(State::Waiting, Some(long_ago())).trouble().unwrap();
+        assert_eq!(trouble, "The snapshot of public.t has not got on for 60 s: it is quiet");
+        let trouble = shown(State::Failed, None).trouble().unwrap();
+        assert_eq!(trouble, "The snapshot of public.t has failed: it is quiet");
+    }
+
+    #[test]
+    fn what_cannot_even_be_begun_is_told() {
+        let status = Status::default();
+        status.note_held(Some("first"));
+        status.snapshots.held.lock().unwrap().as_mut().unwrap().0 = long_ago();
+        // Whatever it is by now, it has not begun since.
+        status.note_held(Some("no login"));
+        assert_eq!(status.snapshot_troubles(&[]), ["Snapshots have waited for 60 s: no login"]);
+        status.note_held(None);
+        status.note_held(Some("again"));
+        assert!(status.snapshot_troubles(&[]).is_empty());
     }
 }

@@ -13,7 +13,7 @@ use crate::confirm::Confirm;
 use crate::cursor::Started;
 use crate::journal::{Journal, State};
 use crate::lsn::Lsn;
-use crate::snapshots::{Shown, State as SnapshotState};
+use crate::snapshots::Shown;
 
 /// A server that has repeated so many transactions, and goes on, had not stored for long what it was told: since each
 /// telling is stored within seconds, fewer are what a busy server does after any restart.
@@ -214,7 +214,7 @@ impl Status {
             }
         }
         let snapshots = self.unfinished_snapshots();
-        reasons.extend(snapshots.iter().filter_map(failed_snapshot));
+        reasons.extend(self.snapshot_troubles(&snapshots));
         Report {
             healthy: reasons.is_empty(),
             reasons,
@@ -274,12 +274,6 @@ impl Status {
 /// What the server keeps for push doors alone.
 fn held_bytes(journal: &Journal, source: &Source) -> u64 {
     journal.durable().borrow().0.saturating_sub(source.confirmed_lsn.0)
-}
-
-fn failed_snapshot(shown: &Shown) -> Option<String> {
-    let why = shown.reason.as_deref().unwrap_or("no reason is known");
-    (shown.state == SnapshotState::Failed)
-        .then(|| format!("The snapshot of {} has failed: {why}", shown.channel))
 }
 
 fn slot_waits(source: &Source, sink: &str, held: u64) -> String {

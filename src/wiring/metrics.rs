@@ -261,10 +261,14 @@ fn describe_snapshots() {
         "rowcast_snapshot_chunks_repeated_total",
         "Chunks read again, since the table had changed or a commit was not visible yet"
     );
+    describe_counter!(
+        "rowcast_snapshot_stalls_total",
+        "Sessions reading rows that were given up, since what stands between let nothing through any more"
+    );
     describe_gauge!("rowcast_snapshot_unfinished_tables", "Tables whose snapshot is wanted and not done");
     describe_gauge!(
         "rowcast_snapshot_failed_tables",
-        "Tables that cannot be read before somebody mends something; the status says what"
+        "Tables that have failed, or have not got on for a minute; the status says why"
     );
     describe_gauge!("rowcast_snapshot_table_rows", "Rows of a table written so far; of 100 tables at most");
     describe_gauge!("rowcast_snapshot_table_estimated_rows", "Rows that the table is thought to have");

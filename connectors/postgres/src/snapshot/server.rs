@@ -4,8 +4,7 @@ use rowcast_engine::Result;
 use tokio_postgres::Client;
 
 use super::job::Job;
-use crate::conninfo::Conninfo;
-use crate::wire::{sql_client, sql_error};
+use crate::wire::sql_error;
 
 pub(super) async fn oid(client: &Client, job: &Job) -> Result<Option<u32>> {
     let sql = "select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -15,11 +14,6 @@ pub(super) async fn oid(client: &Client, job: &Job) -> Result<Option<u32>> {
     Ok(row.map(|row| row.get(0)))
 }
 
-pub(super) async fn backend(client: &Client) -> Result<i32> {
-    let failed = |error| sql_error("Cannot ask for the session's number", error);
-    Ok(client.query_one("select pg_backend_pid()", &[]).await.map_err(failed)?.get(0))
-}
-
 /// Schema and name of a table, by its OID.
 pub(super) async fn name_of(client: &Client, oid: u32) -> Result<Option<(String, String)>> {
     let sql = "select n.nspname::text, c.relname::text
@@ -27,14 +21,6 @@ pub(super) async fn name_of(client: &Client, oid: u32) -> Result<Option<(String,
     let row = client.query_opt(sql, &[&oid]).await;
     let row = row.map_err(|error| sql_error("Cannot read what a table is called", error))?;
     Ok(row.map(|row| (row.get(0), row.get(1))))
-}
-
-/// Another session, in place of one that is to send no more.
-pub(super) async fn instead_of(backend: i32, info: &Conninfo) -> Result<Client> {
-    let client = sql_client(info).await?;
-    let failed = |error| sql_error("Cannot end a read that is too large", error);
-    client.execute("select pg_cancel_backend($1)", &[&backend]).await.map_err(failed)?;
-    Ok(client)
 }
 
 /// What a server does that is to send something.

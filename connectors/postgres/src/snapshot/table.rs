@@ -1,6 +1,8 @@
 //! One table, read to its end.
 
 mod answer;
+mod attended;
+mod board;
 mod gone;
 mod whole;
 
@@ -15,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
+use self::attended::{Attendant, Attended};
 use self::gone::is_undefined;
 use super::condition::{is_at_fault, try_out};
 use super::job::{Job, Progress};
@@ -23,12 +26,12 @@ use super::pace::Pace;
 use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
 use super::scan;
-use super::server::{backend, instead_of, oid};
+use super::server::oid;
 use super::size::{FIRST_ROWS, adapted};
 use super::task::Surroundings;
 use crate::setup::slot;
 use crate::tables::qualified;
-use crate::wire::{row_error, sql_client};
+use crate::wire::row_error;
 
 /// Keys read again at once, and how many of them, or how many bytes, may wait before they go first: what is behind them
 /// adds more, and `tracker/again.rs` has its limits.
@@ -74,8 +77,9 @@ pub(crate) struct Reading {
     stopped: Stop,
     publications: Vec<String>,
     rows: u32,
-    /// The process of the server that reads for us.
-    backend: i32,
+    session: Attended,
+    /// The stream looks after this table.
+    followed: Option<u32>,
     unseen_since: Option<Instant>,
     started: Instant,
     pace: Pace,
@@ -85,8 +89,9 @@ impl Reading {
     pub(crate) fn new(around: Surroundings, job: Job, stopped: Stop) -> Self {
         let publications = around.source.publications().map(str::to_owned).to_vec();
         let (started, pace) = (Instant::now(), Pace::new(Instant::now(), job.progress.rows));
-        let (rows, backend, unseen_since) = (FIRST_ROWS, 0, None);
-        Self { around, job, stopped, publications, rows, backend, unseen_since, started, pace }
+        let (rows, session, followed) = (FIRST_ROWS, Attended::default(), None);
+        let unseen_since = None;
+        Self { around, job, stopped, publications, rows, session, followed, unseen_since, started, pace }
     }
 
     /// Reads on from where the job stands.
@@ -95,14 +100,26 @@ impl Reading {
     ///
     /// What the server says; it is tried again later from there.
     pub(crate) async fn run(mut self) -> Result<Ended> {
-        let mut client = sql_client(&self.around.source.info).await?;
-        self.backend = backend(&client).await?;
-        let Some(relation) = oid(&client, &self.job).await? else {
-            self.tell_of_new_name(&client).await?;
+        let mut client = self.session.open(&self.around.source.info).await?;
+        let attendant = Attendant::of(&self);
+        let ended = tokio::select! {
+            ended = self.read_on(&mut client) => ended,
+            error = attendant.attend() => Err(error),
+        };
+        if let Some(relation) = self.followed.filter(|_| !matches!(ended, Ok(Ended::Done))) {
+            // The stream may be gone.
+            let _ = self.order(Order::End(relation)).await;
+        }
+        ended
+    }
+
+    async fn read_on(&mut self, client: &mut Client) -> Result<Ended> {
+        let Some(relation) = oid(client, &self.job).await? else {
+            self.tell_of_new_name(client).await?;
             return self.drop_it("does not exist").await;
         };
         if let Some(condition) = &self.job.condition
-            && let Err(error) = self.try_out(&client, condition).await
+            && let Err(error) = self.try_out(client, condition).await
         {
             if error.kind() != Kind::Usage {
                 return Err(error);
@@ -113,7 +130,7 @@ impl Reading {
         let again = self.take_up(relation).await?;
         self.job.progress.again = texts_of(again.iter().map(AsRef::as_ref), again.len());
         self.order(Order::Again(relation, again)).await?;
-        let mut ended = self.chunks(&mut client).await;
+        let mut ended = self.chunks(client).await;
         if let Err(error) = &ended
             && self.job.condition.is_some()
             && slot::sqlstate(error).is_some_and(is_at_fault)
@@ -122,10 +139,6 @@ impl Reading {
         }
         if ended.is_ok() {
             self.say(None);
-        }
-        if !matches!(ended, Ok(Ended::Done)) {
-            // The stream may be gone.
-            let _ = self.order(Order::End(relation)).await;
         }
         ended
     }
@@ -200,13 +213,6 @@ impl Reading {
     /// Whether the chunk on its way must have arrived before the next one: what that is depends on it.
     fn settles_first(&self) -> bool {
         self.job.progress.at_end || self.many_wait()
-    }
-
-    /// Another session, in place of one that is still to send what nobody reads.
-    async fn take_another(&mut self, client: &mut Client) -> Result<()> {
-        *client = instead_of(self.backend, &self.around.source.info).await?;
-        self.backend = backend(client).await?;
-        Ok(())
     }
 
     /// Whether so many keys wait to be read again that they go first.
@@ -429,41 +435,6 @@ impl Reading {
         Ok(Round::Next)
     }
 
-    fn finish(&self, rows: u64) {
-        let took = self.started.elapsed();
-        tracing::info!(
-            table = self.job.channel(),
-            sinks = self.job.sinks.join(" "),
-            rows,
-            seconds = took.as_secs_f64(),
-            "The snapshot of a table is done"
-        );
-        if self.job.sinks.is_empty() {
-            self.around.status.note_read(&self.job.channel(), rows);
-        }
-    }
-
-    /// Brings the board up to date.
-    fn note(&mut self, rows: u64) {
-        metrics::counter!("rowcast_snapshot_rows_total")
-            .increment(rows.saturating_sub(self.job.progress.rows));
-        let rate = self.pace.note(Instant::now(), rows);
-        let estimate = self.job.progress.estimate;
-        self.around.status.snapshots(|board| {
-            let shown = board.entry(self.job.note()).or_default();
-            (shown.rows, shown.estimate, shown.reason) = (rows, estimate.max(rows), None);
-            shown.rows_per_second = rate;
-        });
-    }
-
-    fn say(&self, reason: Option<&str>) {
-        self.around.status.snapshots(|board| {
-            if let Some(shown) = board.get_mut(&self.job.note()) {
-                shown.reason = reason.map(str::to_owned);
-            }
-        });
-    }
-
     /// Waits for sinks that are far behind.
     async fn make_room(&self) {
         let mut told = false;
@@ -481,7 +452,8 @@ impl Reading {
     }
 
     /// Has the stream look after the table.
-    async fn follow(&self, relation: u32) -> Result<()> {
+    async fn follow(&mut self, relation: u32) -> Result<()> {
+        self.followed = Some(relation);
         let order = |begun| Order::Begin(relation, begun);
         begin(&self.around.orders, &self.around.journal, order).await.map(drop).map_err(gone)
     }

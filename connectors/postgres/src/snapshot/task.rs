@@ -50,6 +50,8 @@ struct Failure {
     reason: String,
     /// It does not pass by itself.
     lasting: bool,
+    /// The first of those that came one after the other.
+    since: Instant,
     again: Instant,
 }
 
@@ -161,6 +163,7 @@ impl Desk {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let status = self.around.status.clone();
+        status.note_held(None);
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
@@ -175,9 +178,13 @@ impl Desk {
                     let _ = answer.send(self.command(command).await);
                 }
             }
-            if let Err(error) = self.look().await {
-                tracing::warn!("Snapshots wait: {error}");
-                sleep(TRY_AGAIN).await;
+            match self.look().await {
+                Ok(()) => status.note_held(None),
+                Err(error) => {
+                    tracing::warn!("Snapshots wait: {error}");
+                    status.note_held(Some(&error.to_string()));
+                    sleep(TRY_AGAIN).await;
+                }
             }
         }
     }
@@ -286,7 +293,9 @@ impl Desk {
         };
         let lasting = error.kind() != Kind::Transient;
         let reason = error.remedy().map_or_else(|| error.to_string(), |remedy| format!("{error}. {remedy}"));
-        let known = self.failed.get(note).is_some_and(|before| before.reason == reason);
+        let before = self.failed.get(note);
+        let known = before.is_some_and(|before| before.reason == reason);
+        let since = before.map_or_else(Instant::now, |before| before.since);
         match (lasting, known) {
             (_, true) => tracing::debug!("A snapshot has failed again: {error}"),
             (true, false) => tracing::error!(hint = error.remedy(), "A snapshot has failed: {error}"),
@@ -295,7 +304,7 @@ impl Desk {
             }
         }
         let again = Instant::now() + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
-        self.failed.insert(note.to_owned(), Failure { reason, lasting, again });
+        self.failed.insert(note.to_owned(), Failure { reason, lasting, since, again });
     }
 
     /// Makes a job of each captured table. Its rows are still to come, for everybody: whoever wishes for rows gets them.
@@ -390,6 +399,7 @@ impl Desk {
                 if let Some(failure) = failure {
                     shown.reason = Some(failure.reason.clone());
                 }
+                shown.failing_since = failure.map(|failure| failure.since);
                 if !is_read {
                     shown.rows_per_second = 0;
                 }

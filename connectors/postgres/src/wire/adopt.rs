@@ -15,7 +15,7 @@ use rowcast_engine::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::answer::Answer;
+use super::answer::{Answer, Quiet};
 use super::connection::{Connection, Purpose};
 use super::socket::Socket;
 use crate::conninfo::Conninfo;
@@ -47,6 +47,17 @@ pub async fn answering_client(info: &Conninfo) -> Result<Client> {
 /// As [`Connection::connect`].
 pub async fn sql_session(info: &Conninfo) -> Result<(Client, Conninfo)> {
     open(info, Some(Answer::within(info.answer_limit()))).await
+}
+
+/// As [`sql_client`], with how to reach that very server, and how long it has said nothing.
+///
+/// # Errors
+///
+/// As [`Connection::connect`].
+pub async fn observed_client(info: &Conninfo) -> Result<(Client, Conninfo, Quiet)> {
+    let quiet = Quiet::default();
+    let (client, here) = open(info, Some(Answer::unlimited(quiet.clone()))).await?;
+    Ok((client, here, quiet))
 }
 
 async fn open(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Conninfo)> {
@@ -86,7 +97,7 @@ struct Adopted {
     /// The replayed answer, then whatever was read ahead.
     incoming: BytesMut,
     startup: Startup,
-    /// Where the time for an answer is bounded.
+    /// Where the time for an answer is of interest.
     answer: Option<Answer>,
 }
 

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,9 +17,29 @@ const ASKING: &[u8] = b"QSF";
 /// ReadyForQuery.
 const READY: &[u8] = b"Z";
 
+/// Since when nothing has come of an answer that is due, for whoever can judge what that means. While it is others who
+/// do not take what has come, nothing is waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Quiet(Arc<Mutex<Option<Instant>>>);
+
+impl Quiet {
+    /// `None`: no answer is due, or it is coming.
+    pub fn since(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, quiet: bool) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if quiet { since.or_else(|| Some(Instant::now())) } else { None };
+    }
+}
+
 /// The clock of one session.
+#[derive(Default)]
 pub(super) struct Answer {
-    limit: Duration,
+    /// `None`: it may take any time.
+    limit: Option<Duration>,
+    quiet: Quiet,
     /// Set while one is due.
     late: Option<Pin<Box<Sleep>>>,
     /// How many are due: the next question is often sent before the end of the answer before it has come.
@@ -31,14 +52,19 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn within(limit: Duration) -> Self {
-        let (sent, came) = (Messages::default(), Messages::default());
-        Self { limit, late: None, due: 0, blocked: false, sent, came }
+        Self { limit: Some(limit), ..Self::default() }
+    }
+
+    /// Nobody is late; how long it has been quiet is told.
+    pub(super) fn unlimited(quiet: Quiet) -> Self {
+        Self { quiet, ..Self::default() }
     }
 
     /// So much of this was sent.
     pub(super) fn asked(&mut self, bytes: &[u8], sent: usize, cx: &mut Context<'_>) {
         self.due += self.sent.ended(&bytes[..sent], ASKING);
         self.blocked = sent < bytes.len();
+        self.quiet.set(self.is_due());
         self.wind();
         // Nobody reads before something comes: the clock itself has to wake.
         if let Some(late) = &mut self.late {
@@ -49,21 +75,27 @@ impl Answer {
     /// These bytes came.
     pub(super) fn came(&mut self, bytes: &[u8]) {
         self.due = self.due.saturating_sub(self.came.ended(bytes, READY));
+        self.quiet.set(false);
         self.wind();
     }
 
     /// Nothing comes: fails when that has been so for too long.
     pub(super) fn nothing(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(clock) = &mut self.late else { return Poll::Pending };
-        clock.as_mut().poll(cx).map(|()| Err(late(self.limit)))
+        self.quiet.set(self.is_due());
+        let (Some(clock), Some(limit)) = (&mut self.late, self.limit) else { return Poll::Pending };
+        clock.as_mut().poll(cx).map(|()| Err(late(limit)))
+    }
+
+    fn is_due(&self) -> bool {
+        self.due > 0 || self.blocked
     }
 
     fn wind(&mut self) {
-        if self.due == 0 && !self.blocked {
+        let Some(limit) = self.limit.filter(|_| self.is_due()) else {
             self.late = None;
             return;
-        }
-        let at = Instant::now() + self.limit;
+        };
+        let at = Instant::now() + limit;
         match &mut self.late {
             Some(late) => late.as_mut().reset(at),
             None => self.late = Some(Box::pin(sleep_until(at))),
@@ -185,6 +217,26 @@ mod tests {
         let mut answer = asked().await;
         answer.came(&[b"D\0\0\0\x0a", IDLE].concat());
         assert!(!waits(&mut answer, 5.0).await);
+    }
+
+    #[tokio::test]
+    async fn it_is_quiet_while_nothing_comes_of_what_is_due() {
+        let quiet = Quiet::default();
+        let mut answer = Answer::unlimited(quiet.clone());
+        assert!(waits(&mut answer, 0.1).await);
+        assert_eq!(quiet.since(), None, "nothing is due");
+        ask(&mut answer, SYNC, SYNC.len()).await;
+        let since = quiet.since();
+        assert!(since.is_some());
+        assert!(waits(&mut answer, 0.1).await);
+        assert_eq!(quiet.since(), since, "it goes on");
+        answer.came(b"D\0\0\0\x05.");
+        assert_eq!(quiet.since(), None, "who does not read on has not waited for more");
+        assert!(waits(&mut answer, 0.1).await);
+        assert!(quiet.since() > since, "the rest is due");
+        answer.came(IDLE);
+        assert!(waits(&mut answer, 0.1).await);
+        assert_eq!(quiet.since(), None, "all has come");
     }
 
     #[tokio::test]

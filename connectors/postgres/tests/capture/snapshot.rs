@@ -16,6 +16,7 @@ mod marks;
 mod orders;
 mod renamed;
 mod rows;
+mod stalled;
 mod standby;
 mod streamed;
 mod window;

@@ -28,8 +28,19 @@ const STAGES: [&str; 7] = [
     "START_REPLICATION",
 ];
 
+/// What is lost of a connection from the words on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lost {
+    /// What the client says, the words among it.
+    Said,
+    /// What the server answers, but for the first [`PASSES`] bytes.
+    Answered,
+}
+
+const PASSES: usize = 1 << 20;
+
 /// Listens on a port of its own until it is dropped.
-struct Stall {
+pub(super) struct Stall {
     port: u16,
     stalls: Arc<AtomicBool>,
     task: JoinHandle<()>,
@@ -38,23 +49,27 @@ struct Stall {
 impl Stall {
     /// A connection on which these words are said is stalled, until [`Stall::end`].
     async fn at(server: SocketAddr, words: &'static str) -> Self {
+        Self::losing(Lost::Said, server, words).await
+    }
+
+    pub(super) async fn losing(lost: Lost, server: SocketAddr, words: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let stalls = Arc::new(AtomicBool::new(true));
         let shared = Arc::clone(&stalls);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connection(client, server, words, Arc::clone(&shared)));
+                tokio::spawn(connection(client, server, (words, lost), Arc::clone(&shared)));
             }
         });
         Self { port, stalls, task }
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.stalls.store(false, Ordering::Relaxed);
     }
 
-    fn config(&self, config: &Config) -> Config {
+    pub(super) fn config(&self, config: &Config) -> Config {
         let port = self.port;
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres?connect_timeout=2&sslmode=disable");
         Config { url, ..config.clone() }
@@ -67,27 +82,42 @@ impl Drop for Stall {
     }
 }
 
-async fn connection(mut client: TcpStream, server: SocketAddr, words: &'static str, stalls: Arc<AtomicBool>) {
+async fn connection(
+    mut client: TcpStream,
+    server: SocketAddr,
+    (words, lost): (&'static str, Lost),
+    stalls: Arc<AtomicBool>,
+) {
     let mut server = TcpStream::connect(server).await.unwrap();
     let (mut said, mut answered) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let heard = |said: &[u8]| said.windows(words.len()).any(|part| part == words.as_bytes());
+    let mut left = None;
     loop {
         if !stalls.load(Ordering::Relaxed) {
             let _ = copy_bidirectional(&mut client, &mut server).await;
             return;
         }
+        if left == Some(0) {
+            // Everything is taken.
+            while matches!(client.read(&mut said).await, Ok(1..)) {}
+            return;
+        }
         tokio::select! {
             count = client.read(&mut said) => match count {
-                Ok(count) if count > 0 && heard(&said[..count]) => {
-                    // Everything is taken.
-                    while matches!(client.read(&mut said).await, Ok(1..)) {}
-                    return;
+                Ok(count) if count > 0 => {
+                    if heard(&said[..count]) {
+                        left = Some(if let Lost::Said = lost { 0 } else { PASSES });
+                    }
+                    if left != Some(0) {
+                        server.write_all(&said[..count]).await.unwrap();
+                    }
                 }
-                Ok(count) if count > 0 => server.write_all(&said[..count]).await.unwrap(),
                 _ => return,
             },
             count = server.read(&mut answered) => match count {
-                Ok(count) if count > 0 && client.write_all(&answered[..count]).await.is_ok() => {}
+                Ok(count) if count > 0 && client.write_all(&answered[..count]).await.is_ok() => {
+                    left = left.map(|left| left.saturating_sub(count));
+                }
                 _ => return,
             },
         }

@@ -25,11 +25,14 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 echo "Installing:$missing"
-# shellcheck disable=SC2086 # a list of words, on purpose
+# Another one may be at work, and a mirror may be slow to answer.
+patient="-o DPkg::Lock::Timeout=300 -o Acquire::Retries=3"
+# shellcheck disable=SC2086 # lists of words, on purpose
 install() {
   $as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends $missing </dev/null >"$log" 2>&1
+    apt-get install $patient -y -qq --no-install-recommends $missing </dev/null >"$log" 2>&1
 }
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 # A machine that never ran `apt-get update` knows no package at all.
-install || { $as_root apt-get update -qq </dev/null && install; } || { cat "$log" >&2; exit 1; }
+# shellcheck disable=SC2086
+install || { $as_root apt-get update $patient -o APT::Update::Error-Mode=any -qq </dev/null && install; } || { cat "$log" >&2; exit 1; }

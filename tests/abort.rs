@@ -164,6 +164,16 @@ impl House {
         self.client.query_one(&sql, &[]).await.expect("the table").get(0)
     }
 
+    /// Waits until the witness has the last row, or the program has ended.
+    async fn witnessed(&mut self, witness: &Witness) {
+        let row = self.last_row("many").await;
+        wait_for("the witness, or the end", SOON, async || {
+            let told = witness.look(|memory| memory.keys("public.many").last().copied().unwrap_or(0) == row);
+            if told || self.rowcast.ended().is_some() { Ok(()) } else { Err(format!("row {row}")) }
+        })
+        .await;
+    }
+
     /// Waits until the witness has everything.
     pub(crate) async fn all_told(&self, witness: &Witness) {
         let (few, many) = (self.last_row("few").await, self.last_row("many").await);
@@ -297,16 +307,12 @@ async fn killed_while_old_segments_go() {
         house.rowcast.set_env(VARIABLE, Some(&format!("{}:2", point.name())));
         house.rowcast.resume().await;
         let start = Instant::now();
+        // So that nobody is overtaken: the witness is to see everything, also of before.
+        house.witnessed(&witness).await;
         while house.rowcast.ended().is_none() {
             assert!(start.elapsed() < REACHED, "{} is reached", point.name());
             house.work().await;
-            // So that nobody is overtaken: the witness is to see everything.
-            let row = house.last_row("many").await;
-            wait_for("the witness, or the end", SOON, async || {
-                let told = witness.look(|memory| memory.keys("public.many").last() == Some(&row));
-                if told || house.rowcast.ended().is_some() { Ok(()) } else { Err(format!("row {row}")) }
-            })
-            .await;
+            house.witnessed(&witness).await;
         }
         assert_eq!(house.rowcast.ended(), Some(KILLED));
     }

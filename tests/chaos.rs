@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::flow::Followers;
 use crate::support::postgres::{Stop, connect};
-use crate::support::{Kafka, Postgres, Rowcast, own_servers, random};
+use crate::support::{Kafka, Postgres, Rowcast, SOON, own_servers, random, wait_for};
 use crate::workload::{Workload, alone, create};
 
 /// What goes wrong.
@@ -92,8 +92,16 @@ async fn nothing_is_lost_or_doubled_whatever_dies() {
         println!("{blow:?} after {} transactions", done.load(Ordering::Relaxed));
         match blow {
             Blow::KillRowcast => {
+                let before = followers.connections();
                 rowcast.kill9().await;
                 rowcast.resume().await;
+                // One that has still much to read of before would not notice two kills.
+                wait_for("the readers to come back", SOON, async || {
+                    let now = followers.connections();
+                    let back = now.iter().zip(&before).all(|(now, before)| now > before);
+                    if back { Ok(()) } else { Err(format!("{before:?}, then {now:?}")) }
+                })
+                .await;
             }
             Blow::RestartPostgres(how) => {
                 postgres.stop(how).await;

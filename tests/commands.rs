@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::process::{Directory, free_port};
+use crate::support::port::free_port;
+use crate::support::process::Directory;
 use crate::support::rowcast::{Output, PROGRAM, command, command_in};
 use crate::support::{Database, Postgres, Rowcast, SOON, soon, wait_for};
 
@@ -86,7 +87,9 @@ async fn uninstall_asks_first_and_leaves_nothing() {
 async fn tail_writes_lines_of_json_into_a_pipe() {
     let (database, rowcast) = captured("tail").await;
     let url = format!("http://{}", rowcast.address());
-    let live = async { done(&["tail", "public.orders", "notes", "--url", &url, "-n", "3"]).await };
+    let live = async {
+        done(&["tail", "public.orders", "notes", "--url", &url, "--from", "earliest", "-n", "3"]).await
+    };
     let change = async {
         wait_for("tail to connect", SOON, async || {
             let status = rowcast.status().await;

@@ -78,7 +78,7 @@ async fn the_demo_starts_flows_and_leaves_nothing_behind() {
     assert!(!processes_of(temporary.path()).is_empty());
 
     process.signal(Signal::INT);
-    assert_eq!(process.wait(Duration::from_secs(10)).await, 0);
+    assert_eq!(process.wait(Duration::from_secs(30)).await, 0);
     wait_for("everything to be gone", SOON, async || {
         let left: Vec<_> =
             std::fs::read_dir(temporary.path()).expect("a directory").flatten().map(|e| e.path()).collect();

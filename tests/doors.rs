@@ -88,7 +88,12 @@ async fn pages_of_others_are_kept_out() {
 
 #[tokio::test]
 async fn health_status_and_metrics_tell_how_it_is() {
-    let (database, rowcast) = captured("health").await;
+    let database = Postgres::shared().await.create_database("health").await;
+    database.execute("create table orders (id integer primary key)").await;
+    // The server asks for none.
+    let url = database.url().replacen("postgres://postgres@", "postgres://postgres:sesame@", 1);
+    let slot = format!("source.slot={}", database.name());
+    let rowcast = Rowcast::on(&url).set(&slot).start().await;
     let address = rowcast.address();
     let mut events = Sse::open(address, "/v1/events?channel=*").await;
     database.execute("insert into orders select generate_series(1, 10)").await;

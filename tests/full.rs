@@ -134,10 +134,12 @@ async fn capture_fills_the_disk_and_goes_on_when_there_is_room() {
     assert_told_full(&rowcast).await;
     assert!(disk.free() > 3 << 20, "room is left to others: {}", disk.free());
     assert_not_ahead(&database, &newest_lsn(&rowcast).await).await;
-    let held = witness.look(Memory::clone);
-    assert!(
-        held.keys("public.t").len() > 20 && held.keys("public.t").last() < Some(&last_row(&database).await)
-    );
+    let held = wait_for("the witness to have what fits", SOON, async || {
+        let held = witness.look(Memory::clone);
+        if held.keys("public.t").len() > 20 { Ok(held) } else { Err(format!("{:?}", held.keys("public.t"))) }
+    })
+    .await;
+    assert!(held.keys("public.t").last() < Some(&last_row(&database).await));
     held.assert_told_again(&Memory::replay(rowcast.address(), held.told.last().unwrap().id).await);
 
     // What has no room at the end has none after a crash either.
@@ -296,7 +298,13 @@ async fn a_sink_that_cannot_store_its_position_waits_and_sends_nothing_twice() {
     let mut reader = KafkaReader::start(kafka, &prefix);
     insert(&database, 1).await;
     assert_eq!(next_key(&mut reader).await, 1);
-    wait_door(&rowcast, "running", "").await;
+    // That is shown when it is stored.
+    wait_for("the position of the first", SOON, async || {
+        let status = rowcast.status().await;
+        let (stored, newest) = (&status["doors"]["kafka"]["position"], &status["journal"]["newest"]);
+        if stored == newest { Ok(()) } else { Err(format!("{stored} of {newest}")) }
+    })
+    .await;
     disk.fill_up_to(0);
     insert(&database, 20).await;
     for key in 2..=21 {

@@ -4,7 +4,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::support::process::free_port;
+use crate::support::port::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON, own_servers, wait_for};
 

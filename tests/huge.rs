@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::ndjson::{Ndjson, page};
 use crate::support::rowcast::command;
-use crate::support::{Postgres, Rowcast, SOON, http, soon, wait_for};
+use crate::support::{Postgres, Rowcast, SOON, http, own_servers, soon, wait_for};
 
 /// Enough to be written in several parts: some 70 MB, four times what may stay in memory.
 const ROWS: u64 = 600_000;
@@ -22,12 +22,21 @@ const RESIDENT_MAX_KB: u64 = 150 << 10;
 /// readers; two at a time, twice that. Less than all of it would be, which is 70 MB, or 140.
 const GROWTH_MAX_KB: u64 = 60 << 10;
 
-/// Nobody waits so long for anything but the server. It takes milliseconds (`make bench-huge`); a machine may be busy, and a
-/// stall of seconds, as of a writer that waits for the whole transaction, is none of that.
+/// Nobody waits so long for anything but the server. It takes milliseconds (`make bench-huge`), but a disk may be busy with
+/// other things: half of the time that the transaction takes is allowed as well.
 const STALL: Duration = Duration::from_secs(3);
 
 /// Between two custom events.
 const PAUSE: Duration = Duration::from_millis(4);
+
+/// A server of the test's own where there may be one: slots of others wait for what is open here, and their walsenders read
+/// all of it.
+async fn server(own: &mut Option<Postgres>) -> &Postgres {
+    if own_servers("huge, on its own server") {
+        return own.insert(Postgres::start(&[]).await);
+    }
+    Postgres::shared().await
+}
 
 fn rows() -> u64 {
     std::env::var("ROWCAST_TEST_HUGE_ROWS").map_or(ROWS, |rows| rows.parse().expect("a number"))
@@ -84,7 +93,8 @@ fn show(what: &str, published: &[(u64, Duration)]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
-    let database = Postgres::shared().await.create_database("huge").await;
+    let mut own = None;
+    let database = server(&mut own).await.create_database("huge").await;
     database
         .execute(
             "create table big (id integer primary key, v text); create table small (id integer primary key)",
@@ -144,7 +154,7 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
     );
     show("Afterwards", &after);
     let longest = published.iter().chain(&waits).map(|(_, time)| *time).max().unwrap();
-    assert!(longest < STALL, "somebody waited {longest:?}");
+    assert!(longest < STALL.max(took / 2), "somebody waited {longest:?} of {took:?}");
 
     println!("{rows} rows visible {took:?} after their commit");
     stays_flat(&rowcast, before);
@@ -165,7 +175,8 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_stays_flat_when_huge_ones_are_sent_before_they_commit() {
     const PARTS: u64 = 10;
-    let database = Postgres::shared().await.create_database("huge_parts").await;
+    let mut own = None;
+    let database = server(&mut own).await.create_database("huge_parts").await;
     database
         .execute("create table one (id integer primary key, v text); create table two (id integer, v text)")
         .await;
@@ -191,7 +202,7 @@ async fn memory_stays_flat_when_huge_ones_are_sent_before_they_commit() {
     two.batch_execute("commit; insert into two values (0)").await.unwrap();
     let address = rowcast.address();
     let events = async |query: &str| Ok::<_, String>(page(address, query).await?["events"].clone());
-    let ends = wait_for("both and what follows", SOON * 6, async || {
+    let ends = wait_for("both and what follows", SOON * 10, async || {
         let ends = events("/v1/events?channel=public.two&from=last:2").await?;
         if ends[1]["after"]["id"] == 0 { Ok(ends) } else { Err(ends.to_string()) }
     })

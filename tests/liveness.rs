@@ -11,7 +11,8 @@ use crate::support::websocket::WebSocket;
 use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON, own_servers, soon, wait_for};
 use crate::workload::alone;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Of the server. A machine may be busy for seconds without anybody being at fault.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// More than the buffers between rowcast and a client hold.
 const ROWS: i64 = 40_000;
@@ -72,7 +73,8 @@ async fn doors_that_stand_still_for_three_timeouts_change_nothing() {
     let mut socket = WebSocket::open(rowcast.address()).await.unwrap();
     socket.send(&json!({"type": "subscribe", "id": "all", "channel": "*", "from": "earliest"})).await;
     let (start, mut row) = (Instant::now(), 1);
-    while start.elapsed() < PATIENCE * 3 + Duration::from_secs(1) {
+    while start.elapsed() < PATIENCE * 3 + Duration::from_secs(1) || row < ROWS {
+        assert!(start.elapsed() < SOON * 3, "{row} rows only");
         let until = (row + 1_000).min(ROWS);
         if row < ROWS {
             let rows =
@@ -89,15 +91,16 @@ async fn doors_that_stand_still_for_three_timeouts_change_nothing() {
         assert!(reasons.iter().all(|reason| reason.as_str().unwrap().contains("kafka")), "{reasons:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(row, ROWS, "too slow for the test to mean anything");
     wait_confirmed(&client).await;
     assert_eq!(client.query_one(pid, &[]).await.unwrap().get::<_, i32>(0), walsender);
 
-    // The server may go, too, doors or no doors.
+    // The server may go, too, doors or no doors. What the disk has to take it takes before.
+    client.batch_execute("checkpoint").await.unwrap();
     let start = Instant::now();
     postgres.stop(Stop::Fast).await;
     println!("The server's fast shutdown took {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // It takes two tenths of a second. Where it waited for doors, it would wait for ever, or until its patience is over.
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     postgres.resume().await;
     rowcast.wait_streaming().await;
 

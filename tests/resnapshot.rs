@@ -43,9 +43,12 @@ async fn all(rowcast: &Rowcast) -> Result<Vec<Value>, String> {
 }
 
 async fn wait_event(rowcast: &Rowcast, is: impl Fn(&Value) -> bool) {
-    wait_for("an event", SOON, async || {
-        let events = all(rowcast).await?;
-        if events.iter().any(&is) { Ok(()) } else { Err(format!("{} events", events.len())) }
+    let mut from = "earliest".to_owned();
+    wait_for("an event", SOON * 2, async || {
+        let page = page(rowcast.address(), &format!("/v1/events?from={from}&limit=10000")).await?;
+        let found = page["events"].as_array().ok_or("no events")?.iter().any(&is);
+        from = page["next"].to_string();
+        if found { Ok(()) } else { Err(format!("none before {from}")) }
     })
     .await;
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::ndjson::Ndjson;
+use crate::support::port::free_port;
 use crate::support::postgres::{Stop, connect};
-use crate::support::process::free_port;
 use crate::support::rowcast::{Output, command};
 use crate::support::sse::Sse;
 use crate::support::{Postgres, Rowcast, SOON, own_servers, wait_for};

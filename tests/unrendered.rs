@@ -17,7 +17,7 @@ async fn bytes_that_are_no_text_are_named_counted_and_not_logged() {
     client.batch_execute("create table t (id integer primary key, v text)").await.unwrap();
 
     let slot = format!("source.slot={}", database.name());
-    let rowcast = Rowcast::on(&url).set(&slot).start().await;
+    let mut rowcast = Rowcast::on(&url).set(&slot).start().await;
     let mut stream = Sse::open(rowcast.address(), "/v1/events?channel=public.t").await;
     stream.expect("open").await;
     // `secret`, then a byte that UTF-8 does not know.
@@ -47,4 +47,10 @@ async fn bytes_that_are_no_text_are_named_counted_and_not_logged() {
         lines.len() == 1 && lines[0].contains("\"column\":\"v\"") && !log.contains("secret"),
         "{lines:?}"
     );
+    // Its slot would keep the server's log for ever.
+    assert_eq!(rowcast.terminate().await, 0);
+    drop(client);
+    let client = database.client().await;
+    client.execute("select pg_drop_replication_slot($1)", &[&database.name()]).await.unwrap();
+    client.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
 }

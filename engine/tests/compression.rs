@@ -46,9 +46,9 @@ async fn fill(fixture: &mut Fixture, transactions: usize) {
 }
 
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "{what}: not within 30 s");
+        assert!(tokio::time::Instant::now() < deadline, "{what}: not within two minutes");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -121,6 +121,8 @@ async fn what_is_read_is_the_same_before_during_and_after() {
                     assert_eq!(all[..before.len()], before[..], "what was read stays");
                     before = all;
                     passes += 1;
+                    // The one that compresses gives way to whoever wants the processor.
+                    std::thread::sleep(Duration::from_millis(2));
                 }
                 (before, passes)
             })
@@ -311,8 +313,10 @@ async fn places_are_found_as_in_the_plain_form() {
             all.iter().step_by(1777).map(|event| read_all(journal, event.0).len()).collect();
         (times, counts, above, numbers)
     };
-    let journal = journal::open(options(dir.path(), Compression::Zstd), Arc::new(RealDisk)).unwrap();
+    let journal = journal::open(options(dir.path(), Compression::None), Arc::new(RealDisk)).unwrap();
     let plain = ask(&journal);
+    journal.close().await;
+    let journal = journal::open(options(dir.path(), Compression::Zstd), Arc::new(RealDisk)).unwrap();
     until_compressed(&journal).await;
     assert_eq!(ask(&journal), plain);
     journal.close().await;

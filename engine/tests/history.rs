@@ -104,6 +104,7 @@ async fn retention_takes_the_old_history_first() {
     for _ in 0..20 {
         fixture.transaction(1, &"x".repeat(300)).await;
     }
+    let first = fixture.journal().oldest();
     begin(&fixture.ingest, 1450).await;
     fixture.lsn = 1450;
     while above(fixture.journal(), 0).first() != Some(&1550) {
@@ -116,7 +117,7 @@ async fn retention_takes_the_old_history_first() {
         fixture.transaction(1, &"z".repeat(300)).await;
         assert!(fixture.lsn < 20_000, "the beginning is still there");
     }
-    assert!(fixture.journal().oldest() > 0);
+    assert!(fixture.journal().oldest() > first);
     fixture.journal().close().await;
 }
 

@@ -411,8 +411,8 @@ async fn a_paused_sink_yields_at_once_and_says_what_it_has_lost() {
     let door = house.wait_door(&sink, |door| door.reason.as_ref().is_some_and(|r| r.contains(&lost))).await;
     assert_eq!(door.state, "paused");
     assert!(!state.has_changed().unwrap(), "capture has not paused");
-    until(|| !logged("paused", "has lost events").is_empty()).await;
-    assert!(logged("paused", "has lost events")[0].contains("was stopped or paused"));
+    until(|| !logged("paused", "The sink paused has lost events").is_empty()).await;
+    assert!(logged("paused", "The sink paused has lost events")[0].contains("was stopped or paused"));
     house.close().await;
 }
 

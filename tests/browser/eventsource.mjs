@@ -6,7 +6,8 @@ const [url, count] = process.argv.slice(2);
 const events = [];
 let opened = 0;
 const source = new EventSource(url);
-source.addEventListener("open", () => { opened += 1; });
+// The server's own event of that name has data.
+source.addEventListener("open", ({ data }) => { if (data === undefined) opened += 1; });
 source.onmessage = ({ data, lastEventId }) => {
   const event = JSON.parse(data);
   if (String(event.id) !== lastEventId) throw new Error(`${data} came with id ${lastEventId}`);

@@ -18,13 +18,17 @@ try {
 
   await page.goto(url);
   for (const op of ["insert", "update", "delete", "message"]) await live(op);
-  await page.waitForFunction(() => Number(document.getElementById("rate").textContent) > 0);
+  // It falls to 0 again whenever nothing comes for a second.
+  const rate = await page.waitForFunction(() => {
+    const shown = document.getElementById("rate").textContent;
+    return Number(shown) > 0 && shown;
+  });
   await page.waitForFunction(() => document.getElementById("health").textContent === "Changes flow");
   await page.waitForFunction(() => document.getElementById("doors").textContent.includes("1 sse"));
   const hostile = await page.locator("#events tr.event[data-op=insert]").first().textContent();
   const seen = {
     hostile, title: await page.title(), health: await text("#health"), source: await text("#source-state"),
-    rate: await text("#rate"), lag: await text("#lag"), doors: await text("#doors"),
+    rate: await rate.jsonValue(), lag: await text("#lag"), doors: await text("#doors"),
     images: await page.locator("#events img, #events script").count(),
   };
   await page.screenshot({ path: screenshot });

@@ -13,7 +13,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::{OnceCell, mpsc};
 
-use super::process::{Directory, Launch, Process, free_port, run, tail};
+use super::port::free_port;
+use super::process::{Directory, Launch, Process, run, tail};
 use super::{KAFKA, SOON, wait_for};
 
 /// Topics are rowcast's to create: a broker that makes them up would hide that it does not.
@@ -112,7 +113,7 @@ impl Kafka {
         let launch = Launch { command: &command, env: &[], log: &log, last_signal: "KILL", directory };
         let process = process.insert(Process::start(&launch));
         let port = self.brokers.clone();
-        wait_for("Kafka to listen", SOON * 3, async || {
+        wait_for("Kafka to listen", SOON * 9, async || {
             assert!(process.ended().is_none(), "Kafka ended: {}", tail(&log));
             tokio::net::TcpStream::connect(&port).await.map_err(|error| error.to_string())
         })
@@ -121,7 +122,7 @@ impl Kafka {
         let answered = tokio::task::spawn_blocking(move || {
             let consumer: BaseConsumer =
                 ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a consumer");
-            consumer.fetch_metadata(None, SOON * 3).map(|_| ())
+            consumer.fetch_metadata(None, SOON * 9).map(|_| ())
         });
         answered.await.expect("no panic").unwrap_or_else(|error| panic!("{error}: {}", tail(&log)));
     }

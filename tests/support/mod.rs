@@ -13,6 +13,7 @@ pub(crate) mod follow;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod ndjson;
+pub(crate) mod port;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -47,9 +47,15 @@ impl Ndjson {
         }
     }
 
-    /// The next line, which has to come soon.
+    /// The next line, which has to come soon. A position is told when nothing has come for long, and is passed over.
     pub(crate) async fn expect(&mut self, what: &str) -> Value {
-        soon(what, self.next()).await.unwrap_or_else(|| panic!("The stream ended before {what}"))
+        loop {
+            let line = soon(what, self.next()).await;
+            let line = line.unwrap_or_else(|| panic!("The stream ended before {what}"));
+            if line["type"] != "position" {
+                return line;
+            }
+        }
     }
 }
 

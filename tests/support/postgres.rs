@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-use super::process::{Directory, Launch, Process, free_port, run, tail};
+use super::port::free_port;
+use super::process::{Directory, Launch, Process, run, tail};
 use super::{Database, POSTGRES_URL, SOON, wait_for};
 
 /// What every server of the tests has. A time zone and styles that rowcast has to override are among it.
@@ -236,7 +237,7 @@ impl Postgres {
         self.local.as_mut().expect("a server of the test's own: begin the test with own_servers()")
     }
 
-    fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         self.local().directory.path()
     }
 }

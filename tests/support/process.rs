@@ -156,12 +156,6 @@ pub(crate) fn tail(log: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A TCP port of the loopback that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
 /// Runs a program to its end; its output is shown when it fails.
 pub(crate) fn run(command: &[String]) {
     let output = Command::new(&command[0]).args(&command[1..]).stdin(Stdio::null()).output();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::port::free_port;
 use super::process::{Directory, Launch, Process, tail};
 use super::{Database, Kafka, SOON, http, small_disk, soon, wait_for};
 
@@ -21,7 +22,7 @@ pub(crate) struct Rowcast {
     env: Vec<(String, String)>,
     /// Who runs the program: a command and its arguments, in front of it.
     under: Vec<String>,
-    /// A port of the system's choice at first, and the same one after a restart.
+    /// The same port after a restart.
     listen: String,
     process: Option<Process>,
     address: SocketAddr,
@@ -37,7 +38,7 @@ impl Rowcast {
             arguments: vec!["--source".into(), source.into()],
             env: Vec::new(),
             under: Vec::new(),
-            listen: "127.0.0.1:0".into(),
+            listen: format!("127.0.0.1:{}", free_port()),
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             data: directory.path().join("data"),
@@ -197,7 +198,7 @@ impl Rowcast {
         self.end(Signal::KILL).await;
     }
 
-    /// SIGTERM; its exit code, which has to come within the ten seconds that it promises.
+    /// SIGTERM; its exit code, which has to come within the ten seconds that it promises, and what the machine adds.
     pub(crate) async fn terminate(&mut self) -> i32 {
         self.end(Signal::TERM).await
     }
@@ -205,7 +206,7 @@ impl Rowcast {
     async fn end(&mut self, signal: Signal) -> i32 {
         let process = self.process.as_mut().expect("a started rowcast");
         process.signal(signal);
-        process.wait(Duration::from_secs(10)).await
+        process.wait(Duration::from_secs(15)).await
     }
 
     /// Everything that it has logged, one JSON object a line.

@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// Long enough for whatever should happen at once, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Asks again until the closure answers `Ok`; panics with its last `Err` after the deadline.
 ///
@@ -15,14 +15,16 @@ pub(crate) async fn wait_for<T, F>(what: &str, deadline: Duration, mut ask: F) -
 where
     F: AsyncFnMut() -> Result<T, String>,
 {
-    let start = Instant::now();
+    let (start, mut last) = (Instant::now(), false);
     loop {
         let answer = match tokio::time::timeout(deadline, ask()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(answer)) => answer,
             Err(_) => String::from("the question itself hangs"),
         };
-        assert!(start.elapsed() < deadline, "Waited {deadline:?} for {what}; the last answer: {answer}");
+        // When the machine itself has stood still it is asked once more.
+        assert!(!last, "Waited {deadline:?} for {what}; the last answer: {answer}");
+        last = start.elapsed() >= deadline;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -17,7 +17,7 @@ async fn postgres_comes_back_and_goes() {
         return;
     }
     let mut server = Postgres::start(&["wal_sender_timeout=5s"]).await;
-    let directory = server.socket_url("postgres");
+    let directory = server.directory().to_owned();
     let setting: String =
         server.client("postgres").await.query_one("show wal_sender_timeout", &[]).await.unwrap().get(0);
     assert_eq!(setting, "5s");
@@ -32,7 +32,7 @@ async fn postgres_comes_back_and_goes() {
     let url = server.url("postgres");
     drop(server);
     assert!(super::postgres::connect(&url).await.is_err());
-    assert!(!std::path::Path::new(&directory).exists());
+    assert!(!directory.exists());
 }
 
 #[tokio::test]

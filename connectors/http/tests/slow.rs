@@ -37,8 +37,9 @@ async fn who_does_not_read_costs_nothing_and_misses_nothing() {
         assert_eq!(reader.ids(1).await, ids[ids.len() - 1..]);
     }
     let grown = resident().saturating_sub(before) >> 10;
-    // Thirty queues would hold 1,800 MB; the journal's cache may fill up, and the stalled hold a batch or two.
-    assert!(grown < 300, "grown by {grown} MB");
+    // Thirty queues would hold 1,800 MB; the journal's cache may fill up, and the stalled hold a batch or two. So may the
+    // caches of the tests beside this one.
+    assert!(grown < 600, "grown by {grown} MB");
 
     late.expect().await;
     for id in &ids {

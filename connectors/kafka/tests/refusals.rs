@@ -10,7 +10,7 @@ use rowcast_engine::Kind;
 use rowcast_engine::sinks::Wish;
 use serde_json::{Value, json};
 
-use crate::support::{Fixture, Kafka, KafkaReader, config, identity, read};
+use crate::support::{Fixture, Kafka, KafkaReader, SOON, config, identity, read, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_is_too_large_stops_the_sink_and_is_named() {
@@ -64,8 +64,16 @@ async fn a_record_that_the_broker_refuses_is_found_among_its_neighbours() {
     let wider = HashMap::from([("max.message.bytes", "1000000")]);
     let alter = AlterConfig { specifier: ResourceSpecifier::Topic(&topic), entries: wider };
     admin.alter_configs(&[alter], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
-    door.sinks.order("kafka", Wish::Resume).await.unwrap();
-    door.wait_delivered().await;
+    // The answer may come before the broker goes by it.
+    let last = first + 4;
+    wait_for("delivery", SOON, async || {
+        let shown = door.door();
+        if shown.state == "stopped" {
+            door.sinks.order("kafka", Wish::Resume).await.unwrap();
+        }
+        if shown.position == Some(last) { Ok(()) } else { Err(format!("{shown:?}")) }
+    })
+    .await;
     let mut reader = KafkaReader::start(kafka, &prefix);
     let mut ids: Vec<_> = read(&mut reader, 5).await.iter().map(|record| identity(record).0).collect();
     ids.sort_unstable();

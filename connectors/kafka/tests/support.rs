@@ -4,6 +4,8 @@
 
 #[path = "../../../tests/support/kafka.rs"]
 pub(crate) mod kafka;
+#[path = "../../../tests/support/port.rs"]
+pub(crate) mod port;
 #[path = "../../../tests/support/process.rs"]
 pub(crate) mod process;
 #[path = "../../../tests/support/wait.rs"]

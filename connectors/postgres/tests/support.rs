@@ -1,15 +1,20 @@
 //! A throw-away Postgres in a temporary directory: random port, loopback only, gone when dropped.
 
+#[path = "../../../tests/support/port.rs"]
+#[allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
+pub(crate) mod port;
 #[path = "../../../tests/support/proxy.rs"]
 #[allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
 pub(crate) mod proxy;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use self::port::free_port;
 
 /// Where Debian and Ubuntu keep the server's programs, newest last, if `ROWCAST_TEST_POSTGRES_BIN` names none; PATH
 /// otherwise.
@@ -337,10 +342,6 @@ fn own(path: &Path) {
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|about| about.uid() == 0)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn run(command: &mut Command) -> Output {

@@ -208,8 +208,9 @@ mod tests {
         let holds = holds(Duration::ZERO);
         holds.moved("a", 10);
         assert_eq!(holds.claim_on(20), Claim::Stalled(vec!["a".into()]));
-        let patient = self::holds(Duration::from_millis(30));
-        std::thread::sleep(Duration::from_millis(40));
+        let patience = Duration::from_secs(10);
+        let patient = self::holds(patience);
+        patient.locked().get_mut("a").unwrap().since -= patience;
         patient.moved("a", 10);
         patient.note_newest(20);
         assert_eq!(patient.claim_on(15), Claim::Stalled(vec!["a".into()]));

@@ -11,7 +11,7 @@ pub(crate) use server::{Server, Setup};
 pub(crate) use websocket::Socket;
 
 /// Long enough for whatever should happen at once, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Gives up on a future after [`SOON`].
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {

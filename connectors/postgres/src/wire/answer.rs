@@ -178,7 +178,7 @@ mod tests {
         tokio::time::timeout(LIMIT.mul_f64(share), waiting).await.is_err()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_answer_that_does_not_come_is_given_up() {
         let mut answer = asked().await;
         assert!(waits(&mut answer, 0.5).await);
@@ -192,7 +192,7 @@ mod tests {
         assert!(!waits(&mut answer, 5.0).await);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn one_that_is_whole_is_waited_for_no_more() {
         for cut in 0..=IDLE.len() {
             let mut answer = asked().await;
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_end_of_an_answer_is_not_that_of_the_next() {
         let mut answer = asked().await;
         let query = b"Q\0\0\0\x0dselect 1\0";
@@ -219,7 +219,7 @@ mod tests {
         assert!(!waits(&mut answer, 5.0).await);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn it_is_quiet_while_nothing_comes_of_what_is_due() {
         let quiet = Quiet::default();
         let mut answer = Answer::unlimited(quiet.clone());
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(quiet.since(), None, "all has come");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_nobody_takes_is_given_up() {
         let mut answer = Answer::within(LIMIT);
         ask(&mut answer, SYNC, 2).await;

@@ -1,10 +1,13 @@
 //! Histories that do not go on: each is noticed, waits for a person or goes on by itself as configured, and leaves
 //! one gap behind.
 
+use rowcast_postgres::conninfo::Conninfo;
+use rowcast_postgres::wire::sql_client;
 use rowcast_postgres::{Config, OnGap};
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
+use super::snapshot::caught_up;
 use crate::support::Server;
 
 pub(super) const POLICIES: [OnGap; 2] = [OnGap::Stop, OnGap::Continue];
@@ -39,7 +42,9 @@ pub(super) async fn stays(config: Config, capture: Capture, directory: &Director
     assert_eq!(capture.briefs(expected.len()).await, expected);
     capture.stop().await;
     let config = Config { on_gap: OnGap::Stop, ..config };
+    let client = sql_client(&Conninfo::parse(&config.url).unwrap()).await.unwrap();
     let capture = Capture::start(config, directory.path()).await;
+    caught_up(&client, &capture).await;
     assert_eq!(capture.briefs(expected.len()).await, expected);
     capture.stop().await;
 }

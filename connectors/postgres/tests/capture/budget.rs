@@ -52,7 +52,10 @@ async fn a_capture_that_waits_for_a_person_gives_up_its_slot() {
     capture.waits("beyond the journal's position").await;
     let most = until_given_up(&client).await;
     assert!(most > BUDGET && most < BUDGET * 6, "kept {most}");
-    let reason = capture.waits("has given up the replication slot rowcast").await;
+    // It is said when the server has answered.
+    let words = "has given up the replication slot rowcast";
+    until(words, async || capture.report().source.reason.is_some_and(|why| why.contains(words))).await;
+    let reason = capture.waits(words).await;
     assert!(
         reason.contains("source.wal_budget (64MB)") && reason.contains("beyond the journal's"),
         "{reason}"

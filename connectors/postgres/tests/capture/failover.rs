@@ -24,7 +24,8 @@ async fn pair() -> Option<(Server, Server, Directory, Config)> {
     let of_t = |server: &Server| Config { tables: vec!["public.t".to_owned()], ..config(server) };
     let capture = Capture::start(of_t(&primary), directory.path()).await;
     until("the copy of the slot", async || {
-        run(&writer, "insert into other values (1)").await;
+        // Else it would be a quarter of a minute before the slot can move.
+        run(&writer, "insert into other values (1); select pg_log_standby_snapshot()").await;
         value(&client, copied).await == "1"
     })
     .await;

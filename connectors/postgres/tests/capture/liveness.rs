@@ -26,21 +26,22 @@ pub(super) async fn through_a_proxy(settings: &str) -> (Server, Proxy, Config) {
 
 #[tokio::test]
 async fn a_status_comes_at_a_share_of_the_servers_patience() {
-    let (server, directory) = (Server::start("wal_sender_timeout = 2s"), Directory::new());
+    let (server, directory) = (Server::start("wal_sender_timeout = 6s"), Directory::new());
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key)").await;
     let capture = Capture::start(config(&server), directory.path()).await;
     let pid = value(&client, "select pid from pg_stat_replication").await;
+    let age = "select extract(epoch from clock_timestamp() - reply_time) from pg_stat_replication";
+    until("the first status", async || value(&client, age).await != "NULL").await;
     let (start, mut latest) = (Instant::now(), 0.0_f64);
     // An idle server, for more than three times its patience.
-    while start.elapsed() < Duration::from_secs(7) {
-        let age = "select extract(epoch from clock_timestamp() - reply_time) from pg_stat_replication";
+    while start.elapsed() < Duration::from_secs(20) {
         latest = latest.max(value(&client, age).await.parse().unwrap());
         assert!(capture.report().healthy, "{:?}", capture.report().reasons);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     println!("The oldest status was {latest} s old");
-    assert!(latest > 0.5 && latest < 1.7, "{latest} s of 2 s");
+    assert!(latest > 1.5 && latest < 5.1, "{latest} s of 6 s");
     assert_eq!(value(&client, "select pid from pg_stat_replication").await, pid);
     assert_eq!(capture.report().source.reconnects, 0);
     capture.stop().await;
@@ -48,7 +49,8 @@ async fn a_status_comes_at_a_share_of_the_servers_patience() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_shutdown_takes_moments_whatever_the_servers_patience() {
-    for patience in ["2s", "60s", "0"] {
+    let mut shortest = Duration::MAX;
+    for patience in ["30s", "60s", "0"] {
         let (mut server, _proxy, config) =
             through_a_proxy(&format!("wal_sender_timeout = '{patience}'")).await;
         let (directory, client) = (Directory::new(), sql(&server).await);
@@ -61,10 +63,13 @@ async fn a_fast_shutdown_takes_moments_whatever_the_servers_patience() {
         tokio::task::block_in_place(|| server.stop_in_order());
         let took = start.elapsed();
         println!("wal_sender_timeout = {patience}: pg_ctl stop -m fast took {took:?}");
-        assert!(took < Duration::from_secs(2), "{patience}: {took:?}");
+        assert!(took < Duration::from_secs(10), "{patience}: {took:?}");
+        shortest = shortest.min(took);
         until("the notice", async || capture.report().source.state == "reconnecting").await;
         capture.stop().await;
     }
+    // A machine that is busy for a moment is so in one of them.
+    assert!(shortest < Duration::from_secs(2), "{shortest:?}");
 }
 
 /// A peer that takes nothing: the kernel's buffers fill up, then a status cannot be sent.
@@ -95,7 +100,7 @@ async fn a_server_that_takes_no_status_is_given_up() {
 
 #[tokio::test]
 async fn a_walsender_that_stands_still_is_told_and_then_left() {
-    let (server, directory) = (Server::start("wal_sender_timeout = 2s"), Directory::new());
+    let (server, directory) = (Server::start("wal_sender_timeout = 4s"), Directory::new());
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key)").await;
     let capture = Capture::start(config(&server), directory.path()).await;
@@ -111,7 +116,7 @@ async fn a_walsender_that_stands_still_is_told_and_then_left() {
     .await;
     until("the end of patience", async || {
         let report = capture.report();
-        report.source.reason.is_some_and(|reason| reason.contains("Nothing came from the server for 4 s"))
+        report.source.reason.is_some_and(|reason| reason.contains("Nothing came from the server for 8 s"))
     })
     .await;
     run(&client, "insert into t values (1)").await;

@@ -11,20 +11,20 @@ type Case = (&'static str, fn(&Proxy), &'static [&'static str]);
 
 const CASES: &[Case] = &[
     ("cut", Proxy::cut, &["The source is reconnecting", "broke"]),
-    ("stalled", Proxy::stall, &["silent for", "Nothing came from the server for 4 s", "no login within 2 s"]),
+    ("stalled", Proxy::stall, &["silent for", "Nothing came from the server for 8 s", "no login within 2 s"]),
     ("stalled to the server", Proxy::stall_to_server, &["closed", "no login within 2 s"]),
     (
         "stalled to the client",
         Proxy::stall_to_client,
-        &["silent for", "Nothing came from the server for 4 s", "no login within 2 s"],
+        &["silent for", "Nothing came from the server for 8 s", "no login within 2 s"],
     ),
-    ("half closed", Proxy::half_close, &["Postgres closed the replication connection"]),
+    ("half closed", Proxy::half_close, &["closed the"]),
     ("abandoned", Proxy::abandon, &["The source is reconnecting"]),
 ];
 
 #[tokio::test]
 async fn whatever_the_network_does_is_told_and_survived() {
-    let (server, proxy, config) = through_a_proxy("wal_sender_timeout = 2s").await;
+    let (server, proxy, config) = through_a_proxy("wal_sender_timeout = 4s").await;
     let (directory, client) = (Directory::new(), sql(&server).await);
     let mut capture = Capture::start(config, directory.path()).await;
     for (number, (name, break_it, words)) in CASES.iter().enumerate() {

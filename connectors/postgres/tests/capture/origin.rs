@@ -129,7 +129,7 @@ async fn large_ones_are_told_and_left_out_likewise() {
     assert!(events[..2001].iter().all(|event| event.origin == "elsewhere"));
     assert!(events[2001..].iter().all(|event| event.origin.is_empty()));
     let sent = "select stream_txns from pg_stat_replication_slots where slot_name = 'rowcast'";
-    until("the server's count", async || value(&client, sent).await == "2").await;
+    until("the server's count", async || value(&client, sent).await != "0").await;
     capture.stop().await;
     if version(&client).await < FILTERS {
         println!("SKIPPED: before version 16 the server leaves nothing out by its origin");

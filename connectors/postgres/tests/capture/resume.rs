@@ -228,7 +228,8 @@ async fn a_fast_shutdown_of_the_server_does_not_wait_for_us() {
     let started = Instant::now();
     assert!(Command::new("kill").args(["-INT", content.lines().next().unwrap()]).status().unwrap().success());
     until("the server's end", async || !pid_file.exists()).await;
-    assert!(started.elapsed() < Duration::from_secs(2), "it took {:?}", started.elapsed());
+    // A tenth of a second; where it waited for us it would be its patience, a minute.
+    assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
     until("the notice", async || capture.report().source.state == "reconnecting").await;
     let report = capture.report();
     assert!(!report.healthy && report.source.reason.is_some());

@@ -47,7 +47,7 @@ pub(super) async fn make_slot(primary: &Client, standby: &Server) {
     made.await.unwrap().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_is_read_from() {
     let Some(server) = Server::start_since(16, "") else { return };
     let (primary, mut standby) = pair(server).await;
@@ -79,7 +79,8 @@ async fn a_standby_is_read_from() {
     until("the state", async || capture.report().source.slot_state == "active").await;
     assert!(capture.report().healthy, "{:?}", capture.report().reasons);
     // The standby starts again, and lies behind for a while.
-    standby.stop_in_order();
+    // Which waits for our answer.
+    tokio::task::block_in_place(|| standby.stop_in_order());
     run(&client, "insert into t values (2)").await;
     standby.relaunch();
     run(&client, "insert into t values (3)").await;

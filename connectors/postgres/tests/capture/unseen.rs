@@ -49,7 +49,7 @@ async fn who_waits_for_us_is_not_waited_for() {
     let client = sql(&server).await;
     let capture = Capture::start(config(&server), directory.path()).await;
     let synchronous = "select count(*) from pg_stat_replication where sync_state = 'sync'";
-    assert_eq!(value(&client, synchronous).await, "1");
+    until("it to be synchronous", async || value(&client, synchronous).await == "1").await;
     run(&client, WAITS).await;
     run(&client, NEW).await;
     let first = capture.wait(1).await.remove(0);
@@ -79,18 +79,18 @@ async fn what_commits_wait_for_is_confirmed_at_once() {
     until("it to be seen", async || capture.report().source.commits_wait).await;
     run(&client, WAITS).await;
     let start = Instant::now();
-    for id in 0..20 {
+    for id in 0..60 {
         run(&client, &format!("insert into t values ({id})")).await;
     }
-    assert!(start.elapsed() < Duration::from_secs(10), "once a second would take 20: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(40), "once a second would take 60: {:?}", start.elapsed());
     // Nor is it waited for what has nothing for us: definitions, and tables that are not captured.
     run(&client, "create table rowcast.not_ours (id int)").await;
     let start = Instant::now();
-    for id in 0..5 {
+    for id in 0..15 {
         run(&client, &format!("insert into rowcast.not_ours values ({id})")).await;
         run(&client, &format!("comment on table t is '{id}'")).await;
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "an idle position every 10 s: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "idle positions take 300 s: {:?}", start.elapsed());
     run(&client, "drop table rowcast.not_ours").await;
     client.execute("alter system set synchronous_standby_names = ''", &[]).await.unwrap();
     run(&client, "select pg_reload_conf()").await;
@@ -121,7 +121,7 @@ async fn commits_that_wait_for_us_come_one_after_the_other() {
     run(&client, "insert into t values (102)").await;
     let events = capture.wait(8 + 20 + 1 + 2 + 1).await;
     // Each of them would be waited for for 5 s, and those that are locked for 20.
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     assert_eq!(events.last().unwrap().brief(), "insert public.t 102,7");
     let schema = capture.schema("public.t");
     assert!(schema.primary_key == [0] && schema.columns.len() == 2, "{schema:?}");
@@ -177,6 +177,7 @@ async fn nor_is_it_by_a_role_with_few_rights() {
     server.admit("local all all trust\nlocal replication all trust");
     let url = server.admin().replace("user=postgres", "user=reader");
     let capture = Capture::start(Config { url, manage: false, ..config(&server) }, directory.path()).await;
+    until("it to be seen", async || capture.report().source.commits_wait).await;
     run(&client, WAITS).await;
     let start = Instant::now();
     run(&client, NEW).await;

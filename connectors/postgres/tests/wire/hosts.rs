@@ -35,7 +35,7 @@ fn url(ports: &[u16], rest: &str) -> String {
 
 /// A port of nobody.
 fn closed() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    crate::support::port::free_port()
 }
 
 #[tokio::test]
@@ -88,15 +88,17 @@ async fn every_host_that_was_tried_is_named_with_its_reason() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let (dead, mute) = (closed(), silent.local_addr().unwrap().port());
     let start = Instant::now();
+    // Longer than a name may be: no name server is asked.
+    let nowhere = format!("{}.invalid", "x".repeat(64));
     let text = format!(
-        "host=no-such-host.invalid,127.0.0.1,127.0.0.1,{dir} port=1,{dead},{mute},{port} user=postgres \
+        "host={nowhere},127.0.0.1,127.0.0.1,{dir} port=1,{dead},{mute},{port} user=postgres \
          dbname=postgres connect_timeout=2 target_session_attrs=standby",
         dir = server.dir().display(),
         port = server.port
     );
     let error = refusal(&text, Kind::Transient, "None of 4 servers will do").await.to_string();
     for reason in [
-        "\"no-such-host.invalid\" cannot be resolved".to_owned(),
+        format!("\"{nowhere}\" cannot be resolved"),
         format!("127.0.0.1:{dead} is unreachable: Connection refused"),
         format!("127.0.0.1:{mute} is unreachable: no login within 2 s"),
         format!(".s.PGSQL.{} is not what target_session_attrs=standby asks for", server.port),

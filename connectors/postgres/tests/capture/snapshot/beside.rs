@@ -19,8 +19,8 @@ fn reads(events: &[Seen]) -> Vec<String> {
 /// A chunk takes several times what the server waits for a sign of life.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stream_neither_waits_for_a_slow_chunk_nor_falls_silent() {
-    const CHUNK: Duration = Duration::from_secs(7);
-    let server = Server::start("wal_sender_timeout = '2s'");
+    const CHUNK: Duration = Duration::from_secs(14);
+    let server = Server::start("wal_sender_timeout = '4s'");
     let (client, directory) = (sql(&server).await, Directory::new());
     run(
         &client,

@@ -14,12 +14,14 @@ use rowcast_engine::snapshots::{Command, State};
 use super::load::{Writers, seed};
 use super::*;
 
-/// One table of which only what is added is told, and one that tells all; more of the second than memory holds.
+/// One table of which only what is added is told, and one that tells all; of the second nobody changes more than memory
+/// holds.
 pub(super) const TABLES: &str = "create table plain (n int, v text);
     insert into plain select i % 70, 'v' || i % 3 from generate_series(1, 20000) i;
     create table whole (n int, v text, big text); alter table whole replica identity full;
     alter table whole alter big set storage external;
-    insert into whole select i % 500, 'v', repeat((i % 7)::text, 2500) from generate_series(1, 8000) i";
+    insert into whole select i % 500, 'v', repeat((i % 7)::text, 2500) from generate_series(1, 8000) i;
+    insert into whole select 1000, 'v', repeat((i % 7)::text, 2500) from generate_series(1, 4000) i";
 
 /// For how long after the last crash there is a load.
 const BESIDE: Duration = Duration::from_secs(25);

@@ -5,7 +5,7 @@ use rowcast_engine::event::Op;
 use super::*;
 
 /// The first chunk, of 2,000 rows, takes so long that a rename waits for it, and comes before the next.
-const SLOW: &str = "case when id = 1000 then pg_sleep(2) is not null else true end";
+const SLOW: &str = "case when id = 1000 then pg_sleep(8) is not null else true end";
 
 async fn renamed_meanwhile(rename: &str) -> (Server, Directory, Capture) {
     let server = Server::start("");

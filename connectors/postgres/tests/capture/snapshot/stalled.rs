@@ -11,7 +11,7 @@ use crate::capture::stalled::{Lost, Stall};
 /// Two silences of ten seconds end the first session; after a minute of such it is a person's.
 const TOLD_WITHIN: Duration = Duration::from_secs(180);
 
-const ROWS: usize = 1_500;
+const ROWS: usize = 500;
 
 /// Waits until the board says this of the snapshot.
 async fn told(capture: &Capture, lost: Lost, words: &str) {

@@ -29,8 +29,11 @@ fn with_rows(config: &Config) -> Config {
 /// So many of a table's rows have been read.
 /// A chunk has been read, or all of them between two looks.
 fn is_begun(capture: &Capture) -> bool {
-    capture.report().snapshots.iter().any(|shown| shown.rows > 0)
-        || capture.journal.notes().keys().all(|name| !name.starts_with("snapshot"))
+    capture.report().snapshots.iter().any(|shown| shown.rows > 0) || is_read(capture)
+}
+
+fn is_read(capture: &Capture) -> bool {
+    capture.journal.notes().keys().all(|name| !name.starts_with("snapshot"))
 }
 
 async fn reason(capture: &Capture, words: &str) {
@@ -181,7 +184,7 @@ async fn ask_slowly(capture: &Capture, replica: &Client) {
 /// Its id lies below the newest completed one, and no list of the standby's snapshot has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_is_open_while_rows_are_read() {
-    let Some((primary, standby, config)) = two(&slowly(3)).await else { return };
+    let Some((primary, standby, config)) = two(&slowly(10)).await else { return };
     let (client, open, directory) = (sql(&primary).await, sql(&primary).await, Directory::new());
     let (replica, capture) = (sql(&standby).await, Capture::start(config, directory.path()).await);
     run(&open, "begin; update t set v = 'new' where id = 1; update t set id = 30001 where id = 2").await;
@@ -258,7 +261,9 @@ async fn started_again_and_promoted_while_it_is_read() {
     until("a chunk", async || is_begun(&capture)).await;
     standby.stop();
     standby.relaunch();
-    until("another chunk", async || is_begun(&capture)).await;
+    let rows = || capture.report().snapshots.iter().map(|shown| shown.rows).sum::<u64>();
+    let before = rows();
+    until("another chunk", async || rows() > before || is_read(&capture)).await;
     let again = rows_of_t(None);
     read_whole(&capture).await;
     capture.status.ask_for_snapshot(again.clone()).await.unwrap();

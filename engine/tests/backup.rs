@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,12 +47,23 @@ fn plain_copy(journal: &Journal, to: &Path, order: impl Fn(&mut Vec<PathBuf>)) -
     gone
 }
 
+/// Has a tool copy it. It complains of what was gone by then, and of what grows while it is read, and goes on.
+fn tool(dir: &Path, to: &Path, script: &str) -> Vec<PathBuf> {
+    let output = Command::new("sh").args(["-c", script, "sh"]).args([dir, to]).output().unwrap();
+    assert!(segments(to).len() > 1, "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    let words = told.split(|c: char| !c.is_ascii_alphanumeric() && !"/.-_".contains(c));
+    words.filter(|word| word.ends_with(".seg")).map(|word| dir.join(word)).collect()
+}
+
 fn copy(how: usize, journal: &Journal, dir: &Path) -> Copied {
     let (to, visible) = (tempfile::tempdir().unwrap(), journal.newest());
-    let (how, gone) = match how % 4 {
+    let (how, gone) = match how % 6 {
         0 => ("the oldest first", plain_copy(journal, to.path(), |names| names.sort())),
         1 => ("the newest first", plain_copy(journal, to.path(), |names| names.sort_by(|a, b| b.cmp(a)))),
         2 => ("as the directory lists them", plain_copy(journal, to.path(), |_| {})),
+        3 => ("cp -r", tool(dir, to.path(), "cp -r \"$1\"/. \"$2\"")),
+        4 => ("tar", tool(dir, to.path(), "tar -C \"$1\" -c . | tar -C \"$2\" -x")),
         _ => {
             backup(dir, to.path()).unwrap();
             ("backup", Vec::new())
@@ -133,7 +145,7 @@ async fn is_the_same(copied: &Copied, all: &BTreeMap<u64, Seen>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_copy_of_a_journal_that_is_written_opens() {
     let dir = tempfile::tempdir().unwrap();
-    let (copies, all, oldest) = copies_of(small(dir.path()), 16).await;
+    let (copies, all, oldest) = copies_of(small(dir.path()), 18).await;
     assert_eq!(all.keys().next(), Some(&oldest));
     for copied in &copies {
         is_the_same(copied, &all).await;
@@ -146,7 +158,7 @@ async fn compressing_meanwhile_hurts_no_copy() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = small(dir.path());
     options.compression = Compression::Zstd;
-    let (copies, all, oldest) = copies_of(options, 16).await;
+    let (copies, all, oldest) = copies_of(options, 18).await;
     assert_eq!(all.keys().next(), Some(&oldest));
     let compressed = |path: &PathBuf| fs::read(path).unwrap()[10] & 2 != 0;
     let in_copies: usize = copies

@@ -79,9 +79,20 @@ pub struct Shown {
     pub chunks_repeated: u64,
     /// Rows written in the last seconds, a second.
     pub rows_per_second: u64,
-    /// Since then reading it has failed again and again.
+    /// Reading it has failed, and it has not got on since.
     #[serde(skip)]
-    pub failing_since: Option<Instant>,
+    pub failing: Option<Failing>,
+}
+
+/// What has failed, maybe again and again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failing {
+    /// The first time.
+    pub first: Instant,
+    /// The last time.
+    pub last: Instant,
+    /// Why, the last time.
+    pub reason: String,
 }
 
 impl Shown {
@@ -92,10 +103,14 @@ impl Shown {
         if self.state == State::Failed {
             return Some(format!("The snapshot of {channel} has failed: {why}"));
         }
-        let tried = self.failing_since.filter(|_| self.state != State::Paused)?.elapsed();
-        let seconds = tried.as_secs();
-        (tried >= TRIED_MAX)
-            .then(|| format!("The snapshot of {channel} has not got on for {seconds} s: {why}"))
+        let failing = self.failing.as_ref().filter(|_| self.state != State::Paused)?;
+        // Once is what any network does; and one that is tried for long may be well this time.
+        let again = failing.last > failing.first && failing.last.elapsed() < TRIED_MAX;
+        let tried = failing.first.elapsed();
+        (again && tried >= TRIED_MAX).then(|| {
+            let (seconds, why) = (tried.as_secs(), &failing.reason);
+            format!("The snapshot of {channel} has not got on for {seconds} s: {why}")
+        })
     }
 
     /// How much of it is done, in percent of the estimate.
@@ -274,18 +289,20 @@ mod tests {
 
     #[test]
     fn what_does_not_get_on_for_long_is_told() {
-        let shown = |state, failing_since| Shown {
+        let shown = |state, failing: Option<(Instant, Instant)>| Shown {
             channel: "public.t".to_owned(),
             state,
             reason: Some("it is quiet".to_owned()),
-            failing_since,
+            failing: failing.map(|(first, last)| Failing { first, last, reason: "no route".to_owned() }),
             ..Shown::default()
         };
+        let now = Instant::now();
         assert_eq!(shown(State::Waiting, None).trouble(), None);
-        assert_eq!(shown(State::Waiting, Some(Instant::now())).trouble(), None, "it passes by itself");
-        assert_eq!(shown(State::Paused, Some(long_ago())).trouble(), None, "that was somebody's wish");
-        let trouble = shown(State::Waiting, Some(long_ago())).trouble().unwrap();
-        assert_eq!(trouble, "The snapshot of public.t has not got on for 60 s: it is quiet");
+        assert_eq!(shown(State::Waiting, Some((now, now))).trouble(), None, "it passes by itself");
+        assert_eq!(shown(State::Reading, Some((long_ago(), long_ago()))).trouble(), None, "once");
+        assert_eq!(shown(State::Paused, Some((long_ago(), now))).trouble(), None, "that was somebody's wish");
+        let trouble = shown(State::Reading, Some((long_ago(), now))).trouble().unwrap();
+        assert_eq!(trouble, "The snapshot of public.t has not got on for 60 s: no route");
         let trouble = shown(State::Failed, None).trouble().unwrap();
         assert_eq!(trouble, "The snapshot of public.t has failed: it is quiet");
     }

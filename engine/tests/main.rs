@@ -3,6 +3,7 @@
 
 mod addressed;
 mod backup;
+mod blocked;
 mod campaign;
 mod compressed_damage;
 mod compression;
@@ -31,6 +32,7 @@ mod removal;
 mod repair;
 mod room;
 mod rounds;
+mod said;
 mod seam;
 mod support;
 mod yielding;

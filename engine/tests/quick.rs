@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rowcast_engine::Lsn;
-use rowcast_engine::journal::{self, Compression, Options, Start, first_of_last, for_each_event};
+use rowcast_engine::journal::{self, Compression, Options, Read, Start, first_of_last, for_each_event};
 
 use crate::disk::FakeDisk;
 use crate::seam::WatchedDisk;
@@ -83,6 +83,63 @@ async fn no_more_than_a_stride_is_read_to_find_a_place() {
         assert_eq!(journal.seek_last(count), all[all.len() - usize::try_from(count).unwrap()].0 - 1);
     }
     assert_eq!(disk.0.read.load(Ordering::SeqCst), before, "counting back reads nothing");
+}
+
+/// Of a number as of a time, whichever form the segments have.
+#[tokio::test]
+async fn no_more_than_a_stride_is_read_to_go_on_behind_a_number() {
+    for compression in [Compression::None, Compression::Zstd] {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = filled(dir.path()).await;
+        let all = read_all(fixture.journal(), 0);
+        fixture.journal().close().await;
+        drop(fixture);
+        unlocked(dir.path());
+        let disk = WatchedDisk::default();
+        let options = Options { compression, ..options(dir.path()) };
+        let journal = journal::open(options, Arc::new(disk.clone())).unwrap();
+        if compression == Compression::Zstd {
+            crate::compression::until_compressed(&journal).await;
+        }
+        // The newest segment has its place behind those that are closed.
+        for at in (0..all.len()).step_by(7013) {
+            let before = disk.0.read.load(Ordering::SeqCst);
+            let Read::Batches(batches) = journal.read_little(all[at].0 - 1).unwrap() else { panic!("{at}") };
+            let read = disk.0.read.load(Ordering::SeqCst) - before;
+            assert!(batches[0].first() <= all[at].0 && all[at].0 <= batches[0].last(), "event {at}");
+            // It is found, and read with what is next to it.
+            assert!(read <= HEADER + 3 * STRIDE + BATCH, "{compression:?}: {read} bytes read for event {at}");
+        }
+        journal.close().await;
+    }
+}
+
+/// Older batches come by the megabyte, and who follows reads nothing from the disk.
+#[tokio::test]
+async fn what_is_old_is_read_in_large_pieces_and_what_is_new_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = filled(dir.path()).await;
+    fixture.journal().close().await;
+    drop(fixture);
+    unlocked(dir.path());
+    let disk = WatchedDisk::default();
+    let options = Options { cache_bytes: 1 << 20, ..options(dir.path()) };
+    let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
+    let count = || (disk.0.read.load(Ordering::SeqCst), disk.0.reads.load(Ordering::SeqCst));
+    let (before, segments) = (count(), fixture.journal().summary().segments as u64);
+    let all = read_all(fixture.journal(), 0);
+    let (bytes, calls) = (count().0 - before.0, count().1 - before.1);
+    println!("{} events: {bytes} bytes in {calls} reads of {segments} segments", all.len());
+    assert!(calls <= 4 * (bytes >> 20) + 8 * segments, "{calls} reads for {bytes} bytes");
+
+    let (before, mut after) = (count(), fixture.journal().newest());
+    for round in 0..1000 {
+        fixture.transaction(1, "new").await;
+        let Read::Batches(batches) = fixture.journal().read(after).unwrap() else { panic!("{round}") };
+        after = batches.last().unwrap().last();
+    }
+    assert_eq!(count(), before, "who follows has it from memory");
+    fixture.journal().close().await;
 }
 
 /// As `rowcast journal show` does, with rowcast running and without.

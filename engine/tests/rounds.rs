@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use rowcast_engine::event::{Body, Event};
 use rowcast_engine::ingest::Ingest;
@@ -253,5 +254,24 @@ fn a_round_ends_with_its_segment() {
         let journal = open(options(dir.path()), &it.disk);
         assert_eq!(read_all(&journal, 0), all);
         journal.close().await;
+    });
+}
+
+/// Nobody who is alone is kept waiting for others: of many commits one after the other the quickest takes no more than the
+/// way to the writer and back.
+#[test]
+fn a_single_commit_waits_for_nobody() {
+    let runtime = Tokio::new_current_thread().enable_time().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    runtime.block_on(async {
+        let mut it = Standing::open(options(dir.path())).await;
+        let mut quickest = Duration::MAX;
+        for _ in 0..200 {
+            let begun = Instant::now();
+            it.fixture.transaction(1, "alone").await;
+            quickest = quickest.min(begun.elapsed());
+        }
+        println!("a commit of one row to a disk that costs nothing: {quickest:?}");
+        assert!(quickest < Duration::from_millis(2), "{quickest:?}");
     });
 }

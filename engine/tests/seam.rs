@@ -10,8 +10,9 @@ use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
 
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    /// Bytes read from segment files.
+    /// Bytes read from segment files, and in how many calls.
     pub(crate) read: AtomicU64,
+    pub(crate) reads: AtomicU64,
     /// Calls of the compressing thread so far.
     pub(crate) calls: AtomicU64,
     /// From this call on, none of the compressing thread does anything: to the directory it is as if the process
@@ -117,6 +118,7 @@ impl DiskFile for WatchedFile {
         let read = self.inner.read_at(buffer, offset)?;
         if self.path.extension().is_some_and(|extension| extension == "seg") {
             self.watch.read.fetch_add(read as u64, Ordering::SeqCst);
+            self.watch.reads.fetch_add(1, Ordering::SeqCst);
             let zeros = self.watch.zeros_from.load(Ordering::SeqCst);
             if zeros > offset && zeros < offset + read as u64 {
                 self.watch.zeros_from.store(0, Ordering::SeqCst);

@@ -1,11 +1,9 @@
 //! Which of retention, sinks and capture yields when the journal has reached its size, and what is said of it.
 
-use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::{Gone, Options, State};
 use rowcast_engine::record::{Batch, Builder};
@@ -16,6 +14,7 @@ use rowcast_engine::{Kind, Result, Stopper, cursor, stop};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::said::{logged, record, rendered};
 use crate::support::{Fixture, read_all};
 
 const SEGMENT: u64 = 4_000;
@@ -23,41 +22,9 @@ const MAX_SIZE: u64 = 20_000;
 /// For sinks that are to be waited for, however slow the machine is.
 const LONG: Duration = Duration::from_secs(3600);
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Log and metrics of the whole process: tests find their own by the names of their sinks.
-fn recorded() -> &'static (Log, PrometheusHandle) {
-    static RECORDED: OnceLock<(Log, PrometheusHandle)> = OnceLock::new();
-    RECORDED.get_or_init(|| {
-        let log = Log::default();
-        let written = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone());
-        subscriber.init();
-        (log, PrometheusBuilder::new().install_recorder().unwrap())
-    })
-}
-
-/// The lines of the log that say something of a sink.
-fn logged(sink: &str, words: &str) -> Vec<String> {
-    let log = String::from_utf8(recorded().0.0.lock().unwrap().clone()).unwrap();
-    log.lines().filter(|line| line.contains(sink) && line.contains(words)).map(str::to_owned).collect()
-}
-
 fn metric(name: &str, sink: &str) -> u64 {
     let wanted = format!("{name}{{sink=\"{sink}\"}} ");
-    let text = recorded().1.render();
+    let text = rendered();
     text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok()).unwrap_or(0)
 }
 
@@ -146,7 +113,7 @@ struct House {
 
 impl House {
     async fn open(dir: &Path, stalled_after: Duration) -> Self {
-        recorded();
+        record();
         let cursors = dir.join("cursors");
         let mut options = Options::new(dir.join("journal"));
         (options.segment_bytes, options.max_size, options.cache_bytes) = (SEGMENT, Some(MAX_SIZE), 1000);

@@ -17,6 +17,7 @@ type Reply = Pin<Box<dyn Future<Output = Result<u64>>>>;
 impl World {
     /// One step; false when this life is over.
     pub(super) fn step(&mut self) -> bool {
+        self.failed_before = self.disk.failed();
         match self.random.below(32) {
             0..=15 => self.group(),
             16 | 17 => self.spill_on(),
@@ -38,8 +39,8 @@ impl World {
         true
     }
 
-    fn has_failed(&mut self) -> bool {
-        matches!(*self.life().journal.state().borrow(), State::Failed(_))
+    pub(super) fn has_failed(&mut self) -> bool {
+        self.life.as_ref().is_some_and(|life| matches!(*life.journal.state().borrow(), State::Failed(_)))
     }
 
     /// Several things handed over at once: the writer waits until all are there.

@@ -2,6 +2,7 @@
 //! runs by itself, and who waits for the writer parks.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ pub(super) struct World {
     seen: u64,
     /// The identity of the stream that was stored last.
     timeline: u32,
+    /// Calls of the disk that had failed when this step began.
+    pub(super) failed_before: u64,
 }
 
 impl World {
@@ -120,6 +123,7 @@ impl World {
             log: Vec::new(),
             steps: 0,
             timeline: 0,
+            failed_before: 0,
             aloud: std::env::var_os("ROWCAST_SEED").is_some(),
             dir: tempfile::tempdir().unwrap(),
             ticks: Tokio::new_current_thread().enable_time().start_paused(true).build().unwrap(),
@@ -163,6 +167,7 @@ impl World {
             self.note(format!("  open {setup:?}"));
             unlocked(self.dir.path());
             let before = self.disk.failed();
+            self.failed_before = before;
             let opened = {
                 let _inside = self.ticks.enter();
                 journal::open(setup.options(self), Arc::new(self.disk.clone()))
@@ -199,7 +204,13 @@ impl World {
         self.past.retention |= retention;
         let found = read_to_head(&journal, 0);
         let (position, tx_end) = (journal.position().lsn.0, journal.last_tx_end().0);
-        assert!(journal.position().timeline >= self.timeline, "whose stream it is has been forgotten");
+        let stored = journal.position();
+        let stream = (stored.system, stored.slot.as_str(), stored.timeline >= self.timeline);
+        assert!(self.timeline == 0 || stream == (7, "rowcast", true), "whose stream it is: {stored:?}");
+        let spill = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("spill-");
+        // A disk that refuses to remove it keeps it until the next opening.
+        let left = self.disk.failed() == self.failed_before && self.disk.files().keys().any(spill);
+        assert!(!left, "an unfinished transaction has left its file");
         let (first, last) = (found.first().map(|(id, _)| *id), found.last().map(|(id, _)| *id));
         self.note(format!("  found {} events, {first:?} to {last:?}, position {position}", found.len()));
         self.past.reopened(&found, position, tx_end);
@@ -242,11 +253,16 @@ impl World {
         self.settle();
     }
 
+    /// Whether the disk has failed in this step, or the journal for good.
+    fn is_ill(&mut self) -> bool {
+        self.disk.failed() > self.failed_before || self.disk.is_dead() || self.has_failed()
+    }
+
     /// An error is right only when the disk has failed.
     pub(super) fn accept<T>(&mut self, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(error) if self.disk.failed() > 0 => {
+            Err(error) if self.is_ill() => {
                 self.note(format!("  {error}"));
                 None
             }
@@ -310,8 +326,11 @@ impl World {
                     assert!(setup.always && (setup.ages || setup.max_size.is_some()), "{gone:?} {setup:?}");
                     (self.past.skipping, life.read) = (true, gone.to);
                 }
-                Err(_) if self.disk.failed() > 0 => return,
-                Err(error) => panic!("cannot read on after {}: {error}", life.read),
+                Err(error) => {
+                    let after = life.read;
+                    assert!(self.is_ill(), "cannot read on after {after}: {error}");
+                    return;
+                }
             }
         }
     }

@@ -110,12 +110,23 @@ impl Emitter {
                 self.due = self.due.min(ready.due);
                 self.waiting.push_back((ready, written));
             }
-            Order::End(relation) => tracker.end(relation),
+            Order::End(relation) => {
+                self.forget(relation);
+                tracker.end(relation);
+            }
             Order::Rest => tracker.rest(),
             Order::Done => self.done = true,
             // The session does.
             Order::Ask => {}
         }
+    }
+
+    /// What a reading that has ended has left behind is not the next one's, whose windows count anew.
+    fn forget(&mut self, relation: u32) {
+        self.waiting.retain(|(ready, _)| ready.relation != relation);
+        self.taken.retain(|(taken, _)| taken.relation != relation);
+        let is_of = |what| matches!(what, Beginning::Table(of) | Beginning::Whole(of) if of == relation);
+        self.beginning.retain(|(what, _)| !is_of(*what));
     }
 
     /// Between two transactions: of none a part is noted and a part is not in the journal.

@@ -3,14 +3,16 @@
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
-use rowcast_engine::snapshots::{Command, Ordered, State};
+use rowcast_engine::snapshots::{Command, Failing, Ordered, State};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result, Stop, Stopper, stop};
 use tokio::sync::{Semaphore, mpsc};
@@ -50,8 +52,11 @@ struct Failure {
     reason: String,
     /// It does not pass by itself.
     lasting: bool,
-    /// The first of those that came one after the other.
-    since: Instant,
+    /// The first of those that came one after the other, and this one.
+    first: Instant,
+    last: Instant,
+    /// Rows that had been written, as soon as that was looked up: with more it has got on.
+    rows: Option<u64>,
     again: Instant,
 }
 
@@ -142,6 +147,20 @@ struct Desk {
     watching: bool,
     /// Tells it what it may forget; ends when dropped.
     forgetting: JoinSet<()>,
+}
+
+impl Failure {
+    fn shown(&self) -> Failing {
+        Failing { first: self.first, last: self.last, reason: self.reason.clone() }
+    }
+}
+
+impl Drop for Desk {
+    /// Nobody tries any more: whatever stands in the way is said by the source, or by the next one.
+    fn drop(&mut self) {
+        self.around.status.note_held(None);
+        self.around.status.snapshots(|board| board.values_mut().for_each(|shown| shown.failing = None));
+    }
 }
 
 impl Desk {
@@ -280,7 +299,18 @@ impl Desk {
         self.tables.insert(note.clone(), job.channel());
         let reading = Reading::new(self.around.clone(), job, stopped);
         self.stops.insert(note.clone(), stopper);
-        self.reading.spawn(async move { (note, Box::pin(reading.run()).await) });
+        self.around.status.snapshots(|board| {
+            if let Some(shown) = board.get_mut(&note) {
+                shown.reason = None;
+            }
+        });
+        // A fault of ours ends the reading of one table, which is told, and nothing else.
+        let reading = AssertUnwindSafe(Box::pin(reading.run())).catch_unwind();
+        let fault = |_| {
+            Err(Error::failed("The reader of a table's rows has ended by a fault of rowcast's own")
+                .hint("It is tried again. Please report it, with what the program has printed"))
+        };
+        self.reading.spawn(async move { (note, reading.await.unwrap_or_else(fault)) });
     }
 
     fn ended(&mut self, note: &str, ended: Result<Ended>) {
@@ -295,7 +325,8 @@ impl Desk {
         let reason = error.remedy().map_or_else(|| error.to_string(), |remedy| format!("{error}. {remedy}"));
         let before = self.failed.get(note);
         let known = before.is_some_and(|before| before.reason == reason);
-        let since = before.map_or_else(Instant::now, |before| before.since);
+        let last = Instant::now();
+        let first = before.map_or(last, |before| before.first);
         match (lasting, known) {
             (_, true) => tracing::debug!("A snapshot has failed again: {error}"),
             (true, false) => tracing::error!(hint = error.remedy(), "A snapshot has failed: {error}"),
@@ -304,7 +335,8 @@ impl Desk {
             }
         }
         let again = Instant::now() + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
-        self.failed.insert(note.to_owned(), Failure { reason, lasting, since, again });
+        let failure = Failure { reason, lasting, first, last, rows: None, again };
+        self.failed.insert(note.to_owned(), failure);
     }
 
     /// Makes a job of each captured table. Its rows are still to come, for everybody: whoever wishes for rows gets them.
@@ -391,22 +423,24 @@ impl Desk {
                     Since::Event(id) if job.keyless => Some(id),
                     _ => None,
                 };
-                // A chunk has been written since.
-                if is_read && shown.reason.is_none() {
+                if let Some(failure) = failed.get_mut(note)
+                    && *failure.rows.get_or_insert(progress.rows) != progress.rows
+                {
                     failed.remove(note);
                 }
                 let failure = failed.get(note);
-                if let Some(failure) = failure {
+                // What the reader says of itself is newer than what has passed by itself.
+                if let Some(failure) = failure.filter(|failure| !is_read || failure.lasting) {
                     shown.reason = Some(failure.reason.clone());
                 }
-                shown.failing_since = failure.map(|failure| failure.since);
+                shown.failing = failure.map(Failure::shown);
                 if !is_read {
                     shown.rows_per_second = 0;
                 }
                 shown.state = match (job.paused, failure) {
                     (true, _) => State::Paused,
                     (false, Some(failure)) if failure.lasting => State::Failed,
-                    (false, None) if is_read && shown.reason.is_none() => State::Reading,
+                    (false, _) if is_read && shown.reason.is_none() => State::Reading,
                     (false, _) => State::Waiting,
                 };
             }

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BufMut, BytesMut};
 use rowcast_engine::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use super::answer::{Answer, Quiet};
@@ -49,18 +50,42 @@ pub async fn sql_session(info: &Conninfo) -> Result<(Client, Conninfo)> {
     open(info, Some(Answer::within(info.answer_limit()))).await
 }
 
-/// As [`sql_client`], with how to reach that very server, and how long it has said nothing.
+/// A session that is looked after by whoever uses it.
+#[derive(Debug)]
+pub struct Observed {
+    /// How to reach that very server.
+    pub here: Conninfo,
+    /// How long it has said nothing.
+    pub quiet: Quiet,
+    driver: AbortHandle,
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        // Dropped, its client would let it wait for the rest of the answer: with the socket, for as long as whatever
+        // stands between keeps that.
+        if self.quiet.since().is_some() {
+            self.driver.abort();
+        }
+    }
+}
+
+/// As [`sql_client`], with what tells how the session is. It ends with the second where it has fallen silent.
 ///
 /// # Errors
 ///
 /// As [`Connection::connect`].
-pub async fn observed_client(info: &Conninfo) -> Result<(Client, Conninfo, Quiet)> {
+pub async fn observed_client(info: &Conninfo) -> Result<(Client, Observed)> {
     let quiet = Quiet::default();
-    let (client, here) = open(info, Some(Answer::unlimited(quiet.clone()))).await?;
-    Ok((client, here, quiet))
+    let (client, here, driver) = driven(info, Some(Answer::unlimited(quiet.clone()))).await?;
+    Ok((client, Observed { here, quiet, driver }))
 }
 
 async fn open(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Conninfo)> {
+    driven(info, answer).await.map(|(client, here, _)| (client, here))
+}
+
+async fn driven(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Conninfo, AbortHandle)> {
     let connection = Connection::connect(info, Purpose::Query).await?;
     let (here, at) = (info.at(connection.host()), connection.host().to_string());
     let stream = Adopted::new(connection, answer);
@@ -69,7 +94,7 @@ async fn open(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Connin
     let adopted = config.connect_raw(stream, NoTls).await;
     let (client, mut driver) =
         adopted.map_err(|e| Error::failed("Cannot take over the SQL session").because(e))?;
-    tokio::spawn(async move {
+    let driving = tokio::spawn(async move {
         while let Some(message) = poll_fn(|cx| driver.poll_message(cx)).await {
             match message {
                 Ok(AsyncMessage::Notice(notice)) => tracing::debug!("Postgres says: {}", notice.message()),
@@ -82,7 +107,7 @@ async fn open(info: &Conninfo, answer: Option<Answer>) -> Result<(Client, Connin
             }
         }
     });
-    Ok((client, here))
+    Ok((client, here, driving.abort_handle()))
 }
 
 /// Whether an answer was waited for in vain. To whoever has asked the session is only closed.

@@ -28,7 +28,7 @@ mod tls;
 mod veil;
 mod verifier;
 
-pub use adopt::{answering_client, observed_client, sql_client, sql_session};
+pub use adopt::{Observed, answering_client, observed_client, sql_client, sql_session};
 pub use answer::Quiet;
 pub use connection::{Connection, Purpose};
 pub use copy::{CopyFrame, CopyStream};

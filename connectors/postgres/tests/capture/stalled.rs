@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rowcast_postgres::Config;
@@ -43,6 +43,7 @@ const PASSES: usize = 1 << 20;
 pub(super) struct Stall {
     port: u16,
     stalls: Arc<AtomicBool>,
+    open: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -56,13 +57,24 @@ impl Stall {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let stalls = Arc::new(AtomicBool::new(true));
-        let shared = Arc::clone(&stalls);
+        let open = Arc::new(AtomicUsize::new(0));
+        let shared = (Arc::clone(&stalls), Arc::clone(&open));
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connection(client, server, (words, lost), Arc::clone(&shared)));
+                let (stalls, open) = shared.clone();
+                tokio::spawn(async move {
+                    open.fetch_add(1, Ordering::Relaxed);
+                    connection(client, server, (words, lost), stalls).await;
+                    open.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
-        Self { port, stalls, task }
+        Self { port, stalls, open, task }
+    }
+
+    /// Connections that clients have not closed.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     pub(super) fn end(&self) {

@@ -30,7 +30,13 @@ impl Reading {
             match timeout(NUDGE_AFTER, &mut answer).await {
                 Ok(written) => return written.map_err(|_| gone(Gone)),
                 Err(_) if self.around.orders.is_closed() => return Err(gone(Gone)),
-                Err(_) => self.nudge(client, sent).await?,
+                Err(_) => {}
+            }
+            tokio::select! {
+                biased;
+                // A server that does not hear us has told the stream all the same.
+                written = &mut answer => return written.map_err(|_| gone(Gone)),
+                nudged = self.nudge(client, sent) => nudged?,
             }
         }
     }

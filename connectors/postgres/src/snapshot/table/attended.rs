@@ -15,9 +15,10 @@ use tokio_postgres::Client;
 use super::Reading;
 use super::board::say;
 use crate::conninfo::Conninfo;
+use crate::setup::slot;
 use crate::snapshot::job::Job;
 use crate::snapshot::task::Surroundings;
-use crate::wire::{Quiet, answering_client, observed_client, sql_error};
+use crate::wire::{Observed, answering_client, observed_client, sql_error};
 
 /// So long nothing may come of a question before it is asked why, and between two looks: what is on its way arrives within
 /// that.
@@ -33,11 +34,9 @@ const SLOW: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Session {
     backend: i32,
-    /// When the server began it: numbers are given again.
-    begun: String,
-    /// The very server.
-    here: Conninfo,
-    quiet: Quiet,
+    /// When the server began it, since numbers are given again. Not everybody is told: who is not looks after nothing.
+    begun: Option<String>,
+    observed: Observed,
 }
 
 /// The session that reads at the moment.
@@ -53,15 +52,19 @@ impl Attended {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = session.map(Arc::new);
     }
 
+    fn is(&self, session: &Arc<Session>) -> bool {
+        self.get().is_some_and(|now| Arc::ptr_eq(&now, session))
+    }
+
     /// Logs in; from here on this is the session.
     pub(super) async fn open(&self, info: &Conninfo) -> Result<Client> {
         self.set(None);
-        let (client, here, quiet) = observed_client(info).await?;
+        let (client, observed) = observed_client(info).await?;
         let asked = timeout(info.answer_limit(), identity(&client)).await;
         let late =
             |_| Error::transient("The server does not say which of its processes reads a table's rows");
         let (backend, begun) = asked.map_err(late)??;
-        self.set(Some(Session { backend, begun, here, quiet }));
+        self.set(Some(Session { backend, begun, observed }));
         Ok(client)
     }
 }
@@ -70,20 +73,30 @@ impl Reading {
     /// Another session, in place of one that is still to send what nobody reads.
     pub(super) async fn take_another(&mut self, client: &mut Client) -> Result<()> {
         let before = self.session.get();
-        let here = before.as_ref().map_or(&self.around.source.info, |session| &session.here);
+        let here = before.as_ref().map_or(&self.around.source.info, |session| &session.observed.here);
         *client = self.session.open(here).await?;
         if let Some(before) = before {
-            before.end(client, "pg_cancel_backend").await?;
+            before.end(client).await?;
         }
         Ok(())
     }
 }
 
-async fn identity(client: &Client) -> Result<(i32, String)> {
-    let sql = "select pid, backend_start::text from pg_stat_activity where pid = pg_backend_pid()";
-    let row = client.query_one(sql, &[]).await;
-    let row = row.map_err(|error| sql_error("Cannot ask for the session's number", error))?;
-    Ok((row.get(0), row.get(1)))
+/// Number and beginning. A role that sessions change to (`ALTER ROLE … SET role`), or from whom the view was taken, is not
+/// told when its own session began.
+async fn identity(client: &Client) -> Result<(i32, Option<String>)> {
+    let failed = |error| sql_error("Cannot ask for the session's number", error);
+    let backend = client.query_one("select pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
+    let sql = "select backend_start::text from pg_stat_activity where pid = pg_backend_pid()";
+    let begun = match client.query_opt(sql, &[]).await {
+        Ok(row) => row.and_then(|row| row.get(0)),
+        Err(error) if error.code().is_some() => {
+            tracing::debug!("Nothing is known of the session that reads rows: {error}");
+            None
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    Ok((backend, begun))
 }
 
 /// What the server's process does that is to send rows.
@@ -105,33 +118,33 @@ impl fmt::Display for Doing {
     }
 }
 
-/// Judges what `pg_stat_activity` says of a process that is to send rows; without a row there is none.
+/// Judges what `pg_stat_activity` says of a process that is to send rows: its state, and kind and name of what it waits for.
+/// Without a row there is none. A state may be hidden (`track_activities`); what it waits for is not.
 fn judge(found: Option<(&str, &str, &str)>) -> Doing {
     match found {
         None => Doing::Waits("has ended"),
-        Some(("active", _, "ClientWrite")) => Doing::Waits("has rows that nobody takes"),
-        Some(("active", _, "ClientRead")) => Doing::Waits("has heard a part of the question"),
-        Some(("active", "", _)) => Doing::Reads(String::new()),
-        Some(("active", kind, event)) => Doing::Reads(format!("{kind} {event}")),
-        Some(_) => Doing::Waits("waits for a question"),
+        Some((state, ..)) if state.starts_with("idle") => Doing::Waits("waits for a question"),
+        Some((.., "ClientWrite")) => Doing::Waits("has rows that nobody takes"),
+        Some((.., "ClientRead")) => Doing::Waits("waits for the rest of a question"),
+        Some((_, "", _)) => Doing::Reads(String::new()),
+        Some((_, kind, event)) => Doing::Reads(format!("{kind} {event}")),
     }
 }
 
 impl Session {
-    /// Ends what the session does, or the session.
-    async fn end(&self, other: &Client, function: &str) -> Result<()> {
-        let sql = format!(
-            "select {function}(pid) from pg_stat_activity where pid = $1 and backend_start::text = $2"
-        );
-        let ended = other.execute(&sql, &[&self.backend, &self.begun]).await;
+    /// Ends it, with all that it holds. Its own role may.
+    async fn end(&self, other: &Client) -> Result<()> {
+        let sql = "select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start::text = $2";
+        let Some(begun) = &self.begun else { return Ok(()) };
+        let ended = other.execute(sql, &[&self.backend, begun]).await;
         ended.map(drop).map_err(|error| sql_error("Cannot end a read that nobody needs any more", error))
     }
 
-    async fn look(&self) -> Result<(Client, Doing)> {
-        let client = answering_client(&self.here).await?;
+    async fn look(&self, begun: &str) -> Result<(Client, Doing)> {
+        let client = answering_client(&self.observed.here).await?;
         let sql = "select coalesce(state, ''), coalesce(wait_event_type, ''), coalesce(wait_event, '')
                    from pg_stat_activity where pid = $1 and backend_start::text = $2";
-        let found = client.query_opt(sql, &[&self.backend, &self.begun]).await;
+        let found = client.query_opt(sql, &[&self.backend, &begun]).await;
         let found = found.map_err(|error| sql_error("Cannot look after a read", error))?;
         let doing = judge(found.as_ref().map(|row| (row.get(0), row.get(1), row.get(2))));
         Ok((client, doing))
@@ -145,8 +158,10 @@ pub(super) struct Attendant {
     session: Attended,
     /// A silence in which the process was seen to wait for us.
     lost: Option<Instant>,
-    /// What is on the board is ours.
-    told: bool,
+    /// When the process was seen last.
+    seen: Option<Instant>,
+    /// What we have put on the board.
+    told: Option<String>,
     /// A silence that the log has.
     logged: Option<Instant>,
 }
@@ -154,7 +169,7 @@ pub(super) struct Attendant {
 impl Attendant {
     pub(super) fn of(reading: &Reading) -> Self {
         let (around, job, session) = (reading.around.clone(), reading.job.clone(), reading.session.clone());
-        Self { around, job, session, lost: None, told: false, logged: None }
+        Self { around, job, session, lost: None, seen: None, told: None, logged: None }
     }
 
     /// Ends with an error when nothing is to be expected any more.
@@ -162,7 +177,7 @@ impl Attendant {
         loop {
             sleep(TICK).await;
             let session = self.session.get();
-            let quiet = session.and_then(|session| Some((session.quiet.since()?, session)));
+            let quiet = session.and_then(|session| Some((session.observed.quiet.since()?, session)));
             match quiet.filter(|(since, _)| since.elapsed() >= LOOK_EVERY) {
                 Some((since, session)) => {
                     if let Some(error) = self.look(&session, since).await {
@@ -170,54 +185,75 @@ impl Attendant {
                     }
                     sleep(LOOK_EVERY - TICK).await;
                 }
-                None => self.say(None),
+                None => self.unsay(),
             }
         }
     }
 
-    async fn look(&mut self, session: &Session, since: Instant) -> Option<Error> {
-        let looked = session.look().await;
-        // Something may have come meanwhile.
-        if session.quiet.since() != Some(since) {
+    async fn look(&mut self, session: &Arc<Session>, since: Instant) -> Option<Error> {
+        let looked = session.look(session.begun.as_deref()?).await;
+        // Something may have come meanwhile, or another session.
+        if session.observed.quiet.since() != Some(since) || !self.session.is(session) {
             return None;
         }
-        let (seconds, backend) = (since.elapsed().as_secs(), session.backend);
-        let channel = self.job.channel();
         let (client, doing) = match looked {
             Ok(looked) => looked,
-            Err(error) if since.elapsed() > session.here.answer_limit() => return Some(error),
-            Err(error) => {
-                self.say(Some(&format!(
-                    "Nothing has come of a read for {seconds} s, and it cannot be asked why: {error}"
-                )));
-                return None;
-            }
+            Err(error) => return self.unseen(session, since, &error),
         };
-        let what = format!("The server's process {backend} {doing}, and nothing has come for {seconds} s");
+        self.seen = Some(Instant::now());
+        let (seconds, pid) = (since.elapsed().as_secs(), session.backend);
         if doing.is_lost() && self.lost == Some(since) {
-            metrics::counter!("rowcast_snapshot_stalls_total").increment(1);
-            // It holds the table's lock, and what vacuum would remove.
-            if let Err(error) = session.end(&client, "pg_terminate_backend").await {
-                tracing::debug!("A session that is given up stays: {error}");
-            }
-            return Some(Error::transient(format!("Rows of {channel} do not arrive. {what}")).hint(
-                "What stands between (a proxy, a load balancer, a firewall) holds the connection up: they are read over another one",
-            ));
+            return Some(self.give_up(session, &client, &doing).await);
         }
         self.lost = doing.is_lost().then_some(since);
         if since.elapsed() >= SLOW && self.logged != Some(since) {
             self.logged = Some(since);
-            tracing::info!(table = channel, "The next rows of a snapshot take long. {what}");
+            let table = self.job.channel();
+            tracing::info!(table, pid, seconds, "The next rows of a snapshot take long: the server {doing}");
         }
-        self.say(Some(&what));
+        self.say(format!("The server's process {pid} {doing}, and nothing has come for {seconds} s"));
         None
     }
 
-    fn say(&mut self, reason: Option<&str>) {
-        if reason.is_some() || self.told {
-            self.told = reason.is_some();
-            say(&self.around.status, &self.job, reason);
+    /// Nobody knows how the read is. It is left alone as long as the server lives and only we may not see it.
+    fn unseen(&mut self, session: &Session, since: Instant, error: &Error) -> Option<Error> {
+        let seen = self.seen.map_or(since, |seen| seen.max(since));
+        if slot::sqlstate(error).is_none() && seen.elapsed() > session.observed.here.answer_limit() {
+            return Some(Error::transient(format!(
+                "Nothing comes of a read of {}, and the server cannot be asked why: {error}",
+                self.job.channel()
+            )));
         }
+        let seconds = since.elapsed().as_secs();
+        self.say(format!("Nothing has come of a read for {seconds} s, and it cannot be asked why: {error}"));
+        None
+    }
+
+    async fn give_up(&self, session: &Session, client: &Client, doing: &Doing) -> Error {
+        metrics::counter!("rowcast_snapshot_stalls_total").increment(1);
+        // It holds the table's lock, and what vacuum would remove.
+        if let Err(error) = session.end(client).await {
+            tracing::debug!("A session that is given up stays: {error}");
+        }
+        let channel = self.job.channel();
+        Error::transient(format!("Rows of {channel} do not arrive: the server's process {doing}, and nothing comes")).hint(
+            "What stands between (a proxy, a load balancer, a firewall) holds the connection up: they are read over another one",
+        )
+    }
+
+    fn say(&mut self, reason: String) {
+        say(&self.around.status, &self.job, Some(&reason));
+        self.told = Some(reason);
+    }
+
+    /// Takes back what was said, unless the reader has said something else by now.
+    fn unsay(&mut self) {
+        let Some(told) = self.told.take() else { return };
+        self.around.status.snapshots(|board| {
+            if let Some(shown) = board.get_mut(&self.job.note()) {
+                shown.reason.take_if(|reason| *reason == told);
+            }
+        });
     }
 }
 
@@ -233,12 +269,15 @@ mod tests {
 
     #[test]
     fn a_process_that_is_at_it_is_waited_for() {
-        let reads = |kind, event| judge(Some(("active", kind, event))).is_lost();
-        assert!(!reads("", "") && !reads("IO", "DataFileRead") && !reads("Lock", "relation"));
-        assert!(reads("Client", "ClientWrite") && reads("Client", "ClientRead"));
+        let reads = |state, kind, event| judge(Some((state, kind, event))).is_lost();
+        // Of a role that has its activities hidden, too.
+        for state in ["active", "disabled", ""] {
+            assert!(!reads(state, "", "") && !reads(state, "IO", "DataFileRead"), "{state}");
+            assert!(!reads(state, "Lock", "relation"), "{state}");
+            assert!(reads(state, "Client", "ClientWrite") && reads(state, "Client", "ClientRead"), "{state}");
+        }
         assert!(judge(None).is_lost());
-        assert!(judge(Some(("idle in transaction", "Client", "ClientRead"))).is_lost());
-        assert!(judge(Some(("", "", ""))).is_lost());
+        assert!(reads("idle in transaction", "Client", "ClientRead") && reads("idle", "", ""));
         let told = judge(Some(("active", "IO", "DataFileRead"))).to_string();
         assert_eq!(told, "looks for it (IO DataFileRead)");
     }

@@ -67,6 +67,8 @@ async fn a_slot_is_watched_and_given_up() {
         if told.contains("has given up the replication slot") { Ok(()) } else { Err(told) }
     })
     .await;
+    let lost = "Changes from here on are lost to the journal";
+    assert!(rowcast.log().lines().any(|line| line.contains("ERROR") && line.contains(lost)));
     wait_metric(&rowcast, "rowcast_source_slot_state{state=\"missing\"}", 1.0).await;
     wait_metric(&rowcast, "rowcast_source_broken{reason=\"source_lost\"}", 1.0).await;
     assert_eq!(rowcast.metric("rowcast_source_broken{reason=\"journal_behind\"}").await, Some(0.0));

@@ -456,6 +456,11 @@ async fn after_a_failed_sync_nothing_is_taken_and_readers_are_served() {
     tokio::time::timeout(Duration::from_secs(5), failed).await.unwrap().unwrap();
     let refused = async { while fixture.ingest.room().await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(5), refused).await.expect("nothing more is taken");
+    let (gap, note) = tokio::join!(
+        fixture.journal().record_gap("", "source_lost", "gone", 0),
+        fixture.journal().note(&[("wish", b"1")])
+    );
+    assert!(gap.is_err() && note.is_err(), "neither by those who need not wait for room");
     assert_eq!(read_all(fixture.journal(), 0).len(), 5);
 }
 

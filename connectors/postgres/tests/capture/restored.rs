@@ -19,10 +19,11 @@ pub(super) async fn put_back(policy: OnGap) -> (Server, Directory, Config) {
     let backup = server.copy();
     server.launch("");
     let config = at(&server, &config);
-    let capture = Capture::start(config.clone(), directory.path()).await;
+    // At once, as those that come in their place later: so both have the same positions.
     let client = sql(&server).await;
     run(&client, "insert into t values (2)").await;
     run(&client, "insert into t values (3)").await;
+    let capture = Capture::start(config.clone(), directory.path()).await;
     capture.wait(3).await;
     capture.stop().await;
     drop(client);
@@ -44,6 +45,17 @@ async fn stored(directory: &Directory) -> Lsn {
     // Dropped only, its thread would hold the directory for a moment more.
     journal.close().await;
     journal.position().lsn
+}
+
+/// Transactions with the very numbers and positions that others had: nothing but what they hold tells them apart.
+async fn are_where_others_were(capture: &Capture, rows: &[&str], others: &[&str]) {
+    let is_told = |row: &&str| capture.events().iter().any(|event| event.new == *row);
+    until("the rows in their place", async || rows.iter().all(is_told)).await;
+    let events = capture.events();
+    let of = |row: &str| events.iter().find(|event| event.new == row).map(|event| (event.xid, event.end_lsn));
+    for (row, other) in rows.iter().zip(others) {
+        assert_eq!(of(row), of(other), "row {row} is where row {other} was");
+    }
 }
 
 const BEFORE: [&str; 3] = ["insert public.t 1", "insert public.t 2", "insert public.t 3"];
@@ -68,6 +80,7 @@ async fn a_restored_server_that_went_the_same_way() {
         run(&client, "insert into t values (4)").await;
         run(&client, "insert into t values (5)").await;
         let capture = goes_on(config.clone(), &directory, "restored from a backup", "source_restored").await;
+        are_where_others_were(&capture, &["4", "5"], &["2", "3"]).await;
         run(&client, "insert into t values (6)").await;
         let expected = ["gap source_restored", "insert public.t 4", "insert public.t 5", "insert public.t 6"];
         stays(config, capture, &directory, &[&BEFORE[..], &expected].concat()).await;
@@ -88,7 +101,9 @@ async fn a_restored_server_that_is_ahead() {
         })
         .await;
         run(&client, "insert into t values (6)").await;
-        let capture = goes_on(config.clone(), &directory, "restored from a backup", "source_restored").await;
+        let words = "is not what the journal holds there";
+        let capture = goes_on(config.clone(), &directory, words, "source_restored").await;
+        are_where_others_were(&capture, &["4", "5"], &["2", "3"]).await;
         let expected = ["gap source_restored", "insert public.t 4", "insert public.t 5", "insert public.t 6"];
         stays(config, capture, &directory, &[&BEFORE[..], &expected].concat()).await;
     }

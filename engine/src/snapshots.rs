@@ -89,8 +89,10 @@ pub struct Shown {
 pub struct Failing {
     /// The first time.
     pub first: Instant,
-    /// The last time.
+    /// The last time, and how long behind the one before.
     pub last: Instant,
+    /// Zero where there is none before.
+    pub behind: Duration,
     /// Why, the last time.
     pub reason: String,
 }
@@ -100,12 +102,15 @@ impl Shown {
     pub(crate) fn trouble(&self) -> Option<String> {
         let Self { channel, .. } = self;
         let why = self.reason.as_deref().unwrap_or("no reason is known");
+        let failing = self.failing.as_ref().filter(|_| self.state != State::Paused);
         if self.state == State::Failed {
+            let why = failing.map_or(why, |failing| &failing.reason);
             return Some(format!("The snapshot of {channel} has failed: {why}"));
         }
-        let failing = self.failing.as_ref().filter(|_| self.state != State::Paused)?;
-        // Once is what any network does; and one that is tried for long may be well this time.
-        let again = failing.last > failing.first && failing.last.elapsed() < TRIED_MAX;
+        let failing = failing?;
+        // Once is what any network does; and one that goes on for longer than those before may be well this time.
+        let usual = TRIED_MAX.max(failing.behind * 2);
+        let again = failing.last > failing.first && failing.last.elapsed() < usual;
         let tried = failing.first.elapsed();
         (again && tried >= TRIED_MAX).then(|| {
             let (seconds, why) = (tried.as_secs(), &failing.reason);
@@ -293,7 +298,10 @@ mod tests {
             channel: "public.t".to_owned(),
             state,
             reason: Some("it is quiet".to_owned()),
-            failing: failing.map(|(first, last)| Failing { first, last, reason: "no route".to_owned() }),
+            failing: failing.map(|(first, last)| {
+                let (behind, reason) = (last - first, "no route".to_owned());
+                Failing { first, last, behind, reason }
+            }),
             ..Shown::default()
         };
         let now = Instant::now();

@@ -7,9 +7,11 @@ mod gone;
 mod whole;
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::{Error, Kind, Result, Stop};
@@ -100,17 +102,26 @@ impl Reading {
     ///
     /// What the server says; it is tried again later from there.
     pub(crate) async fn run(mut self) -> Result<Ended> {
-        let mut client = self.session.open(&self.around.source.info).await?;
-        let attendant = Attendant::of(&self);
-        let ended = tokio::select! {
-            ended = self.read_on(&mut client) => ended,
-            error = attendant.attend() => Err(error),
+        // A fault of ours ends the reading of one table, which is told, and nothing else.
+        let fault = |_| {
+            Err(Error::failed("The reader of a table's rows has ended by a fault of rowcast's own")
+                .hint("It is tried again. Please report it, with what the program has printed"))
         };
+        let ended = AssertUnwindSafe(self.attended()).catch_unwind().await.unwrap_or_else(fault);
         if let Some(relation) = self.followed.filter(|_| !matches!(ended, Ok(Ended::Done))) {
             // The stream may be gone.
             let _ = self.order(Order::End(relation)).await;
         }
         ended
+    }
+
+    async fn attended(&mut self) -> Result<Ended> {
+        let mut client = self.session.open(&self.around.source.info).await?;
+        let attendant = Attendant::of(self);
+        tokio::select! {
+            ended = self.read_on(&mut client) => ended,
+            error = attendant.attend() => Err(error),
+        }
     }
 
     async fn read_on(&mut self, client: &mut Client) -> Result<Ended> {
@@ -249,8 +260,8 @@ impl Reading {
         let chunk = match outcome {
             Ok(Outcome::Read(chunk)) => chunk,
             Ok(Outcome::Keyless) => {
-                // Others may need it.
-                drop(memory);
+                // Others may need it; and of a chunk on its way nothing is wanted any more.
+                drop((memory, sent.take()));
                 return Box::pin(self.whole(client)).await;
             }
             other => {

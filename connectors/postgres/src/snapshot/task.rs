@@ -3,12 +3,10 @@
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
@@ -52,9 +50,10 @@ struct Failure {
     reason: String,
     /// It does not pass by itself.
     lasting: bool,
-    /// The first of those that came one after the other, and this one.
+    /// The first of those that came one after the other, this one, and how long behind the one before.
     first: Instant,
     last: Instant,
+    behind: Duration,
     /// Rows that had been written, as soon as that was looked up: with more it has got on.
     rows: Option<u64>,
     again: Instant,
@@ -151,7 +150,7 @@ struct Desk {
 
 impl Failure {
     fn shown(&self) -> Failing {
-        Failing { first: self.first, last: self.last, reason: self.reason.clone() }
+        Failing { first: self.first, last: self.last, behind: self.behind, reason: self.reason.clone() }
     }
 }
 
@@ -159,7 +158,14 @@ impl Drop for Desk {
     /// Nobody tries any more: whatever stands in the way is said by the source, or by the next one.
     fn drop(&mut self) {
         self.around.status.note_held(None);
-        self.around.status.snapshots(|board| board.values_mut().for_each(|shown| shown.failing = None));
+        self.around.status.snapshots(|board| {
+            for shown in board.values_mut() {
+                shown.failing = None;
+                if shown.state == State::Failed {
+                    (shown.state, shown.reason) = (State::Waiting, None);
+                }
+            }
+        });
     }
 }
 
@@ -297,20 +303,16 @@ impl Desk {
     fn begin(&mut self, note: String, job: Job) {
         let (stopper, stopped) = stop();
         self.tables.insert(note.clone(), job.channel());
+        let (rows, lasting) = (job.progress.rows, self.failed.get(&note).is_some_and(|it| it.lasting));
         let reading = Reading::new(self.around.clone(), job, stopped);
         self.stops.insert(note.clone(), stopper);
         self.around.status.snapshots(|board| {
             if let Some(shown) = board.get_mut(&note) {
-                shown.reason = None;
+                shown.rows = rows;
+                shown.reason.take_if(|_| !lasting);
             }
         });
-        // A fault of ours ends the reading of one table, which is told, and nothing else.
-        let reading = AssertUnwindSafe(Box::pin(reading.run())).catch_unwind();
-        let fault = |_| {
-            Err(Error::failed("The reader of a table's rows has ended by a fault of rowcast's own")
-                .hint("It is tried again. Please report it, with what the program has printed"))
-        };
-        self.reading.spawn(async move { (note, reading.await.unwrap_or_else(fault)) });
+        self.reading.spawn(async move { (note, Box::pin(reading.run()).await) });
     }
 
     fn ended(&mut self, note: &str, ended: Result<Ended>) {
@@ -326,7 +328,8 @@ impl Desk {
         let before = self.failed.get(note);
         let known = before.is_some_and(|before| before.reason == reason);
         let last = Instant::now();
-        let first = before.map_or(last, |before| before.first);
+        let (first, behind) =
+            before.map_or((last, Duration::ZERO), |before| (before.first, last - before.last));
         match (lasting, known) {
             (_, true) => tracing::debug!("A snapshot has failed again: {error}"),
             (true, false) => tracing::error!(hint = error.remedy(), "A snapshot has failed: {error}"),
@@ -335,7 +338,7 @@ impl Desk {
             }
         }
         let again = Instant::now() + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
-        let failure = Failure { reason, lasting, first, last, rows: None, again };
+        let failure = Failure { reason, lasting, first, last, behind, rows: None, again };
         self.failed.insert(note.to_owned(), failure);
     }
 
@@ -423,10 +426,13 @@ impl Desk {
                     Since::Event(id) if job.keyless => Some(id),
                     _ => None,
                 };
-                if let Some(failure) = failed.get_mut(note)
-                    && *failure.rows.get_or_insert(progress.rows) != progress.rows
-                {
-                    failed.remove(note);
+                if let Some(failure) = failed.get_mut(note) {
+                    let before = failure.rows.replace(progress.rows).unwrap_or(progress.rows);
+                    // Rows of a table that is read in one piece are not written yet, but they may be read again.
+                    failure.lasting &= !is_read || shown.rows <= progress.rows;
+                    if progress.rows > before {
+                        failed.remove(note);
+                    }
                 }
                 let failure = failed.get(note);
                 // What the reader says of itself is newer than what has passed by itself.

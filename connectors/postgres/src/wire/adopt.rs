@@ -64,13 +64,13 @@ impl Drop for Observed {
     fn drop(&mut self) {
         // Dropped, its client would let it wait for the rest of the answer: with the socket, for as long as whatever
         // stands between keeps that.
-        if self.quiet.since().is_some() {
+        if self.quiet.is_due() {
             self.driver.abort();
         }
     }
 }
 
-/// As [`sql_client`], with what tells how the session is. It ends with the second where it has fallen silent.
+/// As [`sql_client`], with what tells how the session is. It ends with the second where an answer is due.
 ///
 /// # Errors
 ///

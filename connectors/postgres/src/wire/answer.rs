@@ -20,17 +20,29 @@ const READY: &[u8] = b"Z";
 /// Since when nothing has come of an answer that is due, for whoever can judge what that means. While it is others who
 /// do not take what has come, nothing is waited for.
 #[derive(Clone, Debug, Default)]
-pub struct Quiet(Arc<Mutex<Option<Instant>>>);
+pub struct Quiet(Arc<Mutex<Silence>>);
+
+#[derive(Debug, Default)]
+struct Silence {
+    since: Option<Instant>,
+    due: bool,
+}
 
 impl Quiet {
     /// `None`: no answer is due, or it is coming.
     pub fn since(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).since
     }
 
-    fn set(&self, quiet: bool) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *since = if quiet { since.or_else(|| Some(Instant::now())) } else { None };
+    /// Whether an answer is due, or the rest of one.
+    pub fn is_due(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).due
+    }
+
+    fn set(&self, waits: bool, due: bool) {
+        let mut silence = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = silence.since.or_else(|| Some(Instant::now()));
+        (silence.since, silence.due) = (since.filter(|_| waits && due), due);
     }
 }
 
@@ -64,7 +76,7 @@ impl Answer {
     pub(super) fn asked(&mut self, bytes: &[u8], sent: usize, cx: &mut Context<'_>) {
         self.due += self.sent.ended(&bytes[..sent], ASKING);
         self.blocked = sent < bytes.len();
-        self.quiet.set(self.is_due());
+        self.quiet.set(true, self.is_due());
         self.wind();
         // Nobody reads before something comes: the clock itself has to wake.
         if let Some(late) = &mut self.late {
@@ -75,13 +87,13 @@ impl Answer {
     /// These bytes came.
     pub(super) fn came(&mut self, bytes: &[u8]) {
         self.due = self.due.saturating_sub(self.came.ended(bytes, READY));
-        self.quiet.set(false);
+        self.quiet.set(false, self.is_due());
         self.wind();
     }
 
     /// Nothing comes: fails when that has been so for too long.
     pub(super) fn nothing(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.quiet.set(self.is_due());
+        self.quiet.set(true, self.is_due());
         let (Some(clock), Some(limit)) = (&mut self.late, self.limit) else { return Poll::Pending };
         clock.as_mut().poll(cx).map(|()| Err(late(limit)))
     }
@@ -232,11 +244,12 @@ mod tests {
         assert_eq!(quiet.since(), since, "it goes on");
         answer.came(b"D\0\0\0\x05.");
         assert_eq!(quiet.since(), None, "who does not read on has not waited for more");
+        assert!(quiet.is_due(), "and has not got all");
         assert!(waits(&mut answer, 0.1).await);
         assert!(quiet.since() > since, "the rest is due");
         answer.came(IDLE);
         assert!(waits(&mut answer, 0.1).await);
-        assert_eq!(quiet.since(), None, "all has come");
+        assert!(quiet.since().is_none() && !quiet.is_due(), "all has come");
     }
 
     #[tokio::test(start_paused = true)]

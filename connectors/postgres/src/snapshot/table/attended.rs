@@ -75,8 +75,11 @@ impl Reading {
         let before = self.session.get();
         let here = before.as_ref().map_or(&self.around.source.info, |session| &session.observed.here);
         *client = self.session.open(here).await?;
-        if let Some(before) = before {
-            before.end(client).await?;
+        if let Some(before) = before
+            && let Err(error) = before.end(client).await
+        {
+            // Its socket is closed all the same.
+            tracing::debug!("A session that nobody needs any more stays: {error}");
         }
         Ok(())
     }
@@ -158,7 +161,9 @@ pub(super) struct Attendant {
     session: Attended,
     /// A silence in which the process was seen to wait for us.
     lost: Option<Instant>,
-    /// When the process was seen last.
+    /// A silence in which the process could not be seen.
+    unseen: Option<Instant>,
+    /// When it was seen last.
     seen: Option<Instant>,
     /// What we have put on the board.
     told: Option<String>,
@@ -169,7 +174,7 @@ pub(super) struct Attendant {
 impl Attendant {
     pub(super) fn of(reading: &Reading) -> Self {
         let (around, job, session) = (reading.around.clone(), reading.job.clone(), reading.session.clone());
-        Self { around, job, session, lost: None, seen: None, told: None, logged: None }
+        Self { around, job, session, lost: None, unseen: None, seen: None, told: None, logged: None }
     }
 
     /// Ends with an error when nothing is to be expected any more.
@@ -191,7 +196,14 @@ impl Attendant {
     }
 
     async fn look(&mut self, session: &Arc<Session>, since: Instant) -> Option<Error> {
-        let looked = session.look(session.begun.as_deref()?).await;
+        let seconds = since.elapsed().as_secs();
+        let Some(begun) = &session.begun else {
+            self.say(format!(
+                "Nothing has come of a read for {seconds} s, and this role is not told what becomes of its session"
+            ));
+            return None;
+        };
+        let looked = session.look(begun).await;
         // Something may have come meanwhile, or another session.
         if session.observed.quiet.since() != Some(since) || !self.session.is(session) {
             return None;
@@ -200,7 +212,7 @@ impl Attendant {
             Ok(looked) => looked,
             Err(error) => return self.unseen(session, since, &error),
         };
-        self.seen = Some(Instant::now());
+        (self.seen, self.unseen) = (Some(Instant::now()), None);
         let (seconds, pid) = (since.elapsed().as_secs(), session.backend);
         if doing.is_lost() && self.lost == Some(since) {
             return Some(self.give_up(session, &client, &doing).await);
@@ -218,7 +230,10 @@ impl Attendant {
     /// Nobody knows how the read is. It is left alone as long as the server lives and only we may not see it.
     fn unseen(&mut self, session: &Session, since: Instant, error: &Error) -> Option<Error> {
         let seen = self.seen.map_or(since, |seen| seen.max(since));
-        if slot::sqlstate(error).is_none() && seen.elapsed() > session.observed.here.answer_limit() {
+        // One that waits for its answer takes as long as the limit itself.
+        let again = self.unseen.replace(since) == Some(since);
+        let long = seen.elapsed() > session.observed.here.answer_limit();
+        if slot::sqlstate(error).is_none() && again && long {
             return Some(Error::transient(format!(
                 "Nothing comes of a read of {}, and the server cannot be asked why: {error}",
                 self.job.channel()

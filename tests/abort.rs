@@ -297,6 +297,48 @@ async fn killed_at_its_first_start() {
     }
 }
 
+/// Transactions of which a part is written, and none of which has committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_what_has_not_committed_is_written() {
+    let mut house = House::new("abort_streamed", |rowcast| rowcast.set("source.streaming=on")).await;
+    // So that the server sends them before they commit.
+    let settings =
+        format!("alter database \"{}\" set logical_decoding_work_mem = '64kB'", house.database.name());
+    house.database.execute(&settings).await;
+    house.rowcast = house.rowcast.start().await;
+    let witness = Witness::start(house.rowcast.address());
+    house.work().await;
+    house.rowcast.kill9().await;
+    let of_files = |point: &Point| matches!(point.name().split_once('.'), Some(("spill" | "adopt", _)));
+    let points: Vec<_> = points(Scene::Usual).into_iter().filter(of_files).collect();
+    assert!(points.len() > 3, "{points:?}");
+    for point in points {
+        house.die_at(point, 1).await;
+    }
+    house.live().await;
+    // One that is rolled back beside one that commits, each with a part that is.
+    let other = house.database.client().await;
+    let rows = |from: i64| {
+        format!(
+            "insert into many (v) select repeat(md5(i::text), {}) from generate_series({from}, {from} + 39) i",
+            ROW_BYTES / 32
+        )
+    };
+    let undone = format!("savepoint s; {}; rollback to s", rows(1000));
+    other.batch_execute(&format!("begin; {}; {undone}", rows(2000))).await.unwrap();
+    house
+        .client
+        .batch_execute(&format!("begin; {}; {undone}; {}; commit", rows(1), rows(100)))
+        .await
+        .unwrap();
+    other.batch_execute("rollback").await.unwrap();
+    house.work().await;
+    house.all_told(&witness).await;
+    let streamed = house.rowcast.metric("rowcast_source_streamed_transactions_total").await;
+    assert!(streamed >= Some(1.0), "{streamed:?} were sent before they committed");
+    house.assert_sound(&witness).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_old_segments_go() {
     let mut house = House::new("abort_old", |rowcast| rowcast.set("journal.max_size=3MB")).await;

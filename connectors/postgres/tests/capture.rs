@@ -22,6 +22,7 @@ mod published;
 mod resnapshot;
 mod restored;
 mod resume;
+mod said;
 mod setup;
 mod slots;
 mod snapshot;

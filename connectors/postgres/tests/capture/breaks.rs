@@ -7,8 +7,10 @@ use rowcast_postgres::{Config, OnGap};
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
+use super::said::logged;
 use super::snapshot::caught_up;
 use crate::support::Server;
+use rowcast_engine::adoption::Adopted;
 
 pub(super) const POLICIES: [OnGap; 2] = [OnGap::Stop, OnGap::Continue];
 
@@ -27,10 +29,30 @@ pub(super) async fn goes_on(config: Config, directory: &Directory, words: &str, 
     let adopted = capture.status.adopted().unwrap();
     assert!(adopted.reason == reason && adopted.detail.contains(words), "{adopted:?}");
     capture.streams().await;
+    is_logged(directory, policy, &adopted);
     let gaps = gaps(&capture);
     assert_eq!(gaps.iter().map(|gap| (gap.id, &*gap.new)).collect::<Vec<_>>(), [(adopted.gap, reason)]);
     assert_eq!(capture.status.adopt().await.unwrap(), None, "there is nothing more to adopt");
     capture
+}
+
+/// The log says that it waits, unless it goes on by itself, and that the gap is there, with the reason.
+fn is_logged(directory: &Directory, policy: OnGap, adopted: &Adopted) {
+    let reason = format!("reason=\"{}\"", adopted.reason);
+    let with_reason = |words: &str| {
+        let mut lines = logged(directory.path(), words);
+        lines.retain(|line| line.contains(&reason));
+        lines
+    };
+    let waiting = with_reason("Capture waits, the doors go on serving");
+    assert!(policy != OnGap::Stop || !waiting.is_empty(), "{}", adopted.reason);
+    assert!(
+        waiting.iter().all(|line| line.contains("ERROR") && line.contains("rowcast adopt")),
+        "{waiting:?}"
+    );
+    let recorded = with_reason(&format!("gap={} ", adopted.gap));
+    assert!(recorded.len() == 1 && recorded[0].contains("WARN"), "{recorded:?}");
+    assert!(recorded[0].contains("Recorded a gap in the history"), "{recorded:?}");
 }
 
 pub(super) fn gaps(capture: &Capture) -> Vec<Seen> {

@@ -21,7 +21,9 @@ use rowcast_postgres::wire::sql_client;
 use rowcast_postgres::{Config, Postgres};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use tracing::Instrument;
 
+use super::said::span_of;
 use crate::support::Server;
 
 /// No test waits longer for something that must happen.
@@ -209,8 +211,8 @@ impl Capture {
                 status.sink_began(name, wish.map(began));
             }
         }
-        let task =
-            tokio::spawn(Postgres::new(config).run(Ingest::new(journal.clone()), status.clone(), stopped));
+        let capture = Postgres::new(config).run(Ingest::new(journal.clone()), status.clone(), stopped);
+        let task = tokio::spawn(capture.instrument(span_of(journal.dir())));
         Self { journal, status, stopper, task }
     }
 

@@ -20,6 +20,7 @@ mod golden;
 mod history;
 mod interval;
 mod journal;
+mod log;
 mod mistaken;
 mod model;
 mod notes;

@@ -1,9 +1,8 @@
 //! What the journal says in log and metrics of what it does by itself.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -14,48 +13,23 @@ use rowcast_engine::record::Builder;
 
 use crate::damage::segments;
 use crate::disk::{FakeDisk, Fault, Ill, REMOVE};
+use crate::log::{self, logged};
 use crate::support::{Fixture, read_all};
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Log and metrics of the whole process: tests find their own by the names of their sinks and directories. To be called
-/// before what is to be recorded.
+/// Log and metrics of the whole process. To be called before what is to be recorded.
 pub(crate) fn record() {
+    log::record();
     recorded();
 }
 
-fn recorded() -> &'static (Log, PrometheusHandle) {
-    static RECORDED: OnceLock<(Log, PrometheusHandle)> = OnceLock::new();
-    RECORDED.get_or_init(|| {
-        let log = Log::default();
-        let written = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone());
-        subscriber.init();
-        (log, PrometheusBuilder::new().install_recorder().unwrap())
-    })
+fn recorded() -> &'static PrometheusHandle {
+    static RECORDED: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDED.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap())
 }
 
 /// The metrics as text.
 pub(crate) fn rendered() -> String {
-    recorded().1.render()
-}
-
-/// The lines of the log that say something of a sink, or of a directory.
-pub(crate) fn logged(whose: &str, words: &str) -> Vec<String> {
-    let log = String::from_utf8(recorded().0.0.lock().unwrap().clone()).unwrap();
-    log.lines().filter(|line| line.contains(whose) && line.contains(words)).map(str::to_owned).collect()
+    recorded().render()
 }
 
 fn logged_of(dir: &Path, words: &str) -> Vec<String> {

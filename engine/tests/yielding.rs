@@ -14,7 +14,8 @@ use rowcast_engine::{Kind, Result, Stopper, cursor, stop};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::said::{logged, record, rendered};
+use crate::log::logged;
+use crate::said::{record, rendered};
 use crate::support::{Fixture, read_all};
 
 const SEGMENT: u64 = 4_000;

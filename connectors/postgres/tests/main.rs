@@ -6,6 +6,8 @@
 mod campaign;
 mod capture;
 mod fuzz;
+#[path = "../../../engine/tests/log.rs"]
+mod log;
 #[path = "../../../engine/tests/random.rs"]
 mod random;
 mod support;

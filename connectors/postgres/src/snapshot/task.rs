@@ -47,13 +47,10 @@ const CHUNKS_MB: usize = 4 * CHUNK_MB as usize;
 /// Why a table could not be read, and when that is tried again.
 #[derive(Debug)]
 struct Failure {
-    reason: String,
+    /// As it is told, with those that came one after the other before it.
+    failing: Failing,
     /// It does not pass by itself.
     lasting: bool,
-    /// The first of those that came one after the other, this one, and how long behind the one before.
-    first: Instant,
-    last: Instant,
-    behind: Duration,
     /// Rows that had been written, as soon as that was looked up: with more it has got on.
     rows: Option<u64>,
     again: Instant,
@@ -148,12 +145,6 @@ struct Desk {
     forgetting: JoinSet<()>,
 }
 
-impl Failure {
-    fn shown(&self) -> Failing {
-        Failing { first: self.first, last: self.last, behind: self.behind, reason: self.reason.clone() }
-    }
-}
-
 impl Drop for Desk {
     /// Nobody tries any more: whatever stands in the way is said by the source, or by the next one.
     fn drop(&mut self) {
@@ -188,7 +179,6 @@ impl Desk {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let status = self.around.status.clone();
-        status.note_held(None);
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
@@ -325,7 +315,7 @@ impl Desk {
         };
         let lasting = error.kind() != Kind::Transient;
         let reason = error.remedy().map_or_else(|| error.to_string(), |remedy| format!("{error}. {remedy}"));
-        let before = self.failed.get(note);
+        let before = self.failed.get(note).map(|failure| &failure.failing);
         let known = before.is_some_and(|before| before.reason == reason);
         let last = Instant::now();
         let (first, behind) =
@@ -337,9 +327,9 @@ impl Desk {
                 tracing::warn!(hint = error.remedy(), "A snapshot waits and tries again: {error}");
             }
         }
-        let again = Instant::now() + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
-        let failure = Failure { reason, lasting, first, last, behind, rows: None, again };
-        self.failed.insert(note.to_owned(), failure);
+        let again = last + if lasting { LOOK_AGAIN } else { TRY_AGAIN };
+        let failing = Failing { first, last, behind, reason };
+        self.failed.insert(note.to_owned(), Failure { failing, lasting, rows: None, again });
     }
 
     /// Makes a job of each captured table. Its rows are still to come, for everybody: whoever wishes for rows gets them.
@@ -437,9 +427,9 @@ impl Desk {
                 let failure = failed.get(note);
                 // What the reader says of itself is newer than what has passed by itself.
                 if let Some(failure) = failure.filter(|failure| !is_read || failure.lasting) {
-                    shown.reason = Some(failure.reason.clone());
+                    shown.reason = Some(failure.failing.reason.clone());
                 }
-                shown.failing = failure.map(Failure::shown);
+                shown.failing = failure.map(|failure| failure.failing.clone());
                 if !is_read {
                     shown.rows_per_second = 0;
                 }

@@ -136,15 +136,17 @@ async fn connection(
     }
 }
 
-/// Waits for words on the board.
-async fn told(capture: &Capture, words: &str, stage: &str) {
+/// Waits for words on the board, be they of the source or of a snapshot.
+pub(super) async fn told(capture: &Capture, words: &str, whose: &str, within: Duration) {
     let start = Instant::now();
     loop {
         let report = capture.report();
-        if report.reasons.iter().any(|reason| reason.contains(words)) {
-            return println!("{stage}: {words:?} after {:?}", start.elapsed());
+        let of_tables = report.snapshots.iter().filter_map(|shown| shown.reason.as_ref());
+        if of_tables.chain(&report.reasons).any(|reason| reason.contains(words)) {
+            return println!("{whose}: {words:?} after {:?}", start.elapsed());
         }
-        assert!(start.elapsed() < ENDS_WITHIN, "{stage}: {words:?} is not in {:?}", report.reasons);
+        let (snapshots, reasons) = (report.snapshots, report.reasons);
+        assert!(start.elapsed() < within, "{whose}: {words:?} is not in {reasons:?}, {snapshots:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -155,9 +157,9 @@ async fn stalls_at(stage: &'static str, number: usize, address: SocketAddr, base
     Capture::start(config.clone(), directory.path()).await.stop().await;
     let stall = Stall::at(address, stage).await;
     let mut capture = Capture::launch(stall.config(&config), directory.path());
-    told(&capture, "s so far", stage).await;
+    told(&capture, "s so far", stage, ENDS_WITHIN).await;
     // Which is when it is tried again.
-    told(&capture, "The source is reconnecting", stage).await;
+    told(&capture, "The source is reconnecting", stage, ENDS_WITHIN).await;
     stall.end();
     capture.streams().await;
     assert!(capture.report().source.stuck.is_none());

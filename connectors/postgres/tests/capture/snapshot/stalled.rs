@@ -1,13 +1,13 @@
 //! A connection that reads rows and loses what is said on it: a read may take any time, so it is asked what the server's
 //! process does that reads.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rowcast_engine::snapshots::State;
 use rowcast_postgres::Config;
 
 use super::*;
-use crate::capture::stalled::{Lost, Stall};
+use crate::capture::stalled::{self, Lost, Stall};
 
 /// Two silences of ten seconds end the first session; after a minute of such it is a person's.
 const TOLD_WITHIN: Duration = Duration::from_secs(180);
@@ -25,17 +25,7 @@ fn table(key: &str) -> String {
 
 /// Waits until the board says this of the snapshot.
 async fn told(capture: &Capture, lost: Lost, words: &str) {
-    let start = Instant::now();
-    loop {
-        let report = capture.report();
-        let of_tables = report.snapshots.iter().filter_map(|shown| shown.reason.as_ref());
-        if of_tables.chain(&report.reasons).any(|reason| reason.contains(words)) {
-            return println!("{lost:?}: {words:?} after {:?}", start.elapsed());
-        }
-        let snapshots = report.snapshots;
-        assert!(start.elapsed() < TOLD_WITHIN, "{words:?} is not in {snapshots:?}, {:?}", report.reasons);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    stalled::told(capture, words, &format!("{lost:?}"), TOLD_WITHIN).await;
 }
 
 /// Sessions that hold a snapshot, which vacuum has to heed, and the lock of a table.
@@ -43,7 +33,7 @@ const READING: &str = "select count(*) from pg_stat_activity
     where application_name like 'rowcast%' and backend_xmin is not null and pid <> pg_backend_pid()";
 
 /// A table of more than fits between the two, and a capture by way of a network that loses what is said of it.
-async fn stalled(lost: Lost, key: &str) -> (Server, Client, Directory, Stall, Capture) {
+async fn held_up(lost: Lost, key: &str) -> (Server, Client, Directory, Stall, Capture) {
     let server = Server::start("");
     server.admit("host all all all trust");
     let (client, directory) = (sql(&server).await, Directory::new());
@@ -57,7 +47,7 @@ async fn stalled(lost: Lost, key: &str) -> (Server, Client, Directory, Stall, Ca
 }
 
 async fn rows_do_not_arrive(lost: Lost, key: &str, doing: &str) {
-    let (_server, client, _directory, stall, capture) = stalled(lost, key).await;
+    let (_server, client, _directory, stall, capture) = held_up(lost, key).await;
     told(&capture, lost, doing).await;
     assert!(capture.report().healthy, "it may pass by itself");
     let before = stall.open();
@@ -101,7 +91,7 @@ async fn so_are_those_of_a_table_without_a_key() {
 /// Whoever does not want it any more leaves nothing behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_ends_the_session_that_is_held_up() {
-    let (_server, client, _directory, stall, capture) = stalled(Lost::Said, "primary key").await;
+    let (_server, client, _directory, stall, capture) = held_up(Lost::Said, "primary key").await;
     told(&capture, Lost::Said, "waits for a question").await;
     let table = || vec!["public.t".to_owned()];
     capture.status.ask_for_snapshot(Command::Pause(table())).await.unwrap();

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix fuzz lint test-compose bench-capture bench-pgbench bench-huge bench-latency bench-snapshot bench-journal \
+.PHONY: help demo test test-matrix test-huge fuzz lint test-compose bench-capture bench-pgbench bench-huge bench-latency bench-snapshot bench-journal \
 	bench-opening bench-instructions \
 	install-deps
 
@@ -32,9 +32,15 @@ test-matrix: ## What the server's version can change, on PostgreSQL 14 to 18 (VE
 	@scripts/install-postgres.sh
 	@scripts/install-extensions.sh
 	@scripts/install-kafka.sh
+	@scripts/install-pooler.sh
 	@scripts/apt-install.sh curl openssl python3
 	@$(if $(filter-out 15,$(VERSIONS)),scripts/install-postgres-matrix.sh $(filter-out 15,$(VERSIONS)))
 	@scripts/test-matrix.sh $(VERSIONS)
+
+test-huge: ## 5,000,000 rows in one transaction, sent whole and in pieces: memory stays flat, nobody waits (some minutes)
+	@scripts/install-build.sh
+	@scripts/install-postgres.sh
+	ROWCAST_TEST_HUGE_ROWS=5000000 cargo test --workspace --locked --test tests -- --nocapture --test-threads=1 huge::
 
 fuzz: ## Model test and fuzzers of journal and stream, ROWCAST_FUZZ_SECONDS each (600); a seed that fails is printed
 	@scripts/install-build.sh
@@ -98,4 +104,5 @@ install-deps: ## Install what building and testing need, where it is missing
 	@scripts/install-extensions.sh
 	@scripts/install-kafka.sh
 	@scripts/install-browser.sh
+	@scripts/install-pooler.sh
 	@scripts/apt-install.sh curl openssl python3

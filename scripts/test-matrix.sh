@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 
 # Of the whole program: what connections, rows, tables, types, slots, snapshots, positions and custom events become, and
 # the commands that ask the source. Doors, sinks, journal and page see only what capture has made of them.
-scenarios="adopt:: commands:: confirm:: connection:: custom:: extensions:: filling:: flow:: hangup:: huge:: keyless:: large::
-  liveness:: naps:: resume:: setup:: slot:: snapshot:: start:: tables:: type_changes:: types:: unrendered:: workload::"
+scenarios="adopt:: commands:: confirm:: connection:: custom:: extensions:: filling:: flow:: hangup:: huge:: keyless::
+  large:: liveness:: naps:: neighbours:: resnapshot:: resume:: setup:: slot:: snapshot:: start:: tables::
+  type_changes:: types:: unrendered:: workload::"
 
 # Each test waits for its servers most of the time.
 threads=$(($(nproc) * 2))
@@ -45,9 +46,16 @@ mkdir -p "$logs"
 run() { # PROGRAMS
   export ROWCAST_TEST_POSTGRES_BIN="$1"
   # As cargo does: a test looks for its files from its own package on. What a network does is not the server's; those
-  # who wait for it to be noticed take minutes.
-  (cd connectors/postgres && "$connector" --test-threads "$threads" --show-output --skip fuzz:: --skip stalled::) &&
-    "$program" --test-threads "$threads" --show-output $scenarios
+  # who wait for it to be noticed take minutes. What the server says of a session that reads rows is its own; of the
+  # three that take two minutes for it, two are left out, since the others hear the same from it.
+  failed=0
+  (cd connectors/postgres && "$connector" --test-threads "$threads" --show-output --skip fuzz:: \
+    --skip capture::stalled:: \
+    --skip capture::snapshot::stalled::a_question_that_does_not_arrive_is_asked_again \
+    --skip capture::snapshot::stalled::so_are_those_of_a_table_without_a_key) || failed=1
+  # Whatever came of the first half: a version is known by both.
+  "$program" --test-threads "$threads" --show-output $scenarios || failed=1
+  return "$failed"
 }
 
 # A test that passes because it cannot be run says so.

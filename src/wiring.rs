@@ -63,13 +63,29 @@ fn run_on<T>(mut builder: tokio::runtime::Builder, future: impl Future<Output = 
     Ok(done)
 }
 
-/// Each client is an open file, and the usual soft limit of 1,024 is far below the door's.
-fn raise_open_files() {
+/// Open files that are not clients: the journal's, the source's, sinks' and what stands beside the streams.
+const FILES_BESIDE: u64 = 768;
+
+/// Each client is an open file, and the usual soft limit of 1,024 is far below the door's. Where the hard one is below it,
+/// too, fewer clients are taken: a journal that can open no file has to wait.
+fn raise_open_files(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "Cannot raise the limit of open files; it bounds the number of clients");
+    }
+    let (Some(files), wanted) = (getrlimit(Resource::Nofile).current, config.http.max_connections) else {
+        return;
+    };
+    let clients = usize::try_from(files.saturating_sub(FILES_BESIDE).max(files / 4)).unwrap_or(usize::MAX);
+    if clients < wanted {
+        tracing::warn!(
+            files,
+            hint = "Raise the limit of open files (ulimit -n, LimitNOFILE=), or lower http.max_connections",
+            "Takes {clients} clients at once, not {wanted} (http.max_connections): no more files may be open"
+        );
+        config.http.max_connections = clients;
     }
 }
 
@@ -110,12 +126,14 @@ pub(crate) struct House {
 
 impl House {
     /// Opens journal and doors, so that whatever stands in the way is told before the source is touched.
-    pub(crate) async fn open(config: Config) -> Result<Self> {
-        raise_open_files();
+    pub(crate) async fn open(mut config: Config) -> Result<Self> {
+        raise_open_files(&mut config);
         let metrics = metrics::install()?;
         make_data(&config.data)?;
         let journal = open_journal(&config, |_| {})?;
         let status = Status::default();
+        // Before anybody can ask for it.
+        rowcast_postgres::show_left(&journal, &status);
         // Not ready before the first success: what is written to the source until then may not be seen.
         status.source(|source| source.state = "starting");
         match Doors::open(&config, &journal, &status, metrics).await {
@@ -229,7 +247,8 @@ fn open_journal(config: &Config, adjust: impl FnOnce(&mut Options)) -> Result<Jo
     options.holds = cursor::positions(&cursors);
     options.holds.retain(|name, _| config.sinks.iter().any(|(sink, _)| sink == name));
     adjust(&mut options);
-    let journal = journal::open(options, Arc::new(RealDisk))?;
+    let journal =
+        journal::open(options, Arc::new(RealDisk)).map_err(|error| config.name_directories(error))?;
     tracing::info!(
         dir = %journal.dir().display(),
         oldest = journal.oldest(),

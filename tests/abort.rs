@@ -239,7 +239,7 @@ fn left_over(journal: &Path) -> BTreeSet<String> {
     let known = |name: &str| match name.rsplit_once('.') {
         Some((_, "seg")) => true,
         Some((base, "idx")) => names.contains(&format!("{base}.seg")),
-        _ => matches!(name, "lock" | "installation"),
+        _ => matches!(name, "lock" | "installation" | "removed" | "taken"),
     };
     names.iter().filter(|name| !known(name)).cloned().collect()
 }
@@ -367,6 +367,7 @@ async fn killed_while_old_segments_go() {
     let until = told.told.last().expect("an event").id;
     let gone = told.assert_told_again(&Memory::replay(house.rowcast.address(), until).await);
     assert!(gone > 0, "old segments have gone");
+    assert!(!house.rowcast.log().contains("are missing"), "and are not missed");
     house.assert_clean().await;
 }
 

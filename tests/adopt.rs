@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::ndjson::{Ndjson, page};
 use crate::support::postgres::Stop;
 use crate::support::process::Directory;
-use crate::support::rowcast::{Output, command};
+use crate::support::rowcast::{Output, command, command_in};
 use crate::support::sse::Sse;
 use crate::support::websocket::WebSocket;
 use crate::support::{Database, Postgres, Rowcast, SOON, own_servers, wait_for};
@@ -316,4 +316,18 @@ async fn source_and_journal_restored_together() {
     assert_eq!(told(&events), [json!(1), json!(4)], "the restored history goes on without a gap of its own");
     assert!(events[1]["id"].as_u64().unwrap() > last, "a number was given twice");
     assert_eq!(sse.expect_event("message").await.json()["after"], json!({"id": 4}));
+}
+
+/// Somebody who does not say which rowcast he means does not take the slot from the one that has it.
+#[tokio::test]
+async fn nothing_is_adopted_into_a_journal_that_nobody_has_named() {
+    let (database, rowcast) = one_row("unnamed", &[]).await;
+    let (elsewhere, slot) = (Directory::new("elsewhere"), format!("source.slot={}", database.name()));
+    let arguments = ["adopt", "--source", database.url(), "--set", &slot];
+    let adopted = command_in(elsewhere.path(), &arguments).await;
+    assert_eq!(adopted.code, 2, "{adopted:?}");
+    assert!(adopted.stderr.contains("There is no journal in rowcast-data/journal"), "{adopted:?}");
+    assert!(std::fs::read_dir(elsewhere.path()).unwrap().next().is_none(), "nothing was made");
+    database.execute("insert into t values (2)").await;
+    wait_row(&rowcast, 2).await;
 }

@@ -17,7 +17,7 @@ async fn sink(rowcast: &Rowcast, wish: &str) {
 }
 
 /// Inserts rows, a transaction each, and waits until the journal has them.
-async fn insert(database: &Database, rowcast: &Rowcast, rows: std::ops::RangeInclusive<u64>) {
+pub(crate) async fn insert(database: &Database, rowcast: &Rowcast, rows: std::ops::RangeInclusive<u64>) {
     let last = *rows.end();
     for row in rows {
         database.execute(&format!("insert into t values ({row})")).await;
@@ -31,7 +31,7 @@ async fn insert(database: &Database, rowcast: &Rowcast, rows: std::ops::RangeInc
 }
 
 /// Up to where the server may forget.
-async fn confirmed(database: &Database) -> u64 {
+pub(crate) async fn confirmed(database: &Database) -> u64 {
     lsn(
         database,
         &format!(
@@ -42,13 +42,13 @@ async fn confirmed(database: &Database) -> u64 {
     .await
 }
 
-async fn lsn(database: &Database, sql: &str) -> u64 {
+pub(crate) async fn lsn(database: &Database, sql: &str) -> u64 {
     let sql = format!("select (({sql}) - '0/0'::pg_lsn)::bigint");
     let lsn: i64 = database.client().await.query_one(&sql, &[]).await.unwrap().get(0);
     u64::try_from(lsn).unwrap()
 }
 
-async fn wait_position(rowcast: &Rowcast) {
+pub(crate) async fn wait_position(rowcast: &Rowcast) {
     wait_for("Kafka to have everything", SOON, async || {
         let status = rowcast.status().await;
         let (door, newest) = (&status["doors"]["kafka"], &status["journal"]["newest"]);
@@ -192,7 +192,7 @@ async fn a_server_stops_although_a_sink_holds_its_slot() {
     postgres.stop(Stop::Fast).await;
     // Else it would for as long as the sink is paused.
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
-    assert!(rowcast.log().contains("waits for what sinks do not have yet"), "{}", rowcast.log());
+    assert!(rowcast.log().contains("waits for what cannot be confirmed yet"), "{}", rowcast.log());
     postgres.resume().await;
     rowcast.wait_streaming().await;
     sink(&rowcast, "resume").await;

@@ -2,6 +2,8 @@
 //! again: whoever follows any door ends with the tables.
 
 mod application;
+mod left;
+mod network;
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +19,14 @@ use crate::support::rowcast::command;
 use crate::support::{Database, Kafka, Postgres, Rowcast, http, random, wait_for};
 use crate::workload::alone;
 use application::{Application, create};
+use left::Left;
+use network::Network;
 
+/// Each in the midst of the reading, further on than the one before.
 const KILLS: u32 = 10;
 
-/// A snapshot goes on after the last kill, beside the application.
-const READ: Duration = Duration::from_secs(60);
+/// For a snapshot to get on, or to its end, beside the application and on a busy machine.
+const READ: Duration = Duration::from_secs(120);
 
 /// The database with its application, and rowcast with everybody who follows it.
 struct House {
@@ -30,9 +35,12 @@ struct House {
     kafka: &'static Kafka,
     prefix: String,
     database: Database,
+    network: Network,
     tables: Vec<Table>,
     application: Application,
     rowcast: Rowcast,
+    /// What was left of the reading at each death.
+    left: Vec<Left>,
 }
 
 impl House {
@@ -43,9 +51,13 @@ impl House {
         let database = Postgres::shared().await.create_database(name).await;
         let tables = create(&database).await;
         let application = Application::start(&database, &mut rng);
-        let rowcast =
-            Rowcast::of(&database).filled(kafka, &prefix).set("kafka.debezium.skipped.operations=none");
-        Self { start, rng, kafka, prefix, database, tables, application, rowcast }
+        let (network, url) = Network::before(&database).await;
+        let rowcast = Rowcast::on(&url)
+            .set(&format!("source.slot={}", database.name()))
+            .filled(kafka, &prefix)
+            .set("kafka.debezium.skipped.operations=none");
+        let left = Vec::new();
+        Self { start, rng, kafka, prefix, database, network, tables, application, rowcast, left }
     }
 
     /// Once there is a slot.
@@ -54,73 +66,70 @@ impl House {
         Followers::filling(&self.rowcast, self.kafka, &self.prefix, &self.tables)
     }
 
-    /// The tables that are not done. Rowcast may be dead.
-    async fn unfinished(&self) -> Result<Vec<Value>, String> {
-        let status = http::get(self.rowcast.address(), "/v1/status").await?.json();
-        if status["source"]["state"] == "streaming" {
-            return Ok(status["snapshots"].as_array().cloned().unwrap_or_default());
-        }
-        Err(status["source"].to_string())
+    /// What is told of snapshots.
+    async fn told(&self) -> Result<Value, String> {
+        Ok(http::get(self.rowcast.address(), "/v1/snapshots").await?.json())
     }
 
-    /// Asks for all tables, unless some are under way.
-    async fn ask(&self) -> Result<(), String> {
-        let data = self.rowcast.data().display().to_string();
-        let asked = command(&["snapshot", "*", "--detach", "--data", &data]).await;
-        let done = asked.code == 0 || asked.stderr.contains("under way already");
-        if done { Ok(()) } else { Err(format!("{asked:?}")) }
+    /// Waits until some table is half read that was not, or not so far, at the death before.
+    async fn gets_on(&self) {
+        wait_for("the snapshot to get on", READ, async || {
+            let told = self.told().await?;
+            let is_new = |table: &Value| {
+                let (rows, estimate) = (table["rows"].as_u64(), table["estimate"].as_u64());
+                let channel = table["channel"].as_str().unwrap_or_default();
+                let before = self.left.last().and_then(|left| left.rows(channel));
+                rows > Some(0) && rows < estimate && rows != before
+            };
+            let tables = told["tables"].as_array().ok_or("no tables")?;
+            if tables.iter().any(is_new) { Ok(()) } else { Err(told.to_string()) }
+        })
+        .await;
     }
 
-    /// Waits until a snapshot is being read, and for a moment more; what it was doing then.
-    async fn while_it_reads(&mut self) -> String {
-        loop {
-            self.rowcast.wait_streaming().await;
-            if self.unfinished().await.unwrap().is_empty() {
-                self.ask().await.unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..1500))).await;
-            let doing = self.unfinished().await.unwrap();
-            if !doing.is_empty() {
-                let doing = doing.iter().map(|table| format!("{} {}", table["channel"], table["rows"]));
-                return doing.collect::<Vec<_>>().join(", ");
-            }
-        }
-    }
-
-    /// Kills it at a moment of chance: of four times once on its way to the stream, else while it reads.
-    async fn kill(&mut self) -> String {
-        let told = if self.rng.random_ratio(1, 4) {
-            let moment = Duration::from_millis(self.rng.random_range(0..500));
-            self.rowcast.kill9().await;
-            self.rowcast.spawn();
-            tokio::time::sleep(moment).await;
-            format!("{moment:?} after its start")
-        } else {
-            self.while_it_reads().await
-        };
+    /// Kills it at a moment of chance while it reads. Whether that was in the midst of a table, and further on than before:
+    /// what was seen may have been done by then, or not be on the disk.
+    async fn kill(&mut self) -> bool {
+        self.gets_on().await;
+        tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..500))).await;
         self.rowcast.kill9().await;
+        let before = self.left.last().cloned().unwrap_or_default();
+        let left = self.look("killed").await;
+        left.is_midway() && left.is_further_than(&before)
+    }
+
+    /// Starts it, of four times once after a start on whose way to the stream it is killed.
+    async fn start_again(&mut self) {
+        if self.rng.random_ratio(1, 4) {
+            self.rowcast.spawn();
+            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..500))).await;
+            self.rowcast.kill9().await;
+            self.look("killed on its way").await;
+        }
         self.rowcast.launch().await;
-        told
     }
 
     /// Has it read until it comes to where it is to die, the `count`-th time.
     async fn die_at(&mut self, point: &str, count: u32) {
-        self.rowcast.kill9().await;
         self.rowcast.set_env(VARIABLE, Some(&format!("{point}:{count}")));
         self.rowcast.launch().await;
         wait_for(&format!("{point} to be reached"), READ, async || {
-            if self.rowcast.ended().is_some() {
-                return Ok(());
-            }
-            // It may be dying.
-            if self.unfinished().await?.is_empty() {
-                self.ask().await?;
-            }
-            Err(String::from("it reads"))
+            if self.rowcast.ended().is_some() { Ok(()) } else { Err(String::from("it reads")) }
         })
         .await;
         assert_eq!(self.rowcast.ended(), Some(KILLED));
         self.rowcast.set_env(VARIABLE, None);
+        self.look(&format!("{point}, time {count}")).await;
+    }
+
+    /// Looks what the dead rowcast has left: a part of the one reading, and of no table less than before.
+    async fn look(&mut self, death: &str) -> &Left {
+        let left = Left::by(&self.rowcast.data()).await;
+        println!("{:?}: {death}, {} transactions: {left}", self.start.elapsed(), self.application.done());
+        left.assert_is_of(self.left.first().unwrap_or(&left));
+        left.assert_goes_on_from(self.left.last().unwrap_or(&left));
+        self.left.push(left);
+        self.left.last().expect("it was put there")
     }
 
     /// A row that comes behind everything so far.
@@ -129,13 +138,17 @@ impl House {
         number
     }
 
-    /// Reads to the end; then everybody must have the tables.
+    /// Reads to the end; then everybody must have the tables. Nobody asks for rows once more: they would make up for what was
+    /// lost.
     async fn finish(mut self, followers: &Followers) {
-        self.rowcast.wait_streaming().await;
-        self.ask().await.unwrap();
+        assert!(self.left.iter().any(|left| left.again() > 0), "no key waited to be read again at any death");
+        self.network.mend();
+        // For a moment behind its start nothing is told of what is left.
+        let left = self.left.last().expect("a death");
         wait_for("the snapshot to be done", READ, async || {
-            let left = self.unfinished().await?;
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+            let told = self.told().await?;
+            let is_read = left.channels().all(|channel| told["read"].get(channel).is_some());
+            if is_read { Ok(()) } else { Err(told.to_string()) }
         })
         .await;
         println!("{:?}: all is read, {} transactions", self.start.elapsed(), self.application.done());
@@ -166,12 +179,11 @@ async fn killed_ten_times_under_full_load_a_snapshot_ends_with_the_tables() {
     let _alone = alone().await;
     let mut house = House::new("filling").await;
     house.rowcast = house.rowcast.start().await;
-    house.rowcast.wait_streaming().await;
     let followers = house.follow();
-    for number in 1..=KILLS {
-        let told = house.kill().await;
-        let done = house.application.done();
-        println!("{:?}: kill {number} after {done} transactions: {told}", house.start.elapsed());
+    let mut kills = 0;
+    while kills < KILLS {
+        kills += u32::from(house.kill().await);
+        house.start_again().await;
     }
     house.finish(&followers).await;
 }
@@ -183,14 +195,11 @@ async fn killed_at_every_step_of_a_snapshot_it_ends_with_the_tables() {
     let mut points: Vec<_> = points(Scene::Snapshot).iter().map(|point| point.name()).collect();
     // All tables are listed but once.
     let first = points.remove(0);
-    house.rowcast.set_env(VARIABLE, Some(&format!("{first}:1")));
-    house.rowcast.launch().await;
-    assert_eq!(house.rowcast.wait_end().await, KILLED);
+    house.die_at(first, 1).await;
     let followers = house.follow();
     for point in points {
         for count in [1, 4] {
             house.die_at(point, count).await;
-            println!("{:?}: {point}, time {count}", house.start.elapsed());
         }
     }
     house.rowcast.launch().await;

@@ -1,13 +1,19 @@
 //! SIGHUP: looks again, unless it says that the terminal is gone.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::Client;
 
 use crate::support::process::Directory;
 use crate::support::rowcast::PROGRAM;
 use crate::support::{Postgres, Rowcast, SOON, wait_for};
+
+fn hang_up(rowcast: &Rowcast) {
+    let pid = Pid::from_raw(rowcast.pid().unwrap().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+}
 
 #[tokio::test]
 async fn a_hang_up_by_hand_looks_again() {
@@ -17,8 +23,7 @@ async fn a_hang_up_by_hand_looks_again() {
     let client = database.client().await;
     // Nothing else than SIGHUP makes the missing trigger anew.
     client.batch_execute("drop event trigger rowcast").await.unwrap();
-    let pid = Pid::from_raw(rowcast.pid().unwrap().try_into().unwrap()).unwrap();
-    kill_process(pid, Signal::HUP).unwrap();
+    hang_up(&rowcast);
     wait_for("the trigger to be made anew", SOON, async || {
         let there = "select count(*) from pg_event_trigger where evtname = 'rowcast'";
         let count: i64 = client.query_one(there, &[]).await.unwrap().get(0);
@@ -28,6 +33,55 @@ async fn a_hang_up_by_hand_looks_again() {
     assert_eq!((rowcast.ended(), rowcast.status().await["healthy"].as_bool()), (None, Some(true)));
     assert!(rowcast.log().contains("Received SIGHUP: compares"), "{}", rowcast.log());
     assert_eq!(rowcast.terminate().await, 0);
+}
+
+/// How long it takes until a new table is published.
+async fn publishes(client: &Client, rowcast: &Rowcast, table: &str, is_told: bool) -> Duration {
+    let start = Instant::now();
+    client.batch_execute(&format!("create table {table} (id integer primary key)")).await.unwrap();
+    if is_told {
+        hang_up(rowcast);
+    }
+    wait_for("the table to be published", SOON, async || {
+        // It has the slot's name, which is the database's.
+        let there = "select from pg_publication_tables where pubname = current_database() and tablename = $1";
+        match client.query_opt(there, &[&table]).await.unwrap() {
+            Some(_) => Ok(()),
+            None => Err(rowcast.log()),
+        }
+    })
+    .await;
+    start.elapsed()
+}
+
+/// Without event triggers, which its role may not make, nothing tells it of a new table before it looks by itself.
+#[tokio::test]
+async fn a_hang_up_takes_up_a_new_table() {
+    let database = Postgres::shared().await.create_database("taken").await;
+    let (client, role) = (database.client().await, database.name());
+    let sql = format!(
+        "create role {role} login replication password 'sesame'; grant create on database {role} to {role};
+         grant all on schema public to {role}; set role {role}; create table t (id integer primary key)"
+    );
+    client.batch_execute(&sql).await.unwrap();
+    let (_, rest) = database.url().rsplit_once('@').expect("a URL with a user");
+    let url = format!("postgres://{role}:sesame@{rest}");
+    let mut rowcast = Rowcast::on(&url).set(&format!("source.slot={role}")).start().await;
+    let triggers = "select count(*) from pg_event_trigger where evtname like 'rowcast%'";
+    assert_eq!(client.query_one(triggers, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let (mut by_itself, mut told) = (Vec::new(), Vec::new());
+    for number in 0..7 {
+        let is_told = number > 1;
+        let took = publishes(&client, &rowcast, &format!("new_{number}"), is_told).await;
+        if is_told { &mut told } else { &mut by_itself }.push(took);
+    }
+    println!("published by itself after {by_itself:?}, told after {told:?}");
+    // A table that comes right behind a look waits for the next one as long as can be: all but the first would, if nothing
+    // else than looks found them. A busy machine is not late each time.
+    let (longest, shortest) = (by_itself.iter().max().unwrap(), told.iter().min().unwrap());
+    assert!(*shortest * 2 < *longest, "its own looks have found them: {by_itself:?}, {told:?}");
+    assert_eq!(rowcast.terminate().await, 0);
+    client.batch_execute(&format!("reset role; drop owned by {role}; drop role {role}")).await.unwrap();
 }
 
 #[tokio::test]

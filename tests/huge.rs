@@ -1,6 +1,6 @@
 //! A transaction far larger than memory, while everybody else goes on as if it were not there.
 //!
-//! `ROWCAST_TEST_HUGE_ROWS=5000000 cargo test --release --test tests huge -- --nocapture` shows the figures.
+//! `make test-huge` does it with 5,000,000 rows, and shows the figures.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,9 @@ const GROWTH_MAX_KB: u64 = 60 << 10;
 /// Nobody waits so long for anything but the server. It takes milliseconds (`make bench-huge`), but a disk may be busy with
 /// other things: half of the time that the transaction takes is allowed as well.
 const STALL: Duration = Duration::from_secs(3);
+
+/// Nor do half of them wait so long, which take two.
+const HALF_MAX: Duration = Duration::from_millis(100);
 
 /// Between two custom events.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -83,12 +86,22 @@ fn stays_flat(rowcast: &Rowcast, before: u64) {
     assert!(resident < RESIDENT_MAX_KB && grown < GROWTH_MAX_KB, "{resident} kB resident, {before} before");
 }
 
-/// For people: p50, p99, the longest.
-fn show(what: &str, published: &[(u64, Duration)]) {
+fn sorted(published: &[(u64, Duration)]) -> Vec<Duration> {
     let mut times: Vec<_> = published.iter().map(|(_, time)| *time).collect();
     times.sort();
+    times
+}
+
+/// For people: p50, p99, the longest.
+fn show(what: &str, published: &[(u64, Duration)]) {
+    let times = sorted(published);
     let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
     println!("{what}: {} times, p50 {:?}, p99 {:?}, max {:?}", times.len(), at(50), at(99), times.last());
+}
+
+fn half_of(published: &[(u64, Duration)]) -> Duration {
+    let times = sorted(published);
+    times[times.len() / 2]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,6 +166,8 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
         &published[during.len().saturating_sub(3)..(during.len() + 3).min(published.len())],
     );
     show("Afterwards", &after);
+    // On a busy machine half of them take a few milliseconds, and some wait for the disk, or for a processor.
+    assert!(half_of(&during) < HALF_MAX && half_of(&waits) < HALF_MAX, "half of them wait longer");
     let longest = published.iter().chain(&waits).map(|(_, time)| *time).max().unwrap();
     assert!(longest < STALL.max(took / 2), "somebody waited {longest:?} of {took:?}");
 

@@ -1,5 +1,6 @@
 //! The journal's files under the whole program: damage, repair, backup, and a directory that cannot be used.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,8 @@ use crate::support::ndjson::page;
 use crate::support::process::Directory;
 use crate::support::rowcast::{Output, command, command_on_read_only};
 use crate::support::sse::Sse;
-use crate::support::{Database, Postgres, Rowcast, SOON, wait_for};
+use crate::support::{Database, Kafka, KafkaReader, Postgres, Rowcast, SOON, wait_for};
+use crate::yielding::wait_delivered;
 
 /// A database with a table `t`, captured into segments of a megabyte.
 async fn captured(name: &str) -> (Database, Rowcast) {
@@ -228,6 +230,75 @@ async fn a_backup_is_made_while_it_runs_and_goes_on_behind_a_gap() {
     assert!(next["after"]["id"] == 4001 && id(&next) > newest, "{next}");
 }
 
+/// Journal and positions of sinks, as `cp` comes to them, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_copy_of_the_whole_data_directory_goes_on_with_its_sinks() {
+    let kafka = Kafka::shared().await;
+    let prefix = kafka.prefix("copied");
+    let database = Postgres::shared().await.create_database("copied").await;
+    database.execute("create table t (id integer primary key, v text)").await;
+    let mut rowcast = Rowcast::of(&database)
+        .kafka(kafka, &prefix)
+        .set("kafka.on_gap=continue")
+        .set("journal.segment_size=1MB")
+        .start()
+        .await;
+    fill(&database, 1, 2000).await;
+    held(&rowcast, 2000).await;
+    let around = Directory::new("copied");
+    let dest = around.path().join("copy");
+    let (data, to) = (rowcast.data(), dest.clone());
+    let copy = tokio::task::spawn_blocking(move || {
+        let done = std::process::Command::new("cp").arg("-r").args([data, to]).output().unwrap();
+        // The socket of the running program cannot be copied.
+        String::from_utf8_lossy(&done.stderr).into_owned()
+    });
+    let (said, ()) = tokio::join!(copy, fill(&database, 2001, 4000));
+    let all = held(&rowcast, 4000).await;
+    wait_delivered(&rowcast, "kafka").await;
+    assert_eq!(rowcast.terminate().await, 0);
+
+    // The original is lost; Postgres has forgotten what came after the copy.
+    fs::remove_dir_all(rowcast.data()).unwrap();
+    fs::rename(&dest, rowcast.data()).unwrap_or_else(|error| panic!("{error}: {}", said.unwrap()));
+    rowcast.resume().await;
+    wait_for("capture to wait", SOON, async || {
+        let broken = rowcast.metric("rowcast_source_broken{reason=\"journal_behind\"}").await;
+        if broken == Some(1.0) { Ok(()) } else { Err(format!("{broken:?}")) }
+    })
+    .await;
+    let data = rowcast.data();
+    let adopted = command(&["adopt", "--data", data.to_str().unwrap()]).await;
+    assert_eq!(adopted.code, 0, "{adopted:?}");
+    rowcast.wait_streaming().await;
+    fill(&database, 4001, 4100).await;
+    wait_for("the last row to be held", SOON, async || {
+        let page = page(rowcast.address(), "/v1/events?from=last:1&limit=1").await?;
+        if page["events"][0]["after"]["id"] == 4100 { Ok(()) } else { Err(page.to_string()) }
+    })
+    .await;
+    wait_delivered(&rowcast, "kafka").await;
+
+    // Whatever comes twice has its number, and new ones are above all that were given.
+    let mut reader = KafkaReader::start(kafka, &prefix);
+    let (mut rows, mut gaps): (BTreeMap<u64, Value>, Vec<Value>) = (BTreeMap::new(), Vec::new());
+    while gaps.is_empty() || rows.last_key_value().is_none_or(|(_, row)| row["after"]["id"] != 4100) {
+        let record =
+            reader.next(SOON).await.unwrap_or_else(|| panic!("{gaps:?}, {:?}", rows.last_key_value()));
+        let number = record.headers["rowcast.id"].parse().unwrap();
+        let value = record.value.unwrap();
+        if record.topic == format!("{prefix}.rowcast") {
+            gaps.push(value["reason"].clone());
+        } else if let Some(before) = rows.insert(number, value.clone()) {
+            assert_eq!(before["after"], value["after"], "{number}");
+        }
+    }
+    assert_eq!(gaps, ["journal_behind"]);
+    let ids: Vec<_> = rows.values().map(|row| row["after"]["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, (1..=4100).collect::<Vec<_>>());
+    assert!(rows.keys().take(4000).copied().eq(all.iter().map(id)));
+}
+
 #[tokio::test]
 async fn a_segment_that_vanishes_meanwhile_is_told_and_others_are_served() {
     let (database, rowcast) = captured("vanishes").await;
@@ -254,6 +325,14 @@ async fn a_segment_that_vanishes_meanwhile_is_told_and_others_are_served() {
     };
     assert!(given > 100 && given < whole.len(), "{given} before the break");
     assert_eq!(end.json()["reason"], "error");
+    assert!(end.json()["message"].to_string().contains(".seg"), "{}", end.data);
+    assert!(end.json()["hint"].to_string().contains("rowcast journal repair"), "{}", end.data);
+    let url = format!("http://{}", rowcast.address());
+    let tail = command(&["tail", "*", "--from", "earliest", "--url", &url]).await;
+    assert_eq!(tail.code, 1, "it ends: {}", tail.stderr);
+    assert!(tail.stderr.contains("rowcast journal repair"), "{}", tail.stderr);
+    let told = rowcast.log().lines().filter(|line| line.contains("since it cannot be read")).count();
+    assert_eq!(told, 1, "two clients, one word");
     assert_eq!(end.id, Some(id(&whole[given - 1]).to_string()), "where to go on once it is mended");
     let status = rowcast.status().await;
     let reasons = status["reasons"].to_string();
@@ -278,6 +357,34 @@ async fn a_directory_that_cannot_be_used_is_told_with_a_remedy() {
         let repair = journal("repair", data, &[]).await;
         assert!(repair.code == 4 && repair.stderr.contains("There is no journal"), "{repair:?}");
     }
+}
+
+#[tokio::test]
+async fn files_of_another_installation_are_refused_with_a_remedy() {
+    let ((database, mut rowcast), (other_database, mut other)) =
+        tokio::join!(captured("mine"), captured("theirs"));
+    for (database, rowcast) in [(&database, &mut rowcast), (&other_database, &mut other)] {
+        fill(database, 1, 100).await;
+        held(rowcast, 100).await;
+        assert_eq!(rowcast.terminate().await, 0);
+    }
+    let (data, theirs) = (rowcast.data(), other.data());
+    let path = segments(&theirs).pop().unwrap();
+    let copied = data.join("journal").join(path.file_name().unwrap());
+    fs::copy(&path, &copied).unwrap();
+    let start = refused(&database, &data).await;
+    assert!(start.code == 4 && start.stderr.contains("belongs to another installation"), "{start:?}");
+    assert!(start.stderr.contains(copied.to_str().unwrap()), "which one: {start:?}");
+    assert!(start.stderr.contains("hint:"), "{start:?}");
+
+    // Taken out again, it starts; with another identity it does not.
+    fs::remove_file(&copied).unwrap();
+    rowcast.resume().await;
+    rowcast.wait_streaming().await;
+    assert_eq!(rowcast.terminate().await, 0);
+    fs::copy(theirs.join("journal/installation"), data.join("journal/installation")).unwrap();
+    let start = refused(&database, &data).await;
+    assert!(start.code == 4 && start.stderr.contains("belongs to another installation"), "{start:?}");
 }
 
 #[tokio::test]

@@ -205,20 +205,20 @@ async fn a_journal_that_has_streamed_is_served_whatever_the_source_says() {
             rowcast = rowcast.set(budget);
         }
         rowcast.resume().await;
-        let reasons = wait_for("the refusal to be told", SOON, async || {
+        wait_for("the refusal to be told", SOON, async || {
             let status = rowcast.status().await;
-            let stopped = status["source"]["state"] == "stopped";
-            if stopped { Ok(status["reasons"].to_string()) } else { Err(status["source"].to_string()) }
+            let (state, reasons) = (&status["source"]["state"], status["reasons"].to_string());
+            // It is tried again: what is mended in the database needs no restart here.
+            let told = state == "reconnecting" && reasons.contains("LOGIN");
+            if told { Ok(()) } else { Err(status["source"].to_string()) }
         })
         .await;
-        assert!(reasons.contains("LOGIN") && reasons.contains("hen restart rowcast"), "{reasons}");
         assert_eq!(rowcast.get("/v1/health/flow").await.status, 503);
         let mut events = Sse::open(rowcast.address(), "/v1/events?from=earliest").await;
         assert_eq!(events.expect_event("message").await.id, first.id);
         wait_for("the log to say so", SOON, async || {
             let log = rowcast.log();
-            let told = log.contains("the doors go on serving") && log.contains("hen restart rowcast");
-            if told { Ok(()) } else { Err(log) }
+            if log.contains("the doors go on serving") { Ok(()) } else { Err(log) }
         })
         .await;
         assert_eq!(rowcast.terminate().await, 0);

@@ -152,7 +152,7 @@ async fn refusals(rowcast: &Rowcast) {
 }
 
 /// Rows that no compression makes smaller, some 10 kB each.
-async fn grow(database: &Database, from: u32, to: u32) {
+pub(crate) async fn grow(database: &Database, from: u32, to: u32) {
     let text = "(select string_agg(md5(random()::text || i || j), '') from generate_series(1, 300) j)";
     for start in (from..=to).step_by(50) {
         let rows = format!("generate_series({start}, {}) i", (start + 49).min(to));

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::support::ndjson::page;
+use crate::support::postgres::Stop;
 use crate::support::process::Directory;
 use crate::support::rowcast::command;
-use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON, http, wait_for};
+use crate::support::{Kafka, KafkaReader, Postgres, Rowcast, SOON, http, own_servers, wait_for};
 
 async fn next(records: &mut KafkaReader) -> (String, Value, Value) {
     let value = records.next(SOON).await.expect("a record").value.expect("no tombstone");
@@ -188,6 +189,55 @@ async fn one_that_is_asked_for_is_waited_for_and_can_be_paused() {
     assert_eq!(page["events"][0]["snapshot"]["kind"], "ad_hoc");
     let refused = http::post(rowcast.address(), "/v1/snapshots", "{\"tables\": [\"*\"]}").await.unwrap();
     assert_eq!(refused.status, 403);
+}
+
+/// Whoever waits until nothing is left is not told so by a program that has just been started.
+#[tokio::test]
+async fn what_is_left_is_told_before_the_source_is_there() {
+    if !own_servers("snapshots without their source") {
+        return;
+    }
+    let mut server = Postgres::start(&[]).await;
+    let database = server.create_database("left").await;
+    database
+        .execute("create table orders (id integer primary key); insert into orders select generate_series(1, 20000)")
+        .await;
+    // Read in the order of the key, and behind the first chunk not before somebody else gives that lock up.
+    for setting in ["enable_seqscan", "jit"] {
+        database.execute(&format!("alter database \"{}\" set {setting} = off", database.name())).await;
+    }
+    let locker = database.client().await;
+    locker.batch_execute("select pg_advisory_lock(7)").await.unwrap();
+    let mut rowcast = Rowcast::of(&database).start().await;
+    let data = rowcast.data().to_str().unwrap().to_owned();
+    let first = "id <= 4000 or pg_advisory_xact_lock_shared(7) is not null";
+    let order = ["snapshot", "public.orders", "--where", first, "--detach", "--data", &data];
+    assert_eq!(command(&order).await.code, 0);
+    wait_for("the first chunk to be stored", SOON, async || {
+        let last = page(rowcast.address(), "/v1/events?channel=public.orders&from=last:1").await?;
+        if last["events"][0]["after"]["id"] == 2_000 { Ok(()) } else { Err(last.to_string()) }
+    })
+    .await;
+    rowcast.kill9().await;
+    server.stop(Stop::Fast).await;
+    rowcast.launch().await;
+    let first = rowcast.status().await;
+    let (shown, source) = (&first["snapshots"][0], &first["source"]["state"]);
+    assert_eq!((&shown["channel"], &shown["state"]), (&json!("public.orders"), &json!("waiting")), "{first}");
+    assert_ne!(source, "streaming");
+    assert_eq!(shown["rows"], 2_000, "{first}");
+    assert_eq!(rowcast.get("/v1/snapshots").await.json()["tables"][0]["rows"], 2_000);
+    assert_eq!(rowcast.metric("rowcast_snapshot_unfinished_tables").await, Some(1.0));
+    let listed = command(&["snapshot", "--status", "--data", &data]).await;
+    assert!(listed.stdout.contains("public.orders") && listed.stdout.contains("waiting"), "{listed:?}");
+    server.resume().await;
+    wait_for("all rows", SOON, async || {
+        let status = rowcast.status().await;
+        let done = rowcast.get("/v1/snapshots").await.json()["read"] == json!({"public.orders": 20_000});
+        assert!(done || status["snapshots"] != json!([]), "nothing is left, and not all is read: {status}");
+        if done { Ok(()) } else { Err(status["snapshots"].to_string()) }
+    })
+    .await;
 }
 
 /// As `curl --unix-socket` does it.

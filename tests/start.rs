@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// Adds a sink into Kafka for the next start.
-fn add(rowcast: Rowcast, kafka: &Kafka, name: &str, prefix: &str, start: &str) -> Rowcast {
+pub(crate) fn add(rowcast: Rowcast, kafka: &Kafka, name: &str, prefix: &str, start: &str) -> Rowcast {
     let key = |key: &str, value: &str| format!("sinks.{name}.{key}={value}");
     rowcast
         .set(&key("type", "kafka"))
@@ -25,7 +25,7 @@ fn add(rowcast: Rowcast, kafka: &Kafka, name: &str, prefix: &str, start: &str) -
 }
 
 /// How a sink stands, by name.
-async fn standing(rowcast: &Rowcast, name: &str) -> Value {
+pub(crate) async fn standing(rowcast: &Rowcast, name: &str) -> Value {
     let sinks = rowcast.get("/v1/sinks").await.json()["sinks"].clone();
     let found = sinks.as_array().expect("sinks").iter().find(|sink| sink["name"] == name);
     found.unwrap_or_else(|| panic!("no sink {name}: {sinks}")).clone()

@@ -96,6 +96,8 @@ points! {
     AdoptShown = "adopt.shown",
     /// Of a round that found no room nothing is left on the disk, and nobody has been told.
     FullCut = "full.cut",
+    /// It is noted that an old segment goes, and it is there.
+    RetentionNoted = "retention.noted",
     /// An old segment is out of the list, its index is there.
     RetentionListed = "retention.listed",
     /// Its file is gone, the list still has it.

@@ -49,11 +49,6 @@ impl Ingest {
         Self { required: sinks.into(), ..self }
     }
 
-    /// Whether the source is told less than the journal has, for the sake of push doors.
-    pub fn waits_for_sinks(&self) -> bool {
-        !self.required.is_empty()
-    }
-
     /// Watches up to where the source may be told that all is done, beginning with what it has been told.
     pub fn confirmable(&self, confirmed: Lsn) -> watch::Receiver<Lsn> {
         if self.required.is_empty() {
@@ -86,11 +81,22 @@ impl Ingest {
         Some(Room { slot, permit })
     }
 
+    /// Somebody waits for what was handed over to be durable: with `sync = "interval"` not until that is over.
+    pub fn hasten(&self) {
+        if self.journal.syncs_later() {
+            // Behind so many others it is asked for again.
+            let _ = self.journal.commands.try_send(Command::SyncNow);
+        }
+    }
+
     /// Waits until all that was handed over before is durable, so that the stored position is what a new connection
     /// has to go on from.
     pub async fn settled(&self) -> Result<()> {
         let (mut durable, mut state) = (self.journal.durable(), self.journal.state());
         let submitted = self.journal.shared.submitted();
+        if self.journal.syncs_later() && *durable.borrow() < submitted {
+            self.journal.commands.send(Command::SyncNow).await.map_err(|_| gone())?;
+        }
         let failed = state.wait_for(|state| matches!(state, State::Failed(_)));
         tokio::select! {
             reached = durable.wait_for(|durable| *durable >= submitted) => reached.map(drop).map_err(|_| gone()),

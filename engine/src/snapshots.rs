@@ -82,6 +82,9 @@ pub struct Shown {
     /// Reading it has failed, and it has not got on since.
     #[serde(skip)]
     pub failing: Option<Failing>,
+    /// It is read and does not get on: since when, and why.
+    #[serde(skip)]
+    pub still: Option<(Instant, String)>,
 }
 
 /// What has failed, maybe again and again.
@@ -107,15 +110,17 @@ impl Shown {
             let why = failing.map_or(why, |failing| &failing.reason);
             return Some(format!("The snapshot of {channel} has failed: {why}"));
         }
+        let told = |seconds, why| format!("The snapshot of {channel} has not got on for {seconds} s: {why}");
+        let long = |since: &Instant| self.state != State::Paused && since.elapsed() >= TRIED_MAX;
+        if let Some((since, why)) = self.still.as_ref().filter(|(since, _)| long(since)) {
+            return Some(told(since.elapsed().as_secs(), why));
+        }
         let failing = failing?;
         // Once is what any network does; and one that goes on for longer than those before may be well this time.
         let usual = TRIED_MAX.max(failing.behind * 2);
         let again = failing.last > failing.first && failing.last.elapsed() < usual;
         let tried = failing.first.elapsed();
-        (again && tried >= TRIED_MAX).then(|| {
-            let (seconds, why) = (tried.as_secs(), &failing.reason);
-            format!("The snapshot of {channel} has not got on for {seconds} s: {why}")
-        })
+        (again && tried >= TRIED_MAX).then(|| told(tried.as_secs(), &failing.reason))
     }
 
     /// How much of it is done, in percent of the estimate.

@@ -11,13 +11,16 @@ use tokio::sync::Notify;
 use crate::beginnings::Filling;
 use crate::confirm::Confirm;
 use crate::cursor::Started;
-use crate::journal::{Journal, State};
+use crate::journal::{Journal, OUT_OF_FILES, State};
 use crate::lsn::Lsn;
 use crate::snapshots::Shown;
 
 /// A server that has repeated so many transactions, and goes on, had not stored for long what it was told: since each
 /// telling is stored within seconds, fewer are what a busy server does after any restart.
 pub const MANY_REPEATED: u64 = 100_000;
+
+/// So many tables that are not captured are told each by itself.
+const UNCAPTURED_TOLD: usize = 5;
 
 /// The state of the door in.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -76,6 +79,8 @@ pub struct Source {
     pub concern: Option<String>,
     /// The captured tables: channel, and whether only inserts and truncates are captured.
     pub tables: BTreeMap<String, Captured>,
+    /// Tables that are wanted and not captured: channel, and why, with the remedy.
+    pub uncaptured: BTreeMap<String, String>,
     /// When the server was last heard of.
     #[serde(skip)]
     pub heard: Option<Instant>,
@@ -198,8 +203,12 @@ impl Status {
         let mut reasons = Vec::new();
         reasons.extend(source_reason(&source));
         reasons.extend(source.concern.clone());
+        reasons.extend(uncaptured_reasons(&source.uncaptured));
         match &journal.state {
             State::Open => {}
+            State::Full(detail) if detail == OUT_OF_FILES => {
+                reasons.push(format!("The journal waits: {detail}"))
+            }
             State::Full(detail) => reasons.push(format!("The journal waits for room: {detail}")),
             State::Failed(detail) => {
                 reasons.push(format!("The journal has failed, restart rowcast: {detail}"))
@@ -282,6 +291,18 @@ fn slot_waits(source: &Source, sink: &str, held: u64) -> String {
          needs, because source.confirm is \"sinks\"",
         source.confirmed_lsn
     )
+}
+
+/// One for each of the first tables, and one for all others.
+fn uncaptured_reasons(uncaptured: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    let told = uncaptured.iter().take(UNCAPTURED_TOLD);
+    let more = uncaptured.len().saturating_sub(UNCAPTURED_TOLD);
+    told.map(|(table, why)| format!("The table {table} is wanted and not captured: {why}"))
+        .chain((more > 0).then(|| {
+        format!(
+            "{more} more tables are wanted and not captured: `rowcast status --json` names them (uncaptured)"
+        )
+    }))
 }
 
 fn source_reason(source: &Source) -> Option<String> {

@@ -383,7 +383,8 @@ async fn a_backup_that_is_broken_off_does_not_open() {
     let to = tempfile::tempdir().unwrap();
     let error = backup(dir.path(), to.path()).unwrap_err();
     assert!(error.kind() == Kind::Journal && error.to_string().contains("damaged at offset"), "{error}");
-    assert!(!to.path().join("installation").exists());
+    assert!(error.to_string().contains(first.to_str().unwrap()), "the original is named: {error}");
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0, "it can be done again");
     let nothing = tempfile::tempdir().unwrap();
     let error = backup(nothing.path(), &to.path().join("x")).unwrap_err();
     assert!(error.to_string().contains("There is no journal"), "{error}");

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Compression, Options, repair};
 
-use crate::compression::until_compressed;
+use crate::compression::{until, until_compressed};
 use crate::damage::{all, contents, copy, mended, segments, small, spilled};
+use crate::failures::{read_to_break, refused};
 use crate::repair::{is_mended_after_a_power_cut, is_mended_after_any_end};
-use crate::support::Fixture;
+use crate::support::{Fixture, read_all};
 
 fn options(dir: &Path) -> Options {
     let mut options = Options::new(dir);
@@ -87,14 +88,14 @@ fn leave_two(dir: &Path) {
 type Break = (&'static str, fn(&Path), usize, bool);
 
 const BREAKS: &[Break] = &[
-    ("the first frame", |dir| break_frame(&at(dir, 1), 0), 1, false),
+    // In its middle some batches may be whole.
+    ("the beginning of the first frame", |dir| flip(&at(dir, 1), frames(&at(dir, 1))[0].1), 1, false),
     ("a frame in the middle", |dir| break_frame(&at(dir, 1), 1), 1, true),
     ("the last frame", |dir| break_frame(&at(dir, 0), 2), 0, true),
-    ("an entry of the table", |dir| flip(&at(dir, 1), frames(&at(dir, 1))[1].0 + 3), 1, true),
-    ("the footer", |dir| flip(&at(dir, 1), fs::metadata(at(dir, 1)).unwrap().len() as usize - 20), 1, false),
+    ("the footer", |dir| flip(&at(dir, 1), fs::metadata(at(dir, 1)).unwrap().len() as usize - 20), 1, true),
     ("the header", |dir| flip(&at(dir, 1), 20), 1, false),
     ("the flag that says it is compressed", |dir| flip(&at(dir, 1), 10), 1, false),
-    ("cut in the middle", |dir| cut_to(&at(dir, 1), frames(&at(dir, 1))[1].1 + 5), 1, false),
+    ("cut in the middle", |dir| cut_to(&at(dir, 1), frames(&at(dir, 1))[1].1 + 5), 1, true),
     ("cut to its header", |dir| cut_to(&at(dir, 1), 128), 1, false),
     ("cut to nothing", |dir| cut_to(&at(dir, 1), 0), 1, false),
     ("a spilled transaction", |dir| break_frame(&at(dir, 3), 2), 3, false),
@@ -161,6 +162,79 @@ async fn whatever_is_broken_in_a_compressed_segment_is_mended_once() {
     }
 }
 
+type Way = fn(&Path);
+
+/// Ways to damage what stands behind the frames.
+const ENDS: &[(&str, Way)] = &[
+    ("a byte cut off", |path| cut_to(path, length(path) - 1)),
+    ("an offset in the table", |path| flip(path, frames(path)[1].0 + 3)),
+    ("a length in the table", |path| flip(path, frames(path)[0].0 + 9)),
+    ("a checksum in the table", |path| flip(path, frames(path)[2].0 + 13)),
+    ("all of the table", |path| frames(path).iter().for_each(|frame| flip(path, frame.0 + 12))),
+    ("a bit of the footer", |path| flip(path, length(path) - 20)),
+    ("a bit of the footer and one of the table", |path| {
+        flip(path, frames(path)[1].0 + 3);
+        flip(path, length(path) - 20);
+    }),
+    ("no table", |path| cut_to(path, frames(path)[0].0)),
+    ("zeros behind it", |path| fs::write(path, [fs::read(path).unwrap(), vec![0; 100]].concat()).unwrap()),
+    ("a megabyte of zeros behind it", |path| {
+        fs::write(path, [fs::read(path).unwrap(), vec![0; 1 << 20]].concat()).unwrap();
+    }),
+];
+
+fn length(path: &Path) -> usize {
+    fs::metadata(path).unwrap().len() as usize
+}
+
+#[tokio::test]
+async fn what_is_damaged_behind_the_frames_costs_no_event() {
+    let source = packed().await;
+    for newest in [false, true] {
+        let source = copy(source.path());
+        if newest {
+            leave_two(source.path());
+        }
+        let whole = all(copy(source.path()).path()).await;
+        for (name, damage) in ENDS {
+            println!("{name}, the newest: {newest}");
+            let dir = copy(source.path());
+            let path = at(dir.path(), 1);
+            let before = fs::read(&path).unwrap();
+            damage(&path);
+            let error = journal::check(dir.path(), &RealDisk).unwrap_err().to_string();
+            assert!(!error.contains("damaged: damaged"), "{error}");
+            let damaged = fs::read(&path).unwrap();
+            let report = repair(dir.path(), &RealDisk, 0, false).unwrap();
+            assert!(report.cuts.len() == 1 && report.gaps.is_empty(), "{report:?}");
+            assert_eq!((report.cuts[0].bytes, report.cuts[0].sound_events), (0, 0));
+            assert!(fs::read(&report.cuts[0].saved).unwrap() == damaged && damaged != before, "it is kept");
+            assert!(repair(dir.path(), &RealDisk, 0, false).unwrap().is_sound(), "once is enough");
+            assert_eq!(all(dir.path()).await, whole);
+        }
+    }
+}
+
+/// Of one that is cut between two frames nothing says whether there were more.
+#[tokio::test]
+async fn frames_that_are_cut_off_are_lost_numbers() {
+    let source = packed().await;
+    let whole = all(copy(source.path()).path()).await;
+    for newest in [false, true] {
+        let dir = copy(source.path());
+        if newest {
+            leave_two(dir.path());
+        }
+        let path = at(dir.path(), 1);
+        cut_to(&path, frames(&path)[1].1);
+        let report = repair(dir.path(), &RealDisk, 0, false).unwrap();
+        assert_eq!((report.cuts.len(), report.gaps.len()), (1, 1), "{report:?}");
+        assert!(report.cuts[0].cut_at > 128 && report.gaps[0].open_end == newest, "{report:?}");
+        let kept = all(dir.path()).await;
+        assert!(kept.len() > 20 && kept.iter().take(20).eq(whole.iter().take(20)));
+    }
+}
+
 #[tokio::test]
 async fn what_stands_behind_a_damaged_frame_is_counted() {
     let dir = packed().await;
@@ -179,4 +253,48 @@ async fn a_repair_of_a_compressed_segment_that_is_broken_off_is_done_again() {
     break_frame(&at(source.path(), 1), 1);
     is_mended_after_any_end(source.path(), &whole).await;
     is_mended_after_a_power_cut(source.path(), &whole).await;
+}
+
+const REMOVE: Way = |path| fs::remove_file(path).unwrap();
+const CUT: Way = |path| cut_to(path, frames(path)[1].1 + 100);
+const OVERWRITE: Way = |path| break_frame(path, 1);
+
+#[tokio::test]
+async fn a_compressed_segment_that_vanishes_meanwhile_is_noticed_by_who_reads_it() {
+    let source = packed().await;
+    for (vanish, words) in [
+        (REMOVE, "Cannot read"),
+        (CUT, "is damaged: the table at the end"),
+        (OVERWRITE, "its checksum is wrong"),
+    ] {
+        let dir = copy(source.path());
+        let mut fixture = Fixture::open(options(dir.path())).await;
+        let journal = fixture.journal().clone();
+        let whole = read_all(&journal, 0);
+        vanish(&segments(dir.path())[1]);
+        let (after, error) = read_to_break(&journal, whole[0].0);
+        refused(&error, words, "rowcast journal repair");
+        let place = whole.iter().position(|seen| seen.0 == after).unwrap();
+        assert!(place > 20 && place < whole.len() - 20, "all before it is given out: {place}");
+        // Who reads elsewhere is served, and what is new is taken.
+        fixture.transaction(2, "new").await;
+        let newest = whole[whole.len() - 1].0;
+        assert_eq!(read_all(&journal, newest).len(), 2);
+        assert_eq!(read_all(&journal, newest - 20)[..20], whole[whole.len() - 20..]);
+        journal.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_segment_that_vanishes_meanwhile_is_missed_though_nobody_reads_it() {
+    let source = packed().await;
+    for (vanish, how) in [(REMOVE, "was removed"), (CUT, "was cut")] {
+        let dir = copy(source.path());
+        let journal = Fixture::open(options(dir.path())).await.journal().clone();
+        let path = segments(dir.path())[1].clone();
+        vanish(&path);
+        let told = |told: String| told.contains(how) && told.contains(path.to_str().unwrap());
+        until("it is missed", || journal.summary().damage.is_some_and(told)).await;
+        journal.close().await;
+    }
 }

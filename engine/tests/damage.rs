@@ -32,6 +32,11 @@ pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// The number in a segment's name.
+pub(crate) fn number_of(path: &Path) -> u64 {
+    path.file_stem().unwrap().to_str().unwrap().parse().unwrap()
+}
+
 /// A copy of the files of a directory.
 pub(crate) fn copy(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();

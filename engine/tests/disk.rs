@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use rowcast_engine::journal::disk::{Disk, DiskFile};
+use rowcast_engine::journal::disk::{Disk, DiskFile, Look};
 
+use self::cut::outlives;
 use crate::random::Random;
 
 /// What the journal can ask of a disk, as bits.
@@ -44,6 +45,8 @@ pub(crate) enum Ill {
     Forbidden,
     /// ENOSPC.
     Full,
+    /// EMFILE.
+    Files,
     /// The power goes: nothing works any more, and the disk is as it was.
     Power,
     /// The process is killed: nothing works any more, and what was written so far is there.
@@ -264,6 +267,7 @@ impl State {
         }
         let error = match ill {
             Ill::Full => io::ErrorKind::StorageFull.into(),
+            Ill::Files => io::Error::from_raw_os_error(24),
             Ill::Forbidden => io::ErrorKind::PermissionDenied.into(),
             Ill::Broken => io::Error::other("the disk is ill"),
             Ill::Power => io::Error::other("the power goes"),
@@ -288,21 +292,17 @@ impl Inode {
     }
 
     fn sync(&mut self) {
-        let (forgotten, fresh): (Vec<_>, Vec<_>) = self.pending.drain(..).partition(|p| p.forgotten);
-        for pending in &fresh {
+        let mut forgotten: Vec<Pending> = Vec::new();
+        for pending in self.pending.drain(..) {
+            if pending.forgotten {
+                forgotten.push(pending);
+                continue;
+            }
             apply(&mut self.durable, &pending.change);
+            forgotten.retain_mut(|old| outlives(&mut old.change, &pending.change));
         }
-        // What has been written again over it is not forgotten any more.
-        self.pending = forgotten.into_iter().filter(|old| !covered(&old.change, &fresh)).collect();
+        self.pending = forgotten;
     }
-}
-
-fn covered(old: &Change, by: &[Pending]) -> bool {
-    let Change::Write { offset, bytes } = old else { return true };
-    let end = offset + bytes.len();
-    by.iter().any(
-        |p| matches!(&p.change, Change::Write { offset: o, bytes: b } if o < &end && offset < &(o + b.len())),
-    )
 }
 
 fn apply(content: &mut Vec<u8>, change: &Change) {
@@ -481,6 +481,14 @@ impl DiskFile for FakeFile {
     }
 
     fn length(&self) -> io::Result<u64> {
-        self.0.call(READ, |_, _| {}, |state| Ok(state.inode(self.1).live.len() as u64))
+        Ok(self.look()?.length)
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        let seen = |state: &mut State| Look {
+            length: state.inode(self.1).live.len() as u64,
+            named: state.names.values().any(|ino| *ino == self.1),
+        };
+        self.0.call(READ, |_, _| {}, |state| Ok(seen(state)))
     }
 }

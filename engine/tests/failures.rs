@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rowcast_engine::feed::{Feed, From};
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
-use rowcast_engine::journal::{self, Options, Read, State, check, repair};
+use rowcast_engine::journal::{self, Journal, Options, Read, State, check, repair};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
 
@@ -67,10 +67,22 @@ impl Disk for Refusing {
 }
 
 /// Opening is refused in these words, with a remedy that holds these.
-fn refused(error: &Error, words: &str, remedy: &str) {
+pub(crate) fn refused(error: &Error, words: &str, remedy: &str) {
     assert_eq!(error.kind(), Kind::Journal, "{error}");
     assert!(error.to_string().contains(words), "{error}");
     assert!(error.remedy().is_some_and(|hint| hint.contains(remedy)), "{:?}", error.remedy());
+}
+
+/// Reads from an event on, up to where reading fails: the last event that was given out, and why.
+pub(crate) fn read_to_break(journal: &Journal, first: u64) -> (u64, Error) {
+    let mut after = first - 1;
+    loop {
+        match journal.read(after) {
+            Ok(Read::Batches(batches)) => after = batches.last().unwrap().last(),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => return (after, error),
+        }
+    }
 }
 
 fn open(dir: &Path) -> Error {
@@ -289,14 +301,7 @@ async fn files_that_vanish_meanwhile_are_noticed_by_who_reads_them() {
         let journal = fixture.journal().clone();
         let board = Status::default();
         // Up to the break all is given out, then the error, to each reader that comes there.
-        let mut after = whole[0].0 - 1;
-        let error = loop {
-            match journal.read(after) {
-                Ok(Read::Batches(batches)) => after = batches.last().unwrap().last(),
-                Ok(other) => panic!("{other:?}"),
-                Err(error) => break error,
-            }
-        };
+        let (after, error) = read_to_break(&journal, whole[0].0);
         refused(&error, words, "rowcast journal repair");
         let place = whole.iter().position(|seen| seen.0 == after).unwrap();
         assert!(place > 20 && place < whole.len() - 20);

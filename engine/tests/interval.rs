@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rowcast_engine::Lsn;
+use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Options};
 use rowcast_engine::record::Builder;
 
 use crate::disk::FakeDisk;
 use crate::random::Random;
+use crate::room::soon;
 use crate::support::{Fixture, read_all, table, unlocked};
 
 /// A transaction of one row, appended and shown.
@@ -65,6 +67,30 @@ async fn shows_before_it_confirms() {
     assert_eq!(disk.calls().1, syncs + 1);
     assert_eq!(fixture.journal().position().lsn, Lsn(fixture.lsn));
     assert!((0..100).all(|seed| left(seed) == 6));
+}
+
+/// A new connection, a server that stops, a commit that waits: none of them waits for the interval.
+#[tokio::test]
+async fn who_waits_for_it_has_it_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let mut fixture = shown_at_once(&disk, dir.path(), Duration::from_secs(3600)).await;
+    let ingest = Ingest::new(fixture.journal().clone());
+    for settles in [true, false] {
+        show(&mut fixture, "y").await;
+        let syncs = disk.calls().1;
+        assert!(fixture.journal().position().lsn < Lsn(fixture.lsn));
+        if settles {
+            soon("the sync", ingest.settled()).await.unwrap();
+        } else {
+            ingest.hasten();
+            soon("the sync", fixture.durable()).await;
+        }
+        assert_eq!(fixture.journal().position().lsn, Lsn(fixture.lsn));
+        assert_eq!(disk.calls().1, syncs + 1);
+        soon("nothing", ingest.settled()).await.unwrap();
+        assert_eq!(disk.calls().1, syncs + 1, "there is nothing left to sync");
+    }
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn a_segment_of_another_name_is_told_by_all_with_the_right_one() {
     fs::rename(&wrong, &right).unwrap();
     fs::copy(&right, &wrong).unwrap();
     for error in refusals(dir.path()) {
-        assert!(error.remedy().unwrap().contains("move one of them out"), "{error}");
+        assert!(error.remedy().unwrap().contains("Move it out"), "{error}");
     }
     fs::remove_file(&wrong).unwrap();
     journal::check(dir.path(), &RealDisk).unwrap();
@@ -97,6 +97,70 @@ async fn a_check_asks_whose_they_are() {
     }
     fs::write(&file, ours).unwrap();
     journal::check(dir.path(), &RealDisk).unwrap();
+}
+
+/// One wrong byte in the file, and not a whole journal of somebody else's.
+#[tokio::test]
+async fn a_wrong_installation_file_is_told_from_foreign_segments() {
+    let dir = history().await;
+    let whole = all(copy(dir.path()).path()).await;
+    let file = dir.path().join("installation");
+    let mut text = fs::read(&file).unwrap();
+    text[2] = if text[2] == b'a' { b'b' } else { b'a' };
+    fs::write(&file, text).unwrap();
+    for error in refusals(dir.path()) {
+        let hint = error.remedy().unwrap();
+        assert!(
+            error.to_string().contains("Every segment") && !hint.contains("take files"),
+            "{error}: {hint}"
+        );
+        assert!(
+            hint.contains(&format!("rm {}", file.display())) && hint.contains("journal repair"),
+            "{hint}"
+        );
+    }
+    fs::remove_file(&file).unwrap();
+    assert!(repair(dir.path(), &RealDisk, 0, false).unwrap().installation_restored);
+    assert_eq!(all(dir.path()).await, whole);
+}
+
+/// What would put it right is said at first, and works as it is written.
+#[tokio::test]
+async fn a_segment_that_was_renamed_behind_its_successor_is_given_its_name_again() {
+    let around = tempfile::tempdir().unwrap();
+    let dir = around.path().join("o'clock data");
+    fs::create_dir(&dir).unwrap();
+    let source = history().await;
+    for entry in fs::read_dir(source.path()).unwrap().flatten() {
+        fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
+    let whole = all(copy(&dir).path()).await;
+    let paths = segments(&dir);
+    let number: u64 = paths[3].file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    fs::rename(&paths[2], dir.join(format!("{:020}.seg", number + 1))).unwrap();
+    for error in refusals(&dir) {
+        assert!(error.to_string().contains("its name is not the number"), "{error}");
+        assert!(error.remedy().unwrap().contains(": mv "), "{:?}", error.remedy());
+    }
+    let error = journal::check(&dir, &RealDisk).unwrap_err();
+    let (_, command) = error.remedy().unwrap().split_once(": ").unwrap();
+    assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+    assert_eq!(all(&dir).await, whole);
+}
+
+#[tokio::test]
+async fn of_a_segment_and_its_copy_the_copy_is_named() {
+    let dir = history().await;
+    let paths = segments(dir.path());
+    fs::copy(&paths[1], &paths[3]).unwrap();
+    for error in refusals(dir.path()) {
+        assert!(error.to_string().contains(paths[3].to_str().unwrap()), "{error}");
+        let hint = error.remedy().unwrap();
+        assert!(
+            hint.contains("this one is a copy of it") && hint.contains(paths[1].to_str().unwrap()),
+            "{hint}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! A seed gives the same life again, step by step (but for how far the thread has come that compresses): `ROWCAST_SEED=7 cargo test -p rowcast-engine model::`.
 
 mod expect;
+mod history;
 mod steps;
 mod units;
 mod world;

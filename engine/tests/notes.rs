@@ -157,3 +157,25 @@ async fn a_new_history_has_the_old_notes_and_its_own() {
     let journal = journal::open(options(dir.path()), Arc::new(RealDisk)).unwrap();
     assert_eq!(both(&journal), (expected.0, None));
 }
+
+/// The segment in which it was taken back has no events, and goes when the next one has the position.
+#[tokio::test]
+async fn what_was_taken_back_stays_so_when_its_segment_goes() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+    let open = |disk: &FakeDisk| {
+        unlocked(dir.path());
+        journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap()
+    };
+    let mut fixture = Fixture::over(open(&disk)).await;
+    noted(&mut fixture, 3).await;
+    fixture.journal().close().await;
+    drop(fixture);
+    let fixture = Fixture::over(open(&disk)).await;
+    let position = fixture.journal().position();
+    fixture.ingest.identify(position, &[("rows", b"")]).await.unwrap();
+    drop(fixture);
+    for life in 0..3 {
+        let journal = open(&disk);
+        assert_eq!(note(&journal, "rows"), None, "life {life}");
+    }
+}

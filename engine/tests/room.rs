@@ -8,7 +8,7 @@ use rowcast_engine::journal::{self, Journal, Options, Spill, State};
 use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Kind, Lsn};
 
-use crate::disk::{FakeDisk, Fault, Ill, RENAME};
+use crate::disk::{CREATE, FakeDisk, Fault, Ill, LIST, OPEN, RENAME, SYNC_DIR};
 use crate::support::{Fixture, read_all};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ fn assert_turned_away(error: &Error) {
 }
 
 /// A transaction that nobody waits for.
-async fn hand_over(fixture: &mut Fixture) {
+pub(crate) async fn hand_over(fixture: &mut Fixture) {
     let mut builder = Builder::new();
     fixture.begin(&mut builder);
     fixture.row(&mut builder, "no room");
@@ -300,5 +300,39 @@ async fn history_gives_way_to_a_transaction_that_is_open() {
         let left = fixture.journal().oldest();
         tokio::time::sleep(Duration::from_millis(1500)).await;
         assert_eq!(fixture.journal().oldest(), left);
+    }
+}
+
+/// Files are opened where a segment is made, where its directory is synced, and where retention looks.
+#[tokio::test]
+async fn where_no_more_files_can_be_opened_capture_waits_and_goes_on() {
+    for calls in [CREATE, SYNC_DIR, CREATE | OPEN | SYNC_DIR | LIST] {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+        let options = || Options { segment_bytes: 1000, ahead_bytes: 0, ..Options::new(dir.path()) };
+        let journal = journal::open(options(), Arc::new(disk.clone())).unwrap();
+        let mut fixture = Fixture::over(journal).await;
+        fixture.transaction(1, &"x".repeat(1000)).await;
+        let fault = Fault { calls, after: 0, ill: Ill::Files, times: u32::MAX, waits: u32::MAX };
+        disk.plan(Some(fault));
+        hand_over(&mut fixture).await;
+        let too_many = |state: &State| matches!(state, State::Full(why) if why.contains("too many files are open") && why.contains("ulimit -n"));
+        until(fixture.journal(), "the wait", too_many).await;
+        assert_turned_away(&fixture.journal().publish(&[("custom.event", b"1")], 1).await.unwrap_err());
+        disk.plan(None);
+        soon("the transaction", fixture.durable()).await;
+        until(fixture.journal(), "files", is_open).await;
+        assert_eq!(read_all(fixture.journal(), 0).len(), 2);
+        fixture.journal().close().await;
+        drop(fixture);
+        assert_eq!(journal::check(dir.path(), &disk).unwrap().missing, None);
+        // At a start a person is told what to do, or it waits as well.
+        for after in 0..30 {
+            disk.plan(Some(Fault { calls: CREATE | OPEN | SYNC_DIR | LIST, after, times: 1, ..fault }));
+            crate::support::unlocked(dir.path());
+            match journal::open(options(), Arc::new(disk.clone())) {
+                Ok(journal) => journal.close().await,
+                Err(error) => assert!(error.remedy().unwrap().contains("ulimit -n"), "{after}: {error}"),
+            }
+        }
     }
 }

@@ -62,6 +62,9 @@ impl Adopt {
             return Ok(ExitCode::SUCCESS);
         }
         config.source.adopt = true;
+        if !self.settings.names_data() && config.data == Path::new(config::DATA) {
+            need_journal(&config.journal_dir())?;
+        }
         config.need_source()?;
         let adopted = wiring::block_on(wiring::adopt(config))??;
         let told = |adopted: rowcast_engine::adoption::Adopted| Adopted {
@@ -72,6 +75,18 @@ impl Adopt {
         tell(adopted.map(told))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// In a new journal there is nothing that could go on, and the slot would be taken from the one that has it: whoever has
+/// lost his says so.
+fn need_journal(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("There is no journal in {} that could go on", dir.display())).hint(
+        "Name the data directory of the rowcast that waits: rowcast adopt --data DIR. Is that one lost, name it all the \
+         same, or a new one",
+    ))
 }
 
 /// Tells a rowcast that runs; `None` when none does.

@@ -50,12 +50,24 @@ struct Check {
 
 impl Journal {
     pub(crate) fn execute(self) -> Result<ExitCode, Failure> {
-        match self.action {
-            Action::Show(show) => show.execute()?,
-            Action::Check(check) => check.execute()?,
-            Action::Repair(repair) => repair.execute()?,
-            Action::Backup(backup) => backup.execute()?,
-        }
+        let base = match &self.action {
+            Action::Show(show) => show.base(),
+            Action::Check(check) => &check.base,
+            Action::Repair(repair) => repair.base(),
+            Action::Backup(backup) => backup.base(),
+        };
+        // An error of the configuration is told by who needs it.
+        let config = base.load().ok();
+        let done = match self.action {
+            Action::Show(show) => show.execute(),
+            Action::Check(check) => check.execute(),
+            Action::Repair(repair) => repair.execute(),
+            Action::Backup(backup) => backup.execute(),
+        };
+        done.map_err(|error| match &config {
+            Some(config) => config.name_directories(error),
+            None => error,
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -89,10 +101,21 @@ fn describe(report: &CheckReport) -> String {
             "{unfinished} bytes at the end are not whole yet: being written, or cut at the next start\n"
         ),
     };
+    let missing = report.missing.map_or_else(String::new, |gone| {
+        let (from, to) = (gone.from, gone.to);
+        format!("Events {from} to {to} are missing: segments at its beginning were removed, and not by retention\n")
+    });
+    let taken = report.taken.map_or_else(String::new, |gone| {
+        let (from, to) = (gone.from, gone.to);
+        format!(
+            "Events {from} to {to} are missing: the newest segment was removed or cut while rowcast ran. The next start tells \
+             every reader a gap\n"
+        )
+    });
     let (batches, segments) =
         (plural(*batches, "batch", "batches"), plural(*segments, "segment", "segments"));
     let size = approximate_size(*bytes);
-    format!("The journal is sound: {held}, in {batches} and {segments} of {size}\n{end}")
+    format!("The journal is sound: {held}, in {batches} and {segments} of {size}\n{missing}{taken}{end}")
 }
 
 /// What a journal holds, in words.
@@ -109,6 +132,8 @@ fn plural(count: u64, one: &str, many: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rowcast_engine::journal::Gone;
+
     use super::*;
 
     #[test]
@@ -120,6 +145,10 @@ mod tests {
         );
         (report.events, report.oldest, report.newest, report.unfinished) = (5, 10, 20, 7);
         assert!(describe(&report).contains("5 events from 10 to 20"));
+        report.missing = Some(Gone { from: 1, to: 9 });
+        assert!(describe(&report).contains("\nEvents 1 to 9 are missing: "));
+        report.taken = Some(Gone { from: 21, to: 23 });
+        assert!(describe(&report).contains("\nEvents 21 to 23 are missing: the newest segment"));
         assert!(
             describe(&report)
                 .ends_with("7 bytes at the end are not whole yet: being written, or cut at the next start\n")

@@ -66,6 +66,11 @@ impl Base {
 }
 
 impl Settings {
+    /// Whether the command line says which data directory is meant.
+    pub(crate) fn names_data(&self) -> bool {
+        self.base.data.is_some()
+    }
+
     /// The configuration.
     pub(crate) fn load(&self) -> Result<Config> {
         let tables = (!self.tables.is_empty()).then(|| self.tables.join(","));

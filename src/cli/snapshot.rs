@@ -23,6 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// Characters of a bar.
 const BAR: usize = 24;
+/// Tables that are drawn: a terminal must not scroll meanwhile.
+const DRAWN_MAX: usize = 10;
+/// DECAWM of the VT100, off and on: whether a line that is too long goes on in the next.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
 
 #[derive(Debug, Args)]
 #[command(
@@ -204,16 +209,27 @@ fn tell(tables: &[String], listed: &Listed) -> Result<()> {
 
 /// Draws over what was drawn before; gives how many lines there are now.
 fn draw(left: &[&Standing], before: usize) -> usize {
+    let (text, lines) = drawing(left, before);
+    // Nobody watching is no reason to end.
+    let _ = io::stderr().write_all(text.as_bytes());
+    lines
+}
+
+/// Goes up over `before` lines, and draws anew; with the number of lines. One that is too long for the terminal is cut
+/// there: what it had gone on with in the next line would stay when it is drawn over.
+fn drawing(left: &[&Standing], before: usize) -> (String, usize) {
     let mut text = String::new();
     if before > 0 {
         let _ = write!(text, "\x1b[{before}A\x1b[J");
     }
-    for shown in left {
-        text.push_str(&line(shown));
+    text.push_str(NO_WRAP);
+    left.iter().take(DRAWN_MAX).for_each(|shown| text.push_str(&line(shown)));
+    let more = left.len().saturating_sub(DRAWN_MAX);
+    if more > 0 {
+        let _ = writeln!(text, "and {more} more");
     }
-    // Nobody watching is no reason to end.
-    let _ = io::stderr().write_all(text.as_bytes());
-    left.len()
+    text.push_str(WRAP);
+    (text, left.len().min(DRAWN_MAX) + usize::from(more > 0))
 }
 
 fn line(shown: &Standing) -> String {
@@ -256,6 +272,27 @@ mod tests {
             begins(&[("public.log".to_owned(), 7)].into()),
             "public.log has no key: whoever begins with an empty table behind event 7 (from=7) ends with the table\n"
         );
+    }
+
+    #[test]
+    fn is_drawn_over_in_whole_lines() {
+        let shown: Vec<Standing> = (0..12)
+            .map(|number| {
+                let channel = format!("public.a_table_with_a_long_name_{number}");
+                serde_json::from_value(json!({
+                    "channel": channel, "state": "reading", "ad_hoc": true, "rows": 500, "estimate": 1000,
+                    "percent": 50.0, "rows_per_second": 250
+                }))
+                .unwrap()
+            })
+            .collect();
+        let left: Vec<&Standing> = shown.iter().collect();
+        let (text, lines) = drawing(&left[..2], 0);
+        assert_eq!((lines, text.lines().count() - 1), (2, 2), "{text}");
+        assert!(text.starts_with(&format!("{NO_WRAP}public.a_table")) && text.ends_with(WRAP), "{text}");
+        let (text, lines) = drawing(&left, 2);
+        assert!(text.starts_with("\x1b[2A\x1b[J") && text.contains("\nand 2 more\n"), "{text}");
+        assert_eq!(lines, text.matches('\n').count());
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl Tail {
             client,
             path,
             position: None,
+            failed_at: None,
             pretty: output.terminal && !self.json,
             style: Style::new(output.colours),
             output,
@@ -87,6 +88,8 @@ struct Follow {
     path: String,
     /// Where to go on.
     position: Option<u64>,
+    /// Where the journal could not be read.
+    failed_at: Option<Option<u64>>,
     pretty: bool,
     style: Style,
     output: Output,
@@ -112,6 +115,8 @@ struct Head {
     to: Option<u64>,
     reason: Option<String>,
     retry: Option<u64>,
+    message: Option<String>,
+    hint: Option<String>,
 }
 
 impl Follow {
@@ -190,6 +195,16 @@ impl Follow {
                 return Ok(None);
             }
             Some("gap") => {}
+            // A moment's trouble is tried again; at the same place it is none.
+            Some("end") if let Some(message) = head.message => {
+                let error = Error::failed(message);
+                let error = head.hint.into_iter().fold(error, Error::hint);
+                if self.failed_at.replace(self.position) == Some(self.position) {
+                    return Err(error);
+                }
+                say(&format!("rowcast: {error}. Trying again"));
+                return Ok(Some(Ended::Again(RETRY)));
+            }
             Some("end") => {
                 let pause = head.retry.map_or(RETRY, Duration::from_millis);
                 return Ok(Some(Ended::Again(pause.min(RETRY_MAX))));

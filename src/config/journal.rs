@@ -83,6 +83,10 @@ impl Journal {
 
     /// Refuses what cannot work.
     pub(crate) fn check(&self) -> Result<()> {
+        if self.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+            return Err(Error::usage("journal.dir is empty")
+                .hint("Name a directory, or leave the key out: it is then journal in the data directory"));
+        }
         if self.segment_size.0 < SEGMENT_MIN {
             return Err(Error::usage("journal.segment_size is less than 1MB"));
         }
@@ -143,6 +147,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused() {
         for said in [
+            r#"{"dir": ""}"#,
             r#"{"segment_size": "10kB"}"#,
             r#"{"max_size": "100MB"}"#,
             r#"{"sync": "interval", "sync_interval": "0s"}"#,

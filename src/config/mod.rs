@@ -12,6 +12,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
+use rowcast_engine::journal::quoted;
 use rowcast_engine::sink::Start;
 use rowcast_engine::{Error, Result};
 use rowcast_postgres::SnapshotMode;
@@ -100,6 +101,16 @@ impl Config {
         Ok(config)
     }
 
+    /// Puts the directories that are meant into the commands that an error of the journal names.
+    pub(crate) fn name_directories(&self, error: Error) -> Error {
+        const TOOL: &str = "rowcast journal repair --data DIR";
+        let Some(hint) = error.remedy().filter(|hint| hint.contains(TOOL)) else { return error };
+        let set = |dir: &PathBuf| format!(" --set journal.dir={}", quoted(dir));
+        let set = self.journal.dir.as_ref().map_or_else(String::new, set);
+        let hint = hint.replace(TOOL, &format!("rowcast journal repair --data {}{set}", quoted(&self.data)));
+        error.hint(hint)
+    }
+
     /// Whom the rows are read for that are there already: a target that is filled needs them, clients ask for them.
     fn settle_rows(&mut self) {
         let filled = self.sinks.starts().any(|start| start != Some(Start::Latest));
@@ -158,6 +169,21 @@ mod tests {
         assert_eq!(config.http, rowcast_http::Config::default());
         assert_eq!(config.sinks.iter().count(), 0);
         assert!(config.need_source().unwrap_err().remedy().unwrap().contains("--source"));
+    }
+
+    #[test]
+    fn the_command_that_mends_a_journal_names_its_directories() {
+        let hint = |pairs: &[(&str, &str)]| {
+            let error = Error::journal("Damaged").hint("Try `rowcast journal repair --data DIR` there.");
+            with(pairs).unwrap().name_directories(error).remedy().unwrap().to_owned()
+        };
+        assert_eq!(hint(&[]), "Try `rowcast journal repair --data rowcast-data` there.");
+        assert_eq!(
+            hint(&[("data", "my data"), ("journal.dir", "/srv/j")]),
+            "Try `rowcast journal repair --data 'my data' --set journal.dir=/srv/j` there."
+        );
+        let other = with(&[]).unwrap().name_directories(Error::journal("Gone").hint("Name it (--data DIR)."));
+        assert_eq!(other.remedy(), Some("Name it (--data DIR)."));
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn describe() {
     );
     describe_counter!(
         "rowcast_journal_pauses_total",
-        "Times that capture had to wait: for room on the disk, or at max_size for a sink that is moving"
+        "Times that capture had to wait: for room on the disk, for too many open files, or at max_size for a sink that is moving"
     );
     describe_counter!(
         "rowcast_journal_segments_removed_total",
@@ -80,6 +80,10 @@ fn describe() {
     describe_counter!(
         "rowcast_journal_remove_failures_total",
         "Old segments that could not be removed when they should have been"
+    );
+    describe_counter!(
+        "rowcast_journal_missing_total",
+        "Openings at which events were missing at the journal's beginning or end, taken by another hand than retention's"
     );
     describe_gauge!("rowcast_journal_compressed_segments", "Segments held that are compressed");
     describe_counter!("rowcast_journal_compressed_segments_total", "Segments compressed since the start");

@@ -49,7 +49,9 @@ declare
 begin
     foreach name in array array['numbers', 'words', 'pairs', 'uuids', 'coded', 'whole', 'parts'] loop
         execute format('alter table %I alter big set storage external', name);
-        execute format('insert into %I select r.* from generate_series(0, 6000, 2) k, lateral make_%s(k, 0) r', name, name);
+        execute format('insert into %I select r.* from generate_series(0, 24000, 2) k, lateral make_%s(k, 0) r', name, name);
+        -- How many rows there are is known from now on.
+        execute format('analyze %I', name);
     end loop;
 end
 $$;

@@ -20,7 +20,7 @@ use crate::support::postgres::connect;
 const SCHEMA: &str = include_str!("../data/filling.sql");
 
 /// Numbers that rows are made of.
-const NUMBERS: i64 = 6000;
+const NUMBERS: i64 = 24_000;
 
 /// Sessions that write at the same time.
 const WRITERS: usize = 2;
@@ -156,10 +156,10 @@ impl Writer {
         client.batch_execute("set deadlock_timeout = '10ms'").await.expect("a superuser");
         while !stop.load(Ordering::Relaxed) {
             let rewrites = self.rewrites.load(Ordering::Relaxed);
-            let result = match self.rng.random_range(0..200) {
-                0..16 => self.copy(&client).await,
-                16 if rewrites => client.batch_execute(&self.refill()).await,
-                17 | 18 if rewrites => client.batch_execute(&self.redefine()).await,
+            let result = match self.rng.random_range(0..2000) {
+                0..160 => self.copy(&client).await,
+                160 if rewrites => client.batch_execute(&self.refill()).await,
+                161..181 if rewrites => client.batch_execute(&self.redefine()).await,
                 _ => client.batch_execute(&self.transaction()).await,
             };
             if let Err(error) = result {
@@ -228,7 +228,7 @@ impl Writer {
             format!("{}, {}", shape.name, other.name)
         };
         let first = self.number();
-        format!("begin; truncate {both}; {}; commit", shape.insert(first, first + 800, salt))
+        format!("begin; truncate {both}; {}; commit", shape.insert(first, first + NUMBERS / 4, salt))
     }
 
     /// Another version of a table, with the same values.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,6 +43,8 @@ struct Weather {
     /// Only replication connections are held up.
     only_streams: bool,
     poison: Option<Poison>,
+    /// What the server says comes no faster, in bytes a second; over replication connections it does.
+    pace: Option<f64>,
 }
 
 /// A TCP proxy to one target. Dropping it resets its connections.
@@ -125,6 +128,12 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.poison = Some(Poison { words, last }));
     }
 
+    /// From here on what the server says comes at so many bytes a second, over each connection that is not for replication.
+    #[allow(dead_code, reason = "a package without such a scenario has this file, too")]
+    pub(crate) fn slow(&self, bytes: f64) {
+        self.weather.send_modify(|weather| weather.pace = Some(bytes));
+    }
+
     /// All is well again; what was held back goes on. What was abandoned stays so.
     pub(crate) fn mend(&self) {
         self.weather
@@ -144,7 +153,7 @@ impl Drop for Proxy {
 }
 
 /// What one direction of one connection has to know.
-type Look = fn(&Weather) -> (Way, Option<Poison>);
+type Look = fn(&Weather) -> (Way, Option<Poison>, Option<f64>);
 
 async fn connection(
     client: TcpStream,
@@ -162,14 +171,17 @@ async fn connection(
     // These halves say no farewell when they are dropped.
     let ((from_client, to_client), (from_server, to_server)) = (split(client), split(server));
     let of_client: Look = if is_stream {
-        |weather| (weather.to_server, None)
+        |weather| (weather.to_server, None, None)
     } else {
-        |weather| (if weather.only_streams { Way::Open } else { weather.to_server }, None)
+        |weather| (if weather.only_streams { Way::Open } else { weather.to_server }, None, None)
     };
     let of_server: Look = if is_stream {
-        |weather| (weather.to_client, weather.poison)
+        |weather| (weather.to_client, weather.poison, None)
     } else {
-        |weather| (if weather.only_streams { Way::Open } else { weather.to_client }, weather.poison)
+        |weather| {
+            let way = if weather.only_streams { Way::Open } else { weather.to_client };
+            (way, weather.poison, weather.pace)
+        }
     };
     let to_server = copy(from_client, to_server, weather.clone(), of_client);
     let to_client = copy(from_server, to_client, weather.clone(), of_server);
@@ -206,7 +218,7 @@ async fn copy(
             _ = ends.wait_for(|weather| of(weather).0 == Way::Ended) => 0,
         };
         let now = weather.wait_for(|weather| of(weather).0 != Way::Stalled).await.map(|weather| of(&weather));
-        let Ok((Way::Open, poison)) = now else { return to.shutdown().await };
+        let Ok((Way::Open, poison, pace)) = now else { return to.shutdown().await };
         if count == 0 {
             return to.shutdown().await;
         }
@@ -221,5 +233,8 @@ async fn copy(
             return to.shutdown().await;
         }
         to.write_all(said).await?;
+        if let Some(pace) = pace {
+            tokio::time::sleep(Duration::from_secs_f64(count as f64 / pace)).await;
+        }
     }
 }

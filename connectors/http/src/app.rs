@@ -11,6 +11,7 @@ use rowcast_engine::status::{Report, Status};
 use crate::channels::CustomChannels;
 use crate::clients::Clients;
 use crate::config::Config;
+use crate::unreadable::Unreadable;
 
 /// The open door.
 pub(crate) struct App {
@@ -28,6 +29,8 @@ pub(crate) struct App {
     pub(crate) clients: Clients,
     /// Custom channels that have been seen.
     pub(crate) channels: CustomChannels,
+    /// What has been told of a journal that cannot be read.
+    pub(crate) unreadable: Unreadable,
     /// Ends every stream.
     pub(crate) stop: Stop,
 }

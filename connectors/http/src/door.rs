@@ -20,6 +20,7 @@ use crate::guard::Guard;
 use crate::routes::routes;
 use crate::serve::serve;
 use crate::unix::AdminSocket;
+use crate::unreadable::Unreadable;
 
 /// How often the door says on the board how it is.
 const BOARD_PERIOD: Duration = Duration::from_secs(1);
@@ -85,6 +86,7 @@ impl Door {
             metrics: context.metrics,
             clients: Clients::new(max),
             channels: CustomChannels::default(),
+            unreadable: Unreadable::default(),
             stop: stop.clone(),
             config,
         });

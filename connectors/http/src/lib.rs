@@ -47,6 +47,7 @@ mod snapshots;
 mod sse;
 mod stream;
 mod unix;
+mod unreadable;
 mod websocket;
 
 pub use config::{Auth, Config};

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::opening::{Gap, Opening};
+use crate::stream::End;
 
 #[derive(Serialize)]
 struct Typed<'a, T> {
@@ -36,9 +37,16 @@ pub(crate) fn position(position: u64) -> Vec<u8> {
 }
 
 /// The last line: where to go on, and after how many milliseconds.
-pub(crate) fn end(reason: &str, position: u64, retry: Duration) -> Vec<u8> {
+pub(crate) fn end(why: End<'_>, position: u64, retry: Duration) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Record<'a> {
+        id: u64,
+        #[serde(flatten)]
+        why: End<'a>,
+        retry: u64,
+    }
     let retry = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
-    line::<Value>(&json!({"type": "end", "id": position, "reason": reason, "retry": retry}))
+    line(&Typed { kind: "end", rest: &Record { id: position, why, retry } })
 }
 
 fn line<T: Serialize>(value: &T) -> Vec<u8> {

@@ -67,11 +67,15 @@ impl Listener for UnixListener {
     }
 }
 
+/// EMFILE and ENFILE: the process, or the system, has as many open files as it may.
+const FILES: [i32; 2] = [24, 23];
+
 /// Serves until the stop, then until the last connection has ended or [`GRACE`] is over.
 pub(crate) async fn serve(listener: impl Listener, router: Router, streams_max: usize, stop: Stop) {
     let room =
         Arc::new(Semaphore::new(streams_max.saturating_add(CONNECTIONS_BESIDE).min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
+    let mut told = false;
     loop {
         let next = async {
             let permit = Arc::clone(&room).acquire_owned().await;
@@ -84,6 +88,7 @@ pub(crate) async fn serve(listener: impl Listener, router: Router, streams_max: 
         };
         match accepted {
             Ok(stream) => {
+                told = false;
                 let (router, stop) = (router.clone(), stop.clone());
                 connections.spawn(async move {
                     converse(stream, router, stop).await;
@@ -91,13 +96,22 @@ pub(crate) async fn serve(listener: impl Listener, router: Router, streams_max: 
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "Cannot take a connection");
+                // A hundred times a second it would be the same.
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, hint = hint(&error), "Cannot take connections; it is tried again and again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+fn hint(error: &io::Error) -> Option<&'static str> {
+    let is_files = error.raw_os_error().is_some_and(|code| FILES.contains(&code));
+    is_files
+        .then_some("Raise the limit of open files (ulimit -n, LimitNOFILE=), or lower http.max_connections")
 }
 
 async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, router: Router, stop: Stop) {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::opening::{Gap, Opening};
-use crate::stream;
+use crate::stream::{self, End};
 
 /// Milliseconds after which a client comes back when its connection breaks.
 const RETRY: u64 = 2000;
@@ -48,15 +48,21 @@ pub(crate) fn position(position: u64) -> Vec<u8> {
 }
 
 /// The last frame, and when to come back.
-pub(crate) fn end(reason: &str, position: Option<u64>, retry: Duration) -> Vec<u8> {
+pub(crate) fn end(why: End<'_>, position: Option<u64>, retry: Duration) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Data<'a> {
+        #[serde(flatten)]
+        why: End<'a>,
+        retry: bool,
+    }
     let mut out = format!("retry: {}\n", retry.as_millis()).into_bytes();
-    frame(&mut out, position, "end", &json!({"reason": reason, "retry": true}));
+    frame(&mut out, position, "end", &Data { why, retry: true });
     out
 }
 
 /// Sends a client away for now. With any status but 200 a browser would never come back.
 pub(crate) fn busy() -> Response {
-    stream::endless("text/event-stream", Body::from(end("busy", None, stream::return_after())))
+    stream::endless("text/event-stream", Body::from(end(End::of("busy"), None, stream::return_after())))
 }
 
 fn frame(out: &mut Vec<u8>, id: Option<impl Display>, event: &str, data: &impl Serialize) {
@@ -82,7 +88,7 @@ mod tests {
             "id: 905\nevent: position\ndata: {\"newest\":905}\n\n"
         );
         assert_eq!(
-            String::from_utf8(end("busy", None, Duration::from_secs(3))).expect("UTF-8"),
+            String::from_utf8(end(End::of("busy"), None, Duration::from_secs(3))).expect("UTF-8"),
             "retry: 3000\nevent: end\ndata: {\"reason\":\"busy\",\"retry\":true}\n\n"
         );
     }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use rowcast_engine::Stop;
 use rowcast_engine::feed::Framing;
+use serde::Serialize;
 
 use crate::app::App;
 use crate::clients::{Client, Kind};
@@ -88,17 +89,37 @@ impl Shape {
         }
     }
 
-    fn end(self, reason: &str, position: u64) -> Bytes {
+    fn end(self, why: End<'_>, position: u64) -> Bytes {
         let retry = return_after();
         match self {
-            Self::Sse => sse::end(reason, Some(position), retry).into(),
-            Self::Ndjson => ndjson::end(reason, position, retry).into(),
+            Self::Sse => sse::end(why, Some(position), retry).into(),
+            Self::Ndjson => ndjson::end(why, position, retry).into(),
         }
+    }
+}
+
+/// Why a stream ends.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct End<'a> {
+    /// `shutdown`, `rotate`, `busy`, `error`.
+    reason: &'a str,
+    /// For people, of an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
+impl<'a> End<'a> {
+    pub(crate) fn of(reason: &'a str) -> Self {
+        Self { reason, message: None, hint: None }
     }
 }
 
 /// One endless answer.
 struct Stream {
+    app: Arc<App>,
     shape: Shape,
     reader: Reader,
     client: Client,
@@ -133,7 +154,8 @@ pub(crate) fn answer(app: &Arc<App>, client: Client, shape: Shape, opened: Opene
     let Opened { opening, gap, position, reader } = opened;
     let first = shape.opening(&opening, gap.map(|gap| (gap, position)));
     let ending = ending(app.stop.clone(), app.config.rotate);
-    let stream = Stream { shape, reader, client, opening: Some(first), ending, ended: false };
+    let app = Arc::clone(app);
+    let stream = Stream { app, shape, reader, client, opening: Some(first), ending, ended: false };
     let body = stream::unfold(stream, async |mut stream| {
         stream.next().await.map(|bytes| (Ok::<_, Infallible>(bytes), stream))
     });
@@ -170,7 +192,7 @@ impl Stream {
         loop {
             let step = tokio::select! {
                 biased;
-                reason = self.ending.as_mut() => return (0, self.end(reason)),
+                reason = self.ending.as_mut() => return (0, self.end(End::of(reason))),
                 step = self.reader.step() => step,
             };
             match step {
@@ -180,15 +202,16 @@ impl Stream {
                 Ok(Step::Position(position)) => return (0, self.shape.position(position)),
                 Ok(Step::Synced(_)) => {}
                 Err(error) => {
-                    tracing::error!(%error, hint = error.remedy(), "A stream ends because the journal cannot be read");
-                    return (0, self.end("error"));
+                    self.app.unreadable.tell(&error);
+                    let (message, hint) = (error.to_string(), error.remedy());
+                    return (0, self.end(End { reason: "error", message: Some(&message), hint }));
                 }
             }
         }
     }
 
-    fn end(&mut self, reason: &str) -> Bytes {
+    fn end(&mut self, why: End<'_>) -> Bytes {
         self.ended = true;
-        self.shape.end(reason, self.reader.position())
+        self.shape.end(why, self.reader.position())
     }
 }

@@ -1,6 +1,8 @@
 //! Each requirement, what is found, and the SQL that mends it. Changes nothing.
 
+mod others;
 mod publications;
+mod replication;
 mod server;
 mod slots;
 mod snapshots;
@@ -13,9 +15,9 @@ use serde::Serialize;
 
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
-use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage};
+use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage, WAL_LEVEL_REMEDY};
 use crate::tables::identifier;
-use crate::wire::answering_client;
+use crate::wire::sql_session;
 
 /// Tables that are named one by one; more are counted.
 const NAMED_TABLES: usize = 20;
@@ -50,8 +52,8 @@ fn requirement(
 /// `Kind::Usage` for a wrong configuration; others when the connection breaks meanwhile.
 pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     let source = Source::new(config)?;
-    let client = match answering_client(&source.info).await {
-        Ok(client) => client,
+    let (client, here) = match sql_session(&source.info).await {
+        Ok(session) => session,
         Err(error) if error.kind() == Kind::Usage => return Err(error),
         Err(error) => return Ok(vec![unreachable(&error)]),
     };
@@ -60,6 +62,7 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     if server.version < OLDEST {
         return Ok(found);
     }
+    found.extend(replication::of_replication(&client, &here, &server).await);
     found.extend(server::of_minor(&server));
     found.extend(server::of_timeouts(&client, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);
@@ -74,6 +77,7 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     found.extend(snapshots::of_connections(&client, &source).await?);
     found.extend(slots::of_slot(&client, &source, &server).await?);
     found.extend(standbys::of_standbys(&client, &source, &server).await?);
+    found.extend(others::of_others(&client, &here, &source, &server).await);
     Ok(found)
 }
 
@@ -98,7 +102,7 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
             "wal_level",
             logical,
             server.wal_level.clone(),
-            when(!logical, server.wal_level_remedy()),
+            when(!logical, WAL_LEVEL_REMEDY.to_owned()),
         ),
         requirement(
             "replication right",

@@ -46,7 +46,8 @@ const RELATIONS: [&str; 7] =
     ["capture", "identity", "installation", "lent", "migrations", "pattern", "secret"];
 
 /// And their functions and procedures.
-const FUNCTIONS: [&str; 19] = [
+const FUNCTIONS: [&str; 20] = [
+    "bereft",
     "channel",
     "emit",
     "is_alone",

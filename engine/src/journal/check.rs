@@ -15,13 +15,17 @@ use crate::journal::installation;
 use crate::journal::lost_end::LostEnd;
 use crate::journal::opening::{never_begun, note_asides, segment_paths};
 use crate::journal::place::Start;
+use crate::journal::reader::Gone;
 use crate::journal::refusal::{
-    MEND, broken_middle, broken_segment, cannot_read, foreign, misfit, rightly_named, unknown_schema,
+    MEND, broken_middle, broken_segment, cannot_read, foreign, misfit_or_misnamed, rightly_named,
+    unknown_schema,
 };
 use crate::journal::registry::Registry;
+use crate::journal::removed;
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::sidecar::{self, Leftover};
+use crate::journal::taken;
 use crate::lsn::Lsn;
 use crate::record::{Batch, Header};
 
@@ -42,20 +46,30 @@ pub struct CheckReport {
     pub newest: u64,
     /// Bytes of the newest segment behind its last whole transaction: a torn end, or one that is being written.
     pub unfinished: u64,
+    /// What has gone from the beginning, and not by retention.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Gone>,
+    /// What was taken from the end while rowcast ran; the next start tells every reader a gap of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Gone>,
 }
 
 /// Reads every batch of a journal. The first damage is an error that names file and offset.
 pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
-    let report = check_segments(dir, disk)?;
+    let mut report = check_segments(dir, disk)?;
     let ours = installation::of_segments(dir, disk)?;
     for path in segment_paths(dir, disk)? {
         match Walk::open(&path, true, disk)? {
             Opened::Segment(walk) if walk.header.installation != ours => {
-                return Err(foreign(&path, walk.header.installation, ours));
+                return Err(foreign(&path, walk.header.installation, ours, disk));
             }
             _ => {}
         }
     }
+    // What retention takes meanwhile, it has noted before.
+    let before = removed::before_oldest(dir, disk);
+    report.missing = before.map_or(Ok(None), |before| removed::missing(dir, disk, before))?;
+    report.taken = taken::missing(dir, disk, taken::end(dir, disk, report.newest)?)?;
     Ok(report)
 }
 
@@ -98,7 +112,7 @@ pub fn for_each_event(
         }
         let previous = file.header.previous_last;
         if let Some(last) = last.filter(|last| *last != previous) {
-            return Err(broken_segment(path, &misfit(previous, last)));
+            return Err(misfit_or_misnamed(paths, path, (previous, last), disk));
         }
         file.run(&registry, &mut report, |report, batch| {
             if batch.header().events > 0 {
@@ -136,11 +150,7 @@ pub(super) fn whole_length(path: &Path, file: Arc<dyn DiskFile>, disk: &dyn Disk
 /// The segments of a journal, of which there is at least one.
 pub(super) fn segments(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>> {
     let paths = segment_paths(dir, disk)?;
-    if paths.is_empty() {
-        return Err(Error::journal(format!("There is no journal in {}", dir.display()))
-            .hint("Name the data directory of rowcast (--data DIR)."));
-    }
-    Ok(paths)
+    if paths.is_empty() { Err(removed::nothing_there(dir, disk)) } else { Ok(paths) }
 }
 
 fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
@@ -197,7 +207,7 @@ impl<'a> Walk<'a> {
             Err(_) if newest && never_begun(&bytes, read, length) => return Ok(Opened::NeverBegun),
             Err(reason) => return Err(broken_segment(path, reason)),
         };
-        rightly_named(path, header.base)?;
+        rightly_named(path, header.base, disk)?;
         let good_end = SEGMENT_HEADER as u64;
         let scanner = Scanner::new(Arc::clone(&file), good_end, length);
         let last = header.previous_last;

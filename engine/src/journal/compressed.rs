@@ -18,6 +18,7 @@ use std::sync::Arc;
 use zstd::bulk::Decompressor;
 
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::salvage::Salvaged;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::record::layout::{get_u32, get_u64, put};
 
@@ -59,12 +60,45 @@ pub(crate) fn plain_view(file: Arc<dyn DiskFile>, header: &[u8]) -> io::Result<A
 }
 
 /// The same for who looks for what is left: a damaged frame reads as bytes that are no batch, so that what stands before
-/// and behind it is found as in a plain file.
-pub(crate) fn blanked_view(file: Arc<dyn DiskFile>, header: &[u8]) -> io::Result<Arc<dyn DiskFile>> {
+/// and behind it is found as in a plain file; where the table is damaged there are the frames that can be found without it.
+pub(crate) fn blanked_view(
+    file: Arc<dyn DiskFile>,
+    header: &[u8],
+) -> io::Result<(Arc<dyn DiskFile>, Option<BrokenTable>)> {
     if !is_compressed(header) {
-        return Ok(file);
+        return Ok((file, None));
     }
-    Ok(Arc::new(Compressed { blanks: true, ..Compressed::open(file)? }))
+    match Compressed::open(Arc::clone(&file)) {
+        Ok(sound) => {
+            let footer = sound.footer;
+            let salvaged = if sound.every_entry_fits()? { None } else { Some(Salvaged::of(&*file)?) };
+            // What is wrong may be the entry, not the frame: whether the frame is sound, its batches tell.
+            match salvaged.filter(|found| found.footer == footer) {
+                Some(found) => Ok(of_salvaged(file, Salvaged { whole: true, ..found })),
+                None => Ok((Arc::new(Compressed { blanks: true, ..sound }), None)),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let found = Salvaged::of(&*file)?;
+            Ok(of_salvaged(file, found))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn of_salvaged(file: Arc<dyn DiskFile>, found: Salvaged) -> (Arc<dyn DiskFile>, Option<BrokenTable>) {
+    let Salvaged { entries, footer, whole } = found;
+    let broken = BrokenTable { at: footer.table, whole };
+    (Arc::new(Compressed { file, footer, entries: Some(entries), blanks: true }), Some(broken))
+}
+
+/// Of a compressed segment whose table, or the footer behind it, is damaged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BrokenTable {
+    /// Where the frames end that can be read, in the file.
+    pub(crate) at: u64,
+    /// These are all frames.
+    pub(crate) whole: bool,
 }
 
 /// The last bytes of a compressed segment.
@@ -143,6 +177,8 @@ impl Entry {
 struct Compressed {
     file: Arc<dyn DiskFile>,
     footer: Footer,
+    /// In place of a table that is damaged.
+    entries: Option<Vec<Entry>>,
     /// Damaged frames are blank instead of an error.
     blanks: bool,
 }
@@ -153,10 +189,9 @@ impl Compressed {
         let mut bytes = [0; FOOTER_BYTES];
         let at = length.saturating_sub(FOOTER_BYTES as u64);
         file.read_at(&mut bytes, at)?;
-        let footer = Footer::decode(&bytes, length).ok_or_else(|| {
-            damaged(format!("damaged at the end, offset {at}: the table of the compressed segment"))
-        })?;
-        Ok(Self { file, footer, blanks: false })
+        let footer = Footer::decode(&bytes, length)
+            .ok_or_else(|| damaged(format!("the table at the end of the compressed segment, offset {at}")))?;
+        Ok(Self { file, footer, entries: None, blanks: false })
     }
 
     /// Offset in the plain form and plain length of a frame.
@@ -168,6 +203,10 @@ impl Compressed {
     }
 
     fn entries(&self, first: u64, count: usize) -> io::Result<Vec<u8>> {
+        if let Some(entries) = &self.entries {
+            let wanted = entries.iter().skip(usize::try_from(first).unwrap_or(usize::MAX)).take(count);
+            return Ok(wanted.flat_map(|entry| entry.encode()).collect());
+        }
         let mut bytes = vec![0; count * ENTRY_BYTES];
         let at = self.footer.table + first * ENTRY_BYTES as u64;
         let read = self.file.read_at(&mut bytes, at)?;
@@ -193,6 +232,19 @@ impl Compressed {
             return wrong("its checksum is wrong");
         }
         Ok(())
+    }
+
+    /// Whether the table says of every frame what stands there.
+    fn every_entry_fits(&self) -> io::Result<bool> {
+        let mut packed = Vec::new();
+        for frame in 0..self.footer.frames() {
+            let entry = Entry::decode(&self.entries(frame, 1)?);
+            match self.load(self.place(frame).0, entry, &mut packed) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
+                loaded => loaded?,
+            }
+        }
+        Ok(true)
     }
 
     /// Reads a frame, all but its first `skip` bytes, as far as there is room; gives their number.
@@ -295,7 +347,7 @@ impl Frames {
 }
 
 fn damaged_frame(start: u64, why: &str) -> io::Error {
-    damaged(format!("damaged at offset {start}: the compressed frame that begins there: {why}"))
+    damaged(format!("the compressed frame that begins at offset {start}: {why}"))
 }
 
 fn damaged(what: String) -> io::Error {
@@ -362,7 +414,7 @@ mod tests {
         for length in [HEADER + 4000, HEADER + 6000] {
             let file = Compressed::open(file(Footer { length, ..sound })).unwrap();
             let error = file.read_at(&mut [0; 100], 200).unwrap_err();
-            assert!(error.to_string().contains("damaged at offset 128"), "{error}");
+            assert!(error.to_string().contains("begins at offset 128"), "{error}");
         }
     }
 }

@@ -17,6 +17,7 @@ use zstd::bulk::{Compressor as Zstd, Decompressor};
 use crate::error::{Error, Result};
 use crate::journal::compressed::{Entry, FRAME_BYTES, Footer};
 use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::refusal::is_out_of_files;
 use crate::journal::rolling::is_full;
 use crate::journal::scan::{Broken, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, mark_compressed};
@@ -116,7 +117,7 @@ impl Work {
                     continue;
                 };
                 self.tell(&segment, &error);
-                if is_full(&error) {
+                if passes(&error) {
                     // Tried again when another one is closed, then after two, after four.
                     self.skips = (1 << self.full.min(SKIPS)) - 1;
                     self.full += 1;
@@ -145,7 +146,11 @@ impl Work {
 
     fn tell(&mut self, segment: &Segment, error: &io::Error) {
         let path = segment.path.display();
-        let until = if is_full(error) { "there is room" } else { "the next start" };
+        let until = match error {
+            _ if is_full(error) => "there is room",
+            _ if passes(error) => "another file can be opened",
+            _ => "the next start",
+        };
         if std::mem::replace(&mut self.told, true) {
             tracing::debug!(%error, %path, "A segment stays uncompressed until {until}");
         } else {
@@ -210,13 +215,20 @@ impl Work {
             segment.set_stored(stored);
         }
         // Until then a power cut may bring the plain form back, which is as good.
-        shared.disk.sync_dir(&shared.options.dir)?;
+        if let Err(error) = shared.disk.sync_dir(&shared.options.dir) {
+            let path = segment.path.display();
+            tracing::warn!(%error, %path, "A compressed segment may be uncompressed again after a power cut");
+        }
         let saved = segment.length() - stored;
         counter!("rowcast_journal_compressed_segments_total").increment(1);
         counter!("rowcast_journal_compressed_saved_bytes_total").increment(saved);
         tracing::debug!(path = %segment.path.display(), from = segment.length(), to = stored, "Compressed a segment");
         Ok(true)
     }
+}
+
+fn passes(error: &io::Error) -> bool {
+    is_full(error) || is_out_of_files(error)
 }
 
 /// Where the compressed form of a segment is written.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use rustix::fs::{AtFlags, StatxFlags};
+
 /// What the journal asks of a directory of files.
 pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// Makes a new, empty file for reading and writing.
@@ -29,6 +31,15 @@ pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
     }
 }
 
+/// What is seen of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Its length.
+    pub length: u64,
+    /// It has a name, as far as that is known: nobody has removed it.
+    pub named: bool,
+}
+
 /// An open file.
 pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// Writes all bytes at an offset.
@@ -47,6 +58,10 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Its length.
     fn length(&self) -> io::Result<u64>;
+    /// Its length, and whether it still has a name.
+    fn look(&self) -> io::Result<Look> {
+        Ok(Look { length: self.length()?, named: true })
+    }
     /// When it was made, in nanoseconds since 1970: a copy is made later. 0: not known.
     fn born(&self) -> io::Result<u64> {
         Ok(0)
@@ -146,6 +161,17 @@ impl DiskFile for File {
         file.seek(SeekFrom::End(0))
     }
 
+    fn look(&self) -> io::Result<Look> {
+        // Without its times, for the same reason. Old kernels and some containers refuse it.
+        let wanted = StatxFlags::SIZE | StatxFlags::NLINK;
+        match rustix::fs::statx(self, c"", AtFlags::EMPTY_PATH, wanted) {
+            Ok(seen) if StatxFlags::from_bits_retain(seen.stx_mask).contains(wanted) => {
+                Ok(Look { length: seen.stx_size, named: seen.stx_nlink > 0 })
+            }
+            _ => Ok(Look { length: DiskFile::length(self)?, named: true }),
+        }
+    }
+
     fn born(&self) -> io::Result<u64> {
         // Not every file system knows, and not every container lets ask. (Its inode would tell it from a copy as well, but some
         // network file systems number their files anew with each mount.)
@@ -188,6 +214,10 @@ impl DiskFile for OnlyRead {
 
     fn length(&self) -> io::Result<u64> {
         self.file.length()
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        self.file.look()
     }
 
     fn born(&self) -> io::Result<u64> {

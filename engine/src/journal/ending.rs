@@ -29,7 +29,7 @@ impl Ending {
         let born = if header.born == 0 { 0 } else { file.born()? };
         let copied = born != 0 && born != header.born;
         // An older one was cut to what is in it, though not in a copy that was made before that.
-        let sure = if newest || copied { sidecar::durable_to(disk, path, header) } else { u64::MAX };
+        let sure = if newest || copied { sidecar::durable_to(disk, path, header)? } else { u64::MAX };
         Ok(Self { header: *header, newest, copied, sure })
     }
 

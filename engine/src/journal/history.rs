@@ -18,7 +18,7 @@ use crate::answer::answered;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::position::StreamPosition;
-use crate::journal::rolling::{cannot_create, install, is_full, json_of};
+use crate::journal::rolling::{cannot_create, install, json_of};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::writer::{Active, Writer, now};
 use crate::journal::{Command, Journal, Shared, gone};
@@ -89,7 +89,7 @@ impl Writer {
         self.active = loop {
             match create(&self.shared, self.next, &previous, (position.lsn, &bytes)) {
                 Ok(active) => break active,
-                Err(error) if is_full(&error) => self.wait_for_room("there is no room for a new history")?,
+                Err(error) if self.waits_for_history(&error)? => {}
                 Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
             }
         };
@@ -104,6 +104,18 @@ impl Writer {
         // Nobody may be waiting any more.
         let _ = reply.send(Ok(first));
         Ok(())
+    }
+}
+
+impl Writer {
+    fn waits_for_history(&self, error: &io::Error) -> Result<bool> {
+        let what = "there is no room for a new history";
+        // Of an empty segment it may have taken the name; there is nothing to lose in it.
+        if self.active.segment.header.base == self.next {
+            self.shared.waits_out(error, what)
+        } else {
+            self.waits_out(error, what)
+        }
     }
 }
 

@@ -44,6 +44,15 @@ pub(crate) enum Claim {
     Moving(Vec<String>),
 }
 
+/// A door that may be waited for.
+pub(super) struct WorkedOn {
+    pub(super) door: String,
+    /// It has everything up to here.
+    pub(super) above: u64,
+    /// It has not moved for long.
+    pub(super) still: bool,
+}
+
 /// What one door has lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
@@ -130,23 +139,31 @@ impl Holds {
     pub(crate) fn claim_on(&self, last: u64) -> Claim {
         let doors = self.locked();
         let holders: Vec<_> = doors.iter().filter(|(_, hold)| hold.holds_above() < last).collect();
-        let still = |hold: &Hold| hold.idle || hold.since.elapsed() >= self.stalled_after;
         let names =
             |holders: Vec<(&String, &Hold)>| holders.into_iter().map(|(door, _)| door.clone()).collect();
         if holders.is_empty() {
             return Claim::Free;
         }
-        if holders.iter().all(|(_, hold)| still(hold)) {
+        if holders.iter().all(|(_, hold)| self.is_still(hold)) {
             return Claim::Stalled(names(holders));
         }
-        Claim::Moving(names(holders.into_iter().filter(|(_, hold)| !still(hold)).collect()))
+        Claim::Moving(names(holders.into_iter().filter(|(_, hold)| !self.is_still(hold)).collect()))
     }
 
-    /// The doors that somebody works on, or that are among these, with what they have everything up to.
-    pub(super) fn moving(&self, or: &[String]) -> Vec<(String, u64)> {
+    fn is_still(&self, hold: &Hold) -> bool {
+        hold.idle || hold.since.elapsed() >= self.stalled_after
+    }
+
+    /// The doors that somebody works on, or that are among these: of them none counts as one that does not move.
+    pub(super) fn worked_on(&self, or: &[String]) -> Vec<WorkedOn> {
         let doors = self.locked();
-        let moving = doors.iter().filter(|(door, hold)| !hold.idle || or.contains(door));
-        moving.map(|(door, hold)| (door.clone(), hold.holds_above())).collect()
+        let worked_on = doors.iter().filter(|(door, hold)| !hold.idle || or.contains(door));
+        let of = |(door, hold): (&String, &Hold)| WorkedOn {
+            door: door.clone(),
+            above: hold.holds_above(),
+            still: self.is_still(hold) && !or.contains(door),
+        };
+        worked_on.map(of).collect()
     }
 
     /// A segment goes although this door needs it; `None` when the door has come by it meanwhile.

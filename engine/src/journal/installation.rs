@@ -77,6 +77,6 @@ fn try_store(dir: &Path, disk: &dyn Disk, uuid: Uuid) -> io::Result<()> {
     Ok(())
 }
 
-fn path_in(dir: &Path) -> PathBuf {
+pub(super) fn path_in(dir: &Path) -> PathBuf {
     dir.join("installation")
 }

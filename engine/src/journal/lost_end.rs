@@ -11,9 +11,9 @@ use std::sync::PoisonError;
 use crate::error::{Error, Result};
 use crate::journal::Shared;
 use crate::journal::compressed::open_segment;
-use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::disk::{Disk, Look};
 use crate::journal::opening::{index_paths, never_begun, segment_paths};
-use crate::journal::refusal::{MEND, broken_middle};
+use crate::journal::refusal::{MEND, broken_middle, cannot_read};
 use crate::journal::scan::Broken;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Said};
@@ -40,25 +40,23 @@ impl LostEnd {
     /// What is lost at the end of a journal, if anything is.
     pub(crate) fn of(dir: &Path, disk: &dyn Disk) -> Result<Option<Self>> {
         let (segments, indexes) = (segment_paths(dir, disk)?, index_paths(dir, disk)?);
-        let newest = segments.iter().rev().find_map(|path| match Looks::at(disk, path) {
-            Looks::Sound(header) => Some((path, header)),
-            _ => None,
-        });
+        let newest = newest_sound(disk, &segments)?;
         let mut found: Option<Self> = None;
         for index in indexes {
             let path = index.with_extension("seg");
-            if newest.as_ref().is_some_and(|(newest, _)| path < **newest) {
+            if newest.is_some_and(|newest| path < *newest) {
                 continue;
             }
-            let Some(said) = sidecar::said(disk, &index).filter(|said| said.events > 0) else { continue };
+            let said = sidecar::said(disk, &index).map_err(|error| cannot_read(&index, error))?;
+            let Some(said) = said.filter(|said| said.events > 0) else { continue };
             let Some(first) = number_of(&path) else { continue };
             if said.base.is_some_and(|base| base != first) {
                 continue;
             }
-            let cut_at = match Looks::at(disk, &path) {
+            let cut_at = match Looks::at(disk, &path)? {
                 Looks::Missing => None,
                 Looks::Empty => Some(0),
-                Looks::Sound(header) => match shorter(disk, &path, &header, &said) {
+                Looks::Sound(header) => match shorter(disk, &path, &header, &said)? {
                     Some(length) => Some(length),
                     None => continue,
                 },
@@ -97,22 +95,54 @@ impl Shared {
             tracing::error!(%error, hint = error.remedy(), "The journal is damaged; what is sound is served");
         }
     }
+
+    /// What has become of a closed segment's file, if it is not there as it was.
+    fn harm_to(&self, segment: &Segment) -> Option<&'static str> {
+        match self.disk.open(&segment.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some("removed"),
+            Ok(file) if file.length().is_ok_and(|length| length < segment.stored()) => Some("cut"),
+            _ => None,
+        }
+    }
+
+    /// While an opening waits, the newest segment may go, and have no index yet that would tell.
+    pub(super) fn look_at_newest(&self, segment: &Segment) -> Result<()> {
+        self.harm_to(segment).map_or(Ok(()), |how| Err(self.taken_away(segment, how)))
+    }
 }
 
 impl Writer {
     /// Somebody may have removed or cut the file that is being written: what goes into it then is nowhere.
     pub(super) fn look_at_file(&self) -> Result<()> {
-        let file = self.shared.disk.open(&self.active.segment.path);
-        if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Err(self.taken_away("removed"));
-        }
-        file.map_or(Ok(()), |file| self.look_whole(&*file))
+        self.look_whole()?;
+        self.look_by_name(false)
     }
 
-    /// A write behind the end would hide what was cut.
-    pub(super) fn look_whole(&self, file: &dyn DiskFile) -> Result<()> {
-        let cut = file.length().is_ok_and(|length| length < self.active.written);
-        if cut { Err(self.taken_away("cut")) } else { Ok(()) }
+    /// A write behind the end would hide what was cut, and one to a file without a name would be confirmed all the same.
+    pub(super) fn look_whole(&self) -> Result<()> {
+        match self.active.file.look() {
+            Ok(Look { length, .. }) if length < self.active.written => Err(self.taken_away("cut")),
+            // There are file systems that count no names.
+            Ok(Look { named: false, .. }) => self.look_by_name(true),
+            // An ill disk says so at the next write.
+            _ => Ok(()),
+        }
+    }
+
+    fn look_by_name(&self, seems_removed: bool) -> Result<()> {
+        match self.shared.disk.open(&self.active.segment.path) {
+            Err(error) if seems_removed || error.kind() == io::ErrorKind::NotFound => {
+                Err(self.taken_away("removed"))
+            }
+            Ok(file) if file.length().is_ok_and(|length| length < self.active.written) => {
+                Err(self.taken_away("cut"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn taken_away(&self, how: &str) -> Error {
+        self.shared.taken_away(&self.active.segment, how)
     }
 
     /// Looks, once a second, at another one of the closed segments: where nobody reads, nobody would miss it before the
@@ -126,27 +156,20 @@ impl Writer {
         let Some(segment) = self.ticks.checked_rem(closed).and_then(|at| segments.get(at)) else {
             return;
         };
-        let how = match self.shared.disk.open(&segment.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "removed",
-            Ok(file) if file.length().is_ok_and(|length| length < segment.stored()) => "cut",
-            _ => return,
-        };
+        let Some(how) = self.shared.harm_to(segment) else { return };
         let what = format!("{} was {how} while rowcast ran", segment.path.display());
         self.shared.note_damage(segment, &Error::journal(what).hint(MEND));
-    }
-
-    fn taken_away(&self, how: &str) -> Error {
-        let path = self.active.segment.path.display();
-        Error::journal(format!("{path} was {how} while it was being written")).hint(
-            "Start rowcast again: it goes on behind what is left, and what Postgres has forgotten of the rest is a gap.",
-        )
     }
 }
 
 /// The length of the segment, if it is less than the index of this very segment says.
-fn shorter(disk: &dyn Disk, path: &Path, header: &SegmentHeader, said: &Said) -> Option<u64> {
-    let length = open_segment(disk, path).and_then(|file| file.length()).ok()?;
-    (said.created == header.created && length < said.length).then_some(length)
+fn shorter(disk: &dyn Disk, path: &Path, header: &SegmentHeader, said: &Said) -> Result<Option<u64>> {
+    let length = match open_segment(disk, path).and_then(|file| file.length()) {
+        // That is told as what it is.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
+        length => length.map_err(|error| cannot_read(path, error))?,
+    };
+    Ok((said.created == header.created && length < said.length).then_some(length))
 }
 
 /// What stands where a segment should be.
@@ -159,15 +182,25 @@ enum Looks {
 }
 
 impl Looks {
-    fn at(disk: &dyn Disk, path: &Path) -> Self {
+    /// One that cannot be read now may be missing.
+    fn at(disk: &dyn Disk, path: &Path) -> Result<Self> {
         let mut bytes = [0; SEGMENT_HEADER];
         match disk.open(path).and_then(|file| Ok((file.read_at(&mut bytes, 0)?, file.length()?))) {
-            Ok((read, length)) if never_begun(&bytes, read, length) => Self::Empty,
-            Ok(_) => SegmentHeader::decode(&bytes).map_or(Self::Other, Self::Sound),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Missing,
-            Err(_) => Self::Other,
+            Ok((read, length)) if never_begun(&bytes, read, length) => Ok(Self::Empty),
+            Ok(_) => Ok(SegmentHeader::decode(&bytes).map_or(Self::Other, Self::Sound)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Missing),
+            Err(error) => Err(cannot_read(path, error)),
         }
     }
+}
+
+fn newest_sound<'a>(disk: &dyn Disk, segments: &'a [PathBuf]) -> Result<Option<&'a PathBuf>> {
+    for path in segments.iter().rev() {
+        if matches!(Looks::at(disk, path)?, Looks::Sound(_)) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// The number in a segment's name: of its first event.

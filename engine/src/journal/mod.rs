@@ -8,6 +8,8 @@
 //! DIR/00000001795226490105.zst.tmp  a closed segment on its way to its compressed form; removed at opening
 //! DIR/history.tmp                 a history of the source that has not begun yet; removed at opening
 //! DIR/installation                the uuid that every segment names: whose journal this is
+//! DIR/removed                     the number of the last event that retention has removed, see `removed`
+//! DIR/taken                       which events another hand has taken from the end, see `taken`
 //! DIR/00000001795226490105.seg.cut-640  what `repair` has cut off there, for a person; `….new` while it is written,
 //!                                 as is a segment that `repair` makes; removed at opening
 //!
@@ -40,6 +42,7 @@ mod crowded;
 pub mod disk;
 mod distance;
 mod ending;
+mod gaps;
 mod history;
 mod holds;
 mod installation;
@@ -47,6 +50,7 @@ mod last;
 mod lock;
 mod lost_end;
 mod marks;
+mod noted;
 mod notes;
 mod opening;
 mod place;
@@ -55,21 +59,24 @@ mod reader;
 mod refusal;
 mod registry;
 mod release;
+mod removed;
 mod repair;
 mod retention;
 mod rolling;
 mod room;
+mod salvage;
 mod scan;
 mod segment;
 mod sidecar;
 mod spill;
+mod taken;
 pub(crate) mod writer;
 mod zeros;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -79,20 +86,23 @@ use uuid::Uuid;
 
 pub use backup::{BackupReport, backup, empty_dir};
 pub use check::{CheckReport, check, for_each_event};
+pub use gaps::ChannelGap;
 pub use opening::open;
 pub use place::{Start, first_of_last};
 pub use position::{Broken, StreamPosition};
 pub use reader::{Gone, Read, StoredTransaction};
+pub use refusal::quoted;
 pub use repair::{Cut, LostNumbers, RepairReport, repair};
 pub(crate) use rolling::RowsEnd;
 pub(crate) use rolling::json_of as encode_position;
+pub(crate) use room::OUT_OF_FILES;
 pub use spill::Spill;
 pub(crate) use writer::{Append, Command, TxEnd};
 
 use crate::answer::answered;
 use crate::error::{Error, Result};
 use crate::journal::cache::Cache;
-use crate::journal::disk::Disk;
+use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::holds::Holds;
 use crate::journal::lock::Lock;
 use crate::journal::marks::Marks;
@@ -254,6 +264,8 @@ pub(crate) struct Shared {
     pub(crate) names: Mutex<()>,
     /// Gives the blocks of removed files back.
     pub(crate) release: Release,
+    /// Where it is noted that another hand has taken something from the end.
+    pub(crate) taken: OnceLock<Arc<dyn DiskFile>>,
     /// Huge transactions that wait for room.
     pub(crate) spills_waiting: AtomicU64,
     /// Held until the writer has closed the journal.
@@ -293,6 +305,11 @@ impl Journal {
     /// Watches what the writer is doing.
     pub fn state(&self) -> watch::Receiver<State> {
         self.shared.state.subscribe()
+    }
+
+    /// What is shown becomes durable later, unless somebody asks for it.
+    pub(crate) fn syncs_later(&self) -> bool {
+        matches!(self.shared.options.sync, Sync::Interval(_))
     }
 
     /// Whose history this is.
@@ -381,33 +398,20 @@ impl Journal {
         self.append_if_room(builder).await
     }
 
-    /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
-    pub async fn record_gap(&self, channel: &str, reason: &str, detail: &str, at: i64) -> Result<u64> {
-        self.record_gap_for(&[], channel, (reason, detail), at).await
-    }
-
-    /// Likewise, for these sinks alone. With none, for everybody.
-    pub async fn record_gap_for(
-        &self,
-        sinks: &[String],
-        channel: &str,
-        (reason, detail): (&str, &str),
-        at: i64,
-    ) -> Result<u64> {
-        let mut builder = Builder::new();
-        builder.begin_local_for(sinks, at);
-        builder.gap(channel, reason, detail);
-        builder.commit(Lsn::ZERO);
-        self.append(Append { parts: builder.take(), ..Append::default() }).await
-    }
-
     /// Stores notes of the source, JSON by name, and waits until they are durable. Empty JSON removes one.
     pub async fn note(&self, notes: &[(&str, &[u8])]) -> Result<()> {
-        let mut builder = Builder::new();
-        for (name, json) in notes {
-            builder.note(name, json);
-        }
+        let mut builder = noting(notes);
         self.append(Append { parts: builder.take(), ..Append::default() }).await.map(drop)
+    }
+
+    /// Likewise, for those who can come again.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended.
+    pub async fn note_if_room(&self, notes: &[(&str, &[u8])]) -> Result<()> {
+        self.shared.refuse_unless_open()?;
+        self.append_if_room(noting(notes)).await.map(drop)
     }
 
     pub(crate) async fn append(&self, append: Append) -> Result<u64> {
@@ -453,6 +457,14 @@ impl Journal {
             answered(&self.commands, wait).await;
         }
     }
+}
+
+fn noting(notes: &[(&str, &[u8])]) -> Builder {
+    let mut builder = Builder::new();
+    for (name, json) in notes {
+        builder.note(name, json);
+    }
+    builder
 }
 
 /// The writer has ended: after a failure or at shutdown.

@@ -3,7 +3,7 @@
 //! Every segment begins with all notes that there are, so that any of them can be read when all older ones are gone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::error::Result;
 use crate::journal::{Journal, Shared, gone};
@@ -27,12 +27,22 @@ impl Journal {
         self.shared.notes()
     }
 
+    /// One of them.
+    pub fn note_named(&self, name: &str) -> Option<Arc<[u8]>> {
+        self.shared.locked_notes().get(name).cloned()
+    }
+
+    /// Whether there is one like this among them, by name and JSON. Holds up who changes notes.
+    pub fn any_note(&self, mut is: impl FnMut(&str, &[u8]) -> bool) -> bool {
+        self.shared.locked_notes().iter().any(|(name, json)| is(name, json))
+    }
+
     /// Waits until a note that is durable, or gone, is what is waited for. Cancel safe.
     pub async fn noted(&self, name: &str, is: impl Fn(Option<&[u8]>) -> bool) -> Result<()> {
         let mut changes = self.shared.noted.subscribe();
         loop {
             changes.mark_unchanged();
-            if is(self.shared.notes().get(name).map(AsRef::as_ref)) {
+            if is(self.note_named(name).as_deref()) {
                 return Ok(());
             }
             changes.changed().await.map_err(|_| gone())?;
@@ -41,14 +51,18 @@ impl Journal {
 }
 
 impl Shared {
+    fn locked_notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn notes(&self) -> Notes {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.locked_notes().clone()
     }
 
     /// What has become durable.
     pub(crate) fn note(&self, changed: Vec<Note>) {
         if !changed.is_empty() {
-            let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut notes = self.locked_notes();
             changed.into_iter().for_each(|note| apply(&mut notes, note));
             drop(notes);
             self.noted.send_modify(|count| *count += 1);

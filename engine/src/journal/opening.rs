@@ -1,15 +1,18 @@
 //! Opening: cuts a torn tail and says so, refuses a broken middle with file and offset.
 
+mod bridge;
 mod segment;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 pub(crate) use self::segment::note_asides;
@@ -27,11 +30,12 @@ use crate::journal::lost_end::{LostEnd, number_of};
 use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::refusal::{
-    broken_segment, cannot_list, cannot_read, foreign, is_named, misfit, rightly_named,
+    broken_segment, cannot_list, cannot_read, foreign, is_named, misfit_or_misnamed, rightly_named,
 };
 use crate::journal::registry::Registry;
 use crate::journal::release::Release;
-use crate::journal::rolling::{cannot_create, is_full, start_segment};
+use crate::journal::removed::warn_of_missing;
+use crate::journal::rolling::{cannot_create, start_segment};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::sidecar;
 use crate::journal::writer::{UNSYNCED_MAX, Writer, now};
@@ -41,8 +45,9 @@ use crate::record::layout::NUMBERS_END;
 use crate::schema::SchemaId;
 
 /// Appends waiting for the writer; each is bounded by whoever sends it (capture: two at a time, publishing: a
-/// message each).
-const QUEUE: usize = 8;
+/// message each, which whoever publishes holds in any case). As many as may come during one sync: what has no place here
+/// is not in the next round, and holds up those who do not wait for a place.
+const QUEUE: usize = 1024;
 /// How often the opening looks whether the writer waits for room.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Numbers left out where the clock stands below the newest one, because it was set back: for those that damage hides, or
@@ -66,10 +71,12 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
     remove_lone_indexes(&options.dir, &*disk)?;
     abort::point(Point::OpenCleared);
     let registry = Registry::default();
-    let found = Found::load(&options.dir, installation, &*disk, &registry)?;
+    let mut found = Found::load(&options.dir, installation, &*disk, &registry)?;
+    found.bridge(&options.dir, &*disk, &registry)?;
     let newest = found.segments.last().map_or(0, |segment| segment.last());
     let lsn = found.lsn();
     warn_of_unknown(newest, &options);
+    warn_of_missing(&options.dir, &*disk, &found.segments)?;
     let marks = Marks::of(&found.segments, lsn);
     abort::point(Point::OpenScanned);
     let shared = Arc::new(Shared {
@@ -96,6 +103,7 @@ pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Journal> {
         life: Uuid::new_v4(),
         names: Mutex::new(()),
         release,
+        taken: OnceLock::new(),
         spills_waiting: AtomicU64::new(0),
         lock: Mutex::new(Some(lock)),
         options,
@@ -191,9 +199,7 @@ fn begin(shared: &Arc<Shared>, next: u64, owed: Option<watch::Sender<Instant>>) 
         match start_segment(shared, next, &previous) {
             Ok(active) => break active,
             // Without a history there is nobody to serve, and the one who starts it is there to be told.
-            Err(error) if is_full(&error) && !shared.segments.load().is_empty() => {
-                shared.wait_for_room("there is no room for a new segment")?;
-            }
+            Err(error) if waits_to_begin(shared, &error, &previous)? => {}
             Err(error) => return Err(cannot_create(shared, next, error)),
         }
     };
@@ -213,12 +219,23 @@ fn begin(shared: &Arc<Shared>, next: u64, owed: Option<watch::Sender<Instant>>) 
     // Durable before the segment that held it so far may go.
     writer.sync_file()?;
     abort::point(Point::OpenPosition);
+    shared.note_beginning();
+    shared.begin_note();
     shared.cache.clear(*shared.head.borrow());
     drop_empty(shared);
     abort::point(Point::OpenDropped);
     writer.compressor = Compressor::start(shared)?;
     shared.say_roomy();
     Ok(writer)
+}
+
+fn waits_to_begin(shared: &Shared, error: &io::Error, previous: &Segment) -> Result<bool> {
+    if shared.segments.load().is_empty() {
+        return Ok(false);
+    }
+    let waited = shared.waits_out(error, "there is no room for a new segment");
+    shared.look_at_newest(previous)?;
+    waited
 }
 
 fn nothing_before() -> Segment {
@@ -229,11 +246,12 @@ fn spawn_ticks(commands: &mpsc::Sender<Command>) {
     let weak = commands.downgrade();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let Some(commands) = weak.upgrade() else { return };
-            // A full queue means that the writer is awake anyway; a closed one ends this.
-            if matches!(commands.try_send(Command::Tick), Err(mpsc::error::TrySendError::Closed(_))) {
+            // It waits for its turn: a crowd must not keep the writer from looking at its file.
+            if commands.send(Command::Tick).await.is_err() {
                 return;
             }
         }
@@ -315,15 +333,16 @@ impl Found {
             Err(reason) => return Err(broken(reason)),
         };
         if header.installation != self.installation {
-            return Err(foreign(path, header.installation, self.installation));
+            return Err(foreign(path, header.installation, self.installation, disk));
         }
         // A file that is named as another segment would be replaced by it.
-        rightly_named(path, header.base)?;
+        rightly_named(path, header.base, disk)?;
         let (time, lsn, last) = self.segments.last().map_or((0, Lsn::ZERO, None), |before| {
             (before.time_max(), before.lsn_max(), Some(before.last()))
         });
-        if last.is_some_and(|last| last != header.previous_last) {
-            return Err(broken(&misfit(header.previous_last, last.unwrap_or(0))));
+        if let Some(last) = last.filter(|last| *last != header.previous_last) {
+            let paths = segment_paths(path.parent().unwrap_or(path), disk)?;
+            return Err(misfit_or_misnamed(&paths, path, (header.previous_last, last), disk));
         }
         // Positions before it are of another history.
         let lsn = if header.history.is_some() { Lsn::ZERO } else { lsn };
@@ -429,8 +448,7 @@ fn remove_lone_indexes(dir: &Path, disk: &dyn Disk) -> Result<()> {
 /// Whether the newest segment's header was never written whole: it held nothing yet. The header is synced before
 /// anything else is written, so that a longer file has lost it.
 pub(crate) fn never_begun(header: &[u8; SEGMENT_HEADER], read: usize, length: u64) -> bool {
-    let torn = || header.iter().all(|byte| *byte == 0) || SegmentHeader::is_torn(header);
-    read < SEGMENT_HEADER || (length <= SEGMENT_HEADER as u64 && torn())
+    read < SEGMENT_HEADER || (length <= SEGMENT_HEADER as u64 && SegmentHeader::is_torn(header))
 }
 
 impl Shared {
@@ -462,10 +480,11 @@ mod tests {
         let length = SEGMENT_HEADER as u64;
         let begun = |header, length| !never_begun(&header, SEGMENT_HEADER, length);
         assert!(begun(whole, length));
-        let mut torn = whole;
-        torn[90..].fill(0);
-        assert!(!begun(torn, length) && begun(torn, length + 1));
-        assert!(!begun([0; SEGMENT_HEADER], length) && begun([0; SEGMENT_HEADER], length + 1));
+        for cut in [0, 1, 7, 8, 9, 90] {
+            let mut torn = whole;
+            torn[cut..].fill(0);
+            assert!(!begun(torn, length) && begun(torn, length + 1), "cut at {cut}");
+        }
         // Something of somebody else's.
         assert!(begun([b'x'; SEGMENT_HEADER], length));
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::Micros;
@@ -18,7 +19,7 @@ use crate::lsn::Lsn;
 use crate::record::{Batch, Header};
 
 /// A position that is not held any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Gone {
     /// First number that is missing.
     pub from: u64,

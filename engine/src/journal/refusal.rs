@@ -1,14 +1,17 @@
 //! What is said of a directory or a file that the journal cannot use, and what to do next.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::journal::disk::Disk;
+use crate::journal::installation;
+use crate::journal::opening::segment_paths;
 use crate::journal::rolling::is_full;
 use crate::journal::scan::Broken;
-use crate::journal::segment::{OTHER_VERSION, Segment};
+use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
 
 /// What to do about damage.
 pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal repair --data DIR` cuts the journal \
@@ -18,11 +21,36 @@ pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
+/// What to do about them, for what was begun by a person.
+const FILES: &str =
+    "Let rowcast have more files open (ulimit -n, LimitNOFILE in its unit), and start it again.";
+/// The same, for what goes on by itself.
+pub(crate) const FEWER_FILES: &str = "It goes on by itself when others are closed. Let rowcast have more files open (ulimit -n, \
+                                      LimitNOFILE in its unit), or lower http.max_connections";
+
 const RIGHTS: &str =
     "The user who runs rowcast has to be able to read and write the files of its data directory.";
 
-/// A segment that another installation wrote.
-pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid) -> Error {
+/// A segment that another installation wrote, or so it seems.
+pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid, disk: &dyn Disk) -> Error {
+    let dir = path.parent().unwrap_or(path);
+    let agree = segment_paths(dir, disk).unwrap_or_default().iter().all(|other| {
+        // What cannot be read says nothing.
+        header_of(other, disk).is_none_or(|header| header.installation == theirs)
+    });
+    if agree {
+        let file = installation::path_in(dir);
+        let what = format!(
+            "Every segment in {} belongs to another installation ({theirs}) than its file installation names ({ours})",
+            dir.display()
+        );
+        let hint = format!(
+            "Where this is the journal that is meant, the file is wrong: remove it (rm {}), and `rowcast journal repair \
+             --data DIR` writes it again. Where it is not, name the right data directory (--data DIR).",
+            quoted(&file)
+        );
+        return Error::journal(what).hint(hint);
+    }
     Error::journal(format!(
         "{} belongs to another installation ({theirs}, this one is {ours})",
         path.display()
@@ -30,10 +58,26 @@ pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid) -> Error {
     .hint("Give every rowcast a data directory of its own (--data DIR), and take files of another one out of this.")
 }
 
+/// Whether it is only that too many files are open: nothing was done, and it passes.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+/// What to do about an error, unless it is that.
+pub(crate) fn or_files<'a>(error: &io::Error, other: &'a str) -> &'a str {
+    if is_out_of_files(error) { FILES } else { other }
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 pub(crate) fn cannot_open(dir: &Path, error: io::Error) -> Error {
-    Error::journal(format!("Cannot open the journal in {}", dir.display()))
-        .because(error)
-        .hint("Name a directory that the user who runs rowcast may write to (--data DIR).")
+    let hint = or_files(&error, "Name a directory that the user who runs rowcast may write to (--data DIR).");
+    Error::journal(format!("Cannot open the journal in {}", dir.display())).because(error).hint(hint)
 }
 
 /// A segment that is not known to be damaged, unless the error is what says so: of a compressed one, whose own
@@ -44,9 +88,7 @@ pub(crate) fn cannot_read(path: &Path, error: io::Error) -> Error {
     }
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => RIGHTS,
-        _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
-            "Let rowcast have more files open (ulimit -n, LimitNOFILE in its unit), and start it again."
-        }
+        _ if is_out_of_files(&error) => FILES,
         _ => {
             "The disk may be failing: see the kernel's log (dmesg). Copy the directory to another one (ddrescue goes on \
              where cp stops), and repair it there."
@@ -57,7 +99,8 @@ pub(crate) fn cannot_read(path: &Path, error: io::Error) -> Error {
 
 /// The directory itself, not what lies in it.
 pub(crate) fn cannot_list(dir: &Path, error: io::Error) -> Error {
-    Error::journal(format!("Cannot list {}", dir.display())).because(error).hint(RIGHTS)
+    let hint = or_files(&error, RIGHTS);
+    Error::journal(format!("Cannot list {}", dir.display())).because(error).hint(hint)
 }
 
 /// Whether it is named as the segment that begins with this number.
@@ -66,23 +109,63 @@ pub(crate) fn is_named(path: &Path, base: u64) -> bool {
 }
 
 /// A segment's name is the number of its first event; one of another name has been renamed, or copied over another.
-pub(crate) fn rightly_named(path: &Path, base: u64) -> Result<()> {
+pub(crate) fn rightly_named(path: &Path, base: u64, disk: &dyn Disk) -> Result<()> {
     if is_named(path, base) {
         return Ok(());
     }
     let right = path.with_file_name(Segment::file_name(base));
-    let hint = if right.exists() {
+    let there = disk.list(path.parent().unwrap_or(path)).is_ok_and(|names| names.contains(&right));
+    let (name, right_name) = (quoted(path), quoted(&right));
+    let hint = if !there {
+        format!("Give it its name again: mv {name} {right_name}")
+    } else if base_of(&right, disk) == Some(base) {
+        format!(
+            "{} is there as well, and is what its name says: this one is a copy of it. Move it out of the directory. Where \
+             another segment had its name, restore that from a copy; or `rowcast journal repair --data DIR` records a gap \
+             for it.",
+            right.display()
+        )
+    } else {
         format!(
             "{} is there as well. Where the two have each other's name, change them back; else move one of them out of \
              the directory.",
             right.display()
         )
-    } else {
-        format!("Give it its name again: mv {} {}", path.display(), right.display())
     };
     let what =
         format!("{} is damaged: its name is not the number of its first event, {base}", path.display());
     Err(Error::journal(what).hint(hint))
+}
+
+/// What is said of a segment that does not fit to the one before it: where another name explains it, that.
+pub(crate) fn misfit_or_misnamed(
+    paths: &[PathBuf],
+    path: &Path,
+    (previous_last, last): (u64, u64),
+    disk: &dyn Disk,
+) -> Error {
+    let named = all_rightly_named(paths, disk);
+    named.err().unwrap_or_else(|| broken_segment(path, &misfit(previous_last, last)))
+}
+
+/// One that is misnamed may stand where another one is missed: that is told first.
+pub(crate) fn all_rightly_named(paths: &[PathBuf], disk: &dyn Disk) -> Result<()> {
+    paths.iter().try_for_each(|path| match base_of(path, disk) {
+        Some(base) => rightly_named(path, base, disk),
+        None => Ok(()),
+    })
+}
+
+/// The number of its first event, as a sound header says.
+fn base_of(path: &Path, disk: &dyn Disk) -> Option<u64> {
+    header_of(path, disk).map(|header| header.base)
+}
+
+/// The header of a segment, if it is sound.
+pub(crate) fn header_of(path: &Path, disk: &dyn Disk) -> Option<SegmentHeader> {
+    let mut bytes = [0; SEGMENT_HEADER];
+    disk.open(path).and_then(|file| file.read_at(&mut bytes, 0)).ok()?;
+    SegmentHeader::decode(&bytes).ok()
 }
 
 /// Events whose columns nothing describes.
@@ -92,7 +175,8 @@ pub(crate) fn unknown_schema(path: &Path, offset: u64) -> Error {
 }
 
 pub(crate) fn cannot_use(path: &Path, error: io::Error) -> Error {
-    let remedy = if is_full(&error) { "Make room on the file system of the data directory." } else { RIGHTS };
+    let other = if is_full(&error) { "Make room on the file system of the data directory." } else { RIGHTS };
+    let remedy = or_files(&error, other);
     Error::journal(format!("Cannot use {}", path.display())).because(error).hint(remedy)
 }
 
@@ -100,10 +184,10 @@ pub(crate) fn cannot_use(path: &Path, error: io::Error) -> Error {
 pub(crate) fn cannot_change(doing: &str, path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            let dir = path.parent().unwrap_or(path).display();
+            let dir = quoted(path.parent().unwrap_or(path));
             format!(
                 "Give the user who runs rowcast the right to write to it and to its directory (chmod u+w {} {dir}).",
-                path.display()
+                quoted(path)
             )
         }
         io::ErrorKind::ReadOnlyFilesystem => {
@@ -111,7 +195,7 @@ pub(crate) fn cannot_change(doing: &str, path: &Path, error: io::Error) -> Error
                 .to_owned()
         }
         _ if is_full(&error) => "Make room on the file system of the data directory.".to_owned(),
-        _ => "The disk may be failing: see the kernel's log (dmesg).".to_owned(),
+        _ => or_files(&error, "The disk may be failing: see the kernel's log (dmesg).").to_owned(),
     };
     Error::journal(format!("Cannot {doing} {}", path.display())).because(error).hint(hint)
 }

@@ -15,9 +15,10 @@ use metrics::{counter, gauge};
 
 use crate::abort::{self, Point};
 use crate::event::Micros;
-use crate::journal::Shared;
 use crate::journal::holds::{Claim, Loss};
+use crate::journal::refusal::{FEWER_FILES, is_out_of_files};
 use crate::journal::segment::Segment;
+use crate::journal::{Shared, removed};
 
 /// Appends wait while segments are removed, each with a sync of the directory. What is left after this time goes at the
 /// next look, a second or a megabyte later, or at once when nothing is to be written.
@@ -117,7 +118,8 @@ fn is_forbidden(error: &io::Error) -> bool {
 fn cannot_remove(shared: &Shared, segment: &Segment, error: &io::Error) -> (String, &'static str) {
     let path = segment.path.display();
     if shared.stays.swap(segment.header.base, Ordering::AcqRel) != segment.header.base {
-        tracing::error!(%error, %path, hint = REMOVABLE, "Cannot remove an old segment: the journal grows");
+        let hint = if is_out_of_files(error) { FEWER_FILES } else { REMOVABLE };
+        tracing::error!(%error, %path, hint, "Cannot remove an old segment: the journal grows");
         counter!("rowcast_journal_remove_failures_total").increment(1);
     }
     (format!("the journal is at its max_size, and {path} cannot be removed ({error})"), REMOVABLE)
@@ -135,6 +137,8 @@ fn in_the_way(max_size: u64, doors: &[String], segment: &Segment) -> String {
 }
 
 fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::Result<()> {
+    removed::note(&shared.options.dir, &*shared.disk, segment.last())?;
+    abort::point(Point::RetentionNoted);
     // The one removed before this one must not come back alone after a power cut.
     shared.disk.sync_dir(&shared.options.dir)?;
     // Both at once for a reader that finds no file: one that cannot be removed is there for everybody all the while.

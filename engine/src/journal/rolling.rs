@@ -11,6 +11,7 @@ use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::disk::DiskFile;
+use crate::journal::refusal::{is_out_of_files, or_files};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::spill::Spilled;
@@ -42,7 +43,7 @@ impl Writer {
         self.active = loop {
             match start_segment(&self.shared, self.next, &previous) {
                 Ok(active) => break active,
-                Err(error) if is_full(&error) => self.wait_for_room("there is no room for a new segment")?,
+                Err(error) if self.waits_out(&error, "there is no room for a new segment")? => {}
                 Err(error) => return Err(cannot_create(&self.shared, self.next, error)),
             }
         };
@@ -164,7 +165,13 @@ impl Writer {
             self.wait_for_room("there is no room for the name of a large transaction's file")?;
         }
         abort::point(Point::AdoptRenamed);
-        self.shared.disk.sync_dir(&self.shared.options.dir).map_err(failed)?;
+        while let Err(error) = self.shared.disk.sync_dir(&self.shared.options.dir) {
+            // That opens the directory.
+            if !is_out_of_files(&error) {
+                return Err(failed(error));
+            }
+            self.shared.wait_for_files()?;
+        }
         abort::point(Point::AdoptDurable);
         self.warn_if_larger_than_all(segment.length());
         self.next += segment.events();
@@ -269,9 +276,11 @@ pub(crate) fn start_segment(shared: &Arc<Shared>, base: u64, previous: &Segment)
 
 pub(crate) fn cannot_create(shared: &Shared, base: u64, error: io::Error) -> Error {
     let path = Segment::path_in(&shared.options.dir, base);
-    Error::journal(format!("Cannot create {}", path.display())).because(error).hint(
+    let hint = or_files(
+        &error,
         "Make room in the data directory, and give the user that runs rowcast the right to write there.",
-    )
+    );
+    Error::journal(format!("Cannot create {}", path.display())).because(error).hint(hint)
 }
 
 pub(super) fn is_full(error: &io::Error) -> bool {

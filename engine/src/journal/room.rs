@@ -3,6 +3,7 @@
 //! Capture waits, be it on the writer's thread or in a huge transaction's own file: what it holds comes again from
 //! nowhere else. Who publishes is turned away, so that a program can do something else meanwhile.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use std::time::Duration;
 use metrics::counter;
 
 use crate::error::{Error, Kind, Result};
+use crate::journal::refusal::{FEWER_FILES, is_out_of_files};
+use crate::journal::rolling::is_full;
 use crate::journal::writer::now;
 use crate::journal::{Shared, State, retention};
 
@@ -70,6 +73,12 @@ impl Drop for SpillWaits<'_> {
     }
 }
 
+/// What capture waits for where no file can be opened.
+pub(crate) const OUT_OF_FILES: &str =
+    "too many files are open (raise ulimit -n, or lower http.max_connections)";
+const STOPPED: &str = "Stopped while waiting for room on the disk";
+const STOPPED_WITHOUT_FILES: &str = "Stopped while too many files were open";
+
 impl Shared {
     /// Says that capture pauses for want of room on the disk.
     pub(crate) fn say_full(&self, what: &str) {
@@ -95,9 +104,18 @@ impl Shared {
         }
     }
 
-    /// After a failed write or sync nothing more is taken: what the kernel holds is not known.
+    /// After a failed write or sync nothing more is taken: what the kernel holds is not known. Nor is it by one that was
+    /// told to end while it waited for room, which is no failure.
     pub(crate) fn say_failed(&self, error: &Error) {
-        tracing::error!(%error, hint = error.remedy(), "The journal takes no more events until rowcast is started again");
+        if error.to_string() == STOPPED {
+            tracing::info!("The journal ends without room; what it has not taken of the source comes again");
+        } else if error.to_string() == STOPPED_WITHOUT_FILES {
+            tracing::info!(
+                "The journal ends while too many files are open; what it has not taken of the source comes again"
+            );
+        } else {
+            tracing::error!(%error, hint = error.remedy(), "The journal takes no more events until rowcast is started again");
+        }
         self.state.send_replace(State::Failed(error.to_string()));
     }
 
@@ -106,20 +124,46 @@ impl Shared {
     pub(crate) fn wait_for_room(&self, what: &str) -> Result<()> {
         self.say_full(what);
         if self.closing.load(Ordering::Acquire) {
-            return Err(Error::journal("Stopped while waiting for room on the disk"));
+            return Err(Error::journal(STOPPED));
         }
         retention::apply(self, now());
         self.disk.pause(FULL_RETRY);
         Ok(())
     }
 
+    /// The same where too many files are open.
+    pub(crate) fn wait_for_files(&self) -> Result<()> {
+        self.say_paused("files", OUT_OF_FILES, FEWER_FILES);
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::journal(STOPPED_WITHOUT_FILES));
+        }
+        self.disk.pause(FULL_RETRY);
+        Ok(())
+    }
+
+    /// Waits a little where that helps: for room, or until others have closed files. `what`: what there is no room for.
+    pub(crate) fn waits_out(&self, error: &io::Error, what: &str) -> Result<bool> {
+        let waited = if is_full(error) {
+            self.wait_for_room(what)
+        } else if is_out_of_files(error) {
+            self.wait_for_files()
+        } else {
+            return Ok(false);
+        };
+        waited.map(|()| true)
+    }
+
     /// Says that capture goes on, unless a huge transaction still waits.
     pub(crate) fn say_roomy(&self) {
-        if !matches!(*self.state.borrow(), State::Full(_)) || self.spills_waiting.load(Ordering::Acquire) > 0
-        {
-            return;
+        let files = match &*self.state.borrow() {
+            State::Full(what) if self.spills_waiting.load(Ordering::Acquire) == 0 => what == OUT_OF_FILES,
+            _ => return,
+        };
+        if files {
+            tracing::info!("Files can be opened again: capture goes on");
+        } else {
+            tracing::info!("There is room again: capture goes on");
         }
-        tracing::info!("There is room again: capture goes on");
         self.state.send_replace(State::Open);
     }
 

@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use uuid::Uuid;
 
 use crate::event::Micros;
+use crate::journal::zeros::without_zeros;
 use crate::lsn::Lsn;
 use crate::record::layout::{NUMBERS_END, get_i64, get_u16, get_u32, get_u64, put};
 use crate::record::{Header, SpilledTx};
@@ -95,8 +96,12 @@ impl SegmentHeader {
         bytes.starts_with(MAGIC)
     }
 
-    /// Whether it was a header once, but not this one.
+    /// Whether a header may have come to this, of which any beginning was written, with zeros behind.
     pub(crate) fn is_torn(bytes: &[u8; SEGMENT_HEADER]) -> bool {
+        let begun = without_zeros(bytes);
+        if begun < MAGIC.len() {
+            return bytes.get(..begun).is_some_and(|begun| MAGIC.starts_with(begun));
+        }
         Self::is_one(bytes) && Self::decode(bytes) == Err(WRONG_CHECKSUM)
     }
 

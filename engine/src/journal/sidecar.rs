@@ -8,6 +8,7 @@
 //! the checksums of what it gives out.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -106,7 +107,8 @@ pub(crate) fn load(
     registry: &Registry,
 ) -> Option<Leftover> {
     let index = segment.path.with_extension("idx");
-    let sidecar: Sidecar = read(disk, &index, longest(data.length().ok()?))?;
+    // Of one that cannot be read the data tells.
+    let sidecar: Sidecar = read(disk, &index, longest(data.length().ok()?)).ok()??;
     (sidecar.created == segment.header.created && data.length().ok()? == sidecar.length).then_some(())?;
     // An event takes more than a byte.
     (sidecar.events < sidecar.length).then_some(())?;
@@ -145,26 +147,38 @@ pub(crate) struct Said {
 
 /// Up to where an index says that this very segment was whole: it is written when all of that is durable. 0 without
 /// one.
-pub(crate) fn durable_to(disk: &dyn Disk, path: &Path, header: &SegmentHeader) -> u64 {
-    let said = said(disk, &path.with_extension("idx"));
-    said.filter(|said| said.created == header.created && said.events > 0).map_or(0, |said| said.length)
+pub(crate) fn durable_to(disk: &dyn Disk, path: &Path, header: &SegmentHeader) -> io::Result<u64> {
+    let said = said(disk, &path.with_extension("idx"))?;
+    let own = said.filter(|said| said.created == header.created && said.events > 0);
+    Ok(own.map_or(0, |said| said.length))
 }
 
-/// Reads no more of an index than that; `None` when there is no good one.
-pub(crate) fn said(disk: &dyn Disk, index: &Path) -> Option<Said> {
+/// Reads no more of an index than that; `None` when there is no good one. One that cannot be read may be all that tells
+/// of a segment that is gone: it is an error.
+pub(crate) fn said(disk: &dyn Disk, index: &Path) -> io::Result<Option<Said>> {
     // As many as a segment of more than 100 GB has.
     read(disk, index, 64 << 20)
 }
 
 /// Reads an index whose checksum is right, unless it is longer than any can be.
-fn read<T: serde::de::DeserializeOwned>(disk: &dyn Disk, index: &Path, longest: u64) -> Option<T> {
-    let file = disk.open(index).ok()?;
-    let length = file.length().ok().filter(|length| *length <= longest)?;
-    let mut bytes = vec![0; usize::try_from(length).ok()?];
-    file.read_at(&mut bytes, 0).ok()?;
-    let (body, crc) = bytes.split_last_chunk::<4>()?;
-    (u32::from_le_bytes(*crc) == crc32c::crc32c(body)).then_some(())?;
-    serde_json::from_slice(body).ok()
+fn read<T: serde::de::DeserializeOwned>(
+    disk: &dyn Disk,
+    index: &Path,
+    longest: u64,
+) -> io::Result<Option<T>> {
+    let file = match disk.open(index) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let length = file.length()?;
+    if length > longest {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_at(&mut bytes, 0)?;
+    let body =
+        bytes.split_last_chunk::<4>().filter(|(body, crc)| u32::from_le_bytes(**crc) == crc32c::crc32c(body));
+    Ok(body.and_then(|(body, _)| serde_json::from_slice(body).ok()))
 }
 
 /// No sidecar of so much data is longer: tables and notes stand in the data as well, and an entry of the index, which

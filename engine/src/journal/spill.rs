@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::journal::disk::DiskFile;
+use crate::journal::refusal::{FEWER_FILES, is_out_of_files};
 use crate::journal::rolling::is_full;
 use crate::journal::room::{AbandonOnDrop, Abandoned, FULL_RETRY, SpillWaits};
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
@@ -46,8 +47,11 @@ impl Journal {
         // One that is still being written when its journal is closed has no name that the next one has.
         let path = shared.options.dir.join(format!("spill-{}-{number}.tmp", shared.life.simple()));
         let file = shared.disk.create(&path).map_err(|error| {
-            Error::transient(format!("Cannot create {} for a large transaction", path.display()))
-                .because(error)
+            let files = is_out_of_files(&error);
+            let failed =
+                Error::transient(format!("Cannot create {} for a large transaction", path.display()));
+            let failed = failed.because(error);
+            if files { failed.hint(FEWER_FILES) } else { failed }
         })?;
         abort::point(Point::SpillCreated);
         // Numbers and times are filled in at commit.

@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Tick,
     /// The interval may be over (`Sync::Interval`).
     Sync,
+    /// Somebody waits for what has been shown to be durable (`Sync::Interval`).
+    SyncNow,
     Close(oneshot::Sender<()>),
 }
 
@@ -200,6 +202,10 @@ impl Writer {
                     self.publish(std::mem::take(&mut round))?;
                     self.sync_due()?;
                 }
+                Command::SyncNow => {
+                    self.publish(std::mem::take(&mut round))?;
+                    self.sync_now()?;
+                }
                 Command::Close(done) => closing = Some(done),
             }
         }
@@ -236,7 +242,7 @@ impl Writer {
     /// Writes a batch without events where no round is under way.
     pub(crate) fn write_quiet(&mut self, mut bytes: Vec<u8>) -> Result<()> {
         let header = self.seal(&mut bytes, None, (self.active.written, self.next))?;
-        self.look_whole(&*self.active.file)?;
+        self.look_whole()?;
         while let Err(error) = self.active.file.write_at(&bytes, self.active.written) {
             if !is_full(&error) {
                 return Err(self.broken("write to", error));
@@ -257,8 +263,18 @@ impl Writer {
         if full { error.hint("Make room on the file system of the data directory.") } else { error }
     }
 
+    /// Looks at the file each time, also where it stops: who makes room may remove the newest one, and a stop would say
+    /// nothing of that.
     pub(super) fn wait_for_room(&self, what: &str) -> Result<()> {
-        self.shared.wait_for_room(what)
+        let waited = self.shared.wait_for_room(what);
+        self.look_at_file()?;
+        waited
+    }
+
+    pub(super) fn waits_out(&self, error: &io::Error, what: &str) -> Result<bool> {
+        let waited = self.shared.waits_out(error, what);
+        self.look_at_file()?;
+        waited
     }
 
     /// Writes, syncs and shows the round.
@@ -366,6 +382,8 @@ impl Writer {
     /// Syncs what `Sync::Interval` has left, and confirms it.
     pub(crate) fn sync_now(&mut self) -> Result<()> {
         if let Some((_, lsn)) = self.unsynced.take() {
+            // Postgres keeps what is not confirmed.
+            self.look_whole()?;
             self.sync_file()?;
             self.confirm(lsn);
         }
@@ -378,12 +396,12 @@ impl Writer {
     }
 
     fn tick(&mut self) -> Result<()> {
+        self.look_at_file()?;
         self.sync_due()?;
         let age = SEGMENT_AGE.min(self.shared.options.retention / 2);
         if self.active.segment.events() > 0 && self.active.opened.elapsed() >= age {
             self.roll()?;
         }
-        self.look_at_file()?;
         self.look_at_another();
         self.wait_while_short(&mut Round::default(), 0)?;
         self.shared.say_roomy();
@@ -407,6 +425,7 @@ impl Writer {
             self.settle(round)?;
             self.shared.say_paused("max_size", &reason, hint);
             self.shared.disk.pause(FULL_RETRY);
+            self.look_at_file()?;
         }
         self.unchecked = 0;
         Ok(())

@@ -41,6 +41,8 @@ impl Writer {
 
     /// Ends the segment: what is in it is durable, and there is nothing behind.
     pub(super) fn end_segment(&mut self) -> Result<()> {
+        // An end that is cut would be made up for with zeros.
+        self.look_at_file()?;
         self.sync_now()?;
         if self.active.zeroed > self.active.written {
             self.cut_to_written()?;

@@ -152,3 +152,16 @@ fn sectors(offset: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> 
     let rest = rest.chunks(SECTOR).enumerate().map(move |(at, piece)| (offset + first + at * SECTOR, piece));
     std::iter::once((offset, head)).filter(|(_, piece)| !piece.is_empty()).chain(rest)
 }
+
+/// Whether something of what was forgotten may still come, once what was done later is durable: what has been written
+/// again is not forgotten any more, and what has been cut off is gone.
+pub(super) fn outlives(old: &mut Change, later: &Change) -> bool {
+    let Change::Write { offset, bytes } = old else { return false };
+    match later {
+        Change::Truncate(length) => {
+            bytes.truncate(length.saturating_sub(*offset));
+            !bytes.is_empty()
+        }
+        Change::Write { offset: o, bytes: b } => *o >= *offset + bytes.len() || *offset >= o + b.len(),
+    }
+}

@@ -1,6 +1,7 @@
 //! What the journal has to hold: a plain list of what was handed over, in order.
 
 use rowcast_engine::event::{Body, Event, Snapshot};
+use rowcast_engine::journal::StreamPosition;
 use rowcast_engine::record::Batch;
 
 /// An event without its number.
@@ -73,6 +74,10 @@ pub(super) struct Unit {
     pub(super) skipped: bool,
     /// The number that a publisher was told; 0 for none.
     pub(super) promised: u64,
+    /// A history begins with it, here.
+    pub(super) begins: Option<StreamPosition>,
+    /// What is noted with it.
+    pub(super) note: Option<(&'static str, String)>,
 }
 
 impl Unit {
@@ -97,8 +102,8 @@ pub(super) struct Past {
     pub(super) oldest: u64,
     /// The highest number that anybody has seen, ever.
     pub(super) highest: u64,
-    /// The position that has been confirmed.
-    pub(super) durable: u64,
+    /// The position that has been confirmed, and whose it is.
+    pub(super) stored: StreamPosition,
     /// Retention may have taken something since the last opening.
     pub(super) retention: bool,
     /// It did, before it was read.
@@ -153,7 +158,12 @@ impl Past {
 
     /// Units that are held and have been seen.
     pub(super) fn held(&self) -> impl DoubleEndedIterator<Item = &Unit> {
-        let units = self.units[..self.shown.0].iter();
+        self.held_from(0)
+    }
+
+    /// The same of those from this one on.
+    pub(super) fn held_from(&self, at: usize) -> impl DoubleEndedIterator<Item = &Unit> {
+        let units = self.units[at..self.shown.0].iter();
         units.filter(|unit| !unit.events.is_empty() && unit.first >= self.oldest)
     }
 
@@ -167,18 +177,9 @@ impl Past {
         first_after(self.units[..self.shown.0].iter().filter(|unit| !unit.events.is_empty()), after, count)
     }
 
-    /// Everything up to position `lsn` has been confirmed.
-    pub(super) fn confirm(&mut self, lsn: u64) {
-        assert!(lsn >= self.durable, "the position goes back from {} to {lsn}", self.durable);
-        let before = std::mem::replace(&mut self.durable, lsn);
-        while let Some(at) = self.units[self.sure..].iter().position(|u| u.end > before && u.end <= lsn) {
-            self.sure += at + 1;
-        }
-    }
-
-    /// After a crash and an opening: `found` is all that is held, `position` and `tx_end` what the journal says.
-    pub(super) fn reopened(&mut self, found: &[(u64, Expected)], position: u64, tx_end: u64) {
-        let start = self.start(found.first(), position);
+    /// After a crash and an opening: `found` is all that is held, `stored` and `tx_end` what the journal says.
+    pub(super) fn reopened(&mut self, found: &[(u64, Expected)], stored: &StreamPosition, tx_end: u64) {
+        let start = self.start(found.first(), stored);
         self.units[..start].iter_mut().filter(|unit| unit.first == 0).for_each(|unit| unit.skipped = true);
         let mut at = start;
         let mut events = found.iter();
@@ -211,12 +212,18 @@ impl Past {
             at += 1;
             whole = at;
         }
-        self.agree_on_position(whole, position);
+        self.agree_on_position(whole, stored);
         self.oldest = found.first().map_or(self.highest + 1, |(id, _)| *id);
-        let last = self.held().rev().find(|unit| unit.is_transaction()).map(|unit| unit.end);
-        let all = self.units.iter().rev().find(|unit| unit.is_transaction()).map_or(0, |unit| unit.end);
+        self.agree_on_last(tx_end);
+    }
+
+    fn agree_on_last(&self, tx_end: u64) {
+        let begun = self.begun(self.units.len());
+        let units = &self.units[begun..];
+        let last = self.held_from(begun).rev().find(|unit| unit.is_transaction()).map(|unit| unit.end);
+        let all = units.iter().rev().find(|unit| unit.is_transaction()).map_or(0, |unit| unit.end);
         // One that left nothing but its position is the last one, too, as long as it is remembered.
-        let empty = self.units.iter().any(|unit| unit.events.is_empty() && unit.end == tx_end);
+        let empty = units.iter().any(|unit| unit.events.is_empty() && unit.end == tx_end);
         let known = last.map_or(tx_end <= all, |last| tx_end == last);
         assert!(
             known || (empty && last.is_none_or(|last| tx_end > last)),
@@ -225,15 +232,17 @@ impl Past {
     }
 
     /// The first unit that is held; before it, only retention may have taken any.
-    fn start(&self, first: Option<&(u64, Expected)>, position: u64) -> usize {
+    fn start(&self, first: Option<&(u64, Expected)>, stored: &StreamPosition) -> usize {
         let start = match first {
             Some((id, event)) => {
                 let found = self.units.iter().position(|unit| unit.events.first() == Some(event));
                 found.unwrap_or_else(|| panic!("event {id} was never handed over: {event:?}"))
             }
             None => {
-                let stored = self.units.iter().rposition(|unit| unit.end > 0 && unit.end <= position);
-                self.sure.max(stored.map_or(0, |at| at + 1))
+                let history = self.history_of(stored);
+                let below = |unit: &Unit| unit.end > 0 && unit.end <= stored.lsn.0;
+                let last = self.units[history.clone()].iter().rposition(below);
+                self.sure.max(last.map_or(0, |at| history.start + at + 1))
             }
         };
         let held = |unit: &Unit| {
@@ -245,11 +254,12 @@ impl Past {
     }
 
     /// The units from `whole` on have no events in the journal; some may have left their position.
-    fn agree_on_position(&mut self, whole: usize, position: u64) {
-        assert!(position >= self.durable, "position {position} was confirmed up to {}", self.durable);
+    fn agree_on_position(&mut self, whole: usize, stored: &StreamPosition) {
+        let (position, durable) = (stored.lsn.0, self.stored.lsn.0);
+        let goes_on = stored.slot_birth == self.stored.slot_birth;
+        assert!(!goes_on || position >= durable, "position {position} was confirmed up to {durable}");
         let mut at = whole;
-        let end = |units: &[Unit]| units.iter().map(|unit| unit.end).max().unwrap_or(0);
-        let mut reached = end(&self.units[..at]);
+        let mut reached = self.reached(at);
         assert!(position >= reached, "position {position} is below what is stored, {reached}");
         while reached < position {
             let next = self.units.get(at).filter(|unit| unit.events.is_empty());
@@ -265,8 +275,9 @@ impl Past {
             "{} units were promised, {at} are there",
             self.sure
         );
+        self.agree_on_identity(at, stored);
         self.units.truncate(at);
-        (self.sure, self.shown, self.durable) = (at, (at, 0), position);
+        (self.sure, self.shown, self.stored) = (at, (at, 0), stored.clone());
     }
 }
 

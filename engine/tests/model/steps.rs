@@ -12,7 +12,7 @@ use super::expect::{Expected, Unit, digest};
 use super::world::{OpenSpill, World, read_to_head};
 use crate::disk::{ANY, CHANGING, COMPRESSOR, CREATE, Fault, Ill, OTHERS, RENAME, SYNC, SYNC_DIR, WRITE};
 
-type Reply = Pin<Box<dyn Future<Output = Result<u64>>>>;
+pub(super) type Reply = Pin<Box<dyn Future<Output = Result<u64>>>>;
 
 impl World {
     /// One step; false when this life is over.
@@ -25,18 +25,25 @@ impl World {
             19 => self.move_hold(),
             20 => self.reconnect(),
             21..=25 => self.read_somewhere(),
+            26 if self.random.chance(60) => self.seek_position(),
             26 => self.seek(),
             27 => self.transactions(),
             28 => self.fault(),
             29 if self.random.chance(60) => self.stay_full(),
             30 if self.random.chance(128) => return self.end(),
+            31 if self.random.chance(160) => return self.another_history(),
             _ => self.group(),
         }
-        if self.disk.is_dead() || self.has_failed() {
+        self.goes_on()
+    }
+
+    /// Whether the life does; it is over when the disk or the journal is.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let over = self.disk.is_dead() || self.has_failed();
+        if over {
             self.crash();
-            return false;
         }
-        true
+        !over
     }
 
     pub(super) fn has_failed(&mut self) -> bool {
@@ -69,21 +76,27 @@ impl World {
             self.append(ingests);
         }
         self.disk.hold(false);
+        let away = self.hear(replies);
+        self.settle();
+        if adopted || away {
+            // The writer goes on for a while after showing it, or saying so: it starts a segment.
+            self.nudge();
+        }
+    }
+
+    /// What becomes of those who wait for an answer. Whether one of them was turned away.
+    pub(super) fn hear(&mut self, replies: Vec<(Reply, usize)>) -> bool {
+        let mut away = false;
         for (reply, at) in replies {
             let answer = self.wait(reply);
             if self.turned_away(&answer, at) {
-                continue;
-            }
-            if let Some(id) = self.accept(answer) {
+                away = true;
+            } else if let Some(id) = self.accept(answer) {
                 self.past.sure = self.past.sure.max(at + 1);
                 self.past.units[at].promised = id;
             }
         }
-        self.settle();
-        if adopted {
-            // The writer goes on for a while after showing it: it starts a segment.
-            self.nudge();
-        }
+        away
     }
 
     /// Capture waits until all is durable, and here time does not pass: somebody asks for it.
@@ -94,7 +107,7 @@ impl World {
     }
 
     /// A custom event, durable when this returns; the writer waits for the next command then.
-    fn nudge(&mut self) {
+    pub(super) fn nudge(&mut self) {
         let published = self.publish().map(|(reply, at)| (self.wait(reply), at));
         let taken = published.filter(|(answer, at)| !self.turned_away(answer, *at));
         // On a full disk nobody is heard but who may wait.
@@ -169,7 +182,7 @@ impl World {
         true
     }
 
-    fn local(&mut self, op: Op, channel: &str, texts: &[String], at: i64) -> usize {
+    pub(super) fn local(&mut self, op: Op, channel: &str, texts: &[String], at: i64) -> usize {
         let event = |(seq, text): (usize, &String)| Expected {
             seq: seq as u32,
             last: seq + 1 == texts.len(),
@@ -188,7 +201,7 @@ impl World {
     }
 
     /// Sends until the journal's queue has it; the reply is waited for later.
-    fn send(mut reply: Reply) -> Reply {
+    pub(super) fn send(mut reply: Reply) -> Reply {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match reply.as_mut().poll(&mut context) {
             Poll::Pending => reply,
@@ -196,7 +209,7 @@ impl World {
         }
     }
 
-    fn publish(&mut self) -> Option<(Reply, usize)> {
+    pub(super) fn publish(&mut self) -> Option<(Reply, usize)> {
         if *self.life().journal.state().borrow() != State::Open {
             return None;
         }
@@ -286,6 +299,7 @@ impl World {
         self.tick();
         self.append(0);
         self.settle();
+        self.look_at_confirmable();
     }
 
     fn move_hold(&mut self) {
@@ -308,11 +322,12 @@ impl World {
 
     fn read_somewhere(&mut self) {
         let after = self.somewhere();
-        self.note(format!("read after {after}"));
+        let little = self.random.chance(128);
+        self.note(format!("read after {after}, little: {little}"));
         let count = 1 + self.random.index(60);
         let expected = self.past.after(after, count);
         let journal = self.life().journal.clone();
-        let read = journal.read(after);
+        let read = if little { journal.read_little(after) } else { journal.read(after) };
         let Some(read) = self.accept(read) else { return };
         match read {
             Read::AtHead => assert_eq!(expected, [], "read after {after} says that nothing is there"),
@@ -363,22 +378,6 @@ impl World {
                 self.past.units[first.group..].iter().find(|unit| unit.first > 0).map_or(0, |u| u.first);
             assert!(found + 1 >= start, "time {time} is at {start}, found {found}");
         }
-    }
-
-    fn transactions(&mut self) {
-        let journal = self.life().journal.clone();
-        let lsn = self.random.below(self.lsn + 10);
-        let lsn = if self.random.chance(128) { self.lsn.saturating_sub(self.random.below(500)) } else { lsn };
-        self.note(format!("transactions above {lsn}"));
-        let all = self.past.units[..self.past.shown.0].iter().filter(|u| u.is_transaction() && u.end > lsn);
-        let missing = all.filter(|unit| unit.skipped || unit.first < self.past.oldest).count();
-        assert!(missing == 0 || !journal.holds_all_above(Lsn(lsn)), "{missing} above {lsn} are gone");
-        let found = journal.transactions_above(Lsn(lsn), 1000);
-        let Some(found) = self.accept(found) else { return };
-        let found: Vec<_> = found.iter().map(|tx| (tx.end_lsn.0, tx.xid, tx.committed)).collect();
-        let held = self.past.held().filter(|unit| unit.is_transaction() && unit.end > lsn);
-        let expected: Vec<_> = held.map(|u| (u.end, u.events[0].xid, u.events[0].at)).take(1000).collect();
-        assert_eq!(found, expected, "transactions above {lsn}");
     }
 
     /// Something that is going to happen to the disk.
@@ -450,13 +449,13 @@ impl World {
     }
 
     /// The end of a life: closed, killed, or the power cut.
-    fn end(&mut self) -> bool {
+    pub(super) fn end(&mut self) -> bool {
         self.disk.plan(None);
         if self.random.chance(100) {
             self.note("closed");
             let journal = self.life().journal.clone();
             self.wait(journal.close());
-            self.past.confirm(journal.position().lsn.0);
+            self.past.confirm(journal.position());
             self.past.sure = self.past.units.len();
             let read = read_to_head(&journal, self.past.oldest.saturating_sub(1));
             assert_eq!(read, self.past.after(0, usize::MAX), "a closed journal can be read");
@@ -475,7 +474,7 @@ impl World {
     pub(super) fn crash(&mut self) {
         // What had been confirmed to the source by then.
         let journal = self.life().journal.clone();
-        self.past.confirm(journal.position().lsn.0);
+        self.past.confirm(journal.position());
         drop(journal);
         let dead = self.disk.is_dead();
         let old = self.disk.clone();

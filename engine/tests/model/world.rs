@@ -16,6 +16,7 @@ use rowcast_engine::{Lsn, Result};
 use tokio::runtime::{Builder as Tokio, Runtime};
 
 use super::expect::{Expected, Past, Unit, seen_in};
+use super::history::{as_notes, first_stream};
 use crate::disk::{ANY, FakeDisk, Fault, Ill, OTHERS};
 use crate::random::Random;
 use crate::support::{table, unlocked};
@@ -105,8 +106,6 @@ pub(super) struct World {
     ticks: Runtime,
     waits: Runtime,
     seen: u64,
-    /// The identity of the stream that was stored last.
-    timeline: u32,
     /// Calls of the disk that had failed when this step began.
     pub(super) failed_before: u64,
 }
@@ -122,7 +121,6 @@ impl World {
             tag: 0,
             log: Vec::new(),
             steps: 0,
-            timeline: 0,
             failed_before: 0,
             aloud: std::env::var_os("ROWCAST_SEED").is_some(),
             dir: tempfile::tempdir().unwrap(),
@@ -203,28 +201,33 @@ impl World {
         let retention = setup.ages || setup.max_size.is_some();
         self.past.retention |= retention;
         let found = read_to_head(&journal, 0);
-        let (position, tx_end) = (journal.position().lsn.0, journal.last_tx_end().0);
-        let stored = journal.position();
-        let stream = (stored.system, stored.slot.as_str(), stored.timeline >= self.timeline);
-        assert!(self.timeline == 0 || stream == (7, "rowcast", true), "whose stream it is: {stored:?}");
+        let (stored, tx_end) = (journal.position(), journal.last_tx_end().0);
         let spill = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("spill-");
         // A disk that refuses to remove it keeps it until the next opening.
         let left = self.disk.failed() == self.failed_before && self.disk.files().keys().any(spill);
         assert!(!left, "an unfinished transaction has left its file");
         let (first, last) = (found.first().map(|(id, _)| *id), found.last().map(|(id, _)| *id));
-        self.note(format!("  found {} events, {first:?} to {last:?}, position {position}", found.len()));
-        self.past.reopened(&found, position, tx_end);
+        let (position, birth) = (stored.lsn.0, stored.slot_birth.0);
+        self.note(format!(
+            "  found {} events, {first:?} to {last:?}, position {position} of {birth}",
+            found.len()
+        ));
+        self.past.reopened(&found, &stored, tx_end);
         self.past.retention = retention;
         assert_eq!(journal.newest(), found.last().map_or(journal.newest(), |(id, _)| *id));
         if self.random.chance(100) {
             self.check(&found);
         }
-        self.lsn = position.max(1000);
+        self.lsn = if position == 0 { 1000 } else { position };
         let ingests = (0..4).map(|_| Ingest::new(journal.clone())).collect();
         let read = journal.newest();
         let mut tables = journal.schemas();
         tables.sort_by_key(|table| table.id);
         self.life = Some(Life { journal, ingests, setup, spills: Vec::new(), tables, read });
+        self.agree_on_history();
+        if self.random.chance(24) {
+            self.begin_history(None);
+        }
         self.identify();
     }
 
@@ -233,22 +236,26 @@ impl World {
         let report = journal::check(self.dir.path(), &self.disk).unwrap();
         let ends = (found.first().map_or(0, |(id, _)| *id), found.last().map_or(0, |(id, _)| *id));
         assert_eq!((report.events, report.oldest, report.newest), (found.len() as u64, ends.0, ends.1));
-        assert_eq!(report.unfinished, 0);
+        assert_eq!((report.unfinished, report.missing), (0, None), "what retention took is not missed");
     }
 
     /// As capture does when it connects.
     pub(super) fn identify(&mut self) {
         let stored = self.life().journal.position();
-        let timeline = stored.timeline + u32::from(self.random.chance(60));
-        self.lsn += self.random.below(2);
-        let position =
-            StreamPosition { lsn: Lsn(self.lsn), slot: "rowcast".into(), system: 7, timeline, ..stored };
-        let unit = Unit { end: self.lsn, group: self.past.units.len(), ..Unit::default() };
-        self.past.units.push(unit);
+        let whose = if stored.slot.is_empty() { first_stream(stored) } else { stored };
+        let timeline = whose.timeline + u32::from(self.random.chance(60));
+        let moved = self.random.below(2);
+        self.lsn += moved;
+        // Of one that says no other position nobody can tell whether it is there.
+        let note = if moved > 0 { self.some_note() } else { None };
+        let position = StreamPosition { lsn: Lsn(self.lsn), timeline, ..whose };
+        let group = self.past.units.len();
+        self.past.units.push(Unit { end: self.lsn, group, note: note.clone(), ..Unit::default() });
         let ingest = self.life().ingests[0].clone();
-        let done = self.wait(ingest.identify(position, &[]));
+        let done = self.wait(ingest.identify(position.clone(), &as_notes(&note)));
         if self.accept(done).is_some() {
-            self.timeline = timeline;
+            assert_eq!(ingest.journal().position(), position);
+            self.past.sure = self.past.sure.max(group + 1);
         }
         self.settle();
     }
@@ -279,7 +286,7 @@ impl World {
             let failed = matches!(*state.borrow_and_update(), State::Failed(_));
             let lsn = durable.borrow_and_update().0;
             self.catch_up();
-            let awaited = self.past.units.iter().map(|unit| unit.end).max().unwrap_or(0);
+            let awaited = self.past.reached(self.past.units.len());
             let durable_enough = !self.life().setup.always || lsn >= awaited;
             if self.past.skipping && !failed && durable_enough && self.life().read >= journal.newest() {
                 self.past.skip_to(self.past.units.len());
@@ -301,8 +308,7 @@ impl World {
             let seen = self.past.units[..self.past.shown.0].iter().rposition(|unit| !unit.events.is_empty());
             self.past.sure = self.past.sure.max(seen.map_or(0, |at| at + 1));
         }
-        let lsn = journal.position().lsn.0;
-        self.past.confirm(lsn);
+        self.past.confirm(journal.position());
         self.look_at_oldest();
     }
 
@@ -336,7 +342,7 @@ impl World {
     }
 
     /// What retention took, it was allowed to take: whole units, the oldest first.
-    fn look_at_oldest(&mut self) {
+    pub(super) fn look_at_oldest(&mut self) {
         let life = self.life.as_ref().expect("the journal is open");
         let oldest = life.journal.oldest();
         if oldest <= self.past.oldest || self.past.shown.0 == 0 {

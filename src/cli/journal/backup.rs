@@ -32,12 +32,20 @@ pub(super) struct Backup {
 }
 
 impl Backup {
+    pub(super) fn base(&self) -> &Base {
+        &self.base
+    }
+
     pub(super) fn execute(self) -> Result<()> {
         let dir = journal_dir(&self.base)?;
         empty_dir(&self.dest)?;
         // Positions first: a sink must not be further than the journal it goes on from.
         copy_positions(&self.base.load()?.cursors(), &self.dest.join("cursors"))?;
-        let report = backup(&dir, &self.dest.join("journal"))?;
+        let report = backup(&dir, &self.dest.join("journal")).inspect_err(|_| {
+            // Else it could not be done again. All of it was made here; what else there may be stays.
+            let _ = fs::remove_dir(self.dest.join("journal"));
+            let _ = fs::remove_dir_all(self.dest.join("cursors"));
+        })?;
         if self.json {
             return output::print_json(&report);
         }

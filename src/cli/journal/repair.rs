@@ -33,6 +33,10 @@ pub(super) struct Repair {
 }
 
 impl Repair {
+    pub(super) fn base(&self) -> &Base {
+        &self.base
+    }
+
     pub(super) fn execute(self) -> Result<()> {
         let dir = journal_dir(&self.base)?;
         let seen = cursor::highest(&self.base.load()?.cursors());
@@ -74,6 +78,12 @@ fn describe(report: &RepairReport) -> String {
 fn describe_cut(cut: &Cut) -> String {
     let (file, saved) = (cut.file.display(), cut.saved.display());
     let Cut { damaged_at, reason, .. } = cut;
+    if cut.bytes == 0 {
+        return format!(
+            "{file} is damaged at offset {damaged_at}, {reason}: no event is lost, what it holds takes its place \
+             uncompressed, and the file is kept in {saved}"
+        );
+    }
     let what = match cut.cut_at {
         0 => format!("it is set aside, {}", approximate_size(cut.bytes)),
         at => format!("cut at {at}, {} cut off", approximate_size(cut.bytes)),
@@ -118,6 +128,8 @@ mod tests {
             sound_events: 1,
             saved: "7.seg.cut-700".into(),
         });
+        let whole = Cut { bytes: 0, cut_at: 4000, ..report.cuts[0].clone() };
+        assert!(describe_cut(&whole).contains("no event is lost"), "{}", describe_cut(&whole));
         let detail = String::new();
         report.gaps.push(LostNumbers { from: 9, to: 12, open_end: false, bridge: "12.seg".into(), detail });
         assert_eq!(

@@ -36,6 +36,10 @@ pub(super) struct Show {
 }
 
 impl Show {
+    pub(super) fn base(&self) -> &Base {
+        &self.base
+    }
+
     pub(super) fn execute(self) -> Result<()> {
         let from = self.from.parse()?;
         let dir = journal_dir(&self.base)?;

@@ -286,7 +286,7 @@ impl Session {
             Ok(Step::Synced(position)) => self.say(messages::synced(&turn.id, *position)).await?,
             Ok(Step::Position(position)) => self.say(messages::position(&turn.id, *position)).await?,
             Err(error) => {
-                tracing::error!(%error, hint = error.remedy(), "A subscription ends because the journal cannot be read");
+                self.app.unreadable.tell(error);
                 let position = self.subscriptions.remove(&turn.id).unwrap_or_else(|| turn.position());
                 return self
                     .say(messages::unsubscribed(&turn.id, "failed", &error.to_string(), position))

@@ -2,6 +2,7 @@
 
 mod altered;
 mod streamed;
+mod wanted;
 
 use metrics::Counter;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::proof::Proof;
 use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
 use super::streams::Streams;
+use super::wished::Wished;
 use crate::pgoutput::{Change, Malformed, Message, RelationIds, decode};
 use crate::snapshot::job::{Job, Since};
 use crate::snapshot::tracker::Tracker;
@@ -103,6 +105,8 @@ pub(super) struct Assembly {
     pub(super) ended: u64,
     /// All that committed below this has been taken in, or was nothing to us.
     pub(super) passed: Lsn,
+    /// Nothing has come since the server told, between transactions, how far it has gone through its log.
+    caught_up: bool,
     /// When the newest frame was sent, and when what it belongs to was committed.
     sent: Micros,
     committed: Micros,
@@ -116,7 +120,7 @@ pub(super) struct Assembly {
     /// What tells rowcast's own messages from others.
     pub(super) proof: Proof,
     /// Tables that the open transaction wants to be read.
-    wanted: Vec<Job>,
+    wanted: Wished,
     /// Those of a transaction that is in a file of its own: there is no room for a note in it.
     pub(super) late: Vec<Job>,
 }
@@ -146,13 +150,14 @@ impl Assembly {
             passed: Lsn::ZERO,
             sent: 0,
             committed: 0,
+            caught_up: false,
             transactions: metrics::counter!("rowcast_source_transactions_total"),
             snapshots: Tracker::behind(identity.lsn),
             identity,
             reads_new_tables: false,
             by_leaf: false,
             proof: Proof::default(),
-            wanted: Vec::new(),
+            wanted: Wished::default(),
             late: Vec::new(),
         }
     }
@@ -174,12 +179,14 @@ impl Assembly {
 
     /// Whether what arrives has waited on the server: there is a backlog.
     pub(super) fn is_behind(&self) -> bool {
-        nap::is_behind(self.sent, self.committed)
+        !self.caught_up && nap::is_behind(self.sent, self.committed)
     }
 
-    /// How old what was committed last was when the server sent it, by the server's own clock.
+    /// How old what was committed last was when the server sent it, by the server's own clock; nothing once it has had
+    /// nothing more to send.
     pub(super) fn lag(&self) -> Duration {
-        let late = if self.committed == 0 { 0 } else { self.sent.saturating_sub(self.committed) };
+        let is_over = self.committed == 0 || self.caught_up;
+        let late = if is_over { 0 } else { self.sent.saturating_sub(self.committed) };
         Duration::from_micros(late.try_into().unwrap_or(0))
     }
 
@@ -192,6 +199,7 @@ impl Assembly {
         if self.open.is_none() {
             self.replay.finish_at(end)?;
             self.passed = self.passed.max(end);
+            self.caught_up = true;
         }
         Ok(())
     }
@@ -203,6 +211,7 @@ impl Assembly {
     /// For messages that cannot be understood, and for a history that is not the journal's. For good.
     pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
         self.sent = sent.saturating_add(POSTGRES_EPOCH);
+        self.caught_up = false;
         if self.streams.is_within() {
             return self.take_within(lsn, body);
         }
@@ -249,7 +258,7 @@ impl Assembly {
         }
         self.committed = committed;
         self.relations.look_again();
-        self.wanted.clear();
+        self.wanted = Wished::default();
         let commit = Commit { xid, at: final_lsn };
         self.open = Some(Open { commit, committed, repeated, wanted: false });
         if !repeated {
@@ -322,7 +331,13 @@ impl Assembly {
         match said {
             Said::Nothing => return Ok(()),
             Said::Gap(channel) => return self.gap(channel),
-            Said::Wish(job) => return self.wish(*job),
+            Said::Wish(job) => {
+                if let Some(reason) = self.wish(*job)? {
+                    let event = custom::refused(prefix, reason, content);
+                    self.builder.message(event.channel, lsn, &event.payload);
+                }
+                return Ok(());
+            }
             Said::Types => {
                 if let Some(open) = &self.open {
                     self.note_altered(open.commit);
@@ -363,50 +378,16 @@ impl Assembly {
         Ok(())
     }
 
-    /// Notes what a transaction in a file of its own has asked for. It goes before the file becomes a part of the
-    /// journal: after a crash in between the transaction comes again, and with it what it asks for; the other way round
-    /// that would be forgotten.
-    pub(super) fn note_late(&mut self) -> Result<()> {
-        for (name, json) in self.wanted_tables(self.committed)? {
-            self.builder.note(&name, &json);
-        }
-        Ok(())
-    }
-
-    /// The open transaction asks for a table's rows.
-    fn wish(&mut self, job: Job) -> Result<()> {
-        let open = self.open.as_mut().ok_or_else(outside)?;
-        if !open.repeated {
-            self.wanted.push(job);
-        }
-        Ok(())
-    }
-
-    /// A table is captured from this transaction on, and had rows before.
-    fn gap(&mut self, channel: &str) -> Result<()> {
-        let open = self.open.as_mut().ok_or_else(outside)?;
-        // What was made of it, an event or a note, is a matter of the configuration of then.
-        if open.repeated {
-            return Ok(());
-        }
-        match new_table(self.reads_new_tables, channel) {
-            Some(job) => self.wanted.push(job),
-            None => self.builder.gap(channel, NEW_TABLE, PARTLY),
-        }
-        Ok(())
-    }
-
     fn commit(&mut self, end: Lsn) -> Result<Step> {
         let open = self.open.as_ref().ok_or_else(outside)?;
         let (commit, committed, repeated) = (open.commit, open.committed, open.repeated);
-        self.wanted.iter_mut().for_each(|job| job.since = Since::Commit(commit.at));
+        let since = Since::Commit(commit.at);
+        self.late.extend(self.wanted.take().map(|job| Job { since, ..job }));
         if repeated {
             if self.replay.compare(end, commit.xid, committed, !open.wanted)? == Verdict::NextPage {
                 return Ok(Step::NextPage);
             }
-        } else if self.spilling {
-            self.late.append(&mut self.wanted);
-        } else {
+        } else if !self.spilling {
             let wanted = self.wanted_tables(committed)?;
             self.builder.commit_with(end, &wanted);
             self.finished = end;
@@ -425,13 +406,6 @@ impl Assembly {
         Ok(Step::Next)
     }
 
-    /// What is noted of the tables that are to be read.
-    fn wanted_tables(&mut self, committed: Micros) -> Result<Vec<(String, Vec<u8>)>> {
-        let snapshot = u64::try_from(committed).unwrap_or(0);
-        let jobs = self.late.drain(..).chain(self.wanted.drain(..));
-        jobs.map(|job| Job { snapshot, ..job }).map(|job| Ok((job.note(), job.json()?))).collect()
-    }
-
     /// A repeated change of a table that is captured means that the journal must hold its transaction.
     fn note_wanted(&mut self, table: u32) -> Result<()> {
         let Some(open) = self.open.as_mut().filter(|open| !open.wanted) else { return Ok(()) };
@@ -442,12 +416,6 @@ impl Assembly {
         }
         Ok(())
     }
-}
-
-/// That the rows of a new table are read, where `reads` says so.
-fn new_table(reads: bool, channel: &str) -> Option<Job> {
-    let (schema, table) = custom::names(channel).filter(|_| reads)?;
-    Some(Job { schema, table, ..Job::default() })
 }
 
 pub(super) const REPORT: &str =

@@ -1,5 +1,6 @@
 //! From nothing to a running stream: prepares the source, makes sure that the history goes on, starts.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rowcast_engine::abort::{self, Point};
@@ -12,6 +13,7 @@ use tokio_postgres::Client;
 
 use super::assembly::Assembly;
 use super::broken::Break;
+use super::contents::{self, Keeper};
 use super::during::during;
 use super::feedback::Feedback;
 use super::lasting::Repeats;
@@ -21,7 +23,7 @@ use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use super::starting::start_command;
-use super::taking::{caught_up, same_server};
+use super::taking::{caught_up, identify_system, same_server};
 use super::waiting::told;
 use crate::catalog::Catalog;
 use crate::config::{Origin, Source};
@@ -153,12 +155,19 @@ impl Link {
             // Before anything of the other one's is changed.
             self.make_sure_of_slot(&client, broken).await?;
         }
-        if !self.established || matches!(plan, Plan::Behind(_)) {
-            let ready = self.prepare(&mut client, &server);
-            during(&board, "Makes schema and publications ready", ready).await?;
+        let (goes_on, mut altered) = (matches!(plan, Plan::As(_)), false);
+        let compares = !self.established || !goes_on;
+        if compares {
+            let ready = self.prepare(&mut client, &server, goes_on);
+            altered = during(&board, "Makes schema and publications ready", Box::pin(ready)).await?;
         }
         let settled = Box::pin(self.settle(&client, &mut connection, &situation, plan));
         let position = during(&board, "Settles where the stream begins", settled).await?;
+        if compares {
+            let keeper = Keeper::new(self.ingest.journal());
+            let look = keeper.look(&mut client, &self.source, server.version, altered);
+            during(&board, "Notes what is published", Box::pin(look)).await?;
+        }
         let journal = self.ingest.journal().clone();
         let names = publications::existing(&client, &self.source).await?;
         let from = situation.start(journal.position().asked_since);
@@ -196,16 +205,24 @@ impl Link {
         Ok(Session::new(stream, assembly, feedback, catalog, parts, snapshots, position))
     }
 
-    /// Makes the source ready.
-    async fn prepare(&mut self, client: &mut Client, server: &Server) -> Result<()> {
-        Box::pin(setup::prepare(client, &self.source, server)).await?;
+    /// Makes the source ready. Gives whether options of its publications were set right.
+    async fn prepare(&mut self, client: &mut Client, server: &Server, goes_on: bool) -> Result<bool> {
+        let keeper = Keeper::new(self.ingest.journal());
+        let mut left = BTreeSet::new();
+        if goes_on && keeper.is_kept() {
+            // What was lost while it did not run must not be set right unseen.
+            keeper.look(client, &self.source, server.version, false).await?;
+            left = keeper.left()?;
+        }
+        let reconciled = Box::pin(setup::prepare(client, &self.source, server, left)).await?;
         let tables = captured::tables(client, &self.source, server.version).await?;
-        warn_missing(&self.source, &tables);
+        captured::warn_missing(&self.source, &tables);
         self.status.source(|source| {
             source.server_version.clone_from(&server.version_text);
             source.tables = tables;
+            source.uncaptured = reconciled.uncaptured;
         });
-        Ok(())
+        Ok(reconciled.altered)
     }
 
     /// Gathers what decides whether the history goes on. Changes nothing.
@@ -240,6 +257,7 @@ impl Link {
             unfit: situation.unfit.as_ref(),
             owner: situation.owner.as_ref(),
             installation: self.ingest.journal().installation(),
+            newest: self.ingest.journal().last_tx_end(),
         };
         let judged =
             resume::judge(&situation.stored, &facts).map_err(|broken| self.as_given_up(situation, broken));
@@ -321,6 +339,10 @@ impl Link {
         let mut notes = if begins && self.source.snapshot.is_on() { self.wanted()? } else { Vec::new() };
         let before = if goes_on { situation.published.as_slice() } else { &[] };
         notes.push(self.publications(client, before).await?);
+        if !goes_on {
+            // The gap of all channels has told it.
+            notes.push((contents::NOTE, Vec::new()));
+        }
         let notes: Vec<_> = notes.iter().map(|(name, json)| (*name, json.as_slice())).collect();
         self.ingest.identify(StreamPosition { broken, ..position }, &notes).await?;
         abort::point(Point::SourceIdentified);
@@ -436,16 +458,6 @@ pub(super) fn explain(error: Error) -> Error {
     }
 }
 
-async fn identify_system(connection: &mut Connection) -> Result<System> {
-    let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
-    let row = rows.first().map(Vec::as_slice).unwrap_or_default();
-    let text = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
-    match (text(0).parse(), text(1).parse(), text(2).parse()) {
-        (Ok(id), Ok(timeline), Ok(end)) => Ok(System { id, timeline, end }),
-        _ => Err(Error::failed("IDENTIFY_SYSTEM gave no answer that can be understood")),
-    }
-}
-
 /// Where the journal's timeline ended, if the server is on another one.
 async fn switched(
     connection: &mut Connection,
@@ -458,26 +470,6 @@ async fn switched(
     let rows = connection.simple_query(&format!("TIMELINE_HISTORY {}", system.timeline)).await?;
     let history = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
     Ok(resume::switch_point(history.unwrap_or_default(), stored.timeline))
-}
-
-fn warn_missing(
-    source: &Source,
-    tables: &std::collections::BTreeMap<String, rowcast_engine::status::Captured>,
-) {
-    for (schema, table) in source.tables.exact() {
-        let channel = rowcast_engine::schema::Schema::channel_of(schema, table);
-        if !tables.contains_key(&channel) {
-            tracing::warn!(table = channel, "The table does not exist or is not captured yet");
-        }
-    }
-    if tables.is_empty() {
-        tracing::warn!(
-            hint = "Say which with --tables, as in --tables 'public.*' (source.tables), or create them: new ones \
-                    that match are captured by themselves, with source.manage = false those in the publication; \
-                    rowcast check shows what matches",
-            "No table is captured: none matches source.tables, or the database has none"
-        );
-    }
 }
 
 /// Microseconds since 1970.

@@ -152,13 +152,24 @@ pub(super) fn ddl(content: &[u8]) -> Custom<'_> {
 
 /// The event of a message that is not rowcast's own although it says so. What it says is repeated nowhere.
 pub(super) fn forged(prefix: &str, reason: &str, content: &[u8]) -> Custom<'static> {
-    metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
     let shown: String = prefix.chars().take(SHOWN).collect();
     tracing::warn!(
         name = %in_quotes(&shown),
         reason,
         "A message that only rowcast's own functions may send is not believed, and told on {REJECTED}"
     );
+    untold(&shown, reason, content)
+}
+
+/// The event of a wish that is not fulfilled. A condition may have values in it.
+pub(super) fn refused(prefix: &str, reason: &str, content: &[u8]) -> Custom<'static> {
+    let shown: String = prefix.chars().take(SHOWN).collect();
+    tracing::warn!(reason, "A snapshot that a transaction asks for is not made, and told on {REJECTED}");
+    untold(&shown, reason, content)
+}
+
+fn untold(shown: &str, reason: &str, content: &[u8]) -> Custom<'static> {
+    metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
     let told = json!({ "channel": shown, "reason": reason, "bytes": content.len(), "payload": null });
     Custom { channel: REJECTED, payload: Cow::Owned(told.to_string().into_bytes()) }
 }

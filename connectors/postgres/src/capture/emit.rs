@@ -3,6 +3,7 @@
 
 mod whole;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use rowcast_engine::Lsn;
@@ -13,7 +14,7 @@ use rowcast_engine::journal::Journal;
 use rowcast_engine::record::Builder;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::snapshot::job::{Job, Jobs};
+use crate::snapshot::job::{Job, is_job};
 use crate::snapshot::order::{Order, Ready, Taken, Whole, Why, Written};
 use crate::snapshot::rows::key_texts;
 use crate::snapshot::tracker::{Read, Tracker, Verdict};
@@ -192,6 +193,7 @@ impl Emitter {
             key: &ready.schema.key,
             rows: &ready.rows,
             asked: &ready.asked,
+            all_read: ready.job.progress.at_end,
         };
         let mut kept = Vec::new();
         let verdict = tracker.settle(&read, |row| kept.push(row));
@@ -204,10 +206,9 @@ impl Emitter {
         }
         let mut job = ready.job;
         let again: Option<Vec<_>> = tracker.again(ready.relation).map(key_texts).collect();
-        // A key that is no text cannot be asked for again.
-        let Some(again) = again else { return Ok(Written::Void) };
+        let Some(again) = again else { return Ok(Written::NoText) };
         let ends = job.progress.at_end && again.is_empty();
-        let ends_all = ends && self.is_last(&job)?;
+        let ends_all = ends && self.is_last(&job);
         let count = kept.len();
         if count > 0 {
             builder.begin_snapshot_for(&job.sinks, ready.at, ready.lsn, ready.visible.xmin());
@@ -215,7 +216,9 @@ impl Emitter {
                 let first = at == 0 && job.progress.rows == 0;
                 let last = at + 1 == count && ends;
                 let marks = marks(job.ad_hoc, (first, last), (ready.first, ends_all));
-                builder.read(ready.schema.id, ready.lsn, marks, row);
+                // One that was brought up is as it is here.
+                let lsn = if matches!(row, Cow::Owned(_)) { passed } else { ready.lsn };
+                builder.read(ready.schema.id, lsn, marks, &row);
             }
             builder.commit(Lsn::ZERO);
         }
@@ -239,16 +242,18 @@ impl Emitter {
     }
 
     /// Whether no other table of the snapshot is left, now that this one ends.
-    fn is_last(&mut self, job: &Job) -> Result<bool> {
-        let jobs = Jobs::read(&self.journal.notes())?.tables;
-        self.ended.retain(|(note, snapshot)| jobs.get(note).is_some_and(|job| job.snapshot == *snapshot));
+    fn is_last(&mut self, job: &Job) -> bool {
+        let journal = &self.journal;
+        let is_of = |noted: &[u8], snapshot| Job::snapshot_of(noted) == Some(snapshot);
+        self.ended.retain(|(note, snapshot)| {
+            journal.note_named(note).is_some_and(|noted| is_of(&noted, *snapshot))
+        });
         let (mine, ended) = (job.note(), &self.ended);
-        let is_left = |(note, other): (&String, &Job)| {
-            other.snapshot == job.snapshot
-                && *note != mine
-                && !ended.iter().any(|(name, snapshot)| name == note && *snapshot == other.snapshot)
-        };
-        Ok(!jobs.iter().any(is_left))
+        // With thousands of tables left the first one says it.
+        !journal.any_note(|note, noted| {
+            let has_ended = || ended.iter().any(|(name, snapshot)| name == note && *snapshot == job.snapshot);
+            is_job(note) && note != mine && is_of(noted, job.snapshot) && !has_ended()
+        })
     }
 }
 

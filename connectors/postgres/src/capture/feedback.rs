@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rowcast_engine::abort::{self, Point};
+use rowcast_engine::ingest::Ingest;
 use rowcast_engine::{Error, Lsn, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -25,12 +26,15 @@ const TIMEOUT_SHARE: u32 = 60;
 /// its own accord, so it is asked for one after a quarter of that, and after a half somebody should know.
 const SILENT_TIMEOUTS: u32 = 2;
 
-/// The same for a server without wal_sender_timeout.
-const SILENCE_WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
+/// The most, and the same for a server without wal_sender_timeout: a way to it that swallows everything is to be noticed.
+/// But while it decodes a large transaction of which nothing is published it is silent for half of its wal_sender_timeout,
+/// whatever it is asked meanwhile: whoever left it before would have it begin again and again.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// After how much silence a server with this wal_sender_timeout, which may be none, is gone.
 pub(super) fn gone_after(sender_timeout: Duration) -> Duration {
-    if sender_timeout.is_zero() { SILENCE_WITHOUT_TIMEOUT } else { sender_timeout * SILENT_TIMEOUTS }
+    let most = SILENCE_MAX.max(sender_timeout / 2 + SILENCE_MAX / 2);
+    if sender_timeout.is_zero() { SILENCE_MAX } else { (sender_timeout * SILENT_TIMEOUTS).min(most) }
 }
 
 /// A status.
@@ -165,6 +169,13 @@ impl Feedback {
         *self.durable.borrow()
     }
 
+    /// Has the journal sync what the server, or commits there, wait for.
+    pub(super) fn hasten(&self, ingest: &Ingest) {
+        if (self.awaited.is_some() || self.is_hasty()) && self.durable() < self.outstanding {
+            ingest.hasten();
+        }
+    }
+
     /// What may be told to be durable.
     pub(super) fn told(&self) -> Lsn {
         let durable = self.durable();
@@ -176,12 +187,6 @@ impl Feedback {
         if sure && self.held.take().is_some() {
             self.asked = true;
         }
-    }
-
-    /// Whether the server waits for a position that the journal, which stands at `position`, has and that it is not
-    /// told: push doors lack it.
-    pub(super) fn waits_for_doors(&self, position: Lsn) -> bool {
-        self.awaited.is_some_and(|awaited| awaited <= position && awaited > self.durable())
     }
 
     /// Sends a status if one is due.

@@ -11,10 +11,11 @@ use rowcast_engine::units::{BYTES, show_size};
 use rowcast_engine::{Error, Lsn, Result};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_postgres::Client;
 
 use super::connect::Link;
+use super::pressure::{Pressure, Seen};
 use super::reading::Reading;
 use crate::config::Source;
 use crate::conninfo::Conninfo;
@@ -25,23 +26,14 @@ use crate::wire::answering_client;
 /// Between two looks: a server that writes 200 MB a second writes a GB meanwhile.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// How soon a connection is missed that the server has ended: then it is looked at once why.
+const MISSED_AFTER: Duration = Duration::from_millis(250);
+
+/// Between two looks whether the stream still moves at a server that is stopping.
+const STOPPING_EVERY: Duration = Duration::from_secs(1);
+
 /// A look takes moments; longer means a lost connection.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Where it is known that capture cannot go on (it waits for a person, or the journal for room), one look more.
-const STILL_FOR_SURE: Duration = Duration::from_secs(8);
-
-/// Elsewhere it may be connecting again, or the server may be reading its log from far back, which can take minutes
-/// before anything is sent.
-const STILL_PERHAPS: Duration = Duration::from_secs(600);
-
-/// A capture that moves keeps its slot above the budget for so many looks, ten minutes, in which what is kept does not
-/// become less: then it is too slow for what is written. The server's log goes in steps, the largest of them a checkpoint
-/// apart, so fewer would be a guess.
-const LOOKS_ABOVE: u32 = 120;
-
-/// Less is not behind: what an idle server has not told us of.
-const BEHIND: u64 = 16 << 20;
 
 /// People are told when the budget is used up to one part in so many,
 const BUDGET_SHARE: u64 = 2;
@@ -56,6 +48,9 @@ pub(super) enum Call {
     OverBudget,
     /// A publication that the stream shows is gone; the server need not say so.
     Unpublished,
+    /// The server is stopping, which it does not before all it has sent is confirmed, and that does not go on: the
+    /// journal has no room, or sinks lack something. It comes again.
+    Stopping,
 }
 
 impl Call {
@@ -75,6 +70,9 @@ impl fmt::Display for Call {
         f.write_str(match self {
             Self::OverBudget => "the slot keeps too much of the server's log",
             Self::Unpublished => "a publication is gone",
+            Self::Stopping => {
+                "the server is stopping, and waits for what cannot be confirmed yet; that comes again"
+            }
         })
     }
 }
@@ -106,9 +104,9 @@ impl Guard {
             reading: link.reading.clone(),
             here: None,
             calls: sender,
-            still: Still::new(),
-            above: Above::default(),
+            pressure: Pressure::new(Instant::now()),
             concern: None,
+            stopping_at: None,
         };
         Self { task: tokio::spawn(look.forever()), calls }
     }
@@ -122,46 +120,6 @@ impl Guard {
     }
 }
 
-/// Since when capture stands where it is, as far as that was seen in one go.
-#[derive(Debug)]
-struct Still {
-    at: (Lsn, Lsn),
-    since: Instant,
-}
-
-impl Still {
-    fn new() -> Self {
-        Self { at: Default::default(), since: Instant::now() }
-    }
-
-    /// For how long.
-    fn note(&mut self, confirmed: Lsn, received: Lsn) -> Duration {
-        if self.at != (confirmed, received) {
-            *self = Self { at: (confirmed, received), since: Instant::now() };
-        }
-        self.since.elapsed()
-    }
-}
-
-/// How often in a row what is kept was above the budget and did not become less.
-#[derive(Debug, Default)]
-struct Above {
-    looks: u32,
-    least: u64,
-}
-
-impl Above {
-    /// Takes in what is kept, if that is above the budget. Gives whether it has been so for too long.
-    fn note(&mut self, kept: Option<u64>) -> bool {
-        *self = match kept {
-            None => Self::default(),
-            Some(kept) if self.looks == 0 || kept < self.least => Self { looks: 1, least: kept },
-            Some(_) => Self { looks: self.looks + 1, ..*self },
-        };
-        self.looks >= LOOKS_ABOVE
-    }
-}
-
 struct Look {
     source: Source,
     status: Status,
@@ -170,10 +128,11 @@ struct Look {
     /// The server that is looked at; `None` before capture has found one.
     here: Option<Conninfo>,
     calls: Sender<Call>,
-    still: Still,
-    above: Above,
+    pressure: Pressure,
     /// What was said last, without its figures.
     concern: Option<&'static str>,
+    /// What had been received and confirmed when the server was last seen to be stopping.
+    stopping_at: Option<(Lsn, Lsn)>,
 }
 
 impl Look {
@@ -182,8 +141,14 @@ impl Look {
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut client = None;
         loop {
-            rounds.tick().await;
+            tokio::select! {
+                _ = rounds.tick() => {}
+                () = is_missed(client.as_ref()) => {}
+                () = sleep(STOPPING_EVERY), if self.stopping_at.is_some() => {}
+            }
             let done = timeout(ROUND_TIMEOUT, self.round(&mut client)).await;
+            let stops = matches!(&done, Ok(Err(error)) if slot::sqlstate(error) == Some(slot::STOPPING));
+            self.stopping_at = self.make_way(stops);
             if matches!(done, Ok(Ok(()))) {
                 continue;
             }
@@ -196,7 +161,7 @@ impl Look {
                 ),
             }
             client = None;
-            self.still = Still::new();
+            self.pressure.look_away(Instant::now());
         }
     }
 
@@ -204,7 +169,8 @@ impl Look {
         // The server of the stream and no other, which may have a slot of the same name: a copy, or an old one.
         let here = self.reading.here();
         if self.here != here {
-            (self.here, self.still, *client) = (here, Still::new(), None);
+            (self.here, *client) = (here, None);
+            self.pressure.look_away(Instant::now());
         }
         if client.as_ref().is_none_or(Client::is_closed) {
             let info = self.here.as_ref().unwrap_or(&self.source.info);
@@ -260,22 +226,15 @@ impl Look {
         let (mut received, mut state) = (Lsn::ZERO, "");
         self.status.source(|source| (received, state) = (source.received_lsn, source.state));
         let confirmed = observed.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
-        let for_sure = matches!(state, WAITING | "stopped")
-            || matches!(&*self.journal.state().borrow(), State::Full(_) | State::Failed(_));
-        // What the server says of its position while nothing can be stored is no movement of ours.
-        let received = if for_sure { Lsn::ZERO } else { received };
-        let still = self.still.note(confirmed.unwrap_or_default(), received);
-        let kept =
-            observed.retained().filter(|kept| self.source.wal_budget.is_some_and(|budget| *kept > budget));
-        let over = kept.is_some();
-        // What is kept for other people's transactions is no slowness of ours.
-        let ours = kept.filter(|kept| observed.behind() >= kept / 2);
-        let too_slow = self.above.note(ours);
-        let stands = if for_sure { still >= STILL_FOR_SURE } else { still >= STILL_PERHAPS };
-        let idle = state == "streaming" && !for_sure && observed.behind() < BEHIND;
-        let call = if over && (stands || too_slow) && !idle {
-            // The next call is due after as long again.
-            (self.still, self.above) = (Still::new(), Above::default());
+        let seen = Seen {
+            streams: state == "streaming",
+            stuck: matches!(state, WAITING | "stopped")
+                || matches!(&*self.journal.state().borrow(), State::Full(_) | State::Failed(_)),
+            at: (confirmed.unwrap_or_default(), received),
+            kept: observed.retained(),
+            behind: observed.behind(),
+        };
+        let call = if self.pressure.note(&seen, self.source.wal_budget, Instant::now()) {
             Call::OverBudget
         } else if state == "streaming" && self.reading.missing(&observed.publications).is_some() {
             Call::Unpublished
@@ -284,6 +243,27 @@ impl Look {
         };
         // A call that has not been taken says the same.
         let _ = self.calls.try_send(call);
+    }
+
+    /// Has capture leave its stream where the server `stops` and waits for what may take for ever: at once where the journal
+    /// has no room; where sinks have to have it first, when nothing has moved from one look to the next. What only takes its
+    /// time is waited for, however long that seems to stand still: after a fail-over without the slot there is no other time.
+    /// Gives where it stands.
+    fn make_way(&self, stops: bool) -> Option<(Lsn, Lsn)> {
+        let (mut at, mut streams, mut for_sinks) = ((Lsn::ZERO, Lsn::ZERO), false, false);
+        self.status.source(|source| {
+            for_sinks = !source.required.is_empty();
+            at = (source.received_lsn, source.confirmed_lsn);
+            streams = source.state == "streaming";
+        });
+        if !stops || !streams {
+            return None;
+        }
+        let full = matches!(&*self.journal.state().borrow(), State::Full(_));
+        if full || (for_sinks && self.stopping_at == Some(at)) {
+            let _ = self.calls.try_send(Call::Stopping);
+        }
+        Some(at)
     }
 
     /// Says what will come to harm if nothing is done: once in the log, and on the board for as long as it is so.
@@ -299,6 +279,14 @@ impl Look {
         }
         self.concern = kind;
         self.status.source(|source| source.concern = text);
+    }
+}
+
+/// Waits until the server has ended a connection, if there is one. Cancel safe.
+async fn is_missed(client: Option<&Client>) {
+    let Some(client) = client else { return std::future::pending().await };
+    while !client.is_closed() {
+        sleep(MISSED_AFTER).await;
     }
 }
 
@@ -390,31 +378,6 @@ mod tests {
         assert!(name == "limit" && text.contains("after 500 MB more the slot is lost"), "{text}");
         limited.slot.as_mut().unwrap().wal_status = Some("unreserved".to_owned());
         assert_eq!(kind(&limited, None).unwrap().0, "unreserved");
-    }
-
-    #[test]
-    fn any_movement_starts_over() {
-        let mut still = Still::new();
-        still.note(Lsn(1), Lsn(2));
-        still.since = Instant::now().checked_sub(STILL_PERHAPS).unwrap();
-        assert!(still.note(Lsn(1), Lsn(2)) >= STILL_PERHAPS);
-        assert!(still.note(Lsn(1), Lsn(3)) < STILL_FOR_SURE);
-    }
-
-    #[test]
-    fn what_does_not_become_less_is_too_slow() {
-        let looks = |kept: &mut dyn FnMut(u32) -> Option<u64>| {
-            let mut above = Above::default();
-            (1..=LOOKS_ABOVE * 3).find(|look| above.note(kept(*look)))
-        };
-        assert_eq!(looks(&mut |look| Some(100 + u64::from(look))), Some(LOOKS_ABOVE), "it grows");
-        assert_eq!(
-            looks(&mut |look| Some(10_000 - u64::from(look / 100))),
-            None,
-            "it becomes less, however slowly"
-        );
-        assert_eq!(looks(&mut |look| (look % 100 != 0).then_some(50)), None, "below the budget now and then");
-        assert_eq!(looks(&mut |look| Some(if look % 7 == 0 { 51 } else { 70 })), Some(LOOKS_ABOVE + 6));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod backoff;
 mod broken;
 mod composite;
 mod connect;
+mod contents;
 mod custom;
 mod during;
 mod emit;
@@ -17,6 +18,7 @@ mod fork;
 mod guard;
 mod lasting;
 mod nap;
+mod pressure;
 mod progress;
 pub(crate) mod proof;
 mod published;
@@ -33,9 +35,11 @@ mod surrender;
 mod taking;
 mod waiting;
 mod watch;
+mod wished;
 
 pub(crate) use connect::now;
 pub(crate) use custom::NEW_TABLE;
+pub(crate) use taking::{replicates, same_server, which_server};
 
 use std::convert::Infallible;
 
@@ -48,6 +52,7 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Source};
 use crate::conninfo::Conninfo;
+use crate::snapshot::show_left;
 use backoff::Backoff;
 use connect::Link;
 use guard::{Call, Guard};
@@ -77,6 +82,8 @@ impl rowcast_engine::Source for Postgres {
     /// the journal will not, `Kind::Transient` only before the first success of an installation. The status says `stopped` and why.
     async fn run(self, ingest: Ingest, status: Status, stop: Stop) -> Result<()> {
         let source = Source::new(&self.config)?;
+        // First: who reads that the source is there takes the tables of snapshots for all that are left.
+        show_left(ingest.journal(), &status);
         status.source(|shown| {
             shown.state = "starting";
             shown.address = source.info.redacted();
@@ -126,7 +133,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                 // It looks at the server that the stream comes from.
                 if watch.as_ref().is_none_or(|(at, _)| at.hosts != link.here.hosts) {
                     let source = Source { info: link.here.clone(), ..link.source.clone() };
-                    let looking = Watch::start(source, status.clone(), link.reading.clone());
+                    let looking = Watch::start(source, &journal, status.clone(), link.reading.clone());
                     watch = Some((link.here.clone(), looking));
                 }
                 guard.get_or_insert_with(|| Guard::start(&link));
@@ -200,8 +207,12 @@ async fn note_full(status: &Status, journal: &Journal, known: bool) -> Infallibl
 }
 
 fn note_lost(status: &Status, error: &Error) {
-    metrics::counter!("rowcast_source_reconnects_total").increment(1);
     tracing::warn!("Capture is interrupted and connects again: {error}");
+    show_lost(status, error);
+}
+
+fn show_lost(status: &Status, error: &Error) {
+    metrics::counter!("rowcast_source_reconnects_total").increment(1);
     status.source(|shown| {
         // Somebody who waits for a person is not told something else by a server that is away.
         if shown.state != WAITING {

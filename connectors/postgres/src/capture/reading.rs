@@ -45,6 +45,11 @@ impl Reading {
         (through.publications, through.pid) = (publications, pid);
     }
 
+    /// The stream is over: it lacks no publication.
+    pub(super) fn leave(&self) {
+        self.lock().publications.clear();
+    }
+
     /// The server's process of the newest stream, be it over or not.
     pub(super) fn pid(&self) -> Option<i32> {
         self.lock().pid

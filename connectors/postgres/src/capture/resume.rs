@@ -31,6 +31,8 @@ pub(super) struct Facts<'a> {
     pub(super) owner: Option<&'a Owner>,
     /// Of the journal.
     pub(super) installation: Uuid,
+    /// End of the newest transaction that the journal holds of this history.
+    pub(super) newest: Lsn,
 }
 
 /// How capture starts.
@@ -93,8 +95,11 @@ fn same_server(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Re
         return Err(Break::new(Reason::AnotherCluster, what));
     }
     // A standby that was promoted while it was read from: the stream went on across, and the slot there is beyond.
-    // No copy of it could be, since a standby has nothing beyond.
-    let across = |switched| stored.lsn <= switched || confirmed > switched;
+    // No copy of it could be, since a standby has nothing beyond; one that was made there by hand has not decoded what the
+    // journal holds.
+    let decoded = facts.slot.and_then(|slot| slot.decoded);
+    let made_anew = decoded == Some(0) && facts.newest > stored.slot_birth;
+    let across = |switched| stored.lsn <= switched || (confirmed > switched && !made_anew);
     if stored.timeline != system.timeline && !facts.switched.is_some_and(across) {
         let what = format!(
             "The server is on timeline {}, which left timeline {} {}, before the journal's position {}: changes that \
@@ -202,6 +207,7 @@ mod tests {
         switched: Option<Lsn>,
         slot: Option<Slot>,
         owner: Option<Owner>,
+        newest: Lsn,
     }
 
     fn usual() -> Case {
@@ -219,6 +225,7 @@ mod tests {
             switched: None,
             slot: Some(Slot { confirmed_flush_lsn: Some(Lsn(90)), ..Slot::default() }),
             owner: Some(Owner { installation: OURS, since: "then".to_owned(), slot_birth: Some(Lsn(50)) }),
+            newest: Lsn(60),
         }
     }
 
@@ -231,6 +238,7 @@ mod tests {
             unfit: None,
             owner: case.owner.as_ref(),
             installation: OURS,
+            newest: case.newest,
         };
         judge(&case.stored, &facts).map_err(|broken| format!("{} {broken}", broken.reason))
     }
@@ -254,10 +262,18 @@ mod tests {
         // Statistics that were lost are no sign by themselves.
         assert_eq!(judged(&Case { slot: decoded(100, 0), ..usual() }), Ok(Verdict::Continue));
         let promoted =
-            Case { system: System { timeline: 2, ..usual().system }, switched: Some(Lsn(100)), ..usual() };
-        assert_eq!(judged(&promoted), Ok(Verdict::Continue));
-        let across = Case { switched: Some(Lsn(89)), ..promoted };
-        assert_eq!(judged(&across), Ok(Verdict::Continue));
+            || Case { system: System { timeline: 2, ..usual().system }, switched: Some(Lsn(100)), ..usual() };
+        assert_eq!(judged(&promoted()), Ok(Verdict::Continue));
+        let across = || Case { switched: Some(Lsn(89)), ..promoted() };
+        assert_eq!(judged(&across()), Ok(Verdict::Continue));
+        // One that was made by hand after the promotion, of the same name: what was between is in neither.
+        let by_hand = Case { slot: decoded(90, 0), ..across() };
+        assert!(judged(&by_hand).unwrap_err().starts_with("timeline "), "{:?}", judged(&by_hand));
+        assert_eq!(
+            judged(&Case { newest: Lsn::ZERO, ..by_hand }),
+            Ok(Verdict::Continue),
+            "nothing to decode"
+        );
     }
 
     #[test]

@@ -24,7 +24,6 @@ use super::nap::{self, Naps, Pace};
 use super::spill::Large;
 use super::starting::{Sent, wants_snapshots};
 use crate::catalog::Catalog;
-use crate::setup::slot;
 use crate::snapshot::Snapshots;
 use crate::snapshot::order::Order;
 use crate::tables::Tables;
@@ -45,12 +44,6 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two tries to read the catalog; capture pauses meanwhile.
 const CATALOG_RETRY: Duration = Duration::from_secs(2);
-
-/// SQLSTATE `cannot_connect_now`: the server is stopping or starting.
-const STOPPING: &str = "57P03";
-
-/// Between two looks whether a server that waits for what push doors lack is stopping.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the end waits for the disk to take what has arrived.
 const LAST_SYNC: Duration = Duration::from_secs(2);
@@ -83,8 +76,6 @@ pub(super) struct Session {
     retry_at: Instant,
     /// The server waits for our position.
     urgent: bool,
-    /// When it may next be asked whether it is stopping, if it waits for what push doors lack.
-    probe_at: Instant,
     shown: Instant,
     /// The board is not up to date.
     stale: bool,
@@ -125,7 +116,6 @@ impl Session {
             advance_at: now + ADVANCE_EVERY,
             retry_at: now,
             urgent: false,
-            probe_at: now,
             shown: now,
             stale: true,
             started_at: position,
@@ -185,7 +175,6 @@ impl Session {
             self.feedback.release(self.assembly.replay.is_done());
             self.hand_over()?;
             self.feedback.keep_up(&mut self.stream).await?;
-            self.make_way().await?;
             self.show_now_and_then();
             if self.emitter.done {
                 return Ok(());
@@ -252,29 +241,6 @@ impl Session {
         Ok(None)
     }
 
-    /// A server that is stopping does not before all it has sent is confirmed. What push doors lack may take for ever,
-    /// and comes again: then this stream ends, so that the server can.
-    async fn make_way(&mut self) -> Result<()> {
-        let now = Instant::now();
-        if !self.ingest.waits_for_sinks()
-            || now < self.probe_at
-            || !self.feedback.waits_for_doors(self.ingest.journal().position().lsn)
-        {
-            return Ok(());
-        }
-        self.probe_at = now + PROBE_EVERY;
-        let probe = async { Ok(self.catalog.connect().await) };
-        match meanwhile(&mut self.stream, &mut self.feedback, Box::pin(probe)).await? {
-            Err(error) if slot::sqlstate(&error) == Some(STOPPING) => {
-                let what =
-                    "The server is stopping, and waits for what sinks do not have yet (source.confirm)";
-                Err(Error::transient(what).because(error))
-            }
-            // Whatever else is wrong, others notice.
-            _ => Ok(()),
-        }
-    }
-
     /// Writes the chunks of snapshots whose position the stream has passed, if it is between transactions.
     fn emit(&mut self) -> Result<()> {
         let Self { assembly, emitter, .. } = self;
@@ -294,7 +260,9 @@ impl Session {
         }
         self.assembly.spilling = self.large.relieve(self.ingest.journal(), &mut self.assembly.builder)?;
         self.assembly.streams.relieve(self.ingest.journal())?;
-        self.advance()
+        self.advance()?;
+        self.feedback.hasten(&self.ingest);
+        Ok(())
     }
 
     /// Stores the position of an idle stream when that is due, so that the server need not keep its log.
@@ -453,9 +421,7 @@ impl Session {
                 let room = self.ingest.room().await?;
                 self.append(room);
             }
-            let (mut durable, submitted) = (self.ingest.journal().durable(), self.submitted);
-            let reached = durable.wait_for(|durable| *durable >= submitted).await;
-            reached.map(drop).map_err(|_| Error::journal("The journal is closed"))
+            self.ingest.settled().await
         });
         if !matches!(stored.await, Ok(Ok(()))) {
             tracing::debug!("The newest changes were not stored before the end; they come again");

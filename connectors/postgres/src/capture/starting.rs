@@ -19,6 +19,10 @@ use crate::wire::{Connection, CopyStream, Purpose};
 /// After a network cut the server notices within wal_sender_timeout; so much longer is enough.
 const PATIENCE_SLACK: Duration = Duration::from_secs(10);
 
+/// Who reads the slot is told as an error after so long in any case: with a wal_sender_timeout of hours nobody waits for
+/// that in silence.
+const PATIENCE_MAX: Duration = Duration::from_secs(120);
+
 /// A database without encoding holds any bytes. The server does not recode them, and checks them all the same: one
 /// value that is not UTF-8 would end the stream, at every start anew.
 const UNENCODED: &str = "SQL_ASCII";
@@ -81,7 +85,7 @@ impl Link {
         server: &Server,
         command: &str,
     ) -> Result<CopyStream> {
-        let patience = if self.is_known() { server.sender_timeout + PATIENCE_SLACK } else { FIRST_PATIENCE };
+        let patience = if self.is_known() { patience(server.sender_timeout) } else { FIRST_PATIENCE };
         let deadline = Instant::now() + patience;
         let mut connection = Some(connection);
         loop {
@@ -126,6 +130,11 @@ impl Link {
     }
 }
 
+/// For how long a server with this wal_sender_timeout may take a connection of ours for one that still reads the slot.
+fn patience(sender_timeout: Duration) -> Duration {
+    (sender_timeout + PATIENCE_SLACK).min(PATIENCE_MAX)
+}
+
 /// Older servers refuse options that they do not know: `origin` is sent only where it was asked for.
 pub(super) fn start_command(source: &Source, from: Lsn, publications: &[String], sent: Sent) -> String {
     let (version, more) = match sent.streaming() {
@@ -147,6 +156,12 @@ pub(super) fn start_command(source: &Source, from: Lsn, publications: &[String],
 mod tests {
     use super::*;
     use crate::config::Config;
+
+    #[test]
+    fn patience_has_an_end() {
+        let of = |seconds| patience(Duration::from_secs(seconds)).as_secs();
+        assert_eq!([0, 60, 3600].map(of), [10, 70, 120]);
+    }
 
     #[test]
     fn names_are_quoted_at_each_layer() {

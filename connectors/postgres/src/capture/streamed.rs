@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use rowcast_engine::record::{Builder, Recast, TxStart};
 use rowcast_engine::schema::{Schema, SchemaId};
+use rowcast_engine::status::Status;
 use rowcast_engine::{Lsn, Result};
 
 use super::assembly::{too_wide, undescribed};
 use super::composite::{self, Composite};
 use super::relations::Relations;
 use super::spill::Large;
+use super::wished::Wished;
 use crate::pgoutput::{Change, Relation, RelationIds};
 use crate::snapshot::job::Job;
 use crate::snapshot::visible::Commit;
@@ -88,7 +90,7 @@ pub(super) struct Streamed {
     /// Bytes of descriptions.
     described: usize,
     /// Tables whose rows it asks for, each with how many events had come before.
-    wishes: Vec<(u32, Job)>,
+    wishes: Wished,
 }
 
 impl Streamed {
@@ -109,7 +111,7 @@ impl Streamed {
             unsure: None,
             types_changed: false,
             described: 0,
-            wishes: Vec::new(),
+            wishes: Wished::default(),
         }
     }
 
@@ -234,14 +236,15 @@ impl Streamed {
     }
 
     /// It asks for a table's rows. That is a message, too: a savepoint that is rolled back may take it along.
-    pub(super) fn wish(&mut self, job: Job) {
+    /// Gives why it may not.
+    pub(super) fn wish(&mut self, job: Job, status: &Status) -> std::result::Result<(), &'static str> {
         self.note(self.xid, true);
-        self.wishes.push((self.builder.open_events(), job));
+        self.wishes.take_in(self.builder.open_events(), job, status)
     }
 
     /// What it asks for, now that it has committed.
-    pub(super) fn take_wishes(&mut self) -> impl Iterator<Item = Job> {
-        std::mem::take(&mut self.wishes).into_iter().map(|(_, job)| job)
+    pub(super) fn take_wishes(&mut self) -> impl Iterator<Item = Job> + use<> {
+        self.wishes.take()
     }
 
     /// An event is about to be added.
@@ -277,7 +280,7 @@ impl Streamed {
             self.unsure = self.unsure.filter(|message| *message < from);
             self.tables.retain(|_, table| table.at < from);
             // One from before the first event has no event between: then that is known to come after a message.
-            self.wishes.retain(|(at, _)| *at <= from);
+            self.wishes.undo(from);
             while self.dead.last().is_some_and(|range| range.start >= from) {
                 self.dead.pop();
             }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY};
 use super::guard::{Call, Guard, rounded};
-use super::with_remedy;
+use super::{note_lost, with_remedy};
 use crate::setup::installation::{self, ADOPT};
 use crate::setup::server::Server;
 use crate::setup::slot;
@@ -17,8 +17,15 @@ use crate::wire::{answering_client, sql_error};
 impl Link {
     /// The guard has called. What cannot be done now it calls for again.
     pub(super) async fn answer(&mut self, call: Call) {
+        if call == Call::Stopping {
+            note_lost(&self.status, &call.error());
+            return;
+        }
         if call == Call::Unpublished {
-            // The next connection sees it, and says so.
+            // The next connection sees it, and says so. Until it streams, nothing is missed any more: that it makes the
+            // slot anew must not be broken off by the same call again.
+            self.reading.leave();
+            note_lost(&self.status, &call.error());
             return;
         }
         if let Err(error) = self.give_up().await {

@@ -14,7 +14,10 @@ use super::with_remedy;
 use crate::setup::creation::{self, Made};
 use crate::setup::server::{FAILOVER_SLOTS, Server};
 use crate::setup::slot;
-use crate::wire::{Connection, sql_error};
+use crate::wire::{Connection, NAME_THE_SERVER, sql_error};
+
+/// SQLSTATE `syntax_error`.
+const SYNTAX: &str = "42601";
 
 /// Changes with each start of a server, to the microsecond.
 const WHICH_SERVER: &str = "select pg_postmaster_start_time()::text";
@@ -88,9 +91,8 @@ impl Link {
 }
 
 /// Of several hosts, each connection may find another one; what they say would not go together.
-pub(super) async fn same_server(client: &Client, connection: &mut Connection) -> Result<()> {
-    let failed = |error| sql_error("Cannot see which server this is", error);
-    let one: String = client.query_one(WHICH_SERVER, &[]).await.map_err(failed)?.get(0);
+pub(crate) async fn same_server(client: &Client, connection: &mut Connection) -> Result<()> {
+    let one = which_server(client).await?;
     let rows = connection.simple_query(WHICH_SERVER).await?;
     let other = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
     if other == Some(one.as_str()) {
@@ -100,6 +102,37 @@ pub(super) async fn same_server(client: &Client, connection: &mut Connection) ->
         "Name each server in the source URL, postgres://USER@HOST1,HOST2/DATABASE, instead of an address that \
          spreads connections",
     ))
+}
+
+/// When the server was started, to the microsecond: no two were at once.
+pub(crate) async fn which_server(client: &Client) -> Result<String> {
+    let row = client.query_one(WHICH_SERVER, &[]).await;
+    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot see which server this is", error))
+}
+
+pub(super) async fn identify_system(connection: &mut Connection) -> Result<System> {
+    let rows = connection.simple_query("IDENTIFY_SYSTEM").await.map_err(no_replication)?;
+    let row = rows.first().map(Vec::as_slice).unwrap_or_default();
+    let text = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
+    match (text(0).parse(), text(1).parse(), text(2).parse()) {
+        (Ok(id), Ok(timeline), Ok(end)) => Ok(System { id, timeline, end }),
+        _ => Err(Error::failed("IDENTIFY_SYSTEM gave no answer that can be understood")),
+    }
+}
+
+/// Makes sure that replication commands are understood.
+pub(crate) async fn replicates(connection: &mut Connection) -> Result<()> {
+    identify_system(connection).await.map(drop)
+}
+
+/// A pooler may leave out what makes a session one for replication; then such commands are bad SQL.
+fn no_replication(error: Error) -> Error {
+    if slot::sqlstate(&error) != Some(SYNTAX) {
+        return error;
+    }
+    let what = "What the source URL leads to is a connection pooler, which has made an ordinary session of the one for \
+                replication";
+    Error::refused(what).because(error).hint(NAME_THE_SERVER)
 }
 
 /// A standby that was started again may lie behind what it has sent before: that comes.

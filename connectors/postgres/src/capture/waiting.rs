@@ -11,11 +11,15 @@ use super::backoff::Backoff;
 use super::broken::{Break, REASONS};
 use super::connect::Link;
 use super::guard::Call;
-use super::{note_lost, with_remedy};
+use super::{note_lost, show_lost, with_remedy};
 use crate::config::OnGap;
+use crate::setup::slot;
 
 /// How often it is looked whether the source is the right one again: the address may have led to the wrong server.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Why it waits where a login is refused, beside the reasons of breaks.
+const LOGIN: &str = "login_refused";
 
 impl Link {
     /// Waits until it is time to connect again, after an error: for a moment, or for a person.
@@ -45,6 +49,9 @@ impl Link {
                 self.wait(&error).await;
                 return Ok(());
             }
+        } else if known && is_login_refused(&error) {
+            self.wait_to_be_let_in(&error).await;
+            return Ok(());
         } else if !(known && may_pass) {
             return Err(error);
         }
@@ -89,6 +96,24 @@ impl Link {
         }
     }
 
+    /// Says that the server lets us in no more, and waits until it is time to look again. A password that is changed has
+    /// two places, the server and a file here, and there is a time between the two.
+    async fn wait_to_be_let_in(&mut self, error: &Error) {
+        show_lost(&self.status, error);
+        if self.waits_for.as_deref() != Some(LOGIN) {
+            tracing::error!(
+                hint = error.remedy(),
+                "Capture waits to be let in again, the doors go on serving: {error}"
+            );
+            self.waits_for = Some(LOGIN.to_owned());
+        }
+        let status = self.status.clone();
+        tokio::select! {
+            asked = status.asked_to_adopt() => self.let_go_on(asked),
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
+
     /// A person has said so.
     fn let_go_on(&mut self, asked: Asked) {
         self.asked = Some(asked);
@@ -112,6 +137,11 @@ fn show_broken(reason: Option<&str>) {
         let yes = reason == Some(known.name());
         metrics::gauge!("rowcast_source_broken", "reason" => known.name()).set(if yes { 1.0 } else { 0.0 });
     }
+}
+
+/// Whether it is the login itself that the server refuses: the password, the role, the address.
+fn is_login_refused(error: &Error) -> bool {
+    matches!(slot::sqlstate(error), Some("28P01" | "28000"))
 }
 
 /// Whether the board says so.

@@ -22,9 +22,12 @@ struct Column {
     is_array: bool,
     /// `operator(pg_catalog.<)` and so on.
     less: String,
+    at_most: String,
     equal: String,
     at_least: String,
     greater: String,
+    /// The collation, with its version, and an enum's labels: with others a value may stand elsewhere, or be none.
+    values: String,
 }
 
 /// The columns of the index that makes `$2` the key of table `$1`.
@@ -47,8 +50,13 @@ select a.attname::text as name, format('%I.%I', tn.nspname, t.typname) as type, 
        t.typcategory = 'A' as is_array,
        (select format('%I.%I', n.nspname, l.collname) from pg_collation l join pg_namespace n on n.oid = l.collnamespace
         where l.oid = k.coll and k.coll <> a.attcollation) as coll,
+       concat_ws(' ',
+           (select format('%I.%I %s', n.nspname, l.collname, l.collversion)
+            from pg_collation l join pg_namespace n on n.oid = l.collnamespace where l.oid = k.coll),
+           (select string_agg(quote_literal(e.enumlabel), ' ' order by e.enumsortorder)
+            from pg_enum e where e.enumtypid = t.oid)) as values,
        array(select o.sql from operators o
-             where o.family = c.opcfamily and o.type = c.opcintype and o.strategy in (1, 3, 4, 5)
+             where o.family = c.opcfamily and o.type = c.opcintype and o.strategy between 1 and 5
              order by o.strategy) as operators
 from chosen i
      cross join unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) k(attnum, class, coll)
@@ -88,9 +96,20 @@ fn column(row: &Row) -> Option<Column> {
     if let Some(collation) = row.get::<_, Option<&str>>("coll") {
         sql = format!("({sql}) collate {collation}");
     }
-    let [less, equal, at_least, greater] =
-        <[String; 4]>::try_from(row.get::<_, Vec<String>>("operators")).ok()?;
-    Some(Column { sql, ty, is_array: row.get("is_array"), less, equal, at_least, greater })
+    let [less, at_most, equal, at_least, greater] =
+        <[String; 5]>::try_from(row.get::<_, Vec<String>>("operators")).ok()?;
+    let (is_array, values) = (row.get("is_array"), row.get("values"));
+    Some(Column { sql, ty, is_array, less, at_most, equal, at_least, greater, values })
+}
+
+/// The operators that say that a row stands on one side of a key.
+struct Beyond<'a> {
+    /// Of its last column.
+    last: &'a str,
+    /// Of one before, whatever those behind it are.
+    beyond: &'a str,
+    /// What all those have in common.
+    within: &'a str,
 }
 
 impl Column {
@@ -106,27 +125,55 @@ impl KeyOrder {
         columns.collect::<Vec<_>>().join(", ")
     }
 
+    /// All that the place of a key depends on. Where it is another text, a key of before says nothing.
+    pub(crate) fn described(&self) -> String {
+        let column = |column: &Column| {
+            let Column { sql, ty, less, values, .. } = column;
+            format!("{sql} {ty} {less} {values}").trim_end().to_owned()
+        };
+        self.0.iter().map(column).collect::<Vec<_>>().join(", ")
+    }
+
     /// The condition that a row stands behind this key; none for no key.
     pub(crate) fn behind(&self, key: &[String]) -> Option<String> {
+        self.beyond(key, |column| Beyond {
+            last: &column.greater,
+            beyond: &column.greater,
+            within: &column.at_least,
+        })
+    }
+
+    /// The condition that it stands at this key or before it.
+    pub(crate) fn up_to(&self, key: &[String]) -> Option<String> {
+        self.beyond(key, |column| Beyond {
+            last: &column.at_most,
+            beyond: &column.less,
+            within: &column.at_most,
+        })
+    }
+
+    fn beyond<'a>(&'a self, key: &[String], of: impl Fn(&'a Column) -> Beyond<'a>) -> Option<String> {
         let (first, value) = self.0.first().zip(key.first())?;
+        let last = of(first).last;
         // One comparison of rows, which an index follows, where one name is all their operators'.
-        if self.0.iter().all(|column| column.greater == first.greater) {
+        if self.0.iter().all(|column| of(column).last == last) {
             let columns: Vec<&str> = self.0.iter().map(|column| column.sql.as_str()).collect();
             let values: Vec<String> =
                 self.0.iter().zip(key).map(|(column, value)| column.literal(value)).collect();
-            return Some(format!("({}) {} ({})", columns.join(", "), first.greater, values.join(", ")));
+            return Some(format!("({}) {last} ({})", columns.join(", "), values.join(", ")));
         }
-        let behind = self.0.iter().zip(key).rev().fold(None, |behind: Option<String>, (column, value)| {
-            let (sql, value) = (&column.sql, column.literal(value));
-            let beyond = format!("{sql} {} {value}", column.greater);
-            Some(match behind {
-                None => beyond,
-                Some(behind) => format!("({beyond} or ({sql} {} {value} and {behind}))", column.equal),
+        let found = self.0.iter().zip(key).rev().fold(None, |found: Option<String>, (column, value)| {
+            let (sql, value, Beyond { last, beyond, .. }) = (&column.sql, column.literal(value), of(column));
+            Some(match found {
+                None => format!("{sql} {last} {value}"),
+                Some(found) => {
+                    format!("({sql} {beyond} {value} or ({sql} {} {value} and {found}))", column.equal)
+                }
             })
         });
-        // For the index: everything before it can be left out.
-        behind
-            .map(|behind| format!("({} {} {} and {behind})", first.sql, first.at_least, first.literal(value)))
+        // For the index: everything on the other side of it can be left out.
+        let within = of(first).within;
+        found.map(|found| format!("({} {within} {} and {found})", first.sql, first.literal(value)))
     }
 
     /// The condition that a row has one of these keys.
@@ -159,9 +206,11 @@ mod tests {
             ty: format!("{schema}.{ty}"),
             is_array: false,
             less: operator("<"),
+            at_most: operator("<="),
             equal: operator("="),
             at_least: operator(">="),
             greater: operator(">"),
+            values: String::new(),
         }
     }
 
@@ -183,7 +232,16 @@ mod tests {
             "(a operator(pg_catalog.>=) '1'::pg_catalog.int4 and (a operator(pg_catalog.>) '1'::pg_catalog.int4 or \
              (a operator(pg_catalog.=) '1'::pg_catalog.int4 and b operator(public.>) 'x'::public.citext)))"
         );
-        assert_eq!(mixed.behind(&[]), None);
+        assert_eq!((mixed.behind(&[]), mixed.up_to(&[])), (None, None));
+        assert_eq!(
+            both.up_to(&key(&["1", "x"])).unwrap(),
+            "(a, b) operator(pg_catalog.<=) ('1'::pg_catalog.int4, 'x'::pg_catalog.text)"
+        );
+        assert_eq!(
+            mixed.up_to(&key(&["1", "x"])).unwrap(),
+            "(a operator(pg_catalog.<=) '1'::pg_catalog.int4 and (a operator(pg_catalog.<) '1'::pg_catalog.int4 or \
+             (a operator(pg_catalog.=) '1'::pg_catalog.int4 and b operator(public.<=) 'x'::public.citext)))"
+        );
         assert_eq!(
             mixed.among(&[key(&["1", "x"])]),
             "((a operator(pg_catalog.=) '1'::pg_catalog.int4 and b operator(public.=) 'x'::public.citext))"

@@ -1,7 +1,7 @@
 //! What the stream would say of a table: its Relation message, made from the catalog, for tables that it has not
 //! described.
 
-use tokio_postgres::{Error, Transaction};
+use tokio_postgres::{Error, Row, Transaction};
 
 use crate::setup::published;
 use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS};
@@ -11,7 +11,7 @@ use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS};
 pub(super) struct Published {
     /// The body of a Relation message.
     pub(super) message: Vec<u8>,
-    /// The publication's condition.
+    /// The condition of its publications: rows that one of them sends.
     pub(super) filter: Option<String>,
     /// It has partitions.
     pub(super) partitioned: bool,
@@ -36,11 +36,13 @@ where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
            else a.attname::text = any($2) and a.attgenerated::text in ('', $3) end
 order by a.attnum";
 
+/// ANALYZE of a partitioned table counts its rows for itself, too: what the leaves have been found to have together is
+/// newer, and its own count is taken only where nothing is known of them (-1).
 const TABLE: &str = "
 select n.nspname::text as schema, c.relname::text as name, c.relreplident::text as identity, c.relkind = 'p' as partitioned,
-       (select coalesce(sum(greatest(l.reltuples, 0)), 0)::int8
-        from pg_class l where l.oid = c.oid or (c.relkind = 'p' and l.oid in (
-            select relid from pg_partition_tree(c.oid) where isleaf))) as estimate
+       greatest(coalesce((
+           select sum(l.reltuples::float8) from pg_partition_tree(c.oid) p join pg_class l on l.oid = p.relid
+           where c.relkind = 'p' and p.isleaf and l.reltuples > 0), c.reltuples), 0)::int8 as estimate
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = $1";
 
@@ -56,7 +58,8 @@ pub(super) async fn read(
     let lists =
         if version >= LISTED_COLUMNS { "attnames::text[], rowfilter" } else { "null::text[], null::text" };
     let published = format!(
-        "select {lists} from {} t where pubname::text = any($1) and schemaname = $2 and tablename = $3",
+        "select {lists}, p.pubinsert from {} t join pg_publication p using (pubname)
+         where pubname::text = any($1) and schemaname = $2 and tablename = $3 order by pubname",
         published::tables(version)
     );
     let members = transaction.query(&published, &[&publications, &schema, &name]).await?;
@@ -82,8 +85,18 @@ pub(super) async fn read(
     }
     Ok(Some(Published {
         message,
-        filter: member.get(1),
+        filter: filter(&members),
         partitioned: table.get("partitioned"),
         estimate: u64::try_from(table.get::<_, i64>("estimate")).unwrap_or(0),
     }))
+}
+
+/// A row comes when one of the publications that send its insert lets it; one without a condition lets all. Where none
+/// sends inserts, those count that send what becomes of the rows.
+fn filter(members: &[Row]) -> Option<String> {
+    let sends = |member: &&Row| member.get::<_, bool>(2);
+    let all = members.iter().any(|member| sends(&member));
+    let filters = members.iter().filter(|member| !all || sends(member)).map(|member| member.get(1));
+    let filters: Vec<String> = filters.collect::<Option<_>>()?;
+    Some(filters.iter().map(|filter| format!("({filter}\n)")).collect::<Vec<_>>().join(" or "))
 }

@@ -7,7 +7,7 @@ use super::{Requirement, free, requirement};
 use crate::config::Source;
 use crate::setup::creation::slots_remedy;
 use crate::setup::installation::{self, ADOPT};
-use crate::setup::server::Server;
+use crate::setup::server::{FAILOVER_SLOTS, Server};
 use crate::setup::slot::{self, Observed, Slot};
 
 pub(super) async fn of_slot(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
@@ -21,6 +21,9 @@ pub(super) async fn of_slot(client: &Client, source: &Source, server: &Server) -
         let missing = format!("{name} does not exist");
         return Ok(vec![free, requirement("slot", source.manage, missing, remedy)]);
     };
+    if let Some(left) = of_left_behind(source, server, &observed) {
+        return Ok(vec![left]);
+    }
     if let Err(error) = slot.fit(source, server) {
         return Ok(vec![requirement("slot", false, error.to_string(), error.remedy().map(str::to_owned))]);
     }
@@ -37,6 +40,26 @@ pub(super) async fn of_slot(client: &Client, source: &Source, server: &Server) -
         text.push_str(&format!(", owned by installation {} since {}", owner.installation, owner.since));
     }
     Ok(vec![requirement("slot", true, text, None)])
+}
+
+/// A primary that was replaced and comes back as a standby brings its own slot along, which nobody reads there and which
+/// is in the way of the copy.
+pub(super) fn of_left_behind(source: &Source, server: &Server, observed: &Observed) -> Option<Requirement> {
+    let slot = observed.slot.as_ref()?;
+    // Whoever reads from a standby has made its slot there.
+    let meant = !source.manage || slot.synced || slot.active || slot.slot_type != "logical";
+    if !server.standby || meant {
+        return None;
+    }
+    let blocks =
+        if server.version >= FAILOVER_SLOTS { ", and no slot is copied here from the primary" } else { "" };
+    let found = format!(
+        "{} is this standby's own, from when it was the primary: nobody reads it, {} bytes of log are kept for it{blocks}",
+        source.slot,
+        observed.retained().unwrap_or(0)
+    );
+    let remedy = format!("On this standby: {}", slot::drop_sql(&source.slot));
+    Some(requirement("slot", false, found, remedy))
 }
 
 fn describe(name: &str, slot: &Slot, observed: &Observed) -> String {

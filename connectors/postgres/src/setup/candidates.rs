@@ -103,10 +103,13 @@ with recursive below as (
             where i.indrelid = c.oid and i.indisprimary and i.indisvalid and i.indimmediate) as key
     from pg_class c
     where c.relkind in ('r', 'p')
-), members as (
-    select r.prrelid, p.pubname, LISTS
+), members as materialized (
+    select distinct on (r.prrelid) r.prrelid, bool_or(p.pubname = $1) over places as in_all,
+           bool_or(p.pubname = $2) over places as in_inserts, LISTS
     from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
     where p.pubname in ($1, $2)
+    window places as (partition by r.prrelid)
+    order by r.prrelid, p.pubname <> $1
 )
 select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.relowner, 'USAGE') as owned,
        pg_get_userbyid(c.relowner)::text as owner,
@@ -127,11 +130,10 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.
                and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
                and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed)) order by 1) as hidden,
        array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as ancestors,
-       exists (select from members a where a.prrelid = c.oid and a.pubname = $1) as in_all,
-       exists (select from members a where a.prrelid = c.oid and a.pubname = $2) as in_inserts,
+       coalesce(m.in_all, false) as in_all, coalesce(m.in_inserts, false) as in_inserts,
        coalesce(m.written, '') as written, m.filtered is not null as filters
 from pg_class c join pg_namespace n on n.oid = c.relnamespace join identity own on own.oid = c.oid
-left join lateral (select m.* from members m where m.prrelid = c.oid order by m.pubname <> $1 limit 1) m on true
+left join members m on m.prrelid = c.oid
 where c.relpersistence = 'p' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'rowcast')
 order by n.nspname, c.relname";
 

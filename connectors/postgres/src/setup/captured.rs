@@ -66,3 +66,21 @@ async fn wanted(client: &Client, source: &Source, version: u32) -> Result<Vec<Me
     });
     Ok(members.collect())
 }
+
+/// Says which tables are named and not there, or that there are none.
+pub(crate) fn warn_missing(source: &Source, tables: &BTreeMap<String, Captured>) {
+    for (schema, table) in source.tables.exact() {
+        let channel = Schema::channel_of(schema, table);
+        if !tables.contains_key(&channel) {
+            tracing::warn!(table = channel, "The table does not exist or is not captured yet");
+        }
+    }
+    if tables.is_empty() {
+        tracing::warn!(
+            hint = "Say which with --tables, as in --tables 'public.*' (source.tables), or create them: new ones \
+                    that match are captured by themselves, with source.manage = false those in the publication; \
+                    rowcast check shows what matches",
+            "No table is captured: none matches source.tables, or the database has none"
+        );
+    }
+}

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use crate::wire::sql_error;
 
 /// The remedy for every break of the history.
-pub(crate) const ADOPT: &str = "Run `rowcast adopt`, also while rowcast runs: it records a gap in the history, of which \
-                                every reader is told, and goes on from where the source can. First make sure that this \
+pub(crate) const ADOPT: &str = "Run `rowcast adopt` with the same data directory or configuration, also while rowcast \
+                                runs: it records a gap in the history, of which every reader is told, and goes on from where the source can. First make sure that this \
                                 is the right server, and that no other rowcast reads this slot";
 
 /// The owner of a slot, as the source remembers it.

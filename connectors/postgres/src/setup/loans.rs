@@ -11,12 +11,13 @@ use crate::wire::sql_error;
 /// Writers of the table wait behind us while we wait for it, so it must be short; the next round tries again.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
 
-/// Gives back what can be given back now.
+/// Gives back what can be given back now. Gives whether something is still lent.
 ///
 /// # Errors
 ///
 /// When the database cannot be asked. What is in the way of one table is logged.
-pub(crate) async fn repay(client: &mut Client) -> Result<()> {
+pub(crate) async fn repay(client: &mut Client) -> Result<bool> {
+    let mut still = false;
     let failed = |error| sql_error("Cannot look for replica identities that were lent", error);
     let sql = "select l.relation, coalesce(rowcast.channel(n.nspname, c.relname), 'a table that is gone')
                from rowcast.lent l left join pg_class c on c.oid = l.relation
@@ -35,13 +36,14 @@ pub(crate) async fn repay(client: &mut Client) -> Result<()> {
                 tracing::info!(table, "The replica identity is again what it was before the key was lost")
             }
             Err(error) => {
+                still = true;
                 let error =
                     sql_error("The replica identity FULL that it was lent is not given back yet", error);
                 tracing::warn!(table, "{error}; it is tried again");
             }
         }
     }
-    Ok(())
+    Ok(still)
 }
 
 /// Lends it to a table that cannot be moved now, so that its writers do not fail meanwhile.

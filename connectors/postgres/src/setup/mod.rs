@@ -1,9 +1,13 @@
 //! Makes ready what capture needs in the source: schema `rowcast`, publications, slot. With `manage = false` it only
 //! looks, and says what is missing and by which SQL it can be had.
 
+mod adding;
+mod busy;
 pub(crate) mod candidates;
 pub(crate) mod captured;
+pub(crate) mod contents;
 pub(crate) mod creation;
+pub(crate) mod fingerprint;
 pub(crate) mod installation;
 pub(crate) mod loans;
 mod migrations;
@@ -16,22 +20,29 @@ pub(crate) mod slot;
 pub(crate) mod synchronous;
 pub(crate) mod trigger;
 
+use std::collections::BTreeSet;
+
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
 
 use crate::config::Source;
 use crate::tables::identifier;
-use publications::Reconciled;
+use publications::{Known, Reconciled};
 use server::Server;
 use trigger::Attempt;
 
 /// Brings schema `rowcast` up to date and makes the publications. The slot comes later, since a publication must be
-/// older than the slot's position.
+/// older than the slot's position. `left`: tables that were captured and are not.
 ///
 /// # Errors
 ///
 /// `Kind::Refused` with the remedy for whatever is not as it must be.
-pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Server) -> Result<()> {
+pub(crate) async fn prepare(
+    client: &mut Client,
+    source: &Source,
+    server: &Server,
+    left: BTreeSet<u32>,
+) -> Result<Reconciled> {
     if let Some(warning) = server.no_failover(source) {
         tracing::warn!("{warning}");
     }
@@ -50,17 +61,20 @@ pub(crate) async fn prepare(client: &mut Client, source: &Source, server: &Serve
             );
         }
         warn_of_partitions(client, source, server).await?;
-        return refuse_differing(client, source, server).await;
+        refuse_differing(client, source, server).await?;
+        return Ok(Reconciled::default());
     }
     if slot == publications::Slot::Absent {
         refuse_first(client, source, server).await?;
     }
     migrations::apply(client, server).await?;
-    let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full).await?;
+    let mut known = Known { left, ..Known::default() };
+    let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full, &mut known).await?;
     warn_of(source, &reconciled);
     tell_of(source, &reconciled);
     warn_of_partitions(client, source, server).await?;
-    refuse_differing(client, source, server).await
+    refuse_differing(client, source, server).await?;
+    Ok(reconciled)
 }
 
 async fn warn_of_partitions(client: &Client, source: &Source, server: &Server) -> Result<()> {

@@ -1,16 +1,19 @@
 //! Keeps the two publications as they should be: one for all operations, one for inserts and truncates of the
 //! tables whose UPDATE and DELETE would fail in the first.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rowcast_engine::schema::Schema;
 use rowcast_engine::{Error, Result};
 use tokio_postgres::{Client, Transaction};
 
+use super::adding;
+use super::busy::Busy;
 use super::candidates::{self, Plan, Table};
 use super::loans;
 use super::published;
 use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use super::trigger::{self, Attempt};
-use crate::capture::NEW_TABLE;
 use crate::config::Source;
 use crate::tables::{Tables, identifier, literal, qualified, shown};
 use crate::wire::sql_error;
@@ -21,12 +24,9 @@ pub(crate) const MARK: &str = "Made and kept by rowcast";
 /// Changing a publication waits for other changes of the tables' definitions, and for VACUUM. Writers do not wait.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '5s'";
 
-/// Writers of a table wait behind us while we wait for them, so it must be short; the next round tries again.
-const TABLE_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
-
 /// Held by whoever changes the tables of a publication; the event trigger does not wait for it. The number stands in
 /// migration V2, too.
-const LOCK: &str = "select pg_advisory_xact_lock(1920295796, hashtext($1))";
+pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1920295796, hashtext($1))";
 
 /// So many tables are named in a message.
 const NAMED: usize = 5;
@@ -42,6 +42,21 @@ pub(crate) struct Reconciled {
     pub(crate) theirs: Option<String>,
     /// There are partitions, and neither the server nor an event trigger sees that one comes or goes.
     pub(crate) blind: bool,
+    /// The options of a publication that was there were set right.
+    pub(crate) altered: bool,
+    /// Tables that are wanted and not captured: channel, and why, with the remedy.
+    pub(crate) uncaptured: BTreeMap<String, String>,
+    /// There is something to do that the next look may find done, or can do.
+    pub(crate) unsettled: bool,
+}
+
+/// What is known of tables from the looks before.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Were captured, and are not: that they come back is told by whoever remembers them.
+    pub(crate) left: BTreeSet<u32>,
+    /// Could not be taken in yet.
+    pub(crate) busy: Busy,
 }
 
 /// Whether changes are being captured already.
@@ -75,16 +90,17 @@ pub(crate) async fn reconcile(
     server: &Server,
     slot: Slot,
     attempt: Attempt,
+    known: &mut Known,
 ) -> Result<Reconciled> {
-    let theirs = make(client, source, server).await?;
+    let (theirs, altered) = make(client, source, server).await?;
     if attempt == Attempt::Full {
         trigger::register(client, source, theirs.is_none()).await?;
     }
     let no_trigger = trigger::ensure(client, source, theirs.is_none(), attempt).await?;
     if theirs.is_some() {
-        return Ok(Reconciled { theirs, no_trigger, ..Reconciled::default() });
+        return Ok(Reconciled { theirs, no_trigger, altered, ..Reconciled::default() });
     }
-    loans::repay(client).await?;
+    let lent = loans::repay(client).await?;
     let tables = candidates::read(client, source, server.version).await?;
     let plan = candidates::plan(&tables, &source.tables);
     let partitioned = tables.iter().any(|table| !table.ancestors.is_empty());
@@ -92,6 +108,8 @@ pub(crate) async fn reconcile(
     if slot == Slot::Absent {
         refuse_foreign(&plan.foreign, server)?;
     }
+    let mut uncaptured = uncaptured(&plan.foreign, server);
+    let has_changed = altered || lent || !plan.is_empty();
     let Plan { new, moved, unwanted, foreign } = plan;
     match slot {
         Slot::Absent => apply(client, source, &Plan { new, moved, unwanted, ..Plan::default() }).await?,
@@ -99,25 +117,43 @@ pub(crate) async fn reconcile(
             let moves = moved.into_iter().map(|table| Plan { moved: vec![table], ..Plan::default() });
             let leaves = unwanted.into_iter().map(|table| Plan { unwanted: vec![table], ..Plan::default() });
             change(client, source, moves.chain(leaves)).await?;
-            add(client, source, &new).await?;
+            adding::add(client, source, &new, known, attempt).await?;
         }
     }
-    Ok(Reconciled { foreign, no_trigger, theirs: None, blind })
+    uncaptured.extend(known.busy.told());
+    let unsettled = has_changed || !known.busy.is_empty();
+    Ok(Reconciled { foreign, no_trigger, theirs: None, blind, altered, uncaptured, unsettled })
 }
 
-/// Creates the publications or sets their options. Gives the one that somebody else made, if there is one.
-async fn make(client: &Client, source: &Source, server: &Server) -> Result<Option<String>> {
+/// Those of somebody else's tables that are in no publication.
+fn uncaptured(foreign: &[Table], server: &Server) -> BTreeMap<String, String> {
+    let absent = foreign.iter().filter(|table| !table.in_all && !table.in_inserts);
+    let why = |table: &Table| {
+        let (owner, role) = (shown(&table.owner), shown(&server.role));
+        let why = format!(
+            "it belongs to {owner}, and only a table's owner may publish it. GRANT {owner} TO {role}; or add it to the \
+             publication as superuser (`rowcast check` has the SQL), or leave it out (source.exclude)"
+        );
+        (table.channel(), why)
+    };
+    absent.map(why).collect()
+}
+
+/// Creates the publications or sets their options. Gives the one that somebody else made, if there is one, and whether
+/// options were others.
+async fn make(client: &Client, source: &Source, server: &Server) -> Result<(Option<String>, bool)> {
     // From the time before publications had a mark.
     let inherited = trigger::is_unregistered(client, &source.slot).await?;
+    let mut altered = false;
     for (name, publish) in publishing(source) {
         let there = read(client, server.version, name).await?;
         if there.as_ref().is_some_and(|there| there.wholesale || !(there.ours || inherited)) {
             tracing::debug!(publication = name, "The publication is somebody else's: left as it is");
-            return Ok(Some(name.to_owned()));
+            return Ok((Some(name.to_owned()), altered));
         }
-        ensure(client, source, server, name, publish, there).await?;
+        altered |= ensure(client, source, server, name, publish, there).await?;
     }
-    Ok(None)
+    Ok((None, altered))
 }
 
 /// Name and operations of each publication.
@@ -131,7 +167,7 @@ fn options(source: &Source, version: u32, publish: &str) -> String {
     format!("publish = '{publish}', publish_via_partition_root = {root}{generated}")
 }
 
-/// Creates the publication or sets its options.
+/// Creates the publication or sets its options. Gives whether it had others.
 async fn ensure(
     client: &Client,
     source: &Source,
@@ -139,14 +175,23 @@ async fn ensure(
     name: &str,
     publish: &str,
     there: Option<Publication>,
-) -> Result<()> {
+) -> Result<bool> {
     let options = options(source, server.version, publish);
     let quoted = identifier(name);
     let mark = format!("comment on publication {quoted} is {};", literal(MARK));
+    let altered = there.as_ref().is_some_and(|there| there.options != options);
     let sql = match there {
-        Some(there) if there.options == options && there.ours => return Ok(()),
-        Some(there) if there.options == options => mark,
-        Some(_) => format!("alter publication {quoted} set ({options}); {mark}"),
+        Some(there) if !altered && there.ours => return Ok(false),
+        Some(_) if !altered => mark,
+        Some(there) => {
+            let was = there.options;
+            tracing::warn!(
+                publication = name,
+                was,
+                "Sets the publication's options to what they have to be: {options}"
+            );
+            format!("alter publication {quoted} set ({options}); {mark}")
+        }
         None if !server.may_create => {
             let (role, database) = (identifier(&server.role), identifier(&server.database));
             let what = format!("User {role} may not create a publication in database {database}");
@@ -158,7 +203,8 @@ async fn ensure(
         }
     };
     let failed = |error| sql_error(format!("Cannot create or change the publication {name}"), error);
-    client.batch_execute(&sql).await.map_err(failed)
+    client.batch_execute(&sql).await.map_err(failed)?;
+    Ok(altered)
 }
 
 /// The publication, its options in the form of [`options`].
@@ -272,7 +318,7 @@ async fn with_filters(
     Ok(plan)
 }
 
-fn statements(source: &Source, plan: &Plan) -> Vec<String> {
+pub(super) fn statements(source: &Source, plan: &Plan) -> Vec<String> {
     let (all, inserts) = (identifier(&source.publication), identifier(&source.inserts));
     let leaving = || plan.moved.iter().chain(&plan.unwanted);
     let coming = || plan.moved.iter().chain(&plan.new);
@@ -327,62 +373,6 @@ async fn change(client: &mut Client, source: &Source, plans: impl Iterator<Item 
         }
     }
     Ok(())
-}
-
-/// Adds tables while capture is running, each as soon as no writer is in it, so that it is known for sure whether
-/// rows came before. The stream itself says so then: whatever happens to us, it is told where it belongs.
-async fn add(client: &mut Client, source: &Source, new: &[Table]) -> Result<()> {
-    for table in new {
-        let channel = table.channel();
-        match add_one(client, source, table).await {
-            Ok(had_rows) => {
-                tracing::info!(
-                    table = channel,
-                    inserts_only = !table.identified,
-                    had_rows,
-                    "Captures a new table"
-                );
-            }
-            // In use, or gone again: the next round looks once more.
-            Err(error) => tracing::warn!(table = channel, "Cannot capture a new table yet: {error}"),
-        }
-        if client.is_closed() {
-            return Err(Error::transient("The connection to Postgres broke while adding tables"));
-        }
-    }
-    Ok(())
-}
-
-async fn add_one(client: &mut Client, source: &Source, table: &Table) -> Result<bool> {
-    let failed = |error| sql_error("Cannot add it to the publication", error);
-    let transaction = client.transaction().await.map_err(failed)?;
-    transaction.batch_execute(TABLE_LOCK_TIMEOUT).await.map_err(failed)?;
-    let lock = format!("lock table {} in share row exclusive mode", table.sql());
-    transaction.batch_execute(&lock).await.map_err(failed)?;
-    transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
-    let had_rows = has_rows(&transaction, table).await.map_err(failed)?;
-    let plan = Plan { new: vec![table.clone()], ..Plan::default() };
-    for statement in statements(source, &plan) {
-        transaction.batch_execute(&statement).await.map_err(failed)?;
-    }
-    if had_rows {
-        let say = "select rowcast.say($1::text, convert_to($2::text, 'UTF8'))";
-        // Other readers of the database's log have the table from another moment on.
-        let prefix = format!("{NEW_TABLE}.{}", source.slot);
-        transaction.execute(say, &[&prefix, &table.channel()]).await.map_err(failed)?;
-    }
-    transaction.commit().await.map_err(failed)?;
-    Ok(had_rows)
-}
-
-async fn has_rows(transaction: &Transaction<'_>, table: &Table) -> Result<bool, tokio_postgres::Error> {
-    // Where a policy hides rows even from the owner, rows cannot be ruled out.
-    let hidden = "select relrowsecurity and relforcerowsecurity from pg_class where oid = $1";
-    if transaction.query_one(hidden, &[&table.oid]).await?.get(0) {
-        return Ok(true);
-    }
-    let sql = format!("select exists (select from {})", table.sql());
-    Ok(transaction.query_one(&sql, &[]).await?.get(0))
 }
 
 /// Tables that the two publications show with different columns, as channel and for SQL: what is written to them

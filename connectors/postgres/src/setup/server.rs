@@ -61,6 +61,12 @@ pub(crate) struct Usage {
 
 pub(crate) const ORIGINS_REMEDY: &str = "Set source.origin = \"any\", or upgrade to Postgres 16 or newer";
 
+/// Services that people rent do not let them do the first.
+pub(crate) const WAL_LEVEL_REMEDY: &str = "ALTER SYSTEM SET wal_level = logical; then restart Postgres. Where the provider does not allow that, set it there and \
+     restart: on RDS and Aurora the parameter rds.logical_replication = 1, on Cloud SQL the flag \
+     cloudsql.logical_decoding = on, on Azure the server parameter wal_level = logical (azure.replication_support on a \
+     single server); on Supabase it is on already, unless somebody has changed it";
+
 const QUERY: &str = "
 select current_setting('server_version_num')::int4 as version,
        split_part(current_setting('server_version'), ' ', 1) as version_text,
@@ -111,7 +117,7 @@ impl Server {
         if self.wal_level != "logical" {
             let what =
                 format!("The server's wal_level is {}, logical decoding needs logical", self.wal_level);
-            return Err(Error::refused(what).hint(self.wal_level_remedy()));
+            return Err(Error::refused(what).hint(WAL_LEVEL_REMEDY));
         }
         if !self.replication {
             return Err(Error::refused(format!("User {} has no right to replicate", identifier(&self.role)))
@@ -176,11 +182,6 @@ impl Server {
         "Connect to the primary. To read from the standby (Postgres 16 or newer), create the publication on the \
          primary and the slot on the standby (`rowcast check` with source.manage = false prints the SQL), and set \
          source.manage = false: then there is no rowcast.publish, and new tables are published by hand"
-    }
-
-    pub(crate) fn wal_level_remedy(&self) -> String {
-        "ALTER SYSTEM SET wal_level = logical; then restart Postgres (on RDS: rds.logical_replication = 1)"
-            .to_owned()
     }
 
     pub(crate) fn replication_remedy(&self) -> String {

@@ -38,6 +38,9 @@ const SYNCED: &str = "synced";
 /// Of a kind that cannot be read: physical, temporary, of another plugin or database, for prepared transactions.
 const OTHER: &str = "other";
 
+/// SQLSTATE `cannot_connect_now`: the server is stopping or starting.
+pub(crate) const STOPPING: &str = "57P03";
+
 /// Why nothing can be read from a slot any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lost {
@@ -251,7 +254,8 @@ impl Slot {
             (Some("rows_removed"), _) => Some(&ROWS_REMOVED),
             (Some("wal_level_insufficient"), _) => Some(&WAL_LEVEL),
             (Some("idle_timeout"), _) => Some(&IDLE_TIMEOUT),
-            (None, _) if self.conflicting == Some(true) => Some(&CONFLICTING),
+            // Version 16 calls everything a conflict that ends a slot; one that lost its log has no place in it any more.
+            (None, _) if self.conflicting == Some(true) && self.restart_lsn.is_some() => Some(&CONFLICTING),
             (Some(_), _) | (None, Some("lost")) => Some(&WAL_REMOVED),
             _ => None,
         }
@@ -399,9 +403,14 @@ mod tests {
             assert_eq!(state(Some(&slot), &server(false), None), expected);
         }
         // Version 16 says no more than this, with wal_status `lost`.
-        let conflicting =
-            Slot { conflicting: Some(true), wal_status: Some("lost".to_owned()), ..good.clone() };
+        let conflicting = Slot {
+            conflicting: Some(true),
+            wal_status: Some("lost".to_owned()),
+            restart_lsn: Some(Lsn(7)),
+            ..good.clone()
+        };
         assert_eq!(conflicting.lost(), Some(&CONFLICTING));
+        assert_eq!(Slot { restart_lsn: None, ..conflicting }.lost(), Some(&WAL_REMOVED));
         assert_eq!(Slot { wal_status: Some("lost".to_owned()), ..good.clone() }.lost(), Some(&WAL_REMOVED));
         assert!(Slot { wal_status: Some("extended".to_owned()), ..good }.lost().is_none());
     }

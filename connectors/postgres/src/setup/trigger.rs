@@ -1,6 +1,6 @@
 //! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
-//! that lose or get a key. What it does stands in migrations V2 and V8; V10 has that of types. Where it may not be made, the next look at the
-//! tables does the same a few seconds later.
+//! that lose or get a key. What it does stands in migrations V2, V8 and V11; V10 has that of types. Where it may
+//! not be made, the next look at the tables does the same a few seconds later.
 
 use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;

@@ -59,7 +59,8 @@ async fn start(
     let mut changed = Changed::default();
     for job in rows_last(&client, chosen).await? {
         let job = Job { snapshot, since, ad_hoc: true, condition: condition.clone(), ..job };
-        if jobs.tables.contains_key(&job.note()) {
+        let is_same = |other: &Job| (&other.schema, &other.table) == (&job.schema, &job.table);
+        if jobs.tables.values().any(|other| other.sinks.is_empty() && is_same(other)) {
             return Err(Error::refused(format!("A snapshot of {} is under way already", job.channel()))
                 .hint("`rowcast snapshot --status` shows it, `--cancel` ends it"));
         }

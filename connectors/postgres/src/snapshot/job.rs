@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rowcast_engine::event::Micros;
+use rowcast_engine::journal::Journal;
 use rowcast_engine::{Error, Lsn, Result};
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,15 @@ pub(crate) enum Since {
     Commit(Lsn),
 }
 
+/// Which wish it was that a transaction of the log had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    /// Where its commit record begins.
+    pub(crate) at: Lsn,
+    /// Its place among those of the transaction.
+    pub(crate) number: u32,
+}
+
 /// One table of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -62,6 +72,9 @@ pub(crate) struct Job {
     pub(crate) keyless: bool,
     /// Where it was wanted.
     pub(crate) since: Since,
+    /// There may be several of a table, beside what else is read of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wish: Option<Wish>,
     pub(crate) schema: String,
     pub(crate) table: String,
     /// An SQL condition that the rows meet.
@@ -81,6 +94,9 @@ pub(crate) struct Progress {
     pub(crate) relation: u32,
     /// Names of the key's columns.
     pub(crate) key: Vec<String>,
+    /// What their order depends on. Where it is empty, the note is of an earlier version of rowcast.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) order: String,
     /// The slot's birth: another one begins another history.
     pub(crate) history: Lsn,
     /// Transactions that end above this were streamed after the newest chunk.
@@ -95,12 +111,18 @@ pub(crate) struct Progress {
     pub(crate) rows: u64,
     /// Rows that the table is thought to have.
     pub(crate) estimate: u64,
+    /// Of a table that is read in one piece: how often that has gone on for a while.
+    pub(crate) readings: u32,
 }
 
 impl Job {
     /// The name of its note.
     pub(crate) fn note(&self) -> String {
-        note_of(&self.channel(), &self.sinks)
+        let channel = self.channel();
+        match self.wish {
+            Some(Wish { at, number }) => format!("{PREFIX}{channel} wished at {at} {number}"),
+            None => note_of(&channel, &self.sinks),
+        }
     }
 
     pub(crate) fn channel(&self) -> String {
@@ -110,14 +132,33 @@ impl Job {
     pub(crate) fn json(&self) -> Result<Vec<u8>> {
         json(self)
     }
+
+    /// The snapshot that a noted job is a part of.
+    pub(crate) fn snapshot_of(noted: &[u8]) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Of {
+            snapshot: u64,
+        }
+        serde_json::from_slice(noted).ok().map(|Of { snapshot }| snapshot)
+    }
+
+    /// Whether what is noted under its name is of another snapshot.
+    pub(crate) fn is_another(&self, noted: &[u8]) -> bool {
+        Self::snapshot_of(noted).is_some_and(|snapshot| snapshot != self.snapshot)
+    }
 }
 
 /// Each has its own: a table can be wanted for everybody, and for some sinks.
-fn note_of(channel: &str, sinks: &[String]) -> String {
+pub(crate) fn note_of(channel: &str, sinks: &[String]) -> String {
     match sinks {
         [] => format!("{PREFIX}{channel}"),
         sinks => format!("{PREFIX}{channel} for {}", sinks.join(" ")),
     }
+}
+
+/// Whether a note of this name is a job.
+pub(crate) fn is_job(note: &str) -> bool {
+    note.starts_with(PREFIX)
 }
 
 /// The note that says which wish of a sink has been taken up.
@@ -145,25 +186,62 @@ impl Jobs {
     ///
     /// When one is of another version.
     pub(crate) fn read(notes: &BTreeMap<String, Arc<[u8]>>) -> Result<Self> {
+        Known::default().read(notes)
+    }
+}
+
+/// Jobs as they were read last: with thousands of tables few have changed since.
+#[derive(Debug, Default)]
+pub(crate) struct Known(BTreeMap<String, (Arc<[u8]>, Job)>);
+
+impl Known {
+    /// From the journal's notes.
+    ///
+    /// # Errors
+    ///
+    /// When one is of another version.
+    pub(crate) fn read(&mut self, notes: &BTreeMap<String, Arc<[u8]>>) -> Result<Jobs> {
         let unread = |error| {
             Error::journal(
                 "A snapshot's state in the journal cannot be read, it is of another version of rowcast",
             )
             .because(error)
         };
-        let mut jobs = Self::default();
+        let mut jobs = Jobs::default();
+        self.0.retain(|name, _| notes.contains_key(name));
         for (name, json) in notes {
             if name == ALL {
                 jobs.all = Some(serde_json::from_slice(json).map_err(unread)?);
             } else if let Some(sink) = name.strip_prefix(TAKEN_UP) {
                 let TakenUp { wish } = serde_json::from_slice(json).map_err(unread)?;
                 jobs.taken_up.insert(sink.to_owned(), wish);
-            } else if name.starts_with(PREFIX) {
-                jobs.tables.insert(name.clone(), serde_json::from_slice(json).map_err(unread)?);
+            } else if is_job(name) {
+                jobs.tables.insert(name.clone(), self.job(name, json).map_err(unread)?);
             }
         }
         Ok(jobs)
     }
+
+    fn job(&mut self, name: &str, json: &Arc<[u8]>) -> serde_json::Result<Job> {
+        if let Some((known, job)) = self.0.get(name)
+            && Arc::ptr_eq(known, json)
+        {
+            return Ok(job.clone());
+        }
+        let job: Job = serde_json::from_slice(json)?;
+        self.0.insert(name.to_owned(), (Arc::clone(json), job.clone()));
+        Ok(job)
+    }
+}
+
+/// Stores the note of a job, or removes it where there is no JSON, unless another snapshot of the table is wanted by now:
+/// written over, that would be forgotten.
+pub(crate) async fn note_unless_replaced(journal: &Journal, job: &Job, json: &[u8]) -> Result<()> {
+    let name = job.note();
+    if journal.note_named(&name).is_some_and(|noted| job.is_another(&noted)) {
+        return Ok(());
+    }
+    journal.note(&[(&name, json)]).await
 }
 
 #[cfg(test)]
@@ -194,5 +272,22 @@ mod tests {
         assert_eq!(jobs.taken_up, BTreeMap::from([("a".to_owned(), 5)]));
         notes.insert(note_of("public.x", &[]), b"[".as_slice().into());
         assert!(Jobs::read(&notes).is_err());
+    }
+
+    #[test]
+    fn what_has_changed_since_is_read_again() {
+        let job = |rows| {
+            let progress = Progress { rows, ..Progress::default() };
+            Job { schema: "public".to_owned(), table: "t".to_owned(), progress, ..Job::default() }
+        };
+        let mut notes = BTreeMap::new();
+        let mut known = Known::default();
+        for rows in [1, 1, 2] {
+            notes.insert(job(rows).note(), job(rows).json().unwrap().into());
+            assert_eq!(known.read(&notes).unwrap().tables[&job(rows).note()], job(rows));
+            assert_eq!(known.read(&notes).unwrap().tables[&job(rows).note()], job(rows));
+        }
+        notes.clear();
+        assert!(known.read(&notes).unwrap().tables.is_empty() && known.0.is_empty());
     }
 }

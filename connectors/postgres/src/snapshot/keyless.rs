@@ -3,7 +3,7 @@
 use rowcast_engine::Result;
 use tokio_postgres::Client;
 
-use super::job::Job;
+use super::job::{Job, note_unless_replaced};
 use super::scan::Unknown;
 use super::task::Surroundings;
 use super::tracker::Flaw;
@@ -91,7 +91,7 @@ pub(super) async fn give_up(client: &Client, around: &Surroundings, job: &Job, r
         );
         around.journal.record_gap_for(&job.sinks, &channel, ("no_key", &detail), now()).await?;
     }
-    around.journal.note(&[(&job.note(), b"")]).await?;
+    note_unless_replaced(&around.journal, job, b"").await?;
     if is_told {
         // Whoever sees that finds no wish any more.
         around.status.note_dropped(&channel, &format!("has no key, and {why}"));

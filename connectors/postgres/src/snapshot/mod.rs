@@ -22,6 +22,7 @@ mod moment;
 pub(crate) mod order;
 mod pace;
 mod read;
+mod room;
 mod rowless;
 pub(crate) mod rows;
 mod scan;
@@ -34,4 +35,7 @@ pub(crate) mod tracker;
 pub(crate) mod visible;
 mod wishes;
 
+pub(crate) use moment::lsn_of;
+pub(crate) use rowless::rows_last;
 pub(crate) use task::Snapshots;
+pub use task::show_left;

@@ -29,6 +29,11 @@ use told::{behind_the_old, key_of, moved, raw, row_of};
 pub(super) const TABLE: u32 = 7;
 pub(super) const KEY: &[u16] = &[0];
 
+/// A chunk of [`TABLE`] as it is in most tests.
+pub(super) fn chunk<'a>(window: u64, visible: &'a Visible, rows: &'a Rows) -> Read<'a> {
+    Read { relation: TABLE, window, visible, schema: 1, key: KEY, rows, asked: &[], all_read: false }
+}
+
 /// A row: one value that every event carries, and one that only some do.
 type Row = (u32, u32);
 type Table = BTreeMap<u8, Row>;
@@ -51,6 +56,8 @@ enum Without {
     /// Keys that wait to be read again are forgotten in a crash.
     AgainDurable,
     Again,
+    /// Of a key that a row is moved to is thought that the row had been told, also where not all have been.
+    AllRead,
     /// What a standby's snapshot says of ids is believed.
     Positions,
     /// A standby is asked for its position behind the snapshot, and what is in doubt is taken for seen.
@@ -315,11 +322,16 @@ impl World {
             key: KEY,
             rows: &chunk.rows,
             asked: &chunk.asked,
+            all_read: self.durable.at_end
+                || (chunk.asked.is_empty() && chunk.at_end)
+                || self.without == Without::AllRead,
         };
         let mut kept = Vec::new();
         let verdict = self.tracker.settle(&read, |row| kept.push(row.to_vec()));
         if verdict != Verdict::Written {
+            // Read again in the same window.
             assert_eq!(verdict, Verdict::Unseen);
+            self.window = Some(chunk.window);
             return;
         }
         if self.without == Without::Supersede {
@@ -474,6 +486,7 @@ fn no_rule_can_be_left_out() {
         Without::Truncate,
         Without::AgainDurable,
         Without::Again,
+        Without::AllRead,
     ] {
         assert!((0..60_000).any(|seed| live(seed, without).is_err()), "{without:?} changes nothing");
     }

@@ -183,7 +183,7 @@ fn visible_of(text: &str) -> Result<Visible> {
     text.parse().map_err(|_| Error::failed("The server's snapshot cannot be understood"))
 }
 
-fn lsn_of(text: &str) -> Result<Lsn> {
+pub(crate) fn lsn_of(text: &str) -> Result<Lsn> {
     text.parse().map_err(|_| Error::failed("The server's position cannot be understood"))
 }
 

@@ -118,6 +118,8 @@ pub(crate) enum Written {
     Repeat(Why),
     /// The table has to be read from its beginning.
     Void,
+    /// A key that waits to be read again is no text by which it could be asked for.
+    NoText,
     /// All rows of a table are of no use.
     Flawed(Flaw),
 }

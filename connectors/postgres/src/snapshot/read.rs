@@ -1,5 +1,6 @@
 //! Reads one chunk of a table: rows, what the snapshot saw, and how far the stream has to come for them.
 
+mod estimate;
 mod whole;
 
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use rowcast_engine::schema::Schema;
 use rowcast_engine::{Error, Lsn, Result};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
-use super::job::Job;
+use super::job::{Job, Progress};
 use super::moment::{self, Moment};
 use super::rows::{Rows, key_texts, key_values};
 use super::visible::Visible;
@@ -48,6 +49,8 @@ pub(crate) struct Chunk {
     pub(crate) last: Option<Vec<String>>,
     /// How many rows the table is thought to have.
     pub(crate) estimate: u64,
+    /// Conditions were tried on so many rows, as far as that is known.
+    pub(crate) looked_at: Option<usize>,
     /// What reading took.
     pub(crate) took: Duration,
 }
@@ -73,8 +76,8 @@ pub(crate) enum Outcome {
     Gone,
     /// It has no key.
     Keyless,
-    /// Its key is another one than the job's.
-    OtherKey(Vec<String>),
+    /// Its key is another one than the job's, or has another order.
+    OtherKey(Vec<String>, String),
 }
 
 /// Where and what to read.
@@ -126,28 +129,84 @@ impl Reader<'_> {
         if key.is_empty() {
             return Ok(Outcome::Keyless);
         }
-        if key != job.progress.key {
-            return Ok(Outcome::OtherKey(key));
-        }
         let order = catalog::key_order(&transaction, oid, &key).await?;
-        let (sql, limit) = statement(job, &shown, &order, range);
-        let sql = format!("copy ({sql}) to stdout{}", if unencoded { UNENCODED } else { "" });
+        if !is_same_key(job, &key, &order) {
+            return Ok(Outcome::OtherKey(key, order.described()));
+        }
+        let looks = (&shown, &order, unencoded);
+        let bound = bound_of(&transaction, job, range, looks).await?;
+        let sql = copied(&statement(job, &shown, &order, (range, &bound)), unencoded);
         let rows = copy(&transaction, &sql, shown.schema.columns.len()).await?;
         let mut rows = match rows {
             Ok(rows) => rows,
             // What is still to come is not read: the connection ends with the chunk.
             Err(rows) => return Ok(Outcome::TooLarge(rows)),
         };
+        let estimate = estimate::of(&transaction, job, &shown).await?;
         transaction.commit().await.map_err(failed)?;
-        let more = limit.is_some_and(|limit| rows.len() > limit);
-        if more {
-            rows.pop();
-        }
-        let last = last_key(&rows, &shown.schema)?;
-        let Shown { schema, estimate, .. } = shown;
-        let took = started.elapsed();
-        Ok(Outcome::Read(Box::new(Chunk { schema, rows, visible, lsn, due, more, last, estimate, took })))
+        let looked_at = bound.looked_at(range);
+        let (more, last) = bound.end(&mut rows, &shown.schema)?;
+        let (schema, took) = (shown.schema, started.elapsed());
+        let chunk = Chunk { schema, rows, visible, lsn, due, more, last, estimate, looked_at, took };
+        Ok(Outcome::Read(Box::new(chunk)))
     }
+}
+
+fn copied(sql: &str, unencoded: bool) -> String {
+    format!("copy ({sql}) to stdout{}", if unencoded { UNENCODED } else { "" })
+}
+
+/// Where a chunk ends.
+enum Bound {
+    /// With so many rows.
+    Count(usize),
+    /// At this key, or with the table: where conditions leave rows out, so many would be looked for without end, and who
+    /// wants the table for himself, and all who come behind him, would wait.
+    At(Option<Vec<String>>),
+    /// With those that it names.
+    None,
+}
+
+impl Bound {
+    /// Conditions were tried on so many rows.
+    fn looked_at(&self, range: &Range) -> Option<usize> {
+        match (range, self) {
+            (Range::Next(count), Self::At(_)) => Some(*count as usize),
+            _ => None,
+        }
+    }
+
+    /// Whether there are more rows than these, and behind which key.
+    fn end(self, rows: &mut Rows, schema: &Schema) -> Result<(bool, Option<Vec<String>>)> {
+        Ok(match self {
+            Self::At(last) => (last.is_some(), last),
+            Self::Count(limit) => {
+                let more = rows.len() > limit;
+                if more {
+                    rows.pop();
+                }
+                (more, last_key(rows, &schema.key, &schema.channel)?)
+            }
+            Self::None => (false, None),
+        })
+    }
+}
+
+async fn bound_of(
+    transaction: &Transaction<'_>,
+    job: &Job,
+    range: &Range,
+    (shown, order, unencoded): (&Shown, &KeyOrder, bool),
+) -> Result<Bound> {
+    let Range::Next(count) = range else { return Ok(Bound::None) };
+    if shown.filter.is_none() && job.condition.is_none() {
+        return Ok(Bound::Count(*count as usize));
+    }
+    let width = shown.schema.key.len();
+    let keys = copy(transaction, &copied(&bound(job, shown, order, *count), unencoded), width).await?;
+    let keys = keys.map_err(|_| Error::failed("COPY gave more than one row of one"))?;
+    let places: Vec<u16> = (0..).take(width).collect();
+    last_key(&keys, &places, &shown.schema.channel).map(Bound::At)
 }
 
 /// Whether a table is the one that is wanted, by its name, and still captured.
@@ -156,35 +215,68 @@ fn is_of(job: &Job, shown: &Shown, tables: &Tables) -> bool {
     (schema, table) == (&job.schema, &job.table) && tables.takes(schema, table, &shown.names)
 }
 
+/// Whether the key is that by which the rows so far were read: behind a cursor in another order others would be missing.
+fn is_same_key(job: &Job, key: &[String], order: &KeyOrder) -> bool {
+    let Progress { key: before, order: ordered, .. } = &job.progress;
+    before == key && (ordered.is_empty() || *ordered == order.described())
+}
+
 fn names(schema: &Schema, columns: &[u16]) -> Vec<String> {
     columns.iter().filter_map(|at| schema.columns.get(usize::from(*at))).map(|c| c.name.clone()).collect()
 }
 
-/// The query of a chunk, and how many rows it wants, where that is limited. One more is asked for, to know whether
-/// there are more.
-fn statement(job: &Job, shown: &Shown, order: &KeyOrder, range: &Range) -> (String, Option<usize>) {
+/// The query of a chunk. Of so many rows one more is asked for, to know whether there are more.
+fn statement(job: &Job, shown: &Shown, order: &KeyOrder, (range, bound): (&Range, &Bound)) -> String {
     let columns: Vec<String> = shown.schema.columns.iter().map(|column| identifier(&column.name)).collect();
-    let only = if shown.partitioned { "" } else { "only " };
-    let table = qualified(&job.schema, &job.table);
     let filters = [shown.filter.as_ref(), job.condition.as_ref()];
     let mut conditions: Vec<String> = filters.into_iter().flatten().map(|sql| format!("({sql}\n)")).collect();
-    let tail = match range {
-        Range::Next(count) => {
-            conditions.extend(job.progress.cursor.as_ref().and_then(|cursor| order.behind(cursor)));
-            format!(" order by {} limit {}", order.sorted(), u64::from(*count) + 1)
-        }
-        Range::Keys(keys) => {
+    conditions.extend(behind(job, order, range));
+    let tail = match (range, bound) {
+        (Range::Keys(keys), _) => {
             conditions.push(order.among(keys));
             String::new()
         }
+        (Range::Next(_), Bound::At(last)) => {
+            conditions.extend(last.as_ref().and_then(|last| order.up_to(last)));
+            format!(" order by {}", order.sorted())
+        }
+        (Range::Next(count), Bound::Count(_) | Bound::None) => {
+            format!(" order by {} limit {}", order.sorted(), u64::from(*count) + 1)
+        }
     };
-    let filter =
-        if conditions.is_empty() { String::new() } else { format!(" where {}", conditions.join(" and ")) };
-    let limit = match range {
-        Range::Next(count) => Some(*count as usize),
-        Range::Keys(_) => None,
-    };
-    (format!("select {} from {only}{table}{filter}{tail}", columns.join(", ")), limit)
+    format!("select {} from {}{}{tail}", columns.join(", "), source(job, shown), all_of(&conditions))
+}
+
+/// The query of the key of the last one of so many rows behind the cursor, whatever they are.
+fn bound(job: &Job, shown: &Shown, order: &KeyOrder, count: u32) -> String {
+    let key: Vec<String> =
+        names(&shown.schema, &shown.schema.key).iter().map(|name| identifier(name)).collect();
+    let behind: Vec<String> = behind(job, order, &Range::Next(count)).into_iter().collect();
+    format!(
+        "select {} from {}{} order by {} offset {} limit 1",
+        key.join(", "),
+        source(job, shown),
+        all_of(&behind),
+        order.sorted(),
+        count.saturating_sub(1)
+    )
+}
+
+fn behind(job: &Job, order: &KeyOrder, range: &Range) -> Option<String> {
+    job.progress
+        .cursor
+        .as_ref()
+        .filter(|_| matches!(range, Range::Next(_)))
+        .and_then(|cursor| order.behind(cursor))
+}
+
+pub(super) fn source(job: &Job, shown: &Shown) -> String {
+    let only = if shown.partitioned { "" } else { "only " };
+    format!("{only}{}", qualified(&job.schema, &job.table))
+}
+
+pub(super) fn all_of(conditions: &[String]) -> String {
+    if conditions.is_empty() { String::new() } else { format!(" where {}", conditions.join(" and ")) }
 }
 
 /// The rows, or how many there were when they became too large.
@@ -206,15 +298,17 @@ async fn copy(transaction: &Transaction<'_>, sql: &str, columns: usize) -> Resul
     Ok(Ok(rows))
 }
 
-fn last_key(rows: &Rows, schema: &Schema) -> Result<Option<Vec<String>>> {
+fn last_key(rows: &Rows, key: &[u16], channel: &str) -> Result<Option<Vec<String>>> {
     let Some((tuple, _)) = rows.iter().next_back().and_then(Tuple::split) else { return Ok(None) };
-    let texts = key_values(tuple, &schema.key).map(|value| String::from_utf8(value?.to_vec()).ok());
+    let texts = key_values(tuple, key).map(|value| String::from_utf8(value?.to_vec()).ok());
     let texts: Option<Vec<String>> = texts.collect();
-    let unreadable = || {
-        Error::failed(format!("A key of {} is no UTF-8: its snapshot cannot go on behind it", schema.channel))
-            .hint("Convert the database from SQL_ASCII, or take its rows without a snapshot (source.snapshot = \"never\")")
-    };
-    texts.map(Some).ok_or_else(unreadable)
+    texts.map(Some).ok_or_else(|| no_text(channel))
+}
+
+/// Of a key by which rows cannot be asked for.
+pub(crate) fn no_text(channel: &str) -> Error {
+    Error::failed(format!("A key of {channel} is no UTF-8: its snapshot cannot go on behind it"))
+        .hint("Convert the database from SQL_ASCII, or take its rows without a snapshot (source.snapshot = \"never\")")
 }
 
 /// For keys as the stream has them.

@@ -14,7 +14,7 @@ use crate::wire::sql_error;
 const LOCK_TIMEOUT: &str = "set lock_timeout = '1s'";
 
 /// Jobs of these tables, in their order but those without a key first, with those marked that have no row.
-pub(super) async fn rows_last(client: &Client, mut tables: Vec<(String, String)>) -> Result<Vec<Job>> {
+pub(crate) async fn rows_last(client: &Client, mut tables: Vec<(String, String)>) -> Result<Vec<Job>> {
     let keyless = keyless(client, &tables).await?;
     let mut jobs = Vec::new();
     let single = tables.len() == 1;

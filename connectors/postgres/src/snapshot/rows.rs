@@ -53,7 +53,8 @@ impl Rows {
     pub(crate) fn push(&mut self, line: &[u8], columns: u16) -> Option<()> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         self.bytes.extend_from_slice(&columns.to_be_bytes());
-        let mut rest = Some(line);
+        // A row without columns is an empty line.
+        let mut rest = (columns > 0 || !line.is_empty()).then_some(line);
         for _ in 0..columns {
             let text = rest?;
             let end = memchr::memchr(b'\t', text);
@@ -178,6 +179,8 @@ mod tests {
         let texts = |rows: &Rows| rows.iter().map(|row| values(row)[0].clone().unwrap()).collect::<Vec<_>>();
         assert_eq!((texts(&before), texts(&many)), (vec![b"0".to_vec(), b"1".to_vec()], vec![b"2".to_vec()]));
         assert_eq!((many.take_all_but_last().len(), many.take_all_but_last().len(), many.len()), (0, 0, 1));
+        Rows::default().push(b"\n", 0).unwrap();
+        assert_eq!(Rows::default().push(b"1\n", 0), None);
         assert_eq!(rows.push(b"1\t2\n", 3), None);
         assert_eq!(Rows::default().push(b"1\t2\t3\t4\n", 3), None);
     }

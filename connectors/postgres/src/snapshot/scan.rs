@@ -1,7 +1,5 @@
 //! What the journal knows of transactions that were streamed before a snapshot began, or since its newest chunk.
 
-use std::collections::BTreeSet;
-
 use rowcast_engine::event::{Body, Event, Old, Op};
 use rowcast_engine::journal::{Journal, Read};
 use rowcast_engine::record::{Batch, Value};
@@ -11,7 +9,7 @@ use rowcast_engine::{Error, Lsn, Result};
 use super::job::{Job, Since};
 use super::rows::key_bytes;
 use super::told::{Shape, Told, rows_of};
-use super::tracker::{Flaw, WHOLE_NOTED_MAX};
+use super::tracker::{Again, Flaw, WHOLE_NOTED_MAX};
 use super::visible::{Commit, Visible};
 
 /// How far back a transaction may have been streamed that is still invisible to others, in bytes of the server's log: its
@@ -54,20 +52,34 @@ pub(super) async fn streamed(journal: &Journal, visible: Visible, waits: bool) -
     on_its_own(look).await
 }
 
-/// The keys that rows of a table were moved to since `lsn` by events that lack values: they have to be read again.
-/// `None` when the journal does not hold all of that any more.
-pub(super) async fn moved(journal: &Journal, channel: &str, lsn: Lsn) -> Result<Option<BTreeSet<Box<[u8]>>>> {
+const REMOVED: &str = "the journal does not hold all events since";
+const MANY_MOVED: &str = "more rows got other keys since than can be kept";
+
+/// Keys to be read again, of what came up to a position.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    pub(super) keys: Again,
+    pub(super) up_to: Lsn,
+}
+
+/// The keys that rows of a table were moved to since `lsn` by events that lack values: they have to be read again. Reads the
+/// disk.
+///
+/// Or why it is not known what those are.
+pub(super) async fn moved(journal: &Journal, channel: &str, lsn: Lsn) -> Result<Result<Moved, &'static str>> {
     let (journal, channel) = (journal.clone(), channel.to_owned());
     on_its_own(move || {
         if !journal.holds_all_above(lsn) {
-            return Ok(None);
+            return Ok(Err(REMOVED));
         }
+        // Before anything is read: what comes meanwhile is read, too, and next time again.
+        let up_to = journal.position().lsn;
         let mut after = journal.seek_lsn(lsn)?;
-        let mut found = BTreeSet::new();
+        let mut keys = Again::default();
         loop {
             let batches = match journal.read(after)? {
-                Read::AtHead => return Ok(Some(found)),
-                Read::Gone(_) => return Ok(None),
+                Read::AtHead => return Ok(Ok(Moved { keys, up_to })),
+                Read::Gone(_) => return Ok(Err(REMOVED)),
                 Read::Batches(batches) => batches,
             };
             for batch in batches {
@@ -78,10 +90,16 @@ pub(super) async fn moved(journal: &Journal, channel: &str, lsn: Lsn) -> Result<
                     };
                     let lacks = new.values().any(|value| value == Value::Unchanged);
                     let key = key_bytes(new, &schema.key);
-                    if lacks && key != key_bytes(old, &schema.key) {
-                        found.extend(key);
+                    if lacks
+                        && key != key_bytes(old, &schema.key)
+                        && let Some(key) = key
+                    {
+                        keys.insert(key);
                     }
                 }
+            }
+            if keys.is_too_much() {
+                return Ok(Err(MANY_MOVED));
             }
         }
     })

@@ -19,11 +19,12 @@ const GROWTH: f64 = 8.0;
 /// And at least this part.
 const SHRINKING: f64 = 0.5;
 
-/// How many rows the next chunk is to have, when one of `rows` gave these and took so long.
-pub(super) fn adapted(rows: u32, read: &Rows, took: Duration) -> u32 {
+/// How many rows the next chunk is to have, when one of `rows` gave these and took so long. `looked_at`: where a condition
+/// leaves rows out, all that it was tried on.
+pub(super) fn adapted(rows: u32, (read, looked_at): (&Rows, Option<usize>), took: Duration) -> u32 {
     let wanted = CHUNK_TIME.as_secs_f64() / took.as_secs_f64().max(0.001);
     let by_time = f64::from(rows) * wanted.clamp(SHRINKING, GROWTH);
-    let row = (read.byte_len() / read.len().max(1)).max(1);
+    let row = (read.byte_len() / looked_at.unwrap_or(read.len()).max(1)).max(1);
     let by_bytes = u32::try_from(CHUNK_BYTES / row).unwrap_or(MAX_ROWS);
     (by_time as u32).min(by_bytes).clamp(1, MAX_ROWS)
 }
@@ -42,15 +43,17 @@ mod tests {
     fn by_time_by_bytes_and_within_bounds() {
         let narrow = rows(10, 10);
         let took = Duration::from_millis;
-        assert_eq!(adapted(2_000, &narrow, took(250)), 2_000);
-        assert_eq!(adapted(2_000, &narrow, took(125)), 4_000);
-        assert_eq!(adapted(2_000, &narrow, took(0)), 16_000);
-        assert_eq!(adapted(2_000, &narrow, took(60_000)), 1_000);
-        assert_eq!(adapted(150_000, &narrow, took(1)), 200_000);
-        assert_eq!(adapted(1, &narrow, took(60_000)), 1);
+        assert_eq!(adapted(2_000, (&narrow, None), took(250)), 2_000);
+        assert_eq!(adapted(2_000, (&narrow, None), took(125)), 4_000);
+        assert_eq!(adapted(2_000, (&narrow, None), took(0)), 16_000);
+        assert_eq!(adapted(2_000, (&narrow, None), took(60_000)), 1_000);
+        assert_eq!(adapted(150_000, (&narrow, None), took(1)), 200_000);
+        assert_eq!(adapted(1, (&narrow, None), took(60_000)), 1);
         // Rows of a megabyte: eight of them, however fast they come.
-        assert!((7..=8).contains(&adapted(2_000, &rows(2, 1 << 20), took(1))));
-        assert_eq!(adapted(2_000, &rows(1, 20 << 20), took(1)), 1);
-        assert_eq!(adapted(2_000, &Rows::default(), took(250)), 2_000);
+        assert!((7..=8).contains(&adapted(2_000, (&rows(2, 1 << 20), None), took(1))));
+        assert_eq!(adapted(2_000, (&rows(1, 20 << 20), None), took(1)), 1);
+        assert_eq!(adapted(2_000, (&Rows::default(), None), took(250)), 2_000);
+        // One of a megabyte among two thousand that a condition leaves out.
+        assert!(adapted(2_000, (&rows(1, 1 << 20), Some(2_000)), took(125)) > 3_900);
     }
 }

@@ -4,9 +4,9 @@ mod answer;
 mod attended;
 mod board;
 mod gone;
+mod heard;
 mod whole;
 
-use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
-use rowcast_engine::{Error, Kind, Result, Stop};
+use rowcast_engine::{Error, Kind, Lsn, Result, Stop};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::sleep;
 use tokio_postgres::Client;
@@ -22,15 +22,16 @@ use tokio_postgres::Client;
 use self::attended::{Attendant, Attended};
 use self::gone::is_undefined;
 use super::condition::{is_at_fault, try_out};
-use super::job::{Job, Progress};
-use super::order::{Gone, Order, Ready, Why, Written, ask, begin};
+use super::job::{Job, Progress, note_unless_replaced};
+use super::order::{Gone, Order, Ready, Written};
 use super::pace::Pace;
 use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
-use super::scan;
+use super::scan::{self, Moved};
 use super::server::oid;
 use super::size::{FIRST_ROWS, adapted};
 use super::task::Surroundings;
+use super::tracker::Again;
 use crate::setup::slot;
 use crate::tables::qualified;
 use crate::wire::row_error;
@@ -41,9 +42,8 @@ const KEYS_AT_ONCE: usize = 500;
 const KEYS_FIRST: usize = 2_000;
 const KEY_BYTES_FIRST: usize = 4 << 20;
 
-/// Before a chunk is read again because a transaction was not visible yet; for how long that is not worth a word.
-const UNSEEN_PAUSE: Duration = Duration::from_millis(20);
-const UNSEEN_SILENT: Duration = Duration::from_secs(10);
+/// Bytes of the server's log whose events are not looked through twice, when a table is taken up again.
+const LOOKED_THROUGH: u64 = 16 << 20;
 
 /// Between two looks whether sinks have come by.
 const CROWDED_PAUSE: Duration = Duration::from_millis(500);
@@ -61,6 +61,7 @@ pub(crate) enum Ended {
 
 /// A chunk on its way into the journal.
 struct Sent {
+    window: u64,
     answer: oneshot::Receiver<Written>,
     /// The job before it.
     before: Job,
@@ -83,6 +84,13 @@ pub(crate) struct Reading {
     /// The stream looks after this table.
     followed: Option<u32>,
     unseen_since: Option<Instant>,
+    /// Open still, of a chunk that did not see what was streamed before.
+    window: Option<u64>,
+    /// How often it has begun anew, since too much had changed, and since when that is too often.
+    beginnings: u32,
+    anew_since: Option<Instant>,
+    /// The stream comes first.
+    behind: bool,
     started: Instant,
     pace: Pace,
 }
@@ -92,8 +100,23 @@ impl Reading {
         let publications = around.source.publications().map(str::to_owned).to_vec();
         let (started, pace) = (Instant::now(), Pace::new(Instant::now(), job.progress.rows));
         let (rows, session, followed) = (FIRST_ROWS, Attended::default(), None);
-        let unseen_since = None;
-        Self { around, job, stopped, publications, rows, session, followed, unseen_since, started, pace }
+        let (unseen_since, window, beginnings, anew_since) = (None, None, 0, None);
+        Self {
+            around,
+            job,
+            stopped,
+            publications,
+            rows,
+            session,
+            followed,
+            unseen_since,
+            window,
+            beginnings,
+            anew_since,
+            behind: false,
+            started,
+            pace,
+        }
     }
 
     /// Reads on from where the job stands.
@@ -137,10 +160,11 @@ impl Reading {
             }
             return self.drop_it(&format!("cannot be read with that condition: {error}")).await;
         }
-        self.follow(relation).await?;
+        if !self.follow(relation).await? {
+            return Ok(Ended::Stopped);
+        }
         let again = self.take_up(relation).await?;
-        self.job.progress.again = texts_of(again.iter().map(AsRef::as_ref), again.len());
-        self.order(Order::Again(relation, again)).await?;
+        self.order(Order::Again(relation, again.into_keys())).await?;
         let mut ended = self.chunks(client).await;
         if let Err(error) = &ended
             && self.job.condition.is_some()
@@ -155,33 +179,53 @@ impl Reading {
     }
 
     /// Makes sure that the progress is that of this table and this history. Gives the keys to be read again.
-    async fn take_up(&mut self, relation: u32) -> Result<BTreeSet<Box<[u8]>>> {
+    async fn take_up(&mut self, relation: u32) -> Result<Again> {
         let progress = &self.job.progress;
         let same = progress.relation == relation && progress.history == self.around.history;
         let moved = match (same, &progress.cursor) {
-            (false, _) => None,
-            (true, None) => Some(BTreeSet::new()),
+            (false, _) => Err("it is another table by now, or the history is another one"),
+            (true, None) => Ok(Moved::default()),
             (true, Some(_)) => scan::moved(&self.around.journal, &self.job.channel(), progress.lsn).await?,
         };
-        let Some(mut again) = moved else {
-            if progress.rows > 0 {
-                tracing::warn!(
-                    table = self.job.channel(),
-                    "The snapshot of a table begins anew: what it was of has changed"
-                );
+        let Moved { mut keys, up_to } = match moved {
+            Ok(moved) => moved,
+            Err(why) => {
+                if progress.rows > 0 {
+                    tracing::warn!(table = self.job.channel(), "The snapshot of a table begins anew: {why}");
+                }
+                self.restart(relation);
+                return Ok(Again::default());
             }
-            self.restart(relation);
-            return Ok(BTreeSet::new());
         };
-        again.extend(progress.again.iter().map(|texts| key_of_texts(texts)));
-        Ok(again)
+        progress.again.iter().for_each(|texts| keys.insert(key_of_texts(texts)));
+        self.note_moved(&keys, up_to).await?;
+        Ok(keys)
+    }
+
+    /// Remembers what was found up to here. Where much lies behind it, whoever takes it up next need not look through that
+    /// again: while something fails, that is often, and more and more.
+    async fn note_moved(&mut self, keys: &Again, up_to: Lsn) -> Result<()> {
+        let progress = &mut self.job.progress;
+        progress.again = texts_of(keys.iter(), keys.len());
+        // A key that is no text is told when it is to be read, and must not be forgotten before.
+        let is_all = progress.again.len() == keys.len();
+        if progress.cursor.is_none() || !is_all || up_to.0 < progress.lsn.0.saturating_add(LOOKED_THROUGH) {
+            return Ok(());
+        }
+        progress.lsn = up_to;
+        let json = self.job.json()?;
+        tokio::select! {
+            noted = note_unless_replaced(&self.around.journal, &self.job, &json) => noted,
+            // There may be no room for it.
+            () = self.stopped.stopped() => Ok(()),
+        }
     }
 
     fn restart(&mut self, relation: u32) {
-        let key = self.job.progress.key.clone();
-        let estimate = self.job.progress.estimate;
+        let history = self.around.history;
+        let Progress { key, order, estimate, readings, .. } = std::mem::take(&mut self.job.progress);
         self.job.progress =
-            Progress { relation, key, estimate, history: self.around.history, ..Progress::default() };
+            Progress { relation, key, order, estimate, readings, history, ..Progress::default() };
     }
 
     /// One that came from the log was tried by nobody yet.
@@ -198,6 +242,10 @@ impl Reading {
                 }
                 return Ok(Ended::Stopped);
             }
+            if std::mem::take(&mut self.behind) {
+                // Far behind, the stream brings more in between than can be kept, however small a chunk is.
+                self.catch_up(client).await?;
+            }
             self.make_room().await;
             // Whoever waits for memory holds none: a chunk on its way may need its reader to arrive.
             let memory = Arc::clone(&self.around.memory).try_acquire_many_owned(CHUNK_MB).ok();
@@ -207,13 +255,14 @@ impl Reading {
             {
                 return Ok(ended);
             }
+            if self.behind {
+                continue;
+            }
             let memory = match memory {
-                Some(memory) => memory,
-                None => Arc::clone(&self.around.memory)
-                    .acquire_many_owned(CHUNK_MB)
-                    .await
-                    .map_err(|_| gone(Gone))?,
+                Some(memory) => Some(memory),
+                None => self.memory().await?,
             };
+            let Some(memory) = memory.filter(|_| !self.stopped.is_stopped()) else { continue };
             match self.round(client, &mut sent, memory).await? {
                 Round::Next => {}
                 Round::Ended(ended) => return Ok(ended),
@@ -241,8 +290,7 @@ impl Reading {
         memory: OwnedSemaphorePermit,
     ) -> Result<Round> {
         let relation = self.job.progress.relation;
-        let window = ask(&self.around.orders, |answer| Order::Open(relation, answer)).await.map_err(gone)?;
-        let window = window.ok_or_else(|| gone(Gone))?;
+        let window = self.open(relation).await?;
         abort::point(Point::SnapshotOpened);
         let range = self.range();
         let (tables, version) = (&self.around.source.tables, self.around.version);
@@ -295,7 +343,9 @@ impl Reading {
         let progress = &self.job.progress;
         let again = !progress.again.is_empty();
         if again && self.settles_first() {
-            Range::Keys(progress.again.iter().take(KEYS_AT_ONCE).cloned().collect())
+            // Fewer, where so many were more than a chunk may have.
+            let count = KEYS_AT_ONCE.min(self.rows as usize);
+            Range::Keys(progress.again.iter().take(count).cloned().collect())
         } else {
             Range::Next(self.rows)
         }
@@ -321,7 +371,7 @@ impl Reading {
                 progress.cursor = chunk.last.clone().or_else(|| progress.cursor.take()).or(Some(Vec::new()));
                 progress.at_end = !chunk.more;
                 if chunk.more {
-                    self.rows = adapted(self.rows, &chunk.rows, chunk.took);
+                    self.rows = adapted(self.rows, (&chunk.rows, chunk.looked_at), chunk.took);
                 }
                 Vec::new()
             }
@@ -345,83 +395,7 @@ impl Reading {
         abort::point(Point::SnapshotRead);
         let (sender, answer) = oneshot::channel();
         self.order(Order::Write(Box::new(ready), sender)).await?;
-        Ok(Sent { answer, before })
-    }
-
-    /// Waits until a chunk has been written, or not.
-    async fn hear(&mut self, client: &Client, sent: Sent) -> Result<Round> {
-        let Sent { answer, before } = sent;
-        match self.answer(client, answer).await? {
-            Written::Yes(job, rows) => {
-                abort::point(Point::SnapshotHeard);
-                self.unseen_since = None;
-                self.note(rows);
-                // Whoever looks at the notes, or changes them, finds them as they are.
-                let (job, json) = job.unzip();
-                if !self.is_noted(json.as_deref()).await? {
-                    return Ok(Round::Ended(Ended::Stopped));
-                }
-                abort::point(Point::SnapshotNoted);
-                let Some(job) = job else {
-                    self.finish(rows);
-                    return Ok(Round::Ended(Ended::Done));
-                };
-                // The cursor may be further by now; keys and rows are as of the chunk.
-                self.job.progress.again = job.progress.again;
-                self.job.progress.rows = rows;
-            }
-            Written::Repeat(why) => {
-                self.job = before;
-                self.wait_for(why).await;
-            }
-            // The second is said of tables that are read in one piece.
-            Written::Void | Written::Flawed(_) => {
-                tracing::warn!(
-                    table = self.job.channel(),
-                    "The snapshot of a table begins anew: too much of it has changed"
-                );
-                self.begin_anew().await?;
-            }
-        }
-        Ok(Round::Next)
-    }
-
-    /// From the table's first row, also after a crash from now on.
-    async fn begin_anew(&mut self) -> Result<()> {
-        let relation = self.job.progress.relation;
-        self.restart(relation);
-        self.around.journal.note(&[(&self.job.note(), &self.job.json()?)]).await?;
-        self.order(Order::End(relation)).await?;
-        self.follow(relation).await
-    }
-
-    /// Waits until the journal has it; false when another wish has taken its place.
-    async fn is_noted(&self, json: Option<&[u8]>) -> Result<bool> {
-        let another = |json: &[u8]| {
-            serde_json::from_slice::<Job>(json).is_ok_and(|job| job.snapshot != self.job.snapshot)
-        };
-        let note = self.job.note();
-        let is = |found: Option<&[u8]>| found == json || found.is_some_and(another);
-        self.around.journal.noted(&note, is).await?;
-        Ok(self.around.journal.notes().get(&note).map(AsRef::as_ref) == json)
-    }
-
-    async fn wait_for(&mut self, why: Why) {
-        metrics::counter!("rowcast_snapshot_chunks_repeated_total").increment(1);
-        self.around.status.snapshots(|board| {
-            board.entry(self.job.note()).or_default().chunks_repeated += 1;
-        });
-        match why {
-            Why::Unseen => {
-                let since = *self.unseen_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > UNSEEN_SILENT {
-                    self.say(Some("What was streamed is not visible yet: a commit waits for a synchronous standby, or the standby that is read has not replayed it since it was started"));
-                }
-                sleep(UNSEEN_PAUSE).await;
-            }
-            Why::Changed => {}
-            Why::TooMuch => self.rows = (self.rows / 2).max(1),
-        }
+        Ok(Sent { window, answer, before })
     }
 
     async fn otherwise(&mut self, client: &mut Client, outcome: Outcome) -> Result<Round> {
@@ -438,10 +412,7 @@ impl Reading {
                 "The standby was promoted while rows were read: they are read again"
             ),
             Outcome::Gone => return self.gone(client).await,
-            Outcome::OtherKey(key) => {
-                self.job.progress.key = key;
-                self.begin_anew().await?;
-            }
+            Outcome::OtherKey(key, order) => self.begin_with_key(key, order).await?,
         }
         Ok(Round::Next)
     }
@@ -460,13 +431,6 @@ impl Reading {
             self.say(Some(&reason));
             sleep(CROWDED_PAUSE).await;
         }
-    }
-
-    /// Has the stream look after the table.
-    async fn follow(&mut self, relation: u32) -> Result<()> {
-        self.followed = Some(relation);
-        let order = |begun| Order::Begin(relation, begun);
-        begin(&self.around.orders, &self.around.journal, order).await.map(drop).map_err(gone)
     }
 
     async fn order(&self, order: Order) -> Result<()> {

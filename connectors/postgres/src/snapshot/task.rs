@@ -1,5 +1,6 @@
 //! Looks what is to be read, and has it read: a few tables at a time, each by a reader of its own.
 
+mod board;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,13 +16,14 @@ use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result, Stop, Stopper, stop};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use super::command;
-use super::job::{ALL, Job, Jobs, Progress, Since, Wanted};
+use super::job::{ALL, Job, Jobs, Known, Progress, Since, Wanted, note_unless_replaced};
 use super::order::{ORDERS, Order, Orders};
 use super::read::CHUNK_MB;
+use super::room;
 use super::rowless::rows_last;
 use super::scan;
 use super::table::{Ended, Reading};
@@ -30,6 +32,7 @@ use crate::config::{SnapshotMode, Source};
 use crate::setup::captured;
 use crate::tables::Tables;
 use crate::wire::answering_client;
+pub use board::show_left;
 
 /// How often the journal's notes are looked at for something to read.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -102,6 +105,8 @@ impl Snapshots {
             memory: Arc::new(Semaphore::new(CHUNKS_MB)),
             looking: Arc::new(Semaphore::new(1)),
         };
+        // By now it is known of which tables all rows are wanted, if they are.
+        show_left(journal, status);
         // A thread of its own: reading must not take time from the stream, whose thread sleeps when it is behind.
         thread::Builder::new()
             .name("snapshots".into())
@@ -130,7 +135,7 @@ struct Desk {
     around: Surroundings,
     reading: JoinSet<(String, Result<Ended>)>,
     /// Which; told to stop when dropped.
-    stops: BTreeMap<String, Stopper>,
+    stops: BTreeMap<String, (u64, Stopper)>,
     /// Those that have been told to.
     stopping: BTreeSet<String>,
     /// The tables of all that have not ended: the stream looks after one reading of a table at a time.
@@ -141,6 +146,12 @@ struct Desk {
     failed: BTreeMap<String, Failure>,
     /// The stream notes what is streamed.
     watching: bool,
+    /// It has been asked to.
+    beginning: JoinSet<Result<Client>>,
+    /// Snapshots of which it is known whether they find room.
+    measured: BTreeSet<u64>,
+    measuring: JoinSet<()>,
+    known: Known,
     /// Tells it what it may forget; ends when dropped.
     forgetting: JoinSet<()>,
 }
@@ -151,7 +162,7 @@ impl Drop for Desk {
         self.around.status.note_held(None);
         self.around.status.snapshots(|board| {
             for shown in board.values_mut() {
-                shown.failing = None;
+                (shown.failing, shown.still) = (None, None);
                 if shown.state == State::Failed {
                     (shown.state, shown.reason) = (State::Waiting, None);
                 }
@@ -171,6 +182,10 @@ impl Desk {
             filling: BTreeSet::new(),
             failed: BTreeMap::new(),
             watching: false,
+            beginning: JoinSet::new(),
+            measured: BTreeSet::new(),
+            measuring: JoinSet::new(),
+            known: Known::default(),
             forgetting: JoinSet::new(),
         }
     }
@@ -180,51 +195,69 @@ impl Desk {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let status = self.around.status.clone();
         loop {
-            tokio::select! {
-                _ = looks.tick() => {}
+            let begun = tokio::select! {
+                _ = looks.tick() => Ok(()),
+                Some(begun) = self.beginning.join_next(), if !self.beginning.is_empty() => self.watched(begun),
                 Some(ended) = self.reading.join_next(), if !self.reading.is_empty() => {
                     if let Ok((note, ended)) = ended {
                         self.ended(&note, ended);
                     }
+                    Ok(())
                 }
                 asked = status.asked_for_snapshot() => {
                     let (command, answer) = asked.into_parts();
                     // The one who asked may be gone.
                     let _ = answer.send(self.command(command).await);
+                    Ok(())
                 }
-            }
-            match self.look().await {
+            };
+            let looked = match begun {
+                Ok(()) => self.look().await,
+                failed => failed,
+            };
+            match looked {
+                // Whether it can be begun is not known yet.
+                Ok(()) if !self.beginning.is_empty() => {}
                 Ok(()) => status.note_held(None),
                 Err(error) => {
                     tracing::warn!("Snapshots wait: {error}");
                     status.note_held(Some(&error.to_string()));
-                    sleep(TRY_AGAIN).await;
+                    // Orders are taken meanwhile.
+                    looks.reset_after(TRY_AGAIN);
                 }
             }
         }
+    }
+
+    /// What the journal's notes want.
+    fn jobs(&mut self) -> Result<Jobs> {
+        self.known.read(&self.around.journal.notes())
     }
 
     /// Starts what is wanted and not under way.
     async fn look(&mut self) -> Result<()> {
         // Sinks say how they begin as soon as they run; until then nobody knows whom a reading would serve.
         let Some(wishes) = self.around.status.wishes() else { return Ok(()) };
-        let mut jobs = Jobs::read(&self.around.journal.notes())?;
+        let mut jobs = self.jobs()?;
         if let Some(wanted) = jobs.all.take() {
             self.list(&wanted, &jobs, &wishes).await?;
-            jobs = Jobs::read(&self.around.journal.notes())?;
+            jobs = self.jobs()?;
         }
         if wishes::take_up(&self.around, &jobs, &wishes).await? {
-            jobs = Jobs::read(&self.around.journal.notes())?;
+            jobs = self.jobs()?;
         }
         self.show(&jobs);
         // Behind that: whoever asks how far the rows are must find them either wished for or shown.
         let wishing = wishes.iter().filter(|(_, wish)| wish.is_some());
         wishing.for_each(|(sink, _)| self.around.status.note_taken_up(sink));
         self.tell_filled(&jobs);
-        // Who is paused, or not wanted any more, stops after its chunk.
-        self.stops.retain(|note, _| jobs.tables.get(note).is_some_and(|job| !job.paused));
+        // Who is paused, not wanted any more, or wanted anew, stops after its chunk.
+        let goes_on = |job: &Job, snapshot| !job.paused && job.snapshot == snapshot;
+        self.stops
+            .retain(|note, (snapshot, _)| jobs.tables.get(note).is_some_and(|job| goes_on(job, *snapshot)));
         self.failed.retain(|note, _| jobs.tables.contains_key(note));
         self.find_places(&mut jobs).await?;
+        self.look_for_room(&jobs);
         let jobs_left = !jobs.tables.is_empty();
         let free = self.around.source.snapshot_tables.saturating_sub(self.reading.len());
         let mut ready = self.ready(jobs);
@@ -234,9 +267,9 @@ impl Desk {
         if ready.is_empty() && self.tables.is_empty() && self.stops.is_empty() {
             self.rest(jobs_left).await;
         }
-        for (note, job) in ready.into_iter().take(free) {
-            self.watch().await?;
-            self.begin(note, job);
+        ready.truncate(free);
+        if !ready.is_empty() && self.watch() {
+            ready.into_iter().for_each(|(note, job)| self.begin(note, job));
         }
         Ok(())
     }
@@ -269,9 +302,24 @@ impl Desk {
             let Since::Commit(lsn) = job.since else { continue };
             let found = scan::event_behind(&self.around.journal, lsn).await?;
             job.since = found.map_or(Since::Unknown, Since::Event);
-            self.note(&[(job.note(), job.json()?)]).await?;
+            note_unless_replaced(&self.around.journal, job, &job.json()?).await?;
         }
         Ok(())
+    }
+
+    /// Once for each snapshot, before it reads anything; one at a time, each with a connection of its own.
+    fn look_for_room(&mut self, jobs: &Jobs) {
+        while self.measuring.try_join_next().is_some() {}
+        if !self.measuring.is_empty() {
+            return;
+        }
+        let wanted = jobs.tables.values().filter(|job| !job.paused).map(|job| job.snapshot);
+        let Some(snapshot) = wanted.into_iter().find(|snapshot| self.measured.insert(*snapshot)) else {
+            return;
+        };
+        let of_it = jobs.tables.values().filter(|job| job.snapshot == snapshot).cloned();
+        // Apart: nobody waits for a word of advice.
+        self.measuring.spawn(room::look(self.around.clone(), of_it.collect()));
     }
 
     /// Nobody reads; `left`: what is not done is paused, or has failed.
@@ -293,12 +341,13 @@ impl Desk {
     fn begin(&mut self, note: String, job: Job) {
         let (stopper, stopped) = stop();
         self.tables.insert(note.clone(), job.channel());
-        let (rows, lasting) = (job.progress.rows, self.failed.get(&note).is_some_and(|it| it.lasting));
+        let (snapshot, rows, lasting) =
+            (job.snapshot, job.progress.rows, self.failed.get(&note).is_some_and(|it| it.lasting));
         let reading = Reading::new(self.around.clone(), job, stopped);
-        self.stops.insert(note.clone(), stopper);
+        self.stops.insert(note.clone(), (snapshot, stopper));
         self.around.status.snapshots(|board| {
             if let Some(shown) = board.get_mut(&note) {
-                shown.rows = rows;
+                (shown.rows, shown.still) = (rows, None);
                 shown.reason.take_if(|_| !lasting);
             }
         });
@@ -361,11 +410,12 @@ impl Desk {
         self.quiet(&command).await?;
         // Who orders something may have mended what was wrong.
         self.failed.clear();
-        let jobs = Jobs::read(&self.around.journal.notes())?;
+        let jobs = self.jobs()?;
         let (notes, named) = command::carry_out(&self.around, jobs, command).await?;
         self.note(&notes).await?;
         // Whoever asks next finds what was wished for.
-        self.show(&Jobs::read(&self.around.journal.notes())?);
+        let jobs = self.jobs()?;
+        self.show(&jobs);
         Ok(named)
     }
 
@@ -373,7 +423,7 @@ impl Desk {
     async fn quiet(&mut self, command: &Command) -> Result<()> {
         let (Command::Pause(patterns) | Command::Cancel(patterns)) = command else { return Ok(()) };
         let wanted = Tables::parse(patterns, &[])?;
-        let jobs = Jobs::read(&self.around.journal.notes())?.tables;
+        let jobs = self.jobs()?.tables;
         for (note, _) in jobs.iter().filter(|(_, job)| wanted.matches(&job.schema, &job.table)) {
             self.stops.remove(note).is_some().then(|| self.stopping.insert(note.clone()));
         }
@@ -394,62 +444,14 @@ impl Desk {
         }
         self.filling = filling;
     }
-
-    /// Brings the board up to date: what is not being read, and what is not wanted any more.
-    fn show(&mut self, jobs: &Jobs) {
-        let Self { around, stops, failed, tables, .. } = self;
-        around.status.snapshots(|board| {
-            // A reading that has not ended has not said yet how many rows there were.
-            board.retain(|note, _| jobs.tables.contains_key(note) || tables.contains_key(note));
-            for (note, job) in &jobs.tables {
-                let shown = board.entry(note.clone()).or_default();
-                let is_read = stops.contains_key(note);
-                let progress = &job.progress;
-                // Of a table that is read in one piece the note says nothing before the end.
-                let told = if is_read { (shown.rows, shown.estimate) } else { (0, 0) };
-                shown.channel = job.channel();
-                shown.rows = progress.rows.max(told.0);
-                shown.estimate = progress.estimate.max(shown.rows).max(told.1);
-                shown.ad_hoc = job.ad_hoc;
-                shown.sinks.clone_from(&job.sinks);
-                shown.since = match job.since {
-                    Since::Event(id) if job.keyless => Some(id),
-                    _ => None,
-                };
-                if let Some(failure) = failed.get_mut(note) {
-                    let before = failure.rows.replace(progress.rows).unwrap_or(progress.rows);
-                    // Rows of a table that is read in one piece are not written yet, but they may be read again.
-                    failure.lasting &= !is_read || shown.rows <= progress.rows;
-                    if progress.rows > before {
-                        failed.remove(note);
-                    }
-                }
-                let failure = failed.get(note);
-                // What the reader says of itself is newer than what has passed by itself.
-                if let Some(failure) = failure.filter(|failure| !is_read || failure.lasting) {
-                    shown.reason = Some(failure.failing.reason.clone());
-                }
-                shown.failing = failure.map(|failure| failure.failing.clone());
-                if !is_read {
-                    shown.rows_per_second = 0;
-                }
-                shown.state = match (job.paused, failure) {
-                    (true, _) => State::Paused,
-                    (false, Some(failure)) if failure.lasting => State::Failed,
-                    (false, _) if is_read && shown.reason.is_none() => State::Reading,
-                    (false, _) => State::Waiting,
-                };
-            }
-        });
-    }
 }
 
 impl Surroundings {
-    /// Stores notes, durably.
+    /// Stores notes, durably. Where there is no room it is told at once: whoever waits for it would hear no order.
     pub(super) async fn note(&self, notes: &[(String, Vec<u8>)]) -> Result<()> {
         let notes: Vec<(&str, &[u8])> =
             notes.iter().map(|(name, json)| (name.as_str(), json.as_slice())).collect();
-        self.journal.note(&notes).await
+        self.journal.note_if_room(&notes).await
     }
 }
 

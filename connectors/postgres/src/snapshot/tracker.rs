@@ -12,10 +12,15 @@ mod altered;
 mod bulk;
 #[cfg(test)]
 mod doubt;
+#[cfg(test)]
+mod hot;
+mod newer;
+mod ring;
 mod whole;
 mod window;
 
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rowcast_engine::Lsn;
@@ -26,6 +31,8 @@ use rowcast_engine::schema::{Schema, SchemaId};
 use super::rows::key_bytes;
 use super::told::{Shape, Told};
 use super::visible::{Commit, Visible};
+pub(crate) use again::Again;
+use ring::Ring;
 use whole::Whole;
 pub(crate) use whole::{Changes, Flaw, Opened, ReadWhole};
 use window::Table;
@@ -55,7 +62,7 @@ pub(crate) struct Tracker {
     wholes: HashMap<u32, Whole>,
     described: HashMap<u32, Described>,
     /// `None`: nobody reads.
-    ring: Option<Vec<Commit>>,
+    ring: Option<Ring>,
     /// A place in the newest commit record that was streamed, over this connection or before.
     reached: Option<Lsn>,
     /// The transaction that is being taken in.
@@ -77,23 +84,21 @@ impl Tracker {
 
     /// From here on all that is streamed is noted, until [`Self::rest`].
     pub(crate) fn watch(&mut self) {
-        self.ring.get_or_insert_with(Vec::new);
+        self.ring.get_or_insert_default();
     }
 
     /// Transactions that were streamed before, and may still be invisible.
     pub(crate) fn seed(&mut self, streamed: &[Commit]) {
         self.watch();
         if let Some(ring) = &mut self.ring {
-            ring.extend_from_slice(streamed);
+            streamed.iter().for_each(|commit| ring.push(*commit));
         }
     }
 
     /// Forgets what every snapshot sees that is taken from now on: one that was taken on the same server saw it.
     pub(crate) fn forget(&mut self, visible: &Visible) {
         if let Some(ring) = &mut self.ring {
-            ring.retain(|commit| !visible.sees(*commit));
-            // After a long wait it is small again.
-            ring.shrink_to(2 * ring.len());
+            ring.forget(visible);
         }
     }
 
@@ -115,7 +120,7 @@ impl Tracker {
     }
 
     /// These keys wait to be read again, from what came before.
-    pub(crate) fn read_again(&mut self, relation: u32, keys: BTreeSet<Box<[u8]>>) {
+    pub(crate) fn read_again(&mut self, relation: u32, keys: impl IntoIterator<Item = Box<[u8]>>) {
         if let Some(table) = self.tables.get_mut(&relation) {
             keys.into_iter().for_each(|key| table.again.insert(key));
         }
@@ -165,8 +170,10 @@ impl Tracker {
 
     /// What has been streamed and may be invisible. Of the one that arrives some changes have been taken in and are in no
     /// window's notes.
-    fn streamed(&self) -> Vec<Commit> {
-        self.ring.iter().flatten().copied().chain(self.arriving).collect()
+    fn streamed(&self) -> Ring {
+        let mut streamed = self.ring.clone().unwrap_or_default();
+        self.arriving.into_iter().for_each(|commit| streamed.push(commit));
+        streamed
     }
 
     /// Closes a window whose chunk is not written.
@@ -197,26 +204,25 @@ impl Tracker {
             return self.bound_wholes();
         }
         let Some(table) = self.tables.get_mut(&relation) else { return };
-        let key = self.described.get(&relation).map(|described| Arc::clone(&described.key));
-        let touched = key.filter(|key| !key.is_empty()).and_then(|key| Touched::by(op, raw, &key));
-        let Some(Touched { old, new, incomplete }) = touched else {
+        let described = self.described.get(&relation).filter(|described| !described.key.is_empty());
+        let touched = described.and_then(|is| Some((is.schema, Touched::by(op, raw, &is.key)?)));
+        let Some((version, Touched { old, new, incomplete })) = touched else {
             // Nobody can say which row it was.
             table.lose();
             return;
         };
         let moved = old.is_some() && new.is_some() && old != new;
-        if moved && incomplete {
-            new.clone().into_iter().for_each(|key| table.again.insert(key));
-            if table.again.is_too_much() {
-                table.lose();
-            }
+        if let (true, Some(old), Some(new)) = (moved && incomplete, &old, &new) {
+            table.moved(old, new);
         }
         if table.is_open() {
+            let stays = op == Op::Update && !moved;
             if let Some(new) = new {
-                self.noted += table.note(new, commit, incomplete);
+                let values = raw.strip_prefix(b"N").filter(|_| stays).map(|values| (version, values));
+                self.noted += table.note(new, commit, incomplete, values);
             }
             if let Some(old) = old.filter(|_| moved || op == Op::Delete) {
-                self.noted += table.note(old, commit, false);
+                self.noted += table.note(old, commit, false, None);
             }
             if self.noted > NOTED_MAX {
                 self.noted = 0;
@@ -266,12 +272,15 @@ impl Tracker {
     }
 
     /// Goes through the rows of a chunk, once the stream has passed its position: gives those to `keep` that are not
-    /// older than an event that was streamed. Closes the window.
-    pub(crate) fn settle<'a>(&mut self, read: &Read<'a>, keep: impl FnMut(&'a [u8])) -> Verdict {
+    /// older than an event that was streamed. Closes the window, but for [`Verdict::Unseen`]: what was streamed before it
+    /// will be seen by a snapshot that is taken in it later, while there is always something that came before a new one.
+    pub(crate) fn settle<'a>(&mut self, read: &Read<'a>, keep: impl FnMut(Cow<'a, [u8]>)) -> Verdict {
         let Some(table) = self.tables.get_mut(&read.relation) else { return Verdict::Void };
         let verdict = table.settle(read, keep);
-        self.noted -= table.close(read.window);
         let verdict = if table.again.is_too_much() { Verdict::Void } else { verdict };
+        if verdict != Verdict::Unseen {
+            self.noted -= table.close(read.window);
+        }
         self.forget(read.visible);
         verdict
     }

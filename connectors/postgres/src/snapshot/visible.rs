@@ -12,6 +12,15 @@ pub(crate) struct Commit {
     pub(crate) at: Lsn,
 }
 
+impl Commit {
+    /// The newer id, as Postgres compares them, and the later place of two.
+    #[expect(clippy::cast_possible_wrap, reason = "so they are compared")]
+    pub(crate) fn latest(self, other: Self) -> Self {
+        let newer = other.xid.wrapping_sub(self.xid) as i32 > 0;
+        Self { xid: if newer { other.xid } else { self.xid }, at: self.at.max(other.at) }
+    }
+}
+
 /// `pg_current_snapshot()`: `xmin:xmax:xip,xip…`, 64-bit ids with their epoch. Of a standby's the list is always empty,
 /// whatever is in progress; there the position decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +70,11 @@ impl Visible {
             return commit.at < replayed || xid < self.xmin;
         }
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
+    }
+
+    /// Whether every committed transaction is surely seen whose id is no newer, and which does not lie behind that place.
+    pub(crate) fn sees_all_up_to(&self, commit: Commit) -> bool {
+        self.whole(commit.xid) < self.xmin || self.replayed.is_some_and(|replayed| commit.at < replayed)
     }
 
     /// Whether nobody knows if a committed transaction is seen, of a snapshot behind which the log was replayed up to

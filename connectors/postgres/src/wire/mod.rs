@@ -33,4 +33,5 @@ pub use answer::Quiet;
 pub use connection::{Connection, Purpose};
 pub use copy::{CopyFrame, CopyStream};
 pub use db_error::{DbError, row_error, server_error, sql_error};
+pub(crate) use remedy::NAME_THE_SERVER;
 pub use socket::Socket;

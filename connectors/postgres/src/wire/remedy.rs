@@ -7,6 +7,7 @@ use rustls::CertificateError;
 
 use super::db_error::DbError;
 use crate::conninfo::{Host, SslMode};
+use crate::setup::server::WAL_LEVEL_REMEDY;
 use crate::tables::identifier;
 
 /// Nothing answers at `host`.
@@ -119,6 +120,11 @@ fn certificate(host: &Host, error: &CertificateError) -> (String, &'static str) 
     }
 }
 
+/// Told to those who connect through a pooler.
+pub(crate) const NAME_THE_SERVER: &str = "Name the Postgres server itself in the source URL, with its own host and port \
+                                          (mostly 5432): a pooler such as PgBouncer neither sets what sessions need nor \
+                                          passes replication on";
+
 /// Where the server compares a role's limit of connections, and a database's: the same in every language.
 const OF_ROLE: &str = "InitializeSessionUserId";
 const OF_DATABASE: &str = "CheckMyDatabase";
@@ -174,6 +180,12 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
             "It is starting up, shutting down or recovering: try again in a moment, and see its log"
                 .to_owned(),
         ),
+        "08P01" if is_pooler(&error) => (
+            format!(
+                "What answers at {host} is a connection pooler, which does not let through what capture needs"
+            ),
+            NAME_THE_SERVER.to_owned(),
+        ),
         _ => {
             let hint = for_statement(&error).or_else(|| error.hint.clone());
             (
@@ -185,8 +197,14 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
     // Its words would say once more what ours say.
     let is_said = matches!(error.code.as_str(), "28P01" | "3D000") || is_limit(&error);
     let error = if is_said { DbError { message: String::new(), ..error } } else { error };
-    let result = Error::new(error.kind(), what).because(error);
+    let kind = if is_pooler(&error) { Kind::Refused } else { error.kind() };
+    let result = Error::new(kind, what).because(error);
     if hint.is_empty() { result } else { result.hint(hint) }
+}
+
+/// Whether a pooler refuses the login: Postgres says with each error which of its functions it comes from.
+fn is_pooler(error: &DbError) -> bool {
+    error.code == "08P01" && error.routine.is_none()
 }
 
 /// Whose limit of connections is reached.
@@ -227,7 +245,7 @@ pub(super) fn for_statement(error: &DbError) -> Option<String> {
         |word| error.message.contains(word) || error.hint.as_deref().is_some_and(|h| h.contains(word));
     Some(match error.code.as_str() {
         "55000" if about("wal_level") => {
-            "ALTER SYSTEM SET wal_level = logical; then restart Postgres (on RDS: rds.logical_replication = 1)"
+            WAL_LEVEL_REMEDY
         }
         "53400" if about("max_replication_slots") => {
             "Raise max_replication_slots (restart needed), or drop a slot seen unused in pg_replication_slots: \

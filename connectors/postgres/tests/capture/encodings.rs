@@ -22,11 +22,15 @@ async fn database(server: &Server, encoding: &str) -> (Client, Config) {
 
 /// The newest event as readers get it.
 fn rendered(capture: &Capture) -> Value {
-    let newest = capture.journal.newest();
-    let Read::Batches(batches) = capture.journal.read(newest - 1).unwrap() else { panic!("no batch") };
+    rendered_of(capture, capture.journal.newest())
+}
+
+/// The event of a number likewise.
+fn rendered_of(capture: &Capture, id: u64) -> Value {
+    let Read::Batches(batches) = capture.journal.read(id - 1).unwrap() else { panic!("no batch") };
     let mut line = Vec::new();
     for batch in &batches {
-        for event in batch.events().filter(|event| event.id == newest) {
+        for event in batch.events().filter(|event| event.id == id) {
             native::write_event(&mut line, &event, &NativeOptions::default());
         }
     }
@@ -82,7 +86,13 @@ async fn rows_of_a_database_without_encoding_are_read_as_they_are() {
     let events = capture.wait(2).await;
     assert_eq!(events[1].brief(), "read public.t 2,gänz");
     assert!(events[0].brief().starts_with("read public.t 1,g\u{fffd}"), "{}", events[0].brief());
-    assert_eq!(rendered(&capture)["after"]["v"], "gänz");
+    // What is no text is named, as in the stream.
+    let event = rendered_of(&capture, events[0].id);
+    assert_eq!((&event["op"], &event["after"]["id"]), (&Value::from("read"), &Value::from(1)), "{event}");
+    assert!(event["after"].get("v").is_none(), "{event}");
+    assert_eq!(event["errors"][0]["column"], "v", "{event}");
+    let event = rendered(&capture);
+    assert_eq!((event["after"]["v"].as_str(), event.get("errors")), (Some("gänz"), None), "{event}");
     capture.stop().await;
 }
 

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::breaks::{gaps, one_row_on};
 use super::harness::{Capture, Directory, config, run, set, sql, until, value};
+use super::standby::reading;
 use crate::support::Server;
 
 const SYNCHRONIZED: &str = "synchronized_standby_slots = 'standby'";
@@ -55,6 +56,20 @@ async fn write(client: Client, from: u32) {
     }
 }
 
+/// Whoever is to read from the standby, where a slot of this name is the copy, waits for the promotion.
+async fn copy_is_named(standby: &Server, directory: &Directory) {
+    let capture = Capture::launch(reading(standby), directory.path());
+    until("the copy", async || capture.report().source.slot_state == "synced").await;
+    until("the word", async || {
+        let reason = capture.report().source.reason.unwrap_or_default();
+        reason.contains("slot rowcast is a copy of the primary's") && reason.contains("pg_promote()")
+    })
+    .await;
+    assert_eq!(capture.report().source.state, "reconnecting");
+    assert_eq!(capture.events().len(), 1, "what the primary told before");
+    capture.stop().await;
+}
+
 #[tokio::test]
 async fn a_fail_over_loses_and_doubles_nothing() {
     let Some((primary, standby, directory, both)) = pair().await else { return };
@@ -68,6 +83,7 @@ async fn a_fail_over_loses_and_doubles_nothing() {
         !find(&at_standby, "primary").ok && find(&at_standby, "slot").found.contains("copy of the primary's")
     );
 
+    copy_is_named(&standby, &directory).await;
     let capture = Capture::start(both.clone(), directory.path()).await;
     let writer = tokio::spawn(write(sql(&primary).await, 100));
     until("rows", async || capture.events().len() > 200).await;
@@ -80,6 +96,7 @@ async fn a_fail_over_loses_and_doubles_nothing() {
     })
     .await;
     assert_eq!(capture.report().source.state, "reconnecting");
+    until("the copy", async || capture.report().source.slot_state == "synced").await;
     standby.promote();
     until("the stream", async || capture.report().source.state == "streaming").await;
     let client = sql(&standby).await;
@@ -101,12 +118,57 @@ async fn a_fail_over_loses_and_doubles_nothing() {
         .collect();
     assert_eq!(rows, there);
     assert!(gaps(&capture).is_empty());
+    until("the slot", async || capture.report().source.slot_state == "active").await;
     capture.stop().await;
     // It is a slot like any other there: `synced` is still set.
     let capture = Capture::start(config(&standby), directory.path()).await;
     run(&client, "insert into t values (-2)").await;
     until("the row", async || capture.events().last().is_some_and(|event| event.new == "-2")).await;
     capture.stop().await;
+}
+
+/// The old primary comes back as a standby, with the slot that it had: that is in the way of the copy, and keeps its log.
+#[tokio::test]
+async fn what_an_old_primary_brings_along_is_named() {
+    let Some((mut primary, standby, _directory, both)) = pair().await else { return };
+    primary.stop_in_order();
+    standby.promote();
+    run(&sql(&standby).await, "select pg_create_physical_replication_slot('standby')").await;
+    primary.write("standby.signal", "");
+    primary.launch(&format!(
+        "primary_conninfo = 'host={} port={} user=postgres dbname=postgres'\nprimary_slot_name = 'standby'\n\
+         hot_standby_feedback = on\nsync_replication_slots = on",
+        standby.dir().display(),
+        standby.port
+    ));
+    let url = format!(
+        "host={},{} port={},{} user=postgres dbname=postgres target_session_attrs=primary",
+        primary.dir().display(),
+        standby.dir().display(),
+        primary.port,
+        standby.port
+    );
+    let both = Config { url, ..both };
+    let there =
+        format!("slot at {}", rowcast_postgres::conninfo::Conninfo::parse(&both.url).unwrap().hosts[0]);
+    let from_both = check(&both).await.unwrap();
+    let at_old = check(&config(&primary)).await.unwrap();
+    for slot in [find(&from_both, &there), find(&at_old, "slot")] {
+        assert!(!slot.ok && slot.found.contains("this standby's own"), "{slot:?}");
+        assert!(slot.found.contains("no slot is copied here"), "{slot:?}");
+    }
+    let remedy = find(&from_both, &there).remedy.clone().unwrap();
+    assert!(find(&from_both, "slot").ok, "at the primary all is well: {from_both:#?}");
+    let (client, writer) = (sql(&primary).await, sql(&standby).await);
+    run(&client, remedy.strip_prefix("On this standby: ").unwrap()).await;
+    until("the copy", async || {
+        run(&writer, "insert into other values (1); select pg_log_standby_snapshot()").await;
+        let found = check(&both).await.unwrap();
+        let slot = find(&found, &there);
+        assert!(slot.ok, "{slot:?}");
+        slot.found.contains("a copy of the primary's")
+    })
+    .await;
 }
 
 /// What is named and not there holds up all decoding: `check` says so, from the primary.

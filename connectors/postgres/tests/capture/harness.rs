@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rowcast_engine::cursor::Started;
 use rowcast_engine::event::{Body, Event, Micros, Old, Op};
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::disk::{Disk, RealDisk};
 use rowcast_engine::journal::{Journal, Options, Read, open};
 use rowcast_engine::record::{Tuple, Value};
 use rowcast_engine::schema::{Column, Schema, Type, TypeKind};
@@ -201,7 +201,22 @@ impl Capture {
 
     /// Likewise beside these sinks, each with the moment of its wish for rows.
     pub(super) fn launch_for(config: Config, options: Options, sinks: &[Sink<'_>]) -> Self {
-        let journal = open(options, Arc::new(RealDisk)).unwrap();
+        Self::launch_on(Arc::new(RealDisk), config, options, sinks)
+    }
+
+    /// Likewise on a disk of the test's own.
+    pub(super) fn launch_on(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        options: Options,
+        sinks: &[Sink<'_>],
+    ) -> Self {
+        Self::launch_into(Ingest::new(open(options, disk).unwrap()), config, sinks)
+    }
+
+    /// Likewise into a journal that is open.
+    pub(super) fn launch_into(ingest: Ingest, config: Config, sinks: &[Sink<'_>]) -> Self {
+        let journal = ingest.journal().clone();
         let (status, (stopper, stopped)) = (Status::default(), stop());
         if !sinks.is_empty() {
             let names: Vec<String> = sinks.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -211,7 +226,7 @@ impl Capture {
                 status.sink_began(name, wish.map(began));
             }
         }
-        let capture = Postgres::new(config).run(Ingest::new(journal.clone()), status.clone(), stopped);
+        let capture = Postgres::new(config).run(ingest, status.clone(), stopped);
         let task = tokio::spawn(capture.instrument(span_of(journal.dir())));
         Self { journal, status, stopper, task }
     }

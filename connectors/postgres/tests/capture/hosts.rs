@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rowcast_engine::Kind;
-use rowcast_postgres::{Config, OnGap};
+use rowcast_postgres::{Config, OnGap, check};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -126,9 +126,27 @@ async fn an_address_that_leads_to_two_servers_is_noticed() {
     });
     let directory = Directory::new();
     let url = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
-    let error = Capture::launch(Config { url, ..config(&primary) }, directory.path()).fails().await;
+    let spreading = Config { url, ..config(&primary) };
+    // SQL and stream, one after the other; before anything is begun.
+    let found = check(&spreading).await.unwrap();
+    let stream = found.iter().find(|found| found.name == "replication connection").unwrap();
+    assert!(!stream.ok && stream.found.contains("have ended at two servers"), "{stream:?}");
+    assert!(stream.remedy.as_ref().unwrap().contains("HOST1,HOST2"), "{stream:?}");
+    let error = Capture::launch(spreading, directory.path()).fails().await;
     assert_eq!(error.kind(), Kind::Transient);
     assert!(error.to_string().contains("have ended at two servers"), "{error}");
     assert!(error.remedy().unwrap().contains("HOST1,HOST2"));
     spread.abort();
+}
+
+/// A list of hosts may have the same one twice: an address that moves, beside the names of those that it moves between.
+#[tokio::test]
+async fn one_server_by_two_names_is_no_second_primary() {
+    let server = Server::start("");
+    server.admit("host all all 127.0.0.1/32 trust");
+    let (socket, port) = (server.dir().display(), server.port);
+    let url = format!("host={socket},127.0.0.1 port={port},{port} user=postgres dbname=postgres");
+    let found = check(&Config { url, ..config(&server) }).await.unwrap();
+    let other = found.iter().find(|found| found.name.starts_with("server at ")).expect("the other name");
+    assert!(other.ok && other.found.contains("the same one by another name"), "{other:?}");
 }

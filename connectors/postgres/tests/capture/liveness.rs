@@ -24,9 +24,11 @@ pub(super) async fn through_a_proxy(settings: &str) -> (Server, Proxy, Config) {
     (server, proxy, config)
 }
 
+/// The server asks by itself after half of its patience; we say it before. (What is said where nothing is read, and so
+/// no question heard: `full.rs`.)
 #[tokio::test]
-async fn a_status_comes_at_a_share_of_the_servers_patience() {
-    let (server, directory) = (Server::start("wal_sender_timeout = 6s"), Directory::new());
+async fn a_status_comes_before_the_server_asks() {
+    let (server, directory) = (Server::start("wal_sender_timeout = 60s"), Directory::new());
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key)").await;
     let capture = Capture::start(config(&server), directory.path()).await;
@@ -34,42 +36,48 @@ async fn a_status_comes_at_a_share_of_the_servers_patience() {
     let age = "select extract(epoch from clock_timestamp() - reply_time) from pg_stat_replication";
     until("the first status", async || value(&client, age).await != "NULL").await;
     let (start, mut latest) = (Instant::now(), 0.0_f64);
-    // An idle server, for more than three times its patience.
-    while start.elapsed() < Duration::from_secs(20) {
+    // An idle server, which would ask after 30 s. What the start has left in its log is confirmed within the first 20 s.
+    while start.elapsed() < Duration::from_secs(40) {
         latest = latest.max(value(&client, age).await.parse().unwrap());
         assert!(capture.report().healthy, "{:?}", capture.report().reasons);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     println!("The oldest status was {latest} s old");
-    assert!(latest > 1.5 && latest < 5.1, "{latest} s of 6 s");
+    assert!(latest < 14.0, "{latest} s, in place of 10");
     assert_eq!(value(&client, "select pid from pg_stat_replication").await, pid);
     assert_eq!(capture.report().source.reconnects, 0);
     capture.stop().await;
 }
 
+/// How long a fast shutdown takes of a server with such patience, whose log goes on behind what is captured.
+async fn fast_shutdown(patience: &str) -> Duration {
+    let (mut server, _proxy, config) = through_a_proxy(&format!("wal_sender_timeout = '{patience}'")).await;
+    let (directory, client) = (Directory::new(), sql(&server).await);
+    run(&client, "create table other (id int)").await;
+    let config = Config { tables: vec!["public.t".to_owned()], ..config };
+    let capture = Capture::start(config, directory.path()).await;
+    run(&client, "insert into t values (1); insert into other values (1)").await;
+    capture.wait(1).await;
+    let start = Instant::now();
+    tokio::task::block_in_place(|| server.stop_in_order());
+    let took = start.elapsed();
+    println!("wal_sender_timeout = {patience}: pg_ctl stop -m fast took {took:?}");
+    assert!(took < Duration::from_secs(10), "{patience}: {took:?}");
+    until("the notice", async || capture.report().source.state == "reconnecting").await;
+    capture.stop().await;
+    took
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_shutdown_takes_moments_whatever_the_servers_patience() {
-    let mut shortest = Duration::MAX;
     for patience in ["30s", "60s", "0"] {
-        let (mut server, _proxy, config) =
-            through_a_proxy(&format!("wal_sender_timeout = '{patience}'")).await;
-        let (directory, client) = (Directory::new(), sql(&server).await);
-        run(&client, "create table other (id int)").await;
-        let config = Config { tables: vec!["public.t".to_owned()], ..config };
-        let capture = Capture::start(config, directory.path()).await;
-        run(&client, "insert into t values (1); insert into other values (1)").await;
-        capture.wait(1).await;
-        let start = Instant::now();
-        tokio::task::block_in_place(|| server.stop_in_order());
-        let took = start.elapsed();
-        println!("wal_sender_timeout = {patience}: pg_ctl stop -m fast took {took:?}");
-        assert!(took < Duration::from_secs(10), "{patience}: {took:?}");
-        shortest = shortest.min(took);
-        until("the notice", async || capture.report().source.state == "reconnecting").await;
-        capture.stop().await;
+        let mut tries = Vec::new();
+        // A machine that is busy for a moment is not so each time.
+        while tries.iter().all(|took| *took >= Duration::from_secs(2)) {
+            assert!(tries.len() < 3, "wal_sender_timeout = {patience}: {tries:?}");
+            tries.push(fast_shutdown(patience).await);
+        }
     }
-    // A machine that is busy for a moment is so in one of them.
-    assert!(shortest < Duration::from_secs(2), "{shortest:?}");
 }
 
 /// A peer that takes nothing: the kernel's buffers fill up, then a status cannot be sent.

@@ -206,6 +206,10 @@ async fn chosen_columns_and_rows_stay_chosen() {
     )
     .await;
     assert_eq!(capture.briefs(2).await, ["insert public.t 11,b", "update public.t 11,c"]);
+    // Events of before have other columns, and rows that are not published now: that is told.
+    capture.status.look_again();
+    let gap = "gap public.t not_published";
+    until("the gap", async || capture.events().iter().any(|event| event.brief() == gap)).await;
     // It goes with the table to the other publication and back, by the trigger and by the look.
     let list = "select string_agg(pubname || ': ' || array_to_string(attnames, ',') || ' ' || rowfilter, ' ')
         from pg_publication_tables where tablename = 't'";
@@ -215,7 +219,7 @@ async fn chosen_columns_and_rows_stay_chosen() {
     capture.status.look_again();
     until("the look", async || value(&client, list).await == "rowcast: id,shown (id > 10)").await;
     run(&client, "alter event trigger rowcast enable; insert into t values (12, 'd', 'x')").await;
-    assert_eq!(capture.briefs(3).await[2], "insert public.t 12,d");
+    assert_eq!(capture.briefs(4).await[3], "insert public.t 12,d");
 
     // A list without the key, or a filter of what is no key: its updates cannot be published.
     run(&client, "alter table t drop constraint t_pkey, add primary key (\"Hidden\", id)").await;

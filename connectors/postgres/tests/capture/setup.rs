@@ -40,7 +40,11 @@ async fn a_server_that_is_not_ready() {
     let server = Server::start("wal_level = replica");
     let (what, remedy) = refusal(config(&server)).await;
     assert!(what.contains("wal_level is replica"), "{what}");
-    assert!(remedy.contains("ALTER SYSTEM SET wal_level = logical"));
+    for way in
+        ["ALTER SYSTEM SET wal_level = logical", "rds.logical", "cloudsql.logical", "Azure", "Supabase"]
+    {
+        assert!(remedy.contains(way), "{way}: {remedy}");
+    }
     let found = check(&config(&server)).await.unwrap();
     assert!(!find(&found, "wal_level").ok && find(&found, "connection").ok);
     assert!(find(&found, "wal_level").remedy.as_ref().unwrap().contains("ALTER SYSTEM"));

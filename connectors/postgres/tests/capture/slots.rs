@@ -1,10 +1,13 @@
 //! Each state that a slot can be in: named, with what to do about it.
 
+use std::time::{Duration, Instant};
+
 use rowcast_engine::Kind;
 use rowcast_postgres::{Config, OnGap, check};
 
 use super::breaks::{POLICIES, goes_on, one_row, one_row_on, stays};
 use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::said::logged;
 use crate::support::Server;
 
 /// Waits until the guard has seen it.
@@ -169,6 +172,47 @@ async fn a_publication_that_is_dropped_is_told() {
             stays(config, capture, &directory, &expected).await;
         }
     }
+}
+
+/// Longer than the guard takes for two more looks.
+const OPEN_FOR: Duration = Duration::from_secs(12);
+
+/// A new slot waits for every transaction that is open: nothing of what is known begins that anew meanwhile.
+async fn goes_on_once(server: Server) {
+    let (server, directory, config) = one_row_on(server, OnGap::Continue).await;
+    let (client, writer) = (sql(&server).await, sql(&server).await);
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    run(&writer, "begin; insert into other values (1)").await;
+    // Without a change no version's stream says so: the guard has to see it.
+    run(&client, "drop publication rowcast").await;
+    until("the stream to be left", async || capture.report().source.state != "streaming").await;
+    run(&client, "insert into t values (2)").await;
+    let start = Instant::now();
+    while start.elapsed() < OPEN_FOR {
+        let report = capture.report();
+        assert_ne!(report.source.state, "streaming", "after {:?}", start.elapsed());
+        assert!(!report.healthy && capture.status.adopted().is_none(), "{:?}", report.reasons);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    run(&writer, "commit").await;
+    until("the gap", async || capture.status.adopted().is_some()).await;
+    until("the stream", async || capture.report().source.state == "streaming").await;
+    let begun = logged(directory.path(), "Goes on behind a gap");
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    run(&client, "insert into t values (3)").await;
+    let expected = ["insert public.t 1", "gap source_lost", "insert public.t 3"];
+    stays(config, capture, &directory, &expected).await;
+}
+
+#[tokio::test]
+async fn a_dropped_publication_beside_an_open_transaction_is_one_gap() {
+    goes_on_once(Server::start("")).await;
+}
+
+#[tokio::test]
+async fn so_it_is_where_the_server_says_nothing() {
+    let Some(server) = Server::start_since(18, "") else { return };
+    goes_on_once(server).await;
 }
 
 /// It is remembered: what was lost does not come back with the publication.

@@ -2,7 +2,10 @@
 
 mod alone;
 mod beside;
+mod busy;
+mod estimate;
 mod failing;
+mod filters;
 mod forged;
 mod generated;
 mod hidden;
@@ -14,21 +17,29 @@ mod left_out;
 pub(super) mod load;
 mod marks;
 mod orders;
+mod other_order;
+mod overlapping;
 mod renamed;
+mod room;
 mod rows;
+mod selective;
 mod stalled;
 mod standby;
 mod streamed;
+mod unread;
+mod wide;
 mod window;
 
 use std::collections::BTreeMap;
 
 use rowcast_engine::event::Op;
-use rowcast_engine::snapshots::Command;
+use rowcast_engine::journal::Journal;
+use rowcast_engine::snapshots::{Command, State};
 use rowcast_postgres::SnapshotMode;
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, Seen, Sink, config, run, sql, until, value};
+use super::interceptor::Interceptor;
 use crate::support::Server;
 
 pub(super) fn initial(server: &Server) -> rowcast_postgres::Config {
@@ -50,6 +61,30 @@ pub(super) async fn read_whole(capture: &Capture) {
             && sinks.keys().all(|sink| capture.status.filling(sink).is_none())
     })
     .await;
+}
+
+/// Whether a wish of a transaction for `public.t` is noted.
+pub(super) fn is_wished(journal: &Journal) -> bool {
+    journal.any_note(|name, _| name.starts_with("snapshot public.t wished at "))
+}
+
+/// Waits until a snapshot is paused, and has not ended before.
+pub(super) async fn paused(capture: &Capture) {
+    until("it to be paused", async || {
+        capture.report().snapshots.iter().any(|shown| shown.state == State::Paused)
+    })
+    .await;
+}
+
+/// Has a reading, of whose chunks none passes before, paused behind its first one.
+pub(super) async fn pause_behind_a_chunk(way: &Interceptor, capture: &Capture) {
+    until("a chunk to be read", async || way.chunks() >= 1).await;
+    way.pass_chunk();
+    until("the next one to be read", async || way.chunks() > 1).await;
+    capture.status.ask_for_snapshot(Command::Pause(vec!["public.t".to_owned()])).await.unwrap();
+    paused(capture).await;
+    way.pass_all_chunks();
+    assert_eq!(capture.report().snapshots[0].rows, 2000);
 }
 
 /// Waits until all that was committed so far has arrived.

@@ -198,7 +198,104 @@ async fn without_the_right_it_looks_by_itself() {
         "reset role; create table foreign_one (id int primary key); insert into foreign_one values (1)",
     )
     .await;
+    until("it to be told", async || {
+        let report = capture.report();
+        report.source.uncaptured.keys().eq(["public.foreign_one"])
+            && report.reasons[0].contains("GRANT postgres TO plain")
+    })
+    .await;
     assert_eq!(listed(&client, "rowcast").await, "late now");
+    run(&client, "drop table foreign_one").await;
+    until("that to be over", async || capture.report().healthy).await;
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_never_free_is_told() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, writer) = (sql(&server).await, sql(&server).await);
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "alter event trigger rowcast disable; create table held (id int primary key)").await;
+    run(&writer, "begin; insert into held values (1)").await;
+    until("it to be told", async || {
+        // Whoever asks has it tried again at once.
+        capture.status.look_again();
+        let reasons = capture.report().reasons;
+        reasons
+            .iter()
+            .any(|reason| reason.contains("public.held is wanted and not captured: it could not be added"))
+    })
+    .await;
+    run(&writer, "commit").await;
+    capture.status.look_again();
+    until("the table", async || listed(&client, "rowcast").await == "held").await;
+    until("that to be over", async || capture.report().healthy).await;
+    capture.stop().await;
+}
+
+/// A DROP holds its lock meanwhile.
+#[tokio::test]
+async fn a_drop_looks_only_at_tables_that_may_have_lost_a_key() {
+    let (server, directory) = (Server::start("track_functions = all"), Directory::new());
+    let client = sql(&server).await;
+    let tables = "do $$ begin for i in 1..40 loop
+        execute format('create table t%s (id int primary key, v int); create index t%s_v on t%s (v)', i, i, i);
+        end loop; end $$";
+    run(&client, tables).await;
+    run(
+        &client,
+        "create table whole (id int, v int); create index whole_v on whole (v); alter table whole replica identity full;
+         create table tree (id int primary key, v int) partition by range (id);
+         create table tree_1 (id int not null, v int); create unique index tree_key on tree_1 (id);
+         alter table tree_1 replica identity using index tree_key;
+         alter table tree attach partition tree_1 for values from (0) to (10)",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let calls = async || -> u64 {
+        let sql = "select coalesce(sum(calls), 0) from pg_stat_user_functions where funcname = 'settle'";
+        value(&client, sql).await.parse().unwrap()
+    };
+    run(&client, "drop index t1_v").await;
+    run(&client, "drop index whole_v").await;
+    run(&client, "alter table t1 add column w int").await;
+    // Calls are counted by and by: the last statement's is the only one that looks at a table.
+    until("the count", async || calls().await > 0).await;
+    assert_eq!(calls().await, 1);
+    assert!(listed(&client, "rowcast").await.contains("whole"));
+    // A key that goes with its column's type, and a partition's.
+    run(
+        &client,
+        "create type color as enum ('red'); alter table t2 drop constraint t2_pkey, add column c color",
+    )
+    .await;
+    run(&client, "alter table t2 alter column c set not null, add primary key (c)").await;
+    run(&client, "alter table t3 add column c color not null default 'red'").await;
+    run(&client, "create unique index t3_c on t3 (c, id); alter table t3 replica identity using index t3_c")
+        .await;
+    run(&client, "drop type color cascade; drop index tree_key").await;
+    run(&client, "update t2 set v = 1; update t3 set v = 1; update tree set v = 1").await;
+    assert_eq!(listed(&client, "rowcast_inserts").await, "t2 t3 tree");
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn tables_are_looked_at_whole_only_when_a_definition_has_changed() {
+    let (server, directory) = (Server::start("log_statement = 'all'"), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key, v int)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let count = |words: &str| server.log().matches(words).count();
+    let (asked, looks) = ("hashint8extended((inhrelid", "order by 1) as hidden");
+    until("two questions", async || count(asked) >= 2).await;
+    let before = count(looks);
+    run(&client, "insert into t values (1, 1); analyze t").await;
+    client.batch_execute("vacuum public.t").await.unwrap();
+    let questions = count(asked);
+    until("two more", async || count(asked) >= questions + 2).await;
+    assert_eq!(count(looks), before, "nothing has changed");
+    run(&client, "alter event trigger rowcast disable; create table late (id int primary key)").await;
+    until("the table", async || listed(&client, "rowcast").await == "late t").await;
     capture.stop().await;
 }
 

@@ -15,7 +15,7 @@ use crate::journal::scan::{Broken, CHUNK_BYTES, ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment};
 use crate::journal::sidecar::{self, Leftover};
 use crate::journal::writer::now;
-use crate::record::{Aside, asides, last_end};
+use crate::record::{Aside, Header, asides, last_end};
 
 /// Where the disk of an original has lost what was synced and the file system has made the file anew, the same is seen: so it
 /// is loud.
@@ -47,6 +47,9 @@ pub(super) fn scan(
             Ok(Some((offset, header, bytes))) => {
                 if !header.early && offset > SEGMENT_HEADER as u64 {
                     doubtful = offset;
+                }
+                if may_have_all_notes(segment, offset) && has_position(&bytes, &header) {
+                    left.notes.clear();
                 }
                 note_asides(&bytes, &header, registry, &mut left);
                 pending.push((header, last_end(&bytes, &header)));
@@ -103,6 +106,18 @@ pub(super) fn scan(
     Ok(left)
 }
 
+/// Whether the stream's position there stands before all notes that there are: at the beginning, or at the end of what was
+/// spilled. One that is not among them was taken back, though the file that said so may be gone: it had no events. A
+/// bridge knows of no notes.
+fn may_have_all_notes(segment: &Segment, offset: u64) -> bool {
+    let header = &segment.header;
+    !header.bridge && (header.spilled.is_some() || offset == SEGMENT_HEADER as u64)
+}
+
+fn has_position(bytes: &[u8], header: &Header) -> bool {
+    asides(bytes, header).any(|aside| matches!(aside, Aside::Position(_)))
+}
+
 /// Writes what is there once more. After a sync that failed the kernel takes it for written, though it may be in
 /// memory alone, and no later sync would reach it.
 fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
@@ -120,12 +135,7 @@ fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn note_asides(
-    bytes: &[u8],
-    header: &crate::record::Header,
-    registry: &Registry,
-    left: &mut Leftover,
-) {
+pub(crate) fn note_asides(bytes: &[u8], header: &Header, registry: &Registry, left: &mut Leftover) {
     for aside in asides(bytes, header) {
         match aside {
             Aside::Position(json) => {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::StreamPosition;
-use crate::journal::compressed::open_segment;
+use crate::journal::compressed::blanked_view;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::refusal::cannot_change;
 use crate::journal::repair::{Cut, LostNumbers, REASON};
@@ -19,19 +19,24 @@ use crate::journal::segment::{SEGMENT_HEADER, SegmentHeader, is_compressed, mark
 use crate::journal::writer::now;
 use crate::lsn::Lsn;
 use crate::record::{Builder, seal};
+use crate::schema::SchemaId;
 
 /// Copies are made in pieces of this size.
 const COPY_BYTES: usize = 1 << 20;
 
 /// The gap that stands for lost numbers.
 #[derive(Debug)]
-pub(super) struct Bridge {
-    pub(super) lost: LostNumbers,
-    pub(super) at: Micros,
-    pub(super) position: Option<StreamPosition>,
-    pub(super) installation: Uuid,
+pub(in crate::journal) struct Bridge {
+    pub(in crate::journal) lost: LostNumbers,
+    /// The last event before it.
+    pub(in crate::journal) previous_last: u64,
+    pub(in crate::journal) at: Micros,
+    pub(in crate::journal) position: Option<StreamPosition>,
+    /// The highest number that a schema version has been given.
+    pub(in crate::journal) schemas: SchemaId,
+    pub(in crate::journal) installation: Uuid,
     /// It stands for the beginning of a history.
-    pub(super) history: Option<Lsn>,
+    pub(in crate::journal) history: Option<Lsn>,
 }
 
 /// One break: what is cut off, and what stands in its place.
@@ -80,11 +85,11 @@ fn cannot(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl Bridge {
-    fn write(&self, dir: &Path, disk: &dyn Disk) -> io::Result<()> {
+    pub(in crate::journal) fn write(&self, dir: &Path, disk: &dyn Disk) -> io::Result<()> {
         let LostNumbers { from, to, bridge, detail, .. } = &self.lost;
         let header = SegmentHeader {
             base: *to,
-            previous_last: from - 1,
+            previous_last: self.previous_last,
             created: now(),
             installation: self.installation,
             bridge: true,
@@ -94,8 +99,7 @@ impl Bridge {
         let mut bytes = header.encode().to_vec();
         let mut builder = Builder::new();
         if let Some(position) = &self.position {
-            // The highest schema version stands in the segments before, too.
-            builder.position(position.lsn, &json_of(position, 0).map_err(io::Error::other)?);
+            builder.position(position.lsn, &json_of(position, self.schemas).map_err(io::Error::other)?);
         }
         let mut parts = builder.take();
         builder.begin_local(self.at);
@@ -159,7 +163,7 @@ impl Cut {
 
     /// Puts the plain form of what is sound in the place of a compressed segment.
     fn put_plain(&self, mut header: [u8; SEGMENT_HEADER], disk: &dyn Disk) -> io::Result<()> {
-        let packed = open_segment(disk, &self.file)?;
+        let (packed, _) = blanked_view(disk.open(&self.file)?, &header)?;
         let beside = self.file.with_extension("seg.new");
         let plain = disk.create(&beside)?;
         mark_compressed(&mut header, false);

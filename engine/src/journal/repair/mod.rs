@@ -17,6 +17,8 @@
 mod mend;
 mod survey;
 
+pub(super) use mend::Bridge;
+
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -25,7 +27,10 @@ use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
 use crate::journal::installation;
 use crate::journal::lock::Lock;
+use crate::journal::lost_end::LostEnd;
 use crate::journal::opening::segment_paths;
+use crate::journal::refusal::cannot_use;
+use crate::journal::removed;
 
 /// The reason in the gap that a bridge holds.
 pub(crate) const REASON: &str = "journal_damaged";
@@ -100,13 +105,24 @@ pub fn repair(dir: &Path, disk: &dyn Disk, seen: u64, dry_run: bool) -> Result<R
     {
         return Err(nothing_there(dir));
     }
+    // Where an index speaks of them, there is something to mend.
+    if LostEnd::of(dir, disk)?.is_none() {
+        removed::are_all_missing(dir, disk)?;
+    }
     let _lock = if dry_run { Lock::to_look(dir)? } else { Lock::of(dir)? };
     let mut found = survey::survey(dir, disk, seen)?;
+    let before = removed::before_oldest(dir, disk);
+    let was_missing = before.map_or(Ok(None), |before| removed::missing(dir, disk, before))?.is_some();
     if !dry_run {
         if let Some(uuid) = found.restore_installation {
             installation::store(dir, disk, uuid)?;
         }
         found.mends.iter_mut().try_for_each(|mend| mend.carry_out(dir, disk))?;
+        // What a bridge at the beginning says of the number before it is a guess, and no loss.
+        let mended = !found.mends.is_empty() && !was_missing;
+        if let Some(before) = removed::before_oldest(dir, disk).filter(|_| mended) {
+            removed::note(dir, disk, before).map_err(|error| cannot_use(dir, error))?;
+        }
     }
     let mut report = RepairReport {
         dry_run,

@@ -8,13 +8,15 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::StreamPosition;
-use crate::journal::compressed::{FOOTER_BYTES, blanked_view};
+use crate::journal::compressed::{BrokenTable, blanked_view};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::ending::Ending;
 use crate::journal::installation;
 use crate::journal::lost_end::{LostEnd, SHORT, number_of};
 use crate::journal::opening::{SHOWN_MAX, never_begun, segment_paths};
-use crate::journal::refusal::{broken_segment, cannot_read, foreign, misfit, rightly_named};
+use crate::journal::refusal::{
+    all_rightly_named, broken_segment, cannot_read, foreign, misfit, rightly_named,
+};
 use crate::journal::repair::mend::{Bridge, Mend};
 use crate::journal::repair::{Cut, LostNumbers};
 use crate::journal::scan::{ScanError, Scanner};
@@ -84,6 +86,7 @@ pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
         mends: Vec::new(),
         lost: LostEnd::of(dir, disk)?,
     };
+    all_rightly_named(&paths, disk)?;
     for (at, path) in paths.iter().enumerate() {
         survey.look(path, at + 1 == paths.len())?;
     }
@@ -110,27 +113,11 @@ impl Survey<'_> {
         match SegmentHeader::decode(&bytes) {
             Ok(header) => {
                 self.whose(path, header.installation)?;
-                rightly_named(path, header.base)?;
+                rightly_named(path, header.base, self.disk)?;
                 self.join(path, &header)?;
                 let packed = is_compressed(&bytes);
-                match blanked_view(Arc::clone(&file), &bytes) {
-                    Ok(view) => self.walk(path, &header, &view, packed, newest),
-                    Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                        // Without its table nothing of it can be found.
-                        let damaged_at = length.saturating_sub(FOOTER_BYTES as u64);
-                        let reason = "the table of the compressed segment";
-                        let broken = Damage {
-                            reason,
-                            damaged_at,
-                            cut_at: 0,
-                            base: header.base,
-                            packed,
-                            history: header.history,
-                        };
-                        self.cut(path, &file, length, &broken)
-                    }
-                    Err(error) => Err(unreadable(error)),
-                }
+                let (view, table) = blanked_view(file, &bytes).map_err(unreadable)?;
+                self.walk(path, &header, (&view, packed, table), newest)
             }
             // Opening removes it; only behind a bridge it would be in the way.
             Err(_)
@@ -164,7 +151,7 @@ impl Survey<'_> {
 
     fn whose(&mut self, path: &Path, theirs: Uuid) -> Result<()> {
         let ours = *self.installation.get_or_insert(theirs);
-        if ours == theirs { Ok(()) } else { Err(foreign(path, theirs, ours)) }
+        if ours == theirs { Ok(()) } else { Err(foreign(path, theirs, ours, self.disk)) }
     }
 
     /// Fits a sound header to what came before it: ends the open wound, or finds that a segment is missing.
@@ -205,7 +192,9 @@ impl Survey<'_> {
             let position = position.map(|stored| StreamPosition { lsn: reached(stored.lsn), ..stored });
             let lost = LostNumbers { from, to, open_end, bridge: file, detail };
             let installation = self.installation.unwrap_or_default();
-            Bridge { lost, at, position, installation, history: wound.history }
+            let history = wound.history;
+            // The highest schema version stands in the segments before, too.
+            Bridge { previous_last: last, lost, at, position, schemas: 0, installation, history }
         });
         self.mends.push(Mend { cuts: wound.cuts, bridge });
         self.kept.last = Some(to);
@@ -245,8 +234,7 @@ impl Survey<'_> {
         &mut self,
         path: &Path,
         header: &SegmentHeader,
-        file: &Arc<dyn DiskFile>,
-        packed: bool,
+        (file, packed, table): (&Arc<dyn DiskFile>, bool, Option<BrokenTable>),
         newest: bool,
     ) -> Result<()> {
         let length = file.length().map_err(|error| cannot_read(path, error))?;
@@ -272,6 +260,15 @@ impl Survey<'_> {
             self.wound = Some(Wound::without_cuts(what));
             return Ok(());
         }
+        let broken = match (broken, table) {
+            (None, Some(table)) if table.whole => {
+                self.kept = walk.sound;
+                self.mends.push(Mend { cuts: vec![only_table(path, table, length)], bridge: None });
+                return Ok(());
+            }
+            (None, Some(_)) => Some((length, "no compressed frame can be read there, nor the table")),
+            (broken, _) => broken,
+        };
         let Some((damaged_at, reason)) = broken else {
             self.kept = walk.sound;
             return Ok(());
@@ -323,6 +320,19 @@ impl Survey<'_> {
         wound.reserved = wound.reserved.max(highest).max(base);
         wound.cuts.push(cut);
         Ok(())
+    }
+}
+
+/// All events can be read: the plain form takes the place of the file, which is kept.
+fn only_table(path: &Path, table: BrokenTable, length: u64) -> Cut {
+    Cut {
+        file: path.to_owned(),
+        reason: "the table of the compressed segment".to_owned(),
+        damaged_at: table.at,
+        cut_at: length,
+        bytes: 0,
+        sound_events: 0,
+        saved: PathBuf::from(format!("{}.cut-0", path.display())),
     }
 }
 

@@ -100,7 +100,7 @@ impl Writer {
             if headers.is_empty() {
                 return Ok(headers);
             }
-            self.look_whole(&*self.active.file)?;
+            self.look_whole()?;
             match self.write_sealed(round) {
                 Ok(()) => {
                     let bytes = round.parts().map(|part| part.bytes.len() as u64).sum();
@@ -177,6 +177,8 @@ impl Writer {
     /// The disk is full. Who need not wait for room is told so at once, and what was written of the round goes again,
     /// durably, so that not even a power cut brings it back; without such people there is nothing but to wait.
     fn make_do(&mut self, round: &mut Round) -> Result<()> {
+        // Cutting it to what was written would make up for an end that is cut with zeros.
+        self.look_at_file()?;
         let turned_away = round.those_who_need_not_wait();
         if turned_away.is_empty() {
             // What is shown does not wait for room.

@@ -3,7 +3,8 @@
 use rowcast_engine::record::TxStart;
 use rowcast_engine::{Lsn, Result};
 
-use super::{Assembly, NEW_TABLE, PARTLY, Step, StreamCommit, broken, new_table, outside};
+use super::wanted::new_table;
+use super::{Assembly, NEW_TABLE, PARTLY, Step, StreamCommit, broken, outside};
 use crate::capture::custom::{self, Said};
 use crate::capture::replay::Verdict;
 use crate::capture::streamed::{Found, Streamed};
@@ -61,16 +62,16 @@ impl Assembly {
         let event = match custom::hear(&self.proof, &self.identity.slot, Some(open.xid), prefix, content) {
             Said::Nothing => return Ok(()),
             Said::Gap(channel) => {
-                match new_table(self.reads_new_tables, channel) {
-                    Some(job) => open.wish(job),
-                    None => open.gap(channel, NEW_TABLE, PARTLY),
+                let taken = new_table(self.reads_new_tables, channel).map(|job| open.wish(job, &self.status));
+                if taken != Some(Ok(())) {
+                    open.gap(channel, NEW_TABLE, PARTLY);
                 }
                 return Ok(());
             }
-            Said::Wish(job) => {
-                open.wish(*job);
-                return Ok(());
-            }
+            Said::Wish(job) => match open.wish(*job, &self.status) {
+                Ok(()) => return Ok(()),
+                Err(reason) => custom::refused(prefix, reason, content),
+            },
             Said::Types => {
                 open.change_types();
                 return Ok(());

@@ -95,7 +95,7 @@ impl Emitter {
         }
         let kept = now.kept.iter().map(|row| (ready.lsn, *row));
         let all: Vec<(Lsn, &[u8])> = kept.chain(now.added.iter().map(|row| (passed, &**row))).collect();
-        let ends_all = self.is_last(&ready.job)?;
+        let ends_all = self.is_last(&ready.job);
         for (at, (lsn, row)) in all.iter().enumerate() {
             let last = at + 1 == all.len();
             let marks = marks(ready.job.ad_hoc, (false, last), (false, ends_all));
@@ -138,7 +138,7 @@ impl Emitter {
         }
         let kept = now.kept.iter().map(|row| (ready.lsn, *row));
         let all: Vec<(Lsn, &[u8])> = kept.chain(now.added.iter().map(|row| (passed, &**row))).collect();
-        let ends_all = self.is_last(&ready.job)?;
+        let ends_all = self.is_last(&ready.job);
         if !all.is_empty() {
             builder.begin_snapshot_for(&ready.job.sinks, ready.at, ready.lsn, ready.visible.xmin());
             for (at, (lsn, row)) in all.iter().enumerate() {

@@ -16,7 +16,12 @@ fn keeps_well_within_the_servers_patience() {
     assert_eq!(feedback(5).1.silence, Duration::from_secs(10));
     assert_eq!(feedback(5).1.probe_after(), Duration::from_millis(2_500));
     assert_eq!(feedback(5).1.unusual(), Duration::from_secs(5));
-    assert_eq!(feedback(0).1.silence, SILENCE_WITHOUT_TIMEOUT);
+    for timeout in [0, 60, 61, 120] {
+        assert_eq!(feedback(timeout).1.silence, SILENCE_MAX, "{timeout}");
+    }
+    // It may be silent for half of that.
+    assert_eq!(feedback(3600).1.silence, Duration::from_secs(1860));
+    assert_eq!(feedback(3600).1.status_every, STATUS_EVERY);
 }
 
 #[test]
@@ -39,18 +44,6 @@ fn tells_nothing_before_it_is_sure_of_the_server() {
     assert_eq!(feedback.told(), Lsn(5));
     feedback.release(true);
     assert_eq!((feedback.told(), feedback.asked), (Lsn(20), true));
-}
-
-#[test]
-fn knows_when_the_server_waits_for_doors() {
-    let (sender, receiver) = watch::channel(Lsn(5));
-    let mut feedback = Feedback::new(receiver, Lsn(5), Lsn(10), Duration::from_secs(60));
-    assert!(!feedback.waits_for_doors(Lsn(10)));
-    assert!(feedback.keepalive(Lsn(8), true));
-    assert!(feedback.waits_for_doors(Lsn(10)));
-    assert!(!feedback.waits_for_doors(Lsn(7)), "the journal lacks it as well");
-    sender.send_replace(Lsn(8));
-    assert!(!feedback.waits_for_doors(Lsn(10)));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use rowcast_engine::schema::{Identity, Schema};
 use rowcast_engine::{Error, Kind, Result};
 use tokio::time::{Instant, sleep};
 
-use super::{CATALOG_RETRY, STOPPING, Session, meanwhile};
+use super::{CATALOG_RETRY, Session, meanwhile};
 use crate::catalog::{Catalog, Described, Seen};
 use crate::pgoutput::{Message, decode};
 use crate::setup::candidates::unpublished_remedy;
@@ -102,7 +102,7 @@ impl Session {
             Ok(answer) => return Ok(Some(answer)),
             Err(error) => error,
         };
-        if error.kind() != Kind::Transient || slot::sqlstate(&error) == Some(STOPPING) {
+        if error.kind() != Kind::Transient || slot::sqlstate(&error) == Some(slot::STOPPING) {
             return Err(error);
         }
         tracing::warn!("Capture pauses: {error}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, pin_mut};
 use rowcast_engine::event::Marks;
@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::{IsolationLevel, Transaction};
 
-use super::{LOCK_TIMEOUT, Reader, UNENCODED, is_of, names};
+use super::{LOCK_TIMEOUT, Reader, UNENCODED, estimate, is_of};
 use crate::catalog::{self, Shown};
 use crate::snapshot::group::{Group, Shared};
-use crate::snapshot::job::Job;
+use crate::snapshot::job::{Job, note_unless_replaced};
 use crate::snapshot::moment::{self, Moment};
 use crate::snapshot::order::{Order, Orders, Taken};
 use crate::snapshot::tracker::Opened;
@@ -29,6 +29,9 @@ const BEGIN: &str = "begin isolation level repeatable read, read only";
 
 /// Rows between two words of how far it has come.
 const TELL_EVERY: u64 = 1_000;
+
+/// A reading that has gone on for so long counts: it was more than a try.
+const COUNTED_AFTER: Duration = Duration::from_secs(10);
 
 /// How many snapshots of a standby are taken before one is put up with while which something was applied. Each takes a way
 /// to the server and back, which is nothing beside waiting for the stream to judge it.
@@ -73,6 +76,13 @@ impl Piece<'_> {
         Ok(true)
     }
 
+    /// Counts the reading, also for those who come after a crash. Behind nothing of it that is to be written.
+    async fn count(&self, job: &Job) -> Result<()> {
+        let mut job = job.clone();
+        job.progress.readings += 1;
+        note_unless_replaced(self.journal, &job, &job.json()?).await
+    }
+
     /// Whether what is read is of no use any more.
     fn is_spoilt(&self) -> bool {
         self.opened.spoilt.load(Ordering::Relaxed)
@@ -108,7 +118,7 @@ pub(crate) enum WholeOutcome {
     /// The table is gone, or in no publication of ours.
     Gone,
     /// It has a key by now.
-    Keyed(Vec<String>),
+    Keyed,
     /// It is not wanted now.
     Stopped,
     /// Too much has come meanwhile, or what cannot be reckoned with.
@@ -180,9 +190,8 @@ impl Reader<'_> {
         let Some(shown) = shown.filter(|shown| is_of(job, shown, self.tables)) else {
             return Ok(WholeOutcome::Gone);
         };
-        let key = names(&shown.schema, &shown.schema.key);
-        if !key.is_empty() {
-            return Ok(WholeOutcome::Keyed(key));
+        if !shown.schema.key.is_empty() {
+            return Ok(WholeOutcome::Keyed);
         }
         let read = copy_whole(&transaction, job, (shown, moment), piece, tell).await?;
         if !matches!(read, WholeOutcome::Stopped | WholeOutcome::Spoilt) {
@@ -225,12 +234,13 @@ async fn copy_whole(
     let exact = shown.schema.identity == Identity::Full && !shown.schema.inserts_only;
     let sql = statement(job, &shown, moment.unencoded);
     let columns = u16::try_from(shown.schema.columns.len()).unwrap_or(u16::MAX);
+    let estimate = estimate::of(transaction, job, &shown).await?;
     let schema = piece.journal.register(shown.schema)?;
     let shared = shared(job, &schema, &moment, piece.first);
     let lines = transaction.copy_out(&sql).await.map_err(failed)?;
     pin_mut!(lines);
     let mut group = Group::new();
-    let mut read = 0;
+    let (mut read, begun, mut counted) = (0, Instant::now(), false);
     while let Some(line) = lines.next().await {
         group.push(&line.map_err(failed)?, columns, &mut piece.opened.told)?;
         tokio::select! {
@@ -240,14 +250,20 @@ async fn copy_whole(
         }
         read += 1;
         if read % TELL_EVERY == 0 {
-            tell(group.count(), shown.estimate);
+            tell(group.count(), estimate);
+            if !counted && begun.elapsed() > COUNTED_AFTER {
+                counted = true;
+                tokio::select! {
+                    noted = piece.count(job) => noted?,
+                    () = piece.stopped.stopped() => return Ok(WholeOutcome::Stopped),
+                }
+            }
             if piece.is_spoilt() {
                 return Ok(WholeOutcome::Spoilt);
             }
         }
     }
     let Moment { visible, due, .. } = moment;
-    let estimate = shown.estimate;
     Ok(WholeOutcome::Read(Box::new(Table { group, shared, schema, visible, due, estimate, exact })))
 }
 

@@ -1,15 +1,17 @@
 //! Waiting for what the stream says of rows.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::Result;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use super::{Reading, gone};
 use crate::snapshot::moment;
-use crate::snapshot::order::{Gone, Order, Taken};
+use crate::snapshot::order::{Gone, Order, Taken, Written, begin};
+use crate::snapshot::read::CHUNK_MB;
 use crate::snapshot::server::{Nudged, nudge};
 
 /// An idle server does not send what would show that the stream has passed a chunk's position: after this it is given
@@ -22,12 +24,57 @@ const NEAR: u64 = 1 << 20;
 /// For how long what a standby has not replayed yet is not worth a word.
 const REPLAY_SILENT: Duration = Duration::from_secs(10);
 
+/// For so long whoever has stopped a reading waits for rows that are on their way. In the midst of a transaction the
+/// stream has no place for them, and that may take long.
+const PLACE_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Reading {
+    /// Waits until rows have been written, or not. `None`: somebody has stopped the reading, and they are withdrawn; they
+    /// are read again when it goes on.
+    pub(super) async fn placed(
+        &self,
+        client: &Client,
+        mut answer: oneshot::Receiver<Written>,
+    ) -> Result<Option<Written>> {
+        let impatient = async {
+            self.stopped.stopped().await;
+            sleep(PLACE_PATIENCE).await;
+        };
+        tokio::select! {
+            biased;
+            written = self.answer(client, &mut answer) => return written.map(Some),
+            () = impatient => {}
+        }
+        self.order(Order::End(self.job.progress.relation)).await?;
+        // They may have been written just before that.
+        Ok(answer.await.ok())
+    }
+
+    /// Has the stream look after the table. False when somebody has stopped the reading before it has begun to.
+    pub(super) async fn follow(&mut self, relation: u32) -> Result<bool> {
+        self.followed = Some(relation);
+        let order = |begun| Order::Begin(relation, begun);
+        tokio::select! {
+            begun = begin(&self.around.orders, &self.around.journal, order) => begun.map(|_| true).map_err(gone),
+            () = self.stopped.stopped() => Ok(false),
+        }
+    }
+
+    /// Memory for a chunk. `None` when somebody has stopped the reading before there is some.
+    pub(super) async fn memory(&self) -> Result<Option<OwnedSemaphorePermit>> {
+        tokio::select! {
+            memory = Arc::clone(&self.around.memory).acquire_many_owned(CHUNK_MB) => {
+                memory.map(Some).map_err(|_| gone(Gone))
+            }
+            () = self.stopped.stopped() => Ok(None),
+        }
+    }
+
     /// Waits until the stream has passed the rows' position.
-    pub(super) async fn answer<T>(&self, client: &Client, mut answer: oneshot::Receiver<T>) -> Result<T> {
+    pub(super) async fn answer<T>(&self, client: &Client, answer: &mut oneshot::Receiver<T>) -> Result<T> {
         let sent = Instant::now();
         loop {
-            match timeout(NUDGE_AFTER, &mut answer).await {
+            match timeout(NUDGE_AFTER, &mut *answer).await {
                 Ok(written) => return written.map_err(|_| gone(Gone)),
                 Err(_) if self.around.orders.is_closed() => return Err(gone(Gone)),
                 Err(_) => {}
@@ -35,7 +82,7 @@ impl Reading {
             tokio::select! {
                 biased;
                 // A server that does not hear us has told the stream all the same.
-                written = &mut answer => return written.map_err(|_| gone(Gone)),
+                written = &mut *answer => return written.map_err(|_| gone(Gone)),
                 nudged = self.nudge(client, sent) => nudged?,
             }
         }
@@ -48,12 +95,12 @@ impl Reading {
         if due.0 < self.around.journal.position().lsn.0 + NEAR {
             return Ok(());
         }
-        let (sender, passed) = oneshot::channel();
+        let (sender, mut passed) = oneshot::channel();
         let taken = Taken { relation: self.job.progress.relation, due };
         self.order(Order::Judge(Box::new(taken), sender)).await?;
         self.say(Some("The stream is behind the server, and comes first"));
         tokio::select! {
-            passed = self.answer(client, passed) => passed.map(drop)?,
+            passed = self.answer(client, &mut passed) => passed.map(drop)?,
             () = self.stopped.stopped() => {}
         }
         self.say(None);

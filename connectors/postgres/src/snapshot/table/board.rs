@@ -26,12 +26,40 @@ impl Reading {
     pub(super) fn note(&mut self, rows: u64) {
         metrics::counter!("rowcast_snapshot_rows_total")
             .increment(rows.saturating_sub(self.job.progress.rows));
+        self.tell(rows, self.job.progress.estimate);
+    }
+
+    /// How far it has come, whether or not that is written.
+    pub(super) fn tell(&mut self, rows: u64, estimate: u64) {
+        self.unseen_since = None;
         let rate = self.pace.note(Instant::now(), rows);
-        let estimate = self.job.progress.estimate;
         self.around.status.snapshots(|board| {
             let shown = board.entry(self.job.note()).or_default();
             (shown.rows, shown.estimate, shown.reason) = (rows, estimate.max(rows), None);
             shown.rows_per_second = rate;
+            if self.anew_since.is_none() {
+                shown.still = None;
+            }
+        });
+    }
+
+    /// A table that begins anew again and again may never end.
+    pub(super) fn too_much_changed(&mut self) {
+        self.beginnings += 1;
+        let (table, times) = (self.job.channel(), self.beginnings);
+        tracing::warn!(table, times, "The snapshot of a table begins anew: too much of it has changed");
+        if times >= BEGINNINGS_MAX {
+            let since = *self.anew_since.get_or_insert_with(Instant::now);
+            self.stands_still(since, &format!("it has begun anew {times} times, since more of it has changed than can be kept (rows that get other keys). Have it read while less is changed: rowcast snapshot {table} --pause, and --resume"));
+        }
+    }
+
+    /// It does not get on: where that lasts for a minute, health says so.
+    pub(super) fn stands_still(&self, since: Instant, reason: &str) {
+        self.around.status.snapshots(|board| {
+            if let Some(shown) = board.get_mut(&self.job.note()) {
+                shown.still = Some((since, reason.to_owned()));
+            }
         });
     }
 
@@ -39,6 +67,9 @@ impl Reading {
         say(&self.around.status, &self.job, reason);
     }
 }
+
+/// A table that begins anew so often is told to whoever looks after it: it may never end.
+const BEGINNINGS_MAX: u32 = 3;
 
 /// Puts on the board what a table waits for.
 pub(super) fn say(status: &Status, job: &Job, reason: Option<&str>) {

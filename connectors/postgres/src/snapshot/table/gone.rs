@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use super::{Ended, Reading, Round};
 use crate::capture::now;
 use crate::setup::slot;
+use crate::snapshot::job::note_unless_replaced;
 use crate::snapshot::server::{name_of, oid};
 use crate::snapshot::task::Surroundings;
 
@@ -59,7 +60,7 @@ impl Reading {
     /// There is nothing to read: the wish is forgotten, and said so.
     pub(super) async fn drop_it(&self, why: &str) -> Result<Ended> {
         tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
-        self.around.journal.note(&[(&self.job.note(), b"")]).await?;
+        note_unless_replaced(&self.around.journal, &self.job, b"").await?;
         // Whoever hears of it may ask again.
         self.around.status.note_dropped(&self.job.channel(), why);
         Ok(Ended::Dropped)

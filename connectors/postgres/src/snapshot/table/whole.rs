@@ -13,11 +13,12 @@ use super::{Ended, Reading, Round, gone};
 use crate::config::Origin;
 use crate::snapshot::keyless::{self, Reason};
 use crate::snapshot::order::{Gone, Order, Ready, Whole, Why, Written, ask, begin};
-use crate::snapshot::read::{CHUNK_MB, Piece, Reader, Table, WholeOutcome};
+use crate::snapshot::read::{Piece, Reader, Table, WholeOutcome, no_text};
 use crate::snapshot::scan;
 use crate::snapshot::task::Surroundings;
 use crate::snapshot::told::Told;
 use crate::snapshot::tracker::{Flaw, Opened};
+use crate::tables::qualified;
 
 /// What came of a reading.
 enum Piecework {
@@ -27,6 +28,9 @@ enum Piecework {
     Not(Written),
     Ends(Round),
 }
+
+/// So many readings that were broken off are told to whoever looks after it.
+const READINGS_TOLD: u32 = 3;
 
 /// How often a table is read that is emptied or altered just then, before it is given up. One that is so often is small.
 const TRIES: u32 = 20;
@@ -48,24 +52,29 @@ impl Reading {
         let relation = self.job.progress.relation;
         self.order(Order::End(relation)).await?;
         self.restart(relation);
-        self.job.progress.key = Vec::new();
-        if let Err(reason) = self.look_up(relation).await? {
+        (self.job.progress.key, self.job.progress.order) = Default::default();
+        self.tell_of_readings();
+        let looked_up = tokio::select! {
+            looked_up = self.look_up(relation) => looked_up?,
+            () = self.stopped.stopped() => return Ok(Round::Ended(Ended::Stopped)),
+        };
+        if let Err(reason) = looked_up {
             return self.give_up(client, reason).await;
         }
-        let (mut tries, mut doubts) = (0, 0);
+        let (mut tries, mut doubts, mut opened) = (0, 0, None);
         self.catch_up(client).await?;
         loop {
             if self.stopped.is_stopped() {
                 return Ok(Round::Ended(Ended::Stopped));
             }
             self.make_room().await;
-            let memory = Arc::clone(&self.around.memory).acquire_many_owned(CHUNK_MB).await;
-            let memory = memory.map_err(|_| gone(Gone))?;
-            let sent = match self.piece(client, memory).await? {
-                Piecework::Sent(sent) => self.answer(client, sent).await?,
-                Piecework::Not(written) => written,
+            let Some(memory) = self.memory().await? else { continue };
+            let sent = match self.piece(client, memory, &mut opened).await? {
+                Piecework::Sent(sent) => self.placed(client, sent).await?,
+                Piecework::Not(written) => Some(written),
                 Piecework::Ends(round) => return Ok(round),
             };
+            let Some(sent) = sent else { return Ok(Round::Ended(Ended::Stopped)) };
             match sent {
                 Written::Yes(_, rows) => return self.arrived(rows).await,
                 Written::Flawed(Flaw::Doubt) if doubts < DOUBTS => {
@@ -80,6 +89,7 @@ impl Reading {
                 }
                 Written::Flawed(flaw) => return self.give_up(client, flaw.into()).await,
                 Written::Repeat(why) => self.wait_for(why).await,
+                Written::NoText => return Err(no_text(&self.job.channel())),
                 // That is said of chunks alone.
                 Written::Void => return Ok(Round::Next),
             }
@@ -87,7 +97,7 @@ impl Reading {
     }
 
     /// Has the stream look after the table, and know what a consumer has of it who began where it was wanted.
-    async fn look_up(&mut self, relation: u32) -> Result<Result<(), Reason>> {
+    async fn look_up(&self, relation: u32) -> Result<Result<(), Reason>> {
         let permit = Arc::clone(&self.around.looking).acquire_owned().await;
         let _permit = permit.map_err(|_| gone(Gone))?;
         let order = |begun| Order::BeginWhole(relation, begun);
@@ -101,11 +111,16 @@ impl Reading {
         Ok(sound.map_err(Reason::from))
     }
 
-    /// Reads all rows and gives them to the stream.
-    async fn piece(&mut self, client: &mut Client, memory: OwnedSemaphorePermit) -> Result<Piecework> {
+    /// Reads all rows and gives them to the stream. The window stays open where a snapshot in it did not see what was
+    /// streamed before it: a later one will.
+    async fn piece(
+        &mut self,
+        client: &mut Client,
+        memory: OwnedSemaphorePermit,
+        open: &mut Option<Opened>,
+    ) -> Result<Piecework> {
         let relation = self.job.progress.relation;
-        let opened = ask(&self.around.orders, |answer| Order::OpenWhole(relation, answer)).await;
-        let mut opened = match opened.map_err(gone)?.ok_or_else(|| gone(Gone))? {
+        let mut opened = match self.opened(open.take()).await? {
             Ok(opened) => opened,
             Err(flaw) => return Ok(Piecework::Not(Written::Flawed(flaw))),
         };
@@ -119,6 +134,10 @@ impl Reading {
         let tables = &source.tables;
         let mut reader = Reader { client, publications: &publications, tables, version };
         let read = reader.read_whole(&job, &mut piece, |rows, estimate| self.tell(rows, estimate)).await;
+        if let Ok(WholeOutcome::Unseen) = read {
+            *open = Some(opened);
+            return Ok(Piecework::Not(Written::Repeat(Why::Unseen)));
+        }
         let Opened { window, told, .. } = opened;
         if let Ok(WholeOutcome::Read(table)) = read {
             return self.give(window, *table, told, memory).await.map(Piecework::Sent);
@@ -127,17 +146,27 @@ impl Reading {
         self.not_read(client, read?).await
     }
 
+    async fn opened(&self, open: Option<Opened>) -> Result<Result<Opened, Flaw>> {
+        if let Some(opened) = open {
+            return Ok(Ok(opened));
+        }
+        let relation = self.job.progress.relation;
+        let opened = ask(&self.around.orders, |answer| Order::OpenWhole(relation, answer)).await;
+        opened.map_err(gone)?.ok_or_else(|| gone(Gone))
+    }
+
     async fn not_read(&mut self, client: &mut Client, outcome: WholeOutcome) -> Result<Piecework> {
         let why = match outcome {
-            WholeOutcome::Read(_) | WholeOutcome::Promoted => Written::Flawed(Flaw::Changed),
+            // The first two have been dealt with.
+            WholeOutcome::Read(_) | WholeOutcome::Unseen | WholeOutcome::Promoted => {
+                Written::Flawed(Flaw::Changed)
+            }
             WholeOutcome::Doubt => Written::Flawed(Flaw::Doubt),
-            WholeOutcome::Unseen => Written::Repeat(Why::Unseen),
             WholeOutcome::Gone => {
                 return self.gone(client).await.map(Piecework::Ends);
             }
-            WholeOutcome::Keyed(key) => {
-                self.job.progress.key = key;
-                self.begin_anew().await?;
+            WholeOutcome::Keyed => {
+                self.begin_with_key(Vec::new(), String::new()).await?;
                 return Ok(Piecework::Ends(Round::Next));
             }
             outcome @ (WholeOutcome::Stopped | WholeOutcome::Spoilt) => {
@@ -207,13 +236,24 @@ impl Reading {
         Ok(Round::Ended(Ended::Dropped))
     }
 
-    /// How far it has come. Nothing is written before all is.
-    fn tell(&mut self, rows: u64, estimate: u64) {
-        let rate = self.pace.note(Instant::now(), rows);
-        self.around.status.snapshots(|board| {
-            let shown = board.entry(self.job.note()).or_default();
-            (shown.rows, shown.estimate, shown.reason) = (rows, estimate.max(rows), None);
-            shown.rows_per_second = rate;
-        });
+    /// One that is broken off again and again before it is through may never be: nobody sees that by its rows.
+    fn tell_of_readings(&mut self) {
+        let (table, readings) = (self.job.channel(), self.job.progress.readings);
+        if readings < READINGS_TOLD {
+            return;
+        }
+        tracing::warn!(
+            table,
+            readings,
+            hint = format!(
+                "Let it be read to its end, or give it a key: ALTER TABLE {} ADD PRIMARY KEY (…), of columns that are all \
+                 published",
+                qualified(&self.job.schema, &self.job.table)
+            ),
+            "A table without a key is read from its first row again: it can be read only in one piece, and {readings} readings \
+             were broken off (by a lost connection, a pause or a restart)"
+        );
+        let since = *self.anew_since.get_or_insert_with(Instant::now);
+        self.stands_still(since, &format!("it has no key and can be read only in one piece, and {readings} readings were broken off, by a lost connection, a pause or a restart"));
     }
 }

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowcast_engine::{Error, Result};
+use tokio::task::JoinError;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use super::Desk;
+use super::{Desk, Surroundings};
 use crate::config::Source;
 use crate::snapshot::moment;
 use crate::snapshot::order::{Gone, Order, Orders, begin};
 use crate::snapshot::scan;
-use crate::snapshot::visible::Visible;
+use crate::snapshot::visible::{Commit, Visible};
 use crate::wire::{answering_client, sql_error};
 
 /// While tables are read, the stream remembers each transaction that a snapshot might not see: 16 bytes. So often it is
@@ -21,23 +22,49 @@ use crate::wire::{answering_client, sql_error};
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 impl Desk {
-    /// Has the stream note what it streams, with what it has streamed before and may still be invisible.
-    pub(super) async fn watch(&mut self) -> Result<()> {
-        if self.watching {
-            return Ok(());
+    /// Whether the stream notes what it streams; if not, it is asked to. In the midst of a transaction it begins only
+    /// behind that, which may take long: whoever orders something meanwhile is answered.
+    pub(super) fn watch(&mut self) -> bool {
+        if !self.watching && self.beginning.is_empty() {
+            self.beginning.spawn(begin_to_watch(self.around.clone()));
         }
-        let gone = |_| Error::transient("The stream has ended");
-        begin(&self.around.orders, &self.around.journal, Order::Watch).await.map_err(gone)?;
-        let client = answering_client(&self.around.source.info).await?;
-        let visible = moment::from_now_on(&client).await?;
-        let waits = commits_may_wait(&client).await?;
-        let streamed = scan::streamed(&self.around.journal, visible, waits).await?;
-        self.around.orders.send(Order::Seed(streamed)).await.map_err(|_| gone(Gone))?;
+        self.watching
+    }
+
+    /// It does from now on, or cannot.
+    pub(super) fn watched(&mut self, begun: Result<Result<Client>, JoinError>) -> Result<()> {
+        let broken = |error| Error::failed("What begins snapshots has broken off").because(error);
+        let client = begun.map_err(broken)??;
         self.watching = true;
         // Apart: a login that hangs must not hold up who pauses or cancels.
         self.forgetting.spawn(forget(client, self.around.source.clone(), self.around.orders.clone()));
         Ok(())
     }
+}
+
+/// Has the stream note what it streams, with what it has streamed before and may still be invisible.
+async fn begin_to_watch(around: Surroundings) -> Result<Client> {
+    let gone = |_| Error::transient("The stream has ended");
+    // First: a server that lets nobody in must not have the stream note on and on.
+    let client = answering_client(&around.source.info).await?;
+    begin(&around.orders, &around.journal, Order::Watch).await.map_err(gone)?;
+    let streamed = match streamed(&around, &client).await {
+        Ok(streamed) => streamed,
+        Err(error) => {
+            // The stream may be gone.
+            let _ = around.orders.send(Order::Rest).await;
+            return Err(error);
+        }
+    };
+    around.orders.send(Order::Seed(streamed)).await.map_err(|_| gone(Gone))?;
+    Ok(client)
+}
+
+/// What the stream has brought before, and snapshots may not see yet.
+async fn streamed(around: &Surroundings, client: &Client) -> Result<Vec<Commit>> {
+    let visible = moment::from_now_on(client).await?;
+    let waits = commits_may_wait(client).await?;
+    scan::streamed(&around.journal, visible, waits).await
 }
 
 /// Whether a standby is to confirm commits. That of others a role that may not read statistics cannot see.

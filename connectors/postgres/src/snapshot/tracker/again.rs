@@ -12,36 +12,50 @@ const BYTES_MAX: usize = 16 << 20;
 const KEY_BYTES: usize = 32;
 
 #[derive(Debug, Default)]
-pub(super) struct Again {
+pub(crate) struct Again {
     keys: BTreeSet<Box<[u8]>>,
     bytes: usize,
 }
 
 impl Again {
-    pub(super) fn insert(&mut self, key: Box<[u8]>) {
+    pub(crate) fn insert(&mut self, key: Box<[u8]>) {
         let bytes = KEY_BYTES + key.len();
         if self.keys.insert(key) {
             self.bytes += bytes;
         }
     }
 
-    pub(super) fn remove(&mut self, key: &[u8]) {
+    pub(crate) fn remove(&mut self, key: &[u8]) {
         if self.keys.remove(key) {
             self.bytes -= KEY_BYTES + key.len();
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.keys.contains(key)
+    }
+
+    pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
     /// In order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.keys.iter().map(AsRef::as_ref)
     }
 
+    /// In order.
+    pub(crate) fn into_keys(self) -> BTreeSet<Box<[u8]>> {
+        self.keys
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// More than can be kept.
-    pub(super) fn is_too_much(&self) -> bool {
+    pub(crate) fn is_too_much(&self) -> bool {
         self.keys.len() > KEYS_MAX || self.bytes > BYTES_MAX
     }
 }

@@ -1,7 +1,7 @@
 //! A table that is altered between the reading of a chunk and its place in the stream.
 
 use super::*;
-use crate::snapshot::model::{KEY, TABLE, schema};
+use crate::snapshot::model::{TABLE, chunk, schema};
 use crate::snapshot::rows::Rows;
 use crate::snapshot::visible::Visible;
 
@@ -11,15 +11,7 @@ fn settled(tracker: &mut Tracker, window: u64, version: SchemaId) -> (Verdict, u
     rows.push(b"1\tlarge\n", 2).unwrap();
     rows.push(b"2\tlarge\n", 2).unwrap();
     let visible: Visible = "1:99:".parse().unwrap();
-    let read = Read {
-        relation: TABLE,
-        window,
-        visible: &visible,
-        schema: version,
-        key: KEY,
-        rows: &rows,
-        asked: &[],
-    };
+    let read = Read { schema: version, ..chunk(window, &visible, &rows) };
     let mut kept = 0;
     (tracker.settle(&read, |_| kept += 1), kept)
 }

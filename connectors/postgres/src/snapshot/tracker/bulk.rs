@@ -3,7 +3,7 @@
 use rowcast_engine::Lsn;
 
 use super::*;
-use crate::snapshot::model::{KEY, TABLE, schema};
+use crate::snapshot::model::{TABLE, chunk, schema};
 use crate::snapshot::rows::Rows;
 use crate::snapshot::visible::{Commit, Visible};
 
@@ -28,8 +28,7 @@ fn read(tracker: &mut Tracker, keys: std::ops::Range<u32>) -> (Verdict, usize) {
         rows.push(format!("{key}\tlarge\n").as_bytes(), 2).unwrap();
     }
     let visible: Visible = "900:900:".parse().unwrap();
-    let read =
-        Read { relation: TABLE, window, visible: &visible, schema: 1, key: KEY, rows: &rows, asked: &[] };
+    let read = chunk(window, &visible, &rows);
     let mut kept = 0;
     let verdict = tracker.settle(&read, |_| kept += 1);
     (verdict, kept)
@@ -48,7 +47,7 @@ fn a_bulk_update_has_a_chunk_read_again_and_not_the_table() {
     assert!(open.is_some());
     tracker.close(TABLE, open.unwrap());
     // Small ones give what they have, however much is updated: so it ends.
-    tracker.ring.as_mut().unwrap().clear();
+    tracker.ring.as_mut().unwrap().named.clear();
     assert_eq!(read(&mut tracker, 0..1_000), (Verdict::Written, 0));
     assert_eq!(tracker.again(TABLE).count(), 1_000);
 }
@@ -68,8 +67,7 @@ fn a_window_that_opens_within_a_transaction_reckons_with_it() {
         let visible: Visible = if seen { "901:901:" } else { "900:900:" }.parse().unwrap();
         let mut rows = Rows::default();
         rows.push(b"1\tlarge\n", 2).unwrap();
-        let read =
-            Read { relation: TABLE, window, visible: &visible, schema: 1, key: KEY, rows: &rows, asked: &[] };
+        let read = chunk(window, &visible, &rows);
         let mut kept = 0;
         let verdict = tracker.settle(&read, |_| kept += 1);
         let expected = if seen { (Verdict::Written, 1) } else { (Verdict::Unseen, 0) };

@@ -3,7 +3,7 @@
 use rowcast_engine::Lsn;
 
 use super::*;
-use crate::snapshot::model::{KEY, TABLE, schema};
+use crate::snapshot::model::{TABLE, chunk, schema};
 use crate::snapshot::rows::Rows;
 use crate::snapshot::visible::{Commit, Visible};
 
@@ -12,6 +12,11 @@ const REPLAYED: Lsn = Lsn(100);
 
 const SEEN: Commit = Commit { xid: 9, at: Lsn(99) };
 const IN_DOUBT: Commit = Commit { xid: 7, at: REPLAYED };
+
+/// What is remembered.
+fn named(tracker: &Tracker) -> &[Commit] {
+    &tracker.ring.as_ref().unwrap().named
+}
 
 fn tracker() -> Tracker {
     begun(Tracker::default())
@@ -40,8 +45,7 @@ fn read(tracker: &mut Tracker, streamed: impl FnOnce(&mut Tracker)) -> (Verdict,
     rows.push(b"1\tlarge\n", 2).unwrap();
     rows.push(b"2\tlarge\n", 2).unwrap();
     let visible = "1:99:".parse::<Visible>().unwrap().on_standby(REPLAYED);
-    let read =
-        Read { relation: TABLE, window, visible: &visible, schema: 1, key: KEY, rows: &rows, asked: &[] };
+    let read = chunk(window, &visible, &rows);
     let mut kept = 0;
     let verdict = tracker.settle(&read, |_| kept += 1);
     (verdict, kept, tracker.again(TABLE).count())
@@ -65,7 +69,7 @@ fn what_was_streamed_before_the_window_must_surely_be_seen() {
         tracker.delivered(commit);
         assert_eq!(read(&mut tracker, |_| {}).0, verdict);
         // Also when an earlier snapshot has seen it.
-        tracker.ring.as_mut().unwrap().clear();
+        tracker.ring.as_mut().unwrap().named.clear();
         assert_eq!(read(&mut tracker, |_| {}).0, verdict);
     }
     for (position, verdict) in [(REPLAYED, Verdict::Written), (Lsn(101), Verdict::Unseen)] {
@@ -76,7 +80,7 @@ fn what_was_streamed_before_the_window_must_surely_be_seen() {
     let mut tracker = tracker();
     tracker.delivered(SEEN);
     read(&mut tracker, |tracker| tracker.delivered(IN_DOUBT));
-    assert_eq!(tracker.ring, Some(vec![IN_DOUBT]));
+    assert_eq!(named(&tracker), [IN_DOUBT]);
 }
 
 /// Nothing is written while a sink is behind, nor while what was streamed is not visible yet: what is remembered stays
@@ -87,17 +91,16 @@ fn what_all_see_is_forgotten_though_nothing_is_written() {
     let commit = |xid: u32| Commit { xid, at: Lsn(u64::from(xid)) };
     (1..=1_000).for_each(|xid| tracker.delivered(commit(xid)));
     tracker.forget(&"999:1005:999".parse().unwrap());
-    assert_eq!(tracker.ring, Some(vec![commit(999)]));
-    assert!(tracker.ring.as_ref().unwrap().capacity() < 100, "its memory is given back");
+    assert_eq!(named(&tracker), [commit(999)]);
+    assert!(tracker.ring.as_ref().unwrap().named.capacity() < 100, "its memory is given back");
     let window = tracker.open(TABLE).unwrap();
     let (visible, rows) = ("999:1005:999,1001".parse().unwrap(), Rows::default());
     tracker.delivered(commit(1_000));
-    let read =
-        Read { relation: TABLE, window, visible: &visible, schema: 1, key: KEY, rows: &rows, asked: &[] };
+    let read = chunk(window, &visible, &rows);
     assert_eq!(tracker.settle(&read, |_| {}), Verdict::Unseen);
-    assert_eq!(tracker.ring, Some(vec![commit(999)]), "the chunk was not written, and saw the other");
+    assert_eq!(named(&tracker), [commit(999)], "the chunk was not written, and saw the other");
     let window = tracker.open(TABLE).unwrap();
     let visible = "1001:1005:1001".parse().unwrap();
     assert_eq!(tracker.settle(&Read { window, visible: &visible, ..read }, |_| {}), Verdict::Written);
-    assert_eq!(tracker.ring, Some(Vec::new()));
+    assert_eq!(named(&tracker), []);
 }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
 
+use super::ring::Ring;
 use crate::snapshot::told::{Print, Shape, Told, print, rows_of, tuples_of};
 use crate::snapshot::visible::{Commit, Visible};
 pub(crate) use settle::{Changes, ReadWhole};
@@ -55,7 +56,7 @@ pub(crate) struct Opened {
     /// What is read is of no use any more.
     pub(crate) spoilt: Arc<AtomicBool>,
     /// Transactions that were streamed before.
-    streamed: Vec<Commit>,
+    streamed: Ring,
     /// A place in the newest commit record that had been streamed.
     reached: Option<Lsn>,
 }
@@ -64,8 +65,7 @@ impl Opened {
     /// Whether a snapshot is of no use: it does not see something that was streamed before it.
     pub(crate) fn is_unseen_by(&self, visible: &Visible) -> bool {
         let lies_behind = |replayed| self.reached.is_some_and(|reached| reached >= replayed);
-        self.streamed.iter().any(|commit| !visible.sees(*commit))
-            || visible.replayed().is_some_and(lies_behind)
+        !self.streamed.is_seen_by(visible) || visible.replayed().is_some_and(lies_behind)
     }
 }
 
@@ -186,11 +186,7 @@ impl Whole {
     }
 
     /// Opens a window. `Err`: it is of no use, for good. `None`: it is not known what the consumer has.
-    pub(super) fn open(
-        &mut self,
-        streamed: Vec<Commit>,
-        reached: Option<Lsn>,
-    ) -> Result<Option<Opened>, Flaw> {
+    pub(super) fn open(&mut self, streamed: Ring, reached: Option<Lsn>) -> Result<Option<Opened>, Flaw> {
         self.soundness()?;
         self.window = None;
         let Before::Here(told) = std::mem::replace(&mut self.before, Before::Unknown) else {

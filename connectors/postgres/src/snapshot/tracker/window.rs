@@ -1,13 +1,15 @@
 //! One table that is being read: its open windows, and the keys to be read again.
 
-use std::collections::{HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use rowcast_engine::Lsn;
-use rowcast_engine::record::Tuple;
 use rowcast_engine::schema::SchemaId;
 
 use super::again::Again;
-use crate::snapshot::rows::{Rows, key_bytes};
+use super::newer::{Newer, Row, newer, superseded};
+use super::ring::Ring;
+use crate::snapshot::rows::Rows;
 use crate::snapshot::visible::{Commit, Visible};
 
 /// What a note takes beside its key, about.
@@ -31,6 +33,8 @@ pub(crate) struct Read<'a> {
     pub(crate) rows: &'a Rows,
     /// The keys that it was asked for, where it reads some again.
     pub(crate) asked: &'a [Box<[u8]>],
+    /// Behind it every row of the table has been told, but for the keys that wait to be read again.
+    pub(crate) all_read: bool,
 }
 
 /// What becomes of a chunk.
@@ -50,10 +54,21 @@ pub(crate) enum Verdict {
 
 /// A key that was changed.
 #[derive(Debug)]
-struct Noted {
-    key: Box<[u8]>,
-    commit: Commit,
-    incomplete: bool,
+pub(super) struct Noted {
+    pub(super) key: Box<[u8]>,
+    pub(super) commit: Commit,
+    pub(super) incomplete: bool,
+    /// The row's tuple behind an update that left it where it was, of a key that waits to be read again.
+    pub(super) values: Option<Values>,
+}
+
+/// A row's tuple, and the version of the table that it is of.
+pub(super) type Values = (SchemaId, Box<[u8]>);
+
+impl Noted {
+    fn byte_len(&self) -> usize {
+        NOTE_BYTES + self.key.len() + self.values.as_ref().map_or(0, |(_, values)| values.len())
+    }
 }
 
 #[derive(Debug)]
@@ -61,7 +76,7 @@ struct Window {
     number: u64,
     /// The first note that counts.
     from: u64,
-    ring: Vec<Commit>,
+    ring: Ring,
     /// A place in the newest commit record that had been streamed.
     reached: Option<Lsn>,
     /// The version that the table came to be first; one that it came to be after another is as good as none.
@@ -85,6 +100,8 @@ pub(super) struct Table {
     opened: u64,
     bytes: usize,
     lost: bool,
+    /// A consumer has every row whole, but for those of the keys to be read again.
+    all_read: bool,
 }
 
 impl Table {
@@ -102,7 +119,7 @@ impl Table {
         self.again.clear();
     }
 
-    pub(super) fn open(&mut self, ring: Vec<Commit>, reached: Option<Lsn>) -> u64 {
+    pub(super) fn open(&mut self, ring: Ring, reached: Option<Lsn>) -> u64 {
         self.opened += 1;
         let (number, from) = (self.opened, self.first + self.notes.len() as u64);
         self.windows.push_back(Window {
@@ -126,7 +143,7 @@ impl Table {
             && let Some(noted) = self.notes.pop_front()
         {
             self.first += 1;
-            self.bytes -= NOTE_BYTES + noted.key.len();
+            self.bytes -= noted.byte_len();
         }
         self.truncates.retain(|(at, _)| *at >= needed);
         before - self.bytes
@@ -138,11 +155,31 @@ impl Table {
         }
     }
 
-    /// Gives how many bytes it takes.
-    pub(super) fn note(&mut self, key: Box<[u8]>, commit: Commit, incomplete: bool) -> usize {
-        let bytes = NOTE_BYTES + key.len();
+    /// A row was moved by an event without all values. Once all has been read, whoever follows has them from the row as
+    /// it was before, unless that waits itself: else a table whose keys change all the time would never be read.
+    pub(super) fn moved(&mut self, old: &[u8], new: &[u8]) {
+        if !self.all_read || self.again.contains(old) {
+            self.again.insert(new.into());
+            if self.again.is_too_much() {
+                self.lose();
+            }
+        }
+    }
+
+    /// `values`: of a row that was updated and has its key still, with the table's version. Gives how many bytes it takes.
+    pub(super) fn note(
+        &mut self,
+        key: Box<[u8]>,
+        commit: Commit,
+        incomplete: bool,
+        values: Option<(SchemaId, &[u8])>,
+    ) -> usize {
+        let values = values.filter(|_| self.again.contains(&key));
+        let values = values.map(|(version, values)| (version, values.into()));
+        let noted = Noted { key, commit, incomplete, values };
+        let bytes = noted.byte_len();
         self.bytes += bytes;
-        self.notes.push_back(Noted { key, commit, incomplete });
+        self.notes.push_back(noted);
         bytes
     }
 
@@ -160,7 +197,7 @@ impl Table {
         }
     }
 
-    pub(super) fn settle<'a>(&mut self, read: &Read<'a>, keep: impl FnMut(&'a [u8])) -> Verdict {
+    pub(super) fn settle<'a>(&mut self, read: &Read<'a>, mut keep: impl FnMut(Cow<'a, [u8]>)) -> Verdict {
         let Some(window) = self.windows.iter().find(|open| open.number == read.window) else {
             return Verdict::Changed;
         };
@@ -176,9 +213,7 @@ impl Table {
         // A standby's stream tells what that has replayed. One that was started again, or another one that answers at the
         // same address, may lie behind it.
         let lies_behind = |replayed| window.reached.is_some_and(|reached| reached >= replayed);
-        if window.ring.iter().any(|commit| !read.visible.sees(*commit))
-            || read.visible.replayed().is_some_and(lies_behind)
-        {
+        if !window.ring.is_seen_by(read.visible) || read.visible.replayed().is_some_and(lies_behind) {
             return Verdict::Unseen;
         }
         let from = window.from;
@@ -191,63 +226,27 @@ impl Table {
             return Verdict::TooMuch;
         }
         // One that a newer event without all values came for meanwhile waits on: the row need not be in this chunk.
-        for key in read.asked.iter().filter(|key| newer.get(&***key) != Some(&true)) {
+        for key in read.asked.iter().filter(|key| !newer.get(&***key).is_some_and(Newer::is_incomplete)) {
             self.again.remove(key);
         }
+        again.into_iter().for_each(|key| self.again.insert(key.into()));
         match rows {
             _ if emptied => {}
-            None => read.rows.iter().for_each(keep),
-            Some(ref rows) => rows.iter().filter_map(Row::kept).for_each(keep),
+            None => read.rows.iter().map(Cow::Borrowed).for_each(keep),
+            Some(rows) => {
+                for row in rows {
+                    match row {
+                        Row::Kept(row) => keep(Cow::Borrowed(row)),
+                        Row::BroughtUp(key, row) => {
+                            self.again.remove(key);
+                            keep(Cow::Owned(row));
+                        }
+                        Row::Replaced | Row::Again(_) => {}
+                    }
+                }
+            }
         }
-        again.into_iter().for_each(|key| self.again.insert(key.into()));
+        self.all_read |= read.all_read;
         Verdict::Written
     }
-}
-
-/// What becomes of a row.
-enum Row<'a, 'n> {
-    Kept(&'a [u8]),
-    /// A newer event has all its values.
-    Replaced,
-    /// A newer event lacks some: it is to be read again, by this key.
-    Again(&'n [u8]),
-}
-
-impl<'a, 'n> Row<'a, 'n> {
-    fn kept(&self) -> Option<&'a [u8]> {
-        match self {
-            Self::Kept(row) => Some(row),
-            _ => None,
-        }
-    }
-
-    fn again(&self) -> Option<&'n [u8]> {
-        match self {
-            Self::Again(key) => Some(key),
-            _ => None,
-        }
-    }
-}
-
-fn superseded<'a, 'n>(read: &Read<'a>, newer: &HashMap<&'n [u8], bool>) -> Vec<Row<'a, 'n>> {
-    let fate = |row: &'a [u8]| {
-        let key = Tuple::split(row).and_then(|(tuple, _)| key_bytes(tuple, read.key));
-        match key.and_then(|key| newer.get_key_value(&*key)) {
-            None => Row::Kept(row),
-            Some((_, false)) => Row::Replaced,
-            Some((key, true)) => Row::Again(key),
-        }
-    };
-    read.rows.iter().map(fate).collect()
-}
-
-/// The keys that were changed by transactions that the snapshot does not surely see, and whether an event of theirs lacks
-/// values.
-fn newer<'a>(notes: &'a VecDeque<Noted>, from: u64, visible: &Visible) -> HashMap<&'a [u8], bool> {
-    let from = usize::try_from(from).unwrap_or(usize::MAX);
-    let mut newer = HashMap::new();
-    for noted in notes.iter().skip(from).filter(|noted| !visible.sees(noted.commit)) {
-        *newer.entry(&*noted.key).or_insert(false) |= noted.incomplete;
-    }
-    newer
 }

@@ -110,7 +110,7 @@ async fn a_table_can_be_read_for_everybody_and_for_a_sink_one_after_the_other() 
     let directory = Directory::new();
     let capture = Capture::start(config(&server), directory.path()).await;
     run(&client, "select rowcast.snapshot('t', 'id <= 20000')").await;
-    until("the wish", async || capture.journal.notes().contains_key("snapshot public.t")).await;
+    until("the wish", async || is_wished(&capture.journal)).await;
     capture.crash().await;
     let capture = Capture::start_for(config(&server), directory.path(), &[A]).await;
     run(&client, "update t set v = 'new' where id % 100 = 0").await;

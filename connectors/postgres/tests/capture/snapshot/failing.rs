@@ -71,6 +71,15 @@ async fn several_large_tables_at_a_time_share_one_memory() {
     }
     let config = rowcast_postgres::Config { snapshot_tables: 16, ..initial(&server) };
     let capture = Capture::start(config, directory.path()).await;
+    let mut at_once = 0;
+    until("all to be read", async || {
+        let shown = capture.report().snapshots;
+        at_once = at_once.max(shown.iter().filter(|shown| shown.state == State::Reading).count());
+        capture.status.read_tables().len() == 7
+    })
+    .await;
+    println!("{at_once} tables at a time");
+    assert!(at_once >= 2, "one after the other");
     read_whole(&capture).await;
     let read = capture.status.read_tables();
     assert_eq!(read.values().copied().collect::<Vec<_>>(), [12; 7]);

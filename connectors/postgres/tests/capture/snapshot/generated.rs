@@ -4,8 +4,9 @@
 #[path = "../../../src/snapshot/model/changes.rs"]
 mod changes;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use changes::{Change, KEYS, initial, transactions};
 use rand::rngs::StdRng;
@@ -54,8 +55,8 @@ impl World {
 
     async fn new(client: &Client, number: u64, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
-        // Its sessions take the last ones first.
-        let all = transactions(&mut random).into_iter().enumerate().collect();
+        // Its sessions take the last ones first. Twice as many as the model's, so that some come while it is read.
+        let all = (0..2).flat_map(|_| transactions(&mut random)).enumerate().collect();
         let world = Self { name: format!("w{number}"), waiting: Arc::new(Mutex::new(all)), random };
         let World { name, .. } = &world;
         let mut sql = format!(
@@ -94,7 +95,7 @@ impl World {
     async fn session(mut self, client: &Client) {
         loop {
             let Some((number, changes)) = self.waiting.lock().unwrap().pop() else { return };
-            self.pause(8).await;
+            self.pause(25).await;
             if let Err(error) = self.transaction(client, number, &changes).await {
                 // Two have waited for each other, or moved two rows to one key: it is rolled back, which is as good.
                 let usual = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::UNIQUE_VIOLATION];
@@ -124,20 +125,32 @@ impl World {
     }
 }
 
-/// Worlds one after the other: two sessions write, and somewhere in between the table's rows are wished for.
+/// Waits until a table is being read, which nobody else looks at so far; or for long enough to have missed it.
+async fn reading(client: &Client, name: &str) {
+    let lock = format!("relation = 'public.{name}'::regclass and mode = 'AccessShareLock'");
+    let missed = Instant::now() + Duration::from_secs(6);
+    while value(client, &format!("exists (select from pg_locks where {lock})")).await != "true"
+        && Instant::now() < missed
+    {
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Worlds one after the other: the table's rows are wished for, and two sessions write when its reader is there, or at any
+/// moment before.
 async fn lives(worlds: Vec<World>, clients: [Client; 3], mut random: StdRng) {
     for client in &clients[..2] {
         run(client, "set synchronous_commit = on").await;
     }
     for world in worlds {
         let other = World { random: StdRng::seed_from_u64(random.random()), ..world.clone() };
-        let wish = format!("select rowcast.snapshot('public.{}')", world.name);
-        let when = Duration::from_millis(random.random_range(0..40));
-        let wishes = async {
-            sleep(when).await;
-            run(&clients[2], &wish).await;
-        };
-        tokio::join!(world.session(&clients[0]), other.session(&clients[1]), wishes);
+        run(&clients[2], &format!("select rowcast.snapshot('public.{}')", world.name)).await;
+        if random.random() {
+            reading(&clients[2], &world.name).await;
+        } else {
+            sleep(Duration::from_millis(random.random_range(0..300))).await;
+        }
+        tokio::join!(world.session(&clients[0]), other.session(&clients[1]));
     }
 }
 
@@ -154,6 +167,33 @@ async fn hold(client: Client, mut random: StdRng, mut all: JoinSet<()>) {
     }
 }
 
+/// Tables with which it was as hard as it is meant to be.
+#[derive(Default)]
+struct Hard {
+    /// A chunk had to be read again.
+    repeated: BTreeSet<String>,
+    /// Keys waited to be read again.
+    again: BTreeSet<String>,
+}
+
+impl Hard {
+    /// Looks at them for as long as something holds.
+    async fn watch(&mut self, capture: &Capture, mut holds: impl FnMut() -> bool) {
+        while holds() {
+            let shown = capture.report().snapshots.into_iter().filter(|shown| shown.chunks_repeated > 0);
+            self.repeated.extend(shown.map(|shown| shown.channel));
+            for (name, note) in capture.journal.notes() {
+                let Some(channel) = name.strip_prefix("snapshot ") else { continue };
+                let job: serde_json::Value = serde_json::from_slice(&note).unwrap();
+                if job["progress"]["again"].as_array().is_some_and(|keys| !keys.is_empty()) {
+                    self.again.insert(channel.to_owned());
+                }
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_models_transactions_beside_the_real_reader() {
     let (server, directory) = (Server::start(HELD), Directory::new());
@@ -164,23 +204,33 @@ async fn the_models_transactions_beside_the_real_reader() {
         let world = World::new(&client, number, seed).await;
         lanes[(number % AT_A_TIME) as usize].push(world);
     }
-    let mut capture = Capture::start(config(&server), directory.path()).await;
+    // All that live at a time.
+    let config = rowcast_postgres::Config { snapshot_tables: AT_A_TIME as usize, ..config(&server) };
+    let mut capture = Capture::start(config.clone(), directory.path()).await;
     let mut all = JoinSet::new();
     for worlds in lanes {
         let clients = [sql(&server).await, sql(&server).await, sql(&server).await];
         all.spawn(lives(worlds, clients, StdRng::seed_from_u64(random.random())));
     }
     let holding = tokio::spawn(hold(sql(&server).await, StdRng::seed_from_u64(seed), all));
+    let mut hard = Hard::default();
     for _ in 0..KILLS {
-        sleep(Duration::from_millis(random.random_range(100..1000))).await;
+        let kill = Instant::now() + Duration::from_millis(random.random_range(100..1000));
+        hard.watch(&capture, || Instant::now() < kill).await;
         capture.crash().await;
-        capture = Capture::start(config(&server), directory.path()).await;
+        capture = Capture::start(config.clone(), directory.path()).await;
     }
+    hard.watch(&capture, || !holding.is_finished()).await;
     holding.await.unwrap();
     read_whole(&capture).await;
     caught_up(&client, &capture).await;
     let events = capture.events();
-    println!("{} events", events.len());
+    let (repeated, again) = (hard.repeated.len(), hard.again.len());
+    println!(
+        "{} events; {repeated} tables with chunks and {again} with keys that were read again",
+        events.len()
+    );
+    assert!(repeated > 0 && again > 0, "too easy");
     for number in 0..WORLDS {
         let (name, columns) = (format!("w{number}"), ["id", "v", "big"]);
         let mut built = rebuilt(&events, &format!("public.{name}"), columns.len());

@@ -1,5 +1,7 @@
 //! A commit that the stream has sent and nobody sees yet: it waits for a synchronous standby that is not there.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -172,5 +174,69 @@ async fn commits_that_wait_around_every_step() {
         assert_eq!(built.get(key), Some(row), "row {key}");
     }
     assert_eq!(built.len(), real.len());
+    capture.stop().await;
+}
+
+/// Lets go, one by one, what has waited for a moment: as a standby does that is far away.
+fn answer_late(client: Client, stopped: Arc<AtomicBool>) -> JoinHandle<()> {
+    // The session that has tried whether commits wait ends, and waits at that for good.
+    const LET_GO: &str = "select pg_cancel_backend(pid) from pg_stat_activity
+        where wait_event = 'SyncRep' and query ~ '^(update|insert)' and clock_timestamp() - query_start > interval '100 ms'
+        order by query_start limit 1";
+    tokio::spawn(async move {
+        while !stopped.load(Ordering::Relaxed) {
+            client.batch_execute(LET_GO).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+}
+
+/// No moment comes at which all that was streamed is visible.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_are_seen_late_and_never_end() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table t (id int primary key, v text); alter table t alter v set storage external;
+         insert into t select i, repeat(i || ' ', 1000) from generate_series(1, 5000) i;
+         create table plain (n int, v text); insert into plain select i, 'v' from generate_series(1, 500) i",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    standbys(&client, "nobody").await;
+    commits_wait(&server, &client).await;
+    let stopped = Arc::new(AtomicBool::new(false));
+    let late = answer_late(sql(&server).await, Arc::clone(&stopped));
+    let mut clients = Vec::new();
+    for _ in 0..16 {
+        clients.push(patient(&server).await);
+    }
+    let Ok(clients) = <[Client; 16]>::try_from(clients) else { unreachable!() };
+    let change = |random: &mut StdRng| {
+        let id = random.random_range(1..5000);
+        let row = random.random_range(1..500);
+        match random.random_range(0..2) {
+            0 => format!("update t set v = 'new' where id = {id}"),
+            _ => format!("insert into plain values ({row}, 'more')"),
+        }
+    };
+    let writers = Writers::start_with(clients, seed(), change).await;
+    for table in ["public.t", "public.plain"] {
+        let wanted = Command::Start { tables: vec![table.to_owned()], condition: None };
+        capture.status.ask_for_snapshot(wanted).await.unwrap();
+        until("the table to be read", async || capture.status.read_tables().contains_key(table)).await;
+    }
+    let transactions = writers.stop().await;
+    stopped.store(true, Ordering::Relaxed);
+    late.await.unwrap();
+    standbys(&client, "").await;
+    println!("{transactions} transactions");
+    assert!(transactions > 20, "commits came all the while: {transactions}");
+    caught_up(&client, &capture).await;
+    let events = capture.events();
+    assert_eq!(rebuilt(&events, "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    let plain = events.iter().filter(|event| event.channel == "public.plain" && event.op == Op::Read).count();
+    assert!(plain > 500, "{plain} rows of the one without a key");
     capture.stop().await;
 }

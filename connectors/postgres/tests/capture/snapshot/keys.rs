@@ -142,7 +142,7 @@ async fn rows_are_read_again_by_such_keys() {
     // As often as it takes until some of them wait to be read again.
     let mut waited = false;
     until("keys to be read again", async || {
-        waited |= again(&capture).is_some_and(|keys| keys > 0);
+        waited |= again(&capture.journal).is_some_and(|keys| keys > 0);
         if !waited && capture.report().snapshots.is_empty() {
             let wanted = rows_of_t(None);
             // The one before may have just begun.

@@ -36,7 +36,7 @@ async fn is_wanted_as_soon_as_it_is_seen(streaming: Streaming) {
             // The others need the processor, too.
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
-        journal.notes().contains_key("snapshot public.t") || status.read_tables().contains_key("public.t")
+        is_wished(&journal) || status.read_tables().contains_key("public.t")
     });
     run(&client, &format!("begin; {LARGE}; select rowcast.snapshot('t'); commit")).await;
     assert!(seen.await.unwrap(), "the wish comes after its transaction");

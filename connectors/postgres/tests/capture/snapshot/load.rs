@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rowcast_engine::journal::Journal;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -12,10 +13,13 @@ use super::*;
 /// Keys that rows move between: half of them have one, which is more than a first chunk holds.
 const KEYS: i32 = 10_000;
 
-/// What is changed meanwhile.
+/// Times that capture is killed while they are read.
+const CRASHES: u32 = 8;
+
+/// What is changed meanwhile: 120 MB, which is read in some sixteen chunks.
 pub(super) const TABLE: &str = "create table t (id int primary key, v text, big text);
     alter table t alter big set storage external;
-    insert into t select i, 'v', repeat(i || ' ', 900) from generate_series(0, 9999, 2) i";
+    insert into t select i, 'v', repeat(i || ' ', 5000) from generate_series(0, 9999, 2) i";
 
 pub(in crate::capture) fn seed() -> u64 {
     let seed = std::env::var("ROWCAST_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -103,12 +107,21 @@ impl Writers {
     }
 }
 
-/// How many keys wait to be read again, as the journal has it; none when the table has been read.
-pub(super) fn again(capture: &Capture) -> Option<usize> {
-    let notes = capture.journal.notes();
-    let note = notes.get("snapshot public.t")?;
+/// How far a reading has come, as the journal has it: rows that have been read, and how many keys wait to be read again;
+/// none when the table has been read.
+pub(super) fn progress(journal: &Journal) -> Option<(u64, usize)> {
+    let notes = journal.notes();
+    // For everybody, by whatever wish.
+    let is_ours = |name: &str| name == "snapshot public.t" || name.starts_with("snapshot public.t wished");
+    let (_, note) = notes.iter().find(|(name, _)| is_ours(name))?;
     let job: serde_json::Value = serde_json::from_slice(note).unwrap();
-    job["progress"]["again"].as_array().map(Vec::len)
+    let progress = &job["progress"];
+    Some((progress["rows"].as_u64()?, progress["again"].as_array()?.len()))
+}
+
+/// The second of these.
+pub(super) fn again(journal: &Journal) -> Option<usize> {
+    Some(progress(journal)?.1)
 }
 
 /// Has [`TABLE`] changed and capture killed again and again until all that is wanted has been read.
@@ -126,25 +139,41 @@ pub(super) async fn read_under_load(
     let mut capture = Capture::start_for(config.clone(), directory.path(), sinks).await;
     if let Some(wanted) = wanted {
         run(&client, wanted).await;
-        until("the wish", async || capture.journal.notes().contains_key("snapshot public.t")).await;
     }
+    until("the reading to begin", async || progress(&capture.journal).is_some()).await;
     let mut random = StdRng::seed_from_u64(!seed);
-    let mut waited = 0;
-    for number in 0..8 {
+    // Crashes of a reading, those of one that was further than at the crash before, and keys that waited in them.
+    let (mut unfinished, mut further, mut waited, mut before) = (0, 0, 0, 0);
+    for number in 0..CRASHES {
         if number % 2 == 0 {
             let pause = random.random_range(1..120);
             tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
         } else {
-            until("keys to be read again", async || again(&capture).is_none_or(|keys| keys > 0)).await;
+            until("more rows, and keys to be read again", async || {
+                progress(&capture.journal).is_none_or(|(rows, keys)| rows > before && keys > 0)
+            })
+            .await;
         }
-        waited += again(&capture).unwrap_or(0);
+        let journal = capture.journal.clone();
         capture.crash().await;
+        if let Some((rows, keys)) = progress(&journal) {
+            unfinished += 1;
+            further += u32::from(rows > before);
+            waited += keys;
+            before = rows;
+        }
         capture = Capture::start_for(config.clone(), directory.path(), sinks).await;
     }
     read_whole(&capture).await;
     let transactions = writers.stop().await;
     caught_up(&client, &capture).await;
-    println!("{transactions} transactions; {waited} keys waited in crashes");
+    println!(
+        "{transactions} transactions; {unfinished} crashes of a reading, {further} of them further on, and {waited} keys waited"
+    );
+    assert!(
+        unfinished >= CRASHES / 2 && further >= 2 && waited > 0,
+        "most crashes came too late to test anything"
+    );
     (client, capture, directory)
 }
 

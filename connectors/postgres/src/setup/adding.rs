@@ -1,0 +1,89 @@
+//! Takes new tables into the publications while capture is running.
+
+use std::time::{Duration, Instant};
+
+use rowcast_engine::{Error, Result};
+use tokio_postgres::{Client, Transaction};
+
+use super::candidates::{Plan, Table};
+use super::publications::{Known, LOCK, statements};
+use super::trigger::Attempt;
+use crate::capture::NEW_TABLE;
+use crate::config::Source;
+use crate::wire::sql_error;
+
+/// Writers of a table wait behind us while we wait for them, so it must be short; the next round tries again.
+const TABLE_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
+
+/// Each table that is locked takes a second of a round.
+const ROUND_MAX: Duration = Duration::from_secs(20);
+
+/// Adds tables while capture is running, each as soon as no writer is in it, so that it is known for sure whether
+/// rows came before. The stream itself says so then: whatever happens to us, it is told where it belongs.
+pub(super) async fn add(
+    client: &mut Client,
+    source: &Source,
+    new: &[Table],
+    known: &mut Known,
+    attempt: Attempt,
+) -> Result<()> {
+    known.busy.keep(new);
+    let begun = Instant::now();
+    for table in new {
+        // The others come with the next look, which has more to do than this.
+        if begun.elapsed() > ROUND_MAX {
+            break;
+        }
+        // Who asks for it has seen to it that it is free, perhaps.
+        if attempt == Attempt::Look && !known.busy.may_try(table, Instant::now()) {
+            continue;
+        }
+        let came_back = known.left.contains(&table.oid);
+        match add_one(client, source, table, came_back).await {
+            Ok(had_rows) => {
+                known.busy.forget(table);
+                let (table, inserts_only) = (table.channel(), !table.identified);
+                tracing::info!(table, inserts_only, had_rows, came_back, "Captures a new table");
+            }
+            // In use, or gone again: a later round looks once more.
+            Err(error) => known.busy.note(table, &error, Instant::now()),
+        }
+        if client.is_closed() {
+            return Err(Error::transient("The connection to Postgres broke while adding tables"));
+        }
+    }
+    Ok(())
+}
+
+/// Of one that came back the gap is told by whoever remembers it, with rows and without.
+async fn add_one(client: &mut Client, source: &Source, table: &Table, came_back: bool) -> Result<bool> {
+    let failed = |error| sql_error("Cannot add it to the publication", error);
+    let transaction = client.transaction().await.map_err(failed)?;
+    transaction.batch_execute(TABLE_LOCK_TIMEOUT).await.map_err(failed)?;
+    let lock = format!("lock table {} in share row exclusive mode", table.sql());
+    transaction.batch_execute(&lock).await.map_err(failed)?;
+    transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
+    let had_rows = has_rows(&transaction, table).await.map_err(failed)?;
+    let plan = Plan { new: vec![table.clone()], ..Plan::default() };
+    for statement in statements(source, &plan) {
+        transaction.batch_execute(&statement).await.map_err(failed)?;
+    }
+    if had_rows && !came_back {
+        let say = "select rowcast.say($1::text, convert_to($2::text, 'UTF8'))";
+        // Other readers of the database's log have the table from another moment on.
+        let prefix = format!("{NEW_TABLE}.{}", source.slot);
+        transaction.execute(say, &[&prefix, &table.channel()]).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    Ok(had_rows)
+}
+
+async fn has_rows(transaction: &Transaction<'_>, table: &Table) -> Result<bool, tokio_postgres::Error> {
+    // Where a policy hides rows even from the owner, rows cannot be ruled out.
+    let hidden = "select relrowsecurity and relforcerowsecurity from pg_class where oid = $1";
+    if transaction.query_one(hidden, &[&table.oid]).await?.get(0) {
+        return Ok(true);
+    }
+    let sql = format!("select exists (select from {})", table.sql());
+    Ok(transaction.query_one(&sql, &[]).await?.get(0))
+}

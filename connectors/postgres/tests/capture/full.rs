@@ -1,0 +1,235 @@
+//! A journal without room: reading stops, which costs no connection, and keeps no server from stopping.
+
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::{Options, open};
+use rowcast_postgres::{Config, Streaming};
+
+use super::breaks::gaps;
+use super::harness::{Capture, Directory, config, run, sql, until, value};
+use crate::support::Server;
+
+/// The machine's disk, which takes nothing more while it is full.
+#[derive(Clone, Debug, Default)]
+struct Bounded(Arc<AtomicBool>);
+
+impl Bounded {
+    fn fill(&self, full: bool) {
+        self.0.store(full, Ordering::SeqCst);
+    }
+
+    fn room(&self) -> Result<()> {
+        if self.0.load(Ordering::SeqCst) { Err(Error::from(ErrorKind::StorageFull)) } else { Ok(()) }
+    }
+
+    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(BoundedFile { disk: self.clone(), file })
+    }
+}
+
+impl Disk for Bounded {
+    fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
+        // An empty file needs no room.
+        RealDisk.create(path).map(|file| self.file(file))
+    }
+
+    fn open(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
+        RealDisk.open(path).map(|file| self.file(file))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+        RealDisk.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn space(&self, dir: &Path) -> Result<(u64, u64)> {
+        RealDisk.space(dir)
+    }
+}
+
+#[derive(Debug)]
+struct BoundedFile {
+    disk: Bounded,
+    file: Arc<dyn DiskFile>,
+}
+
+impl DiskFile for BoundedFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.disk.room()?;
+        self.file.write_at(bytes, offset)
+    }
+
+    fn write_vectored_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<()> {
+        self.disk.room()?;
+        self.file.write_vectored_at(buffers, offset)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync()
+    }
+
+    fn truncate(&self, length: u64) -> Result<()> {
+        self.file.truncate(length)
+    }
+
+    fn length(&self) -> Result<u64> {
+        self.file.length()
+    }
+}
+
+/// Captures one row; then the disk is full.
+async fn full(server: &Server, config: Config, directory: &Directory) -> (Capture, Bounded) {
+    let (client, disk) = (sql(server).await, Bounded::default());
+    run(&client, "create table t (id int primary key, v text)").await;
+    let options = Options::new(directory.path());
+    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config, options, &[]);
+    capture.streams().await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    disk.fill(true);
+    (capture, disk)
+}
+
+async fn is_paused(capture: &Capture) {
+    until("the journal to be full", async || capture.report().source.state == "paused").await;
+}
+
+/// Rows of a megabyte up to this one, in one transaction.
+fn up_to(last: u32) -> String {
+    format!("insert into t select i, repeat('x', 1000000) from generate_series(2, {last}) i")
+}
+
+/// What is written before the server stops.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    /// What fits into memory: it is read to its end, and not stored.
+    Little,
+    /// Many transactions: reading stops.
+    Much,
+    /// One that has a file of its own, which waits for room while it is finished.
+    Large,
+    /// One that is sent before it commits, which it never does.
+    Open,
+}
+
+/// How long a fast shutdown takes. Nothing of what has committed is lost, nothing comes twice.
+async fn fast_shutdown(before: Before) -> Duration {
+    let mut server = Server::start("logical_decoding_work_mem = '64kB'");
+    let directory = Directory::new();
+    let streaming = if matches!(before, Before::Open) { Streaming::On } else { Streaming::Off };
+    let (capture, disk) = full(&server, Config { streaming, ..config(&server) }, &directory).await;
+    let (client, other) = (sql(&server).await, sql(&server).await);
+    let last = match before {
+        Before::Little => 4,
+        Before::Much | Before::Large => 61,
+        Before::Open => 2,
+    };
+    match before {
+        Before::Little | Before::Large => run(&client, &up_to(last)).await,
+        Before::Much => {
+            for id in 2..=last {
+                run(&client, &format!("insert into t values ({id}, repeat('x', 1000000))")).await;
+            }
+        }
+        Before::Open => {
+            run(&client, "insert into t values (2)").await;
+            run(&other, "begin; insert into t select i, repeat('x', 1000000) from generate_series(3, 61) i")
+                .await;
+        }
+    }
+    is_paused(&capture).await;
+    let start = Instant::now();
+    tokio::task::block_in_place(|| server.stop_in_order());
+    let took = start.elapsed();
+    println!("{before:?}: pg_ctl stop -m fast took {took:?}");
+    until("the notice", async || capture.report().source.state == "reconnecting").await;
+    disk.fill(false);
+    server.relaunch();
+    until("the stream", async || capture.report().source.state == "streaming").await;
+    run(&sql(&server).await, "insert into t values (0)").await;
+    let told = capture.wait(last as usize + 1).await;
+    let ids: Vec<u32> =
+        told.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(ids, (1..=last).chain([0]).collect::<Vec<_>>());
+    assert!(gaps(&capture).is_empty());
+    capture.stop().await;
+    took
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fast_shutdown_takes_moments_although_the_journal_is_full() {
+    for before in [Before::Little, Before::Much, Before::Large, Before::Open] {
+        let took = fast_shutdown(before).await;
+        assert!(took < Duration::from_secs(10), "{before:?}: {took:?}");
+    }
+}
+
+/// What a sink lacks may be as long in coming as room in the journal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fast_shutdown_takes_moments_although_a_sink_stands_still() {
+    let (mut server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let journal = open(Options::new(directory.path()), Arc::new(RealDisk)).unwrap();
+    let ingest = Ingest::new(journal).required(vec!["sink".to_owned()]);
+    let mut capture = Capture::launch_into(ingest, config(&server), &[]);
+    capture.status.source(|source| source.required = vec!["sink".to_owned()]);
+    capture.streams().await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    let start = Instant::now();
+    tokio::task::block_in_place(|| server.stop_in_order());
+    println!("A sink stands still: pg_ctl stop -m fast took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    until("the notice", async || capture.report().source.state == "reconnecting").await;
+    server.relaunch();
+    until("the stream", async || capture.report().source.state == "streaming").await;
+    run(&sql(&server).await, "insert into t values (2)").await;
+    assert_eq!(capture.briefs(2).await, ["insert public.t 1", "insert public.t 2"]);
+    capture.stop().await;
+}
+
+/// The server hears of us although nothing is read: what it asks is not heard, so we have to say it by ourselves.
+#[tokio::test]
+async fn a_full_journal_costs_no_connection() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let server = Server::start("wal_sender_timeout = 2s");
+    let (directory, client) = (Directory::new(), sql(&server).await);
+    let (capture, disk) = full(&server, config(&server), &directory).await;
+    let reader = "select pid from pg_stat_replication";
+    let pid = value(&client, reader).await;
+    for id in 2..=30 {
+        run(&client, &format!("insert into t values ({id}, repeat('x', 1000000))")).await;
+    }
+    is_paused(&capture).await;
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE * 3 {
+        assert_eq!(value(&client, reader).await, pid, "after {:?}", start.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    disk.fill(false);
+    capture.wait(30).await;
+    assert_eq!((value(&client, reader).await, capture.report().source.reconnects), (pid, 0));
+    capture.stop().await;
+}

@@ -1,0 +1,51 @@
+//! A key that stands in another order than when reading began: behind its cursor rows would be missing.
+
+use super::*;
+
+/// Tables, what changes their keys' order between two chunks, and how many rows they have.
+const CASES: [(&str, &str); 4] = [
+    ("create table t (id int primary key, v text); insert into t select i, 'v' from generate_series(1, 9000) i", "alter table t alter column id type text"),
+    ("create table t (id text collate \"C\" primary key, v text);
+      insert into t select case when i % 2 = 0 then 'a' else 'B' end || lpad(i::text, 5, '0'), 'v' from generate_series(1, 9000) i",
+     "alter table t alter column id type text collate \"und-x-icu\""),
+    ("create type word as enum ('one', 'two', 'three'); create table t (id word, n int, v text, primary key (id, n));
+      insert into t select w, i, 'v' from generate_series(1, 3000) i, unnest(enum_range(null::word)) w",
+     "alter type word rename value 'one' to 'first'"),
+    ("create table t (id text not null, v text); create unique index plain on t (id); create unique index by_pattern on t (id text_pattern_ops);
+      alter table t replica identity using index by_pattern;
+      insert into t select case when i % 2 = 0 then 'a' else 'B' end || lpad(i::text, 5, '0'), 'v' from generate_series(1, 9000) i",
+     "alter table t replica identity using index plain"),
+];
+
+async fn begins_anew(table: &str, change: &str, condition: Option<&str>) {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, table).await;
+    let way = Interceptor::start(&server).await;
+    let capture = Capture::start(way.config(), directory.path()).await;
+    way.hold();
+    way.pass_stream();
+    capture.status.ask_for_snapshot(rows_of_t(condition)).await.unwrap();
+    pause_behind_a_chunk(&way, &capture).await;
+    run(&client, change).await;
+    capture.status.ask_for_snapshot(Command::Resume(vec!["public.t".to_owned()])).await.unwrap();
+    read_whole(&capture).await;
+    let dropped = capture.status.dropped_tables();
+    assert!(dropped.is_empty(), "{change}: {dropped:?}");
+    let events = capture.events();
+    let read: Vec<&str> =
+        events.iter().filter(|event| event.op == Op::Read).map(|event| event.new.as_str()).collect();
+    assert_eq!(read.len(), 2000 + 9000, "{change}");
+    let behind: std::collections::BTreeSet<&str> = read[2000..].iter().copied().collect();
+    assert_eq!(behind.len(), 9000, "{change}");
+    capture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_read_from_its_first_row_again() {
+    for (table, change) in CASES {
+        begins_anew(table, change, None).await;
+    }
+    // All rows meet it, and it is not to blame for the cursor.
+    begins_anew(CASES[2].0, CASES[2].1, Some("v <> ''")).await;
+}

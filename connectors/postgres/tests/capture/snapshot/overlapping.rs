@@ -1,0 +1,71 @@
+//! Rows that are asked for while others of the same table are read: nobody's wish takes the place of another's.
+
+use super::*;
+
+const ROWS: u64 = 20_000;
+
+/// How often each row has been read.
+fn times_read(capture: &Capture) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for event in capture.events().iter().filter(|event| event.op == Op::Read) {
+        *times.entry(event.new.split(',').next().unwrap().to_owned()).or_default() += 1;
+    }
+    times
+}
+
+/// Has the initial snapshot paused before it has all, and asks for rows meanwhile; a kill behind that forgets nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn wishes_of_transactions_wait_behind_what_is_read() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        &format!("create table t (id int primary key); insert into t select generate_series(1, {ROWS})"),
+    )
+    .await;
+    let way = Interceptor::start(&server).await;
+    way.hold();
+    way.pass_stream();
+    let config = rowcast_postgres::Config { snapshot: Some(SnapshotMode::Initial), ..way.config() };
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    pause_behind_a_chunk(&way, &capture).await;
+    run(&client, "begin; select rowcast.snapshot('t', 'id = 5'), rowcast.snapshot('t', 'id = 7'), rowcast.snapshot('t', 'id = 5'); commit").await;
+    run(&client, "select rowcast.snapshot('t', 'id = 5')").await;
+    run(&client, "select rowcast.snapshot('t')").await;
+    let wishes = async |count: usize| {
+        until("the wishes", async || {
+            let names = capture.journal.notes().into_keys();
+            names.filter(|name| name.starts_with("snapshot public.t wished")).count() == count
+        })
+        .await;
+    };
+    wishes(4).await;
+    capture.crash().await;
+    let capture = Capture::start(config, directory.path()).await;
+    let again = capture.status.ask_for_snapshot(rows_of_t(Some("id = 9"))).await.unwrap_err();
+    assert!(again.to_string().contains("under way already"), "{again}");
+    capture.status.ask_for_snapshot(Command::Resume(vec!["public.t".to_owned()])).await.unwrap();
+    read_whole(&capture).await;
+    let times = times_read(&capture);
+    let of = |id: &str| times[id];
+    assert_eq!(times.len() as u64, ROWS);
+    assert_eq!((of("1"), of("5"), of("7"), of("20000")), (2, 4, 3, 2));
+    capture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_with_more_conditions_than_can_be_kept_is_told() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key); insert into t select generate_series(1, 10)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "select rowcast.snapshot('t', 'id = ' || i) from generate_series(1, 1001) i").await;
+    caught_up(&client, &capture).await;
+    let events = capture.events();
+    let rejected: Vec<&Seen> = events.iter().filter(|event| event.channel == "rowcast.rejected").collect();
+    assert_eq!(rejected.len(), 1);
+    assert!(rejected[0].new.contains("1,000 snapshots with conditions at most"), "{}", rejected[0].new);
+    let wishes = capture.journal.notes().into_keys().filter(|name| name.starts_with("snapshot ")).count();
+    assert!(wishes > 900, "{wishes} wait");
+    capture.stop().await;
+}

@@ -1,0 +1,33 @@
+//! Rows that wait to be read again, and are larger together than a chunk may be.
+
+use super::load::{equal_to_the_table, progress};
+use super::*;
+
+/// 80 MB, and a chunk has at most 32.
+const TABLE: &str = "create table t (id int primary key, v text, big text);
+    alter table t alter big set storage external;
+    insert into t select i, 'v', repeat(i || ' ', 200000 / length(i || ' ')) from generate_series(1, 400) i";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_rows_that_wait_are_read_a_few_at_a_time() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, TABLE).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    // No event of it has the large values. It commits in the midst of the reading.
+    let other = sql(&server).await;
+    run(&other, "begin; update t set id = id + 1000").await;
+    capture.status.ask_for_snapshot(rows_of_t(None)).await.unwrap();
+    until("the first rows", async || progress(&capture.journal).is_some_and(|(rows, _)| rows > 0)).await;
+    run(&other, "commit").await;
+    let mut waiting = 0;
+    until("all rows to wait", async || {
+        waiting = waiting.max(progress(&capture.journal).map_or(0, |(_, keys)| keys));
+        waiting == 400
+    })
+    .await;
+    read_whole(&capture).await;
+    caught_up(&client, &capture).await;
+    equal_to_the_table(&client, &capture.events()).await;
+    capture.stop().await;
+}

@@ -25,6 +25,12 @@ use network::Network;
 /// Each in the midst of the reading, further on than the one before.
 const KILLS: u32 = 10;
 
+/// What may come of the tables in one life, in bytes, however late it is killed: of some 79 MB. The first chunk has 2.
+const LIFE: u64 = 3 << 20;
+
+/// In one that ends by itself, four chunks further on.
+const LONG_LIFE: u64 = 16 << 20;
+
 /// For a snapshot to get on, or to its end, beside the application and on a busy machine.
 const READ: Duration = Duration::from_secs(120);
 
@@ -39,12 +45,14 @@ struct House {
     tables: Vec<Table>,
     application: Application,
     rowcast: Rowcast,
+    /// What may come of the tables while it lives.
+    life: u64,
     /// What was left of the reading at each death.
     left: Vec<Left>,
 }
 
 impl House {
-    async fn new(name: &str) -> Self {
+    async fn new(name: &str, life: u64) -> Self {
         let (start, mut rng) = (Instant::now(), random(name));
         let kafka = Kafka::shared().await;
         let prefix = kafka.prefix(name);
@@ -52,12 +60,13 @@ impl House {
         let tables = create(&database).await;
         let application = Application::start(&database, &mut rng);
         let (network, url) = Network::before(&database).await;
+        network.grant(life);
         let rowcast = Rowcast::on(&url)
             .set(&format!("source.slot={}", database.name()))
             .filled(kafka, &prefix)
             .set("kafka.debezium.skipped.operations=none");
         let left = Vec::new();
-        Self { start, rng, kafka, prefix, database, network, tables, application, rowcast, left }
+        Self { start, rng, kafka, prefix, database, network, tables, application, rowcast, life, left }
     }
 
     /// Once there is a slot.
@@ -101,17 +110,20 @@ impl House {
     /// Starts it, of four times once after a start on whose way to the stream it is killed.
     async fn start_again(&mut self) {
         if self.rng.random_ratio(1, 4) {
+            self.network.grant(self.life);
             self.rowcast.spawn();
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..500))).await;
             self.rowcast.kill9().await;
             self.look("killed on its way").await;
         }
+        self.network.grant(self.life);
         self.rowcast.launch().await;
     }
 
     /// Has it read until it comes to where it is to die, the `count`-th time.
     async fn die_at(&mut self, point: &str, count: u32) {
         self.rowcast.set_env(VARIABLE, Some(&format!("{point}:{count}")));
+        self.network.grant(self.life);
         self.rowcast.launch().await;
         wait_for(&format!("{point} to be reached"), READ, async || {
             if self.rowcast.ended().is_some() { Ok(()) } else { Err(String::from("it reads")) }
@@ -177,8 +189,9 @@ impl House {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_ten_times_under_full_load_a_snapshot_ends_with_the_tables() {
     let _alone = alone().await;
-    let mut house = House::new("filling").await;
-    house.rowcast = house.rowcast.start().await;
+    let mut house = House::new("filling", LIFE).await;
+    // Two tables at once would have less than a chunk each.
+    house.rowcast = house.rowcast.set("source.snapshot_tables=1").start().await;
     let followers = house.follow();
     let mut kills = 0;
     while kills < KILLS {
@@ -191,7 +204,7 @@ async fn killed_ten_times_under_full_load_a_snapshot_ends_with_the_tables() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_every_step_of_a_snapshot_it_ends_with_the_tables() {
     let _alone = alone().await;
-    let mut house = House::new("steps").await;
+    let mut house = House::new("steps", LONG_LIFE).await;
     let mut points: Vec<_> = points(Scene::Snapshot).iter().map(|point| point.name()).collect();
     // All tables are listed but once.
     let first = points.remove(0);

@@ -26,8 +26,9 @@ const GROWTH_MAX_KB: u64 = 60 << 10;
 /// other things: half of the time that the transaction takes is allowed as well.
 const STALL: Duration = Duration::from_secs(3);
 
-/// Nor do half of them wait so long, which take two.
+/// Nor do half of them wait so long, which take two; on a disk that is busy, five times what they take without a huge one.
 const HALF_MAX: Duration = Duration::from_millis(100);
+const TIMES_MAX: u32 = 5;
 
 /// Between two custom events.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -45,8 +46,8 @@ fn rows() -> u64 {
     std::env::var("ROWCAST_TEST_HUGE_ROWS").map_or(ROWS, |rows| rows.parse().expect("a number"))
 }
 
-/// Custom events published one after the other: what each was answered with, and how long that took.
-type Published = Vec<(u64, Duration)>;
+/// Custom events published one after the other: what each was answered with, when it was begun, and how long that took.
+type Published = Vec<(u64, Instant, Duration)>;
 
 async fn keep_publishing(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -> Published {
     let mut published = Vec::new();
@@ -55,7 +56,7 @@ async fn keep_publishing(address: std::net::SocketAddr, stop: Arc<AtomicBool>) -
         let answer = soon("an answer", http::post(address, "/v1/channels/custom.event/events", "1")).await;
         let answer = answer.expect("rowcast listens");
         assert_eq!(answer.status, 201, "{}", answer.text());
-        published.push((answer.json()["id"].as_u64().expect("a number"), start.elapsed()));
+        published.push((answer.json()["id"].as_u64().expect("a number"), start, start.elapsed()));
         tokio::time::sleep(PAUSE).await;
     }
     published
@@ -86,22 +87,26 @@ fn stays_flat(rowcast: &Rowcast, before: u64) {
     assert!(resident < RESIDENT_MAX_KB && grown < GROWTH_MAX_KB, "{resident} kB resident, {before} before");
 }
 
-fn sorted(published: &[(u64, Duration)]) -> Vec<Duration> {
-    let mut times: Vec<_> = published.iter().map(|(_, time)| *time).collect();
+/// How long the answers took.
+fn answers(published: &[(u64, Instant, Duration)]) -> Vec<Duration> {
+    published.iter().map(|(_, _, time)| *time).collect()
+}
+
+fn sorted(times: &[Duration]) -> Vec<Duration> {
+    let mut times = times.to_vec();
     times.sort();
     times
 }
 
 /// For people: p50, p99, the longest.
-fn show(what: &str, published: &[(u64, Duration)]) {
-    let times = sorted(published);
+fn show(what: &str, times: &[Duration]) {
+    let times = sorted(times);
     let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
     println!("{what}: {} times, p50 {:?}, p99 {:?}, max {:?}", times.len(), at(50), at(99), times.last());
 }
 
-fn half_of(published: &[(u64, Duration)]) -> Duration {
-    let times = sorted(published);
-    times[times.len() / 2]
+fn half_of(times: &[Duration]) -> Duration {
+    sorted(times)[times.len() / 2]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,18 +123,24 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
     let mut live = Ndjson::open(rowcast.address(), path).await.unwrap();
     live.expect("open").await;
     let (one, two) = (database.client().await, database.client().await);
+    // Each small one is seen before the next is made.
+    let mut small = async |ids: std::ops::RangeInclusive<i32>| {
+        let mut waits = Vec::new();
+        for id in ids {
+            let start = Instant::now();
+            two.execute("insert into small values ($1)", &[&id]).await.unwrap();
+            assert_eq!(next_event(&mut live).await["after"]["id"], id);
+            waits.push(start.elapsed());
+        }
+        waits
+    };
+    let alone = small(1..=50).await;
     let rows = rows();
     let insert = format!("insert into big select i, md5(i::text) from generate_series(1, {rows}) i");
     one.batch_execute(&format!("begin; {insert}; insert into small values (0)")).await.unwrap();
 
-    // While it is open, each small one is seen before the next is made.
-    let mut waits = Vec::new();
-    for id in 1..=50 {
-        let start = Instant::now();
-        two.execute("insert into small values ($1)", &[&id]).await.unwrap();
-        assert_eq!(next_event(&mut live).await["after"]["id"], id);
-        waits.push((0, start.elapsed()));
-    }
+    let waits = small(51..=100).await;
+    show("Without it, insert to client", &alone);
     show("While it is open, insert to client", &waits);
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -143,7 +154,7 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
         if event["op"] != "message" {
             break event;
         }
-        seen.push(event["id"].as_u64().unwrap());
+        seen.push((event["id"].as_u64().unwrap(), Instant::now()));
     };
     let took = committed.elapsed();
     // What comes right after it is taken in is to be seen too.
@@ -155,20 +166,23 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
 
     // They have their numbers and were seen while it was written, before all of it.
     let first = last["id"].as_u64().unwrap() - rows;
-    let during: Vec<_> = published.iter().copied().take_while(|(id, _)| *id < first).collect();
+    let during: Vec<_> = published.iter().copied().take_while(|(id, ..)| *id < first).collect();
     let after: Vec<_> = published.iter().copied().skip(during.len()).collect();
     assert!(during.len() > 20, "{} published while it was written", during.len());
-    assert!(seen.iter().eq(during.iter().map(|(id, _)| id)), "each was seen, in order");
-    assert!(after.iter().all(|(id, _)| *id > last["id"].as_u64().unwrap()), "none lies within it");
-    show("While it is written", &during);
-    show(
-        "Around its taking in",
-        &published[during.len().saturating_sub(3)..(during.len() + 3).min(published.len())],
-    );
-    show("Afterwards", &after);
+    assert!(seen.iter().map(|(id, _)| id).eq(during.iter().map(|(id, ..)| id)), "each was seen, in order");
+    assert!(after.iter().all(|(id, ..)| *id > last["id"].as_u64().unwrap()), "none lies within it");
+    let to_client: Vec<_> =
+        during.iter().zip(&seen).map(|((_, start, _), (_, seen))| seen.duration_since(*start)).collect();
+    show("While it is written, publish to answer", &answers(&during));
+    show("While it is written, publish to client", &to_client);
+    let around = during.len().saturating_sub(3)..(during.len() + 3).min(published.len());
+    show("Around its taking in", &answers(&published[around]));
+    show("Afterwards", &answers(&after));
     // On a busy machine half of them take a few milliseconds, and some wait for the disk, or for a processor.
-    assert!(half_of(&during) < HALF_MAX && half_of(&waits) < HALF_MAX, "half of them wait longer");
-    let longest = published.iter().chain(&waits).map(|(_, time)| *time).max().unwrap();
+    for times in [&answers(&during), &to_client, &waits] {
+        assert!(half_of(times) < HALF_MAX.max(half_of(&alone) * TIMES_MAX), "half of them wait longer");
+    }
+    let longest = answers(&published).into_iter().chain(to_client).chain(waits).max().unwrap();
     assert!(longest < STALL.max(took / 2), "somebody waited {longest:?} of {took:?}");
 
     println!("{rows} rows visible {took:?} after their commit");

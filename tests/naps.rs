@@ -95,8 +95,8 @@ async fn a_backlog_that_has_been_read_is_over() {
     if !own_servers("naps") {
         return;
     }
-    // Keepalives come every two seconds, and nothing else does.
-    let server = Postgres::start(&["wal_sender_timeout=4s", "autovacuum=off"]).await;
+    // Keepalives come every five seconds, and nothing else does.
+    let server = Postgres::start(&["wal_sender_timeout=10s", "autovacuum=off"]).await;
     let client = server.client("postgres").await;
     client.batch_execute(TABLES).await.unwrap();
     // Over TCP.

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// Long enough to fill the journal before it is over, and to see capture pause then, on a busy machine, too.
-const STALLED_AFTER: Duration = Duration::from_secs(15);
+const STALLED_AFTER: Duration = Duration::from_secs(40);
 
 /// Runs `rowcast sink …` on a running rowcast.
 async fn sink(rowcast: &Rowcast, arguments: &[&str]) -> Output {

@@ -210,7 +210,7 @@ async fn what_is_left_is_told_before_the_source_is_there() {
     locker.batch_execute("select pg_advisory_lock(7)").await.unwrap();
     let mut rowcast = Rowcast::of(&database).start().await;
     let data = rowcast.data().to_str().unwrap().to_owned();
-    let first = "id <= 4000 or pg_advisory_xact_lock_shared(7) is not null";
+    let first = "id <= 2000 or pg_advisory_xact_lock_shared(7) is not null";
     let order = ["snapshot", "public.orders", "--where", first, "--detach", "--data", &data];
     assert_eq!(command(&order).await.code, 0);
     wait_for("the first chunk to be stored", SOON, async || {

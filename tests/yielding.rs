@@ -1,5 +1,6 @@
 //! What yields while room runs short, step by step in one run: age, a sink that stands still, capture, and the slot.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -80,21 +81,22 @@ async fn done(rowcast: &Rowcast, arguments: &[&str]) -> Output {
 /// Rows by id, and the gaps between them by reason, so many, in the order of their numbers.
 async fn delivered(kafka: &Kafka, prefix: &str, wanted: usize) -> Vec<Value> {
     let mut reader = KafkaReader::start(kafka, prefix);
-    let mut found: Vec<(u64, Value)> = Vec::new();
-    let gaps = |found: &[(u64, Value)]| -> Vec<Value> {
-        found.iter().map(|(_, what)| what).filter(|what| what.is_string()).cloned().collect()
+    // What comes again has its number.
+    let mut found: BTreeMap<u64, Value> = BTreeMap::new();
+    let gaps = |found: &BTreeMap<u64, Value>| -> Vec<Value> {
+        found.values().filter(|what| what.is_string()).cloned().collect()
     };
     // The topics come in any order: the newest row is there, and the gaps before it.
-    while gaps(&found).len() < wanted || !found.iter().any(|(_, what)| *what == LAST) {
+    while gaps(&found).len() < wanted || !found.values().any(|what| *what == LAST) {
         let record = reader.next(SOON).await;
-        let record = record.unwrap_or_else(|| panic!("{:?} up to {:?}", gaps(&found), found.last()));
+        let record =
+            record.unwrap_or_else(|| panic!("{:?} up to {:?}", gaps(&found), found.last_key_value()));
         let number = record.headers["rowcast.id"].parse().expect("a number");
         let value = record.value.expect("no tombstone");
         let what = if value["op"] == "gap" { &value["reason"] } else { &value["after"]["id"] };
-        found.push((number, what.clone()));
+        found.insert(number, what.clone());
     }
-    found.sort_by_key(|(number, _)| *number);
-    found.into_iter().map(|(_, what)| what).collect()
+    found.into_values().collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -282,19 +282,23 @@ fn a_round_ends_with_its_segment() {
 
 /// Nobody who is alone is kept waiting for others: of many commits one after the other the quickest takes no more than the
 /// way to the writer and back.
+/// Two threads that hand a commit to each other take a tenth of it.
+const QUICK: Duration = Duration::from_micros(500);
+
 #[test]
 fn a_single_commit_waits_for_nobody() {
     let runtime = Tokio::new_current_thread().enable_time().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     runtime.block_on(async {
         let mut it = Standing::open(options(dir.path())).await;
-        let mut quickest = Duration::MAX;
-        for _ in 0..200 {
+        let (mut quickest, start) = (Duration::MAX, Instant::now());
+        // Where others have the processors, each thread waits for its turn; not each time, for long.
+        while quickest >= QUICK && start.elapsed() < Duration::from_secs(20) {
             let begun = Instant::now();
             it.fixture.transaction(1, "alone").await;
             quickest = quickest.min(begun.elapsed());
         }
         println!("a commit of one row to a disk that costs nothing: {quickest:?}");
-        assert!(quickest < Duration::from_micros(500), "{quickest:?}");
+        assert!(quickest < QUICK, "{quickest:?}");
     });
 }

@@ -42,6 +42,11 @@ impl Network {
         (Self { proxy, _end: end }, url)
     }
 
+    /// So much comes from here on, in bytes, and what is behind it waits.
+    pub(super) fn grant(&self, bytes: u64) {
+        self.proxy.grant(bytes);
+    }
+
     /// From here on rows come as fast as they can.
     pub(super) fn mend(&self) {
         self.proxy.mend();

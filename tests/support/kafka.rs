@@ -119,12 +119,20 @@ impl Kafka {
         })
         .await;
         let brokers = self.brokers.clone();
-        let answered = tokio::task::spawn_blocking(move || {
-            let consumer: BaseConsumer =
-                ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a consumer");
-            consumer.fetch_metadata(None, SOON * 9).map(|_| ())
-        });
-        answered.await.expect("no panic").unwrap_or_else(|error| panic!("{error}: {}", tail(&log)));
+        // At first its answers name no broker: its cluster has not let it in yet.
+        wait_for("Kafka to name itself", SOON * 9, async || {
+            let brokers = brokers.clone();
+            let asked = tokio::task::spawn_blocking(move || {
+                let consumer: BaseConsumer =
+                    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a consumer");
+                consumer.fetch_metadata(None, SOON).map(|metadata| metadata.brokers().len())
+            });
+            match asked.await.expect("no panic") {
+                Ok(1..) => Ok(()),
+                answer => Err(format!("{answer:?}: {}", tail(&log))),
+            }
+        })
+        .await;
     }
 
     /// Stops it in order; its data stay.

@@ -105,6 +105,8 @@ select coalesce(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else
 /// When the server cannot be asked.
 pub(crate) async fn read(client: &mut Client, source: &Source, version: u32) -> Result<Contents> {
     let failed = |error| sql_error("Cannot read what the publications publish", error);
+    // What the status shows must be in what is noted, so that is looked at first: what comes between is looked at again.
+    let captured = captured::tables(client, source, version).await?;
     // One moment for both questions.
     let moment = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
     let moment = moment.read_only(true).start().await.map_err(failed)?;
@@ -113,7 +115,6 @@ pub(crate) async fn read(client: &mut Client, source: &Source, version: u32) -> 
     let sql = TABLES.replace("SCHEMAS", if old { "" } else { SCHEMAS });
     let tables = moment.query(&sql, &[all, inserts, &old]).await.map_err(failed)?;
     moment.commit().await.map_err(failed)?;
-    let captured = captured::tables(client, source, version).await?;
     let position: String = client.query_one(POSITION, &[]).await.map_err(failed)?.get(0);
     let tables = tables.iter().map(place).filter(|(_, place)| captured.contains_key(&place.channel()));
     Ok(Contents {

@@ -177,11 +177,14 @@ async fn fast_shutdown(before: Before) -> Duration {
     took
 }
 
+/// It takes less than a second; without our giving way it has no end.
+const MOMENTS: Duration = Duration::from_secs(30);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_shutdown_takes_moments_although_the_journal_is_full() {
     for before in [Before::Little, Before::Much, Before::Large, Before::Open] {
         let took = fast_shutdown(before).await;
-        assert!(took < Duration::from_secs(10), "{before:?}: {took:?}");
+        assert!(took < MOMENTS, "{before:?}: {took:?}");
     }
 }
 
@@ -200,8 +203,9 @@ async fn a_fast_shutdown_takes_moments_although_a_sink_stands_still() {
     capture.wait(1).await;
     let start = Instant::now();
     tokio::task::block_in_place(|| server.stop_in_order());
-    println!("A sink stands still: pg_ctl stop -m fast took {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    println!("A sink stands still: pg_ctl stop -m fast took {took:?}");
+    assert!(took < MOMENTS, "{took:?}");
     until("the notice", async || capture.report().source.state == "reconnecting").await;
     server.relaunch();
     until("the stream", async || capture.report().source.state == "streaming").await;
@@ -213,8 +217,9 @@ async fn a_fast_shutdown_takes_moments_although_a_sink_stands_still() {
 /// The server hears of us although nothing is read: what it asks is not heard, so we have to say it by ourselves.
 #[tokio::test]
 async fn a_full_journal_costs_no_connection() {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let server = Server::start("wal_sender_timeout = 2s");
+    // Something is said each ten seconds; after twenty without a word the server cuts the connection.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let server = Server::start("wal_sender_timeout = 20s");
     let (directory, client) = (Directory::new(), sql(&server).await);
     let (capture, disk) = full(&server, config(&server), &directory).await;
     let reader = "select pid from pg_stat_replication";
@@ -224,7 +229,7 @@ async fn a_full_journal_costs_no_connection() {
     }
     is_paused(&capture).await;
     let start = Instant::now();
-    while start.elapsed() < PATIENCE * 3 {
+    while start.elapsed() < PATIENCE {
         assert_eq!(value(&client, reader).await, pid, "after {:?}", start.elapsed());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

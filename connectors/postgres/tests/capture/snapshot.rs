@@ -77,10 +77,12 @@ pub(super) async fn paused(capture: &Capture) {
 }
 
 /// Has a reading, of whose chunks none passes before, paused behind its first one.
-pub(super) async fn pause_behind_a_chunk(way: &Interceptor, capture: &Capture) {
+pub(super) async fn pause_behind_a_chunk(way: &Interceptor, client: &Client, capture: &Capture) {
     until("a chunk to be read", async || way.chunks() >= 1).await;
     way.pass_chunk();
     until("the next one to be read", async || way.chunks() > 1).await;
+    // The first one is written by then, at its place in the stream.
+    caught_up(client, capture).await;
     capture.status.ask_for_snapshot(Command::Pause(vec!["public.t".to_owned()])).await.unwrap();
     paused(capture).await;
     way.pass_all_chunks();

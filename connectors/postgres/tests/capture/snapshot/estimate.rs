@@ -14,7 +14,7 @@ insert into t select generate_series(0, 5999)";
 /// What is told of the table when its first chunk has been read, of 2,000 rows.
 async fn estimate(capture: &Capture, client: &Client) -> u64 {
     run(client, "select pg_advisory_lock(7)").await;
-    let first = "id < 4500 or pg_advisory_xact_lock_shared(7) is not null";
+    let first = "id < 2000 or pg_advisory_xact_lock_shared(7) is not null";
     capture.status.ask_for_snapshot(rows_of_t(Some(first))).await.unwrap();
     let shown = async || capture.report().snapshots.first().cloned().unwrap_or_default();
     until("the first chunk", async || shown().await.rows == 2000).await;

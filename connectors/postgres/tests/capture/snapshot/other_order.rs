@@ -26,7 +26,7 @@ async fn begins_anew(table: &str, change: &str, condition: Option<&str>) {
     way.hold();
     way.pass_stream();
     capture.status.ask_for_snapshot(rows_of_t(condition)).await.unwrap();
-    pause_behind_a_chunk(&way, &capture).await;
+    pause_behind_a_chunk(&way, &client, &capture).await;
     run(&client, change).await;
     capture.status.ask_for_snapshot(Command::Resume(vec!["public.t".to_owned()])).await.unwrap();
     read_whole(&capture).await;

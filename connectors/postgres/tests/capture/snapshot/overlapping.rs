@@ -28,7 +28,10 @@ async fn wishes_of_transactions_wait_behind_what_is_read() {
     way.pass_stream();
     let config = rowcast_postgres::Config { snapshot: Some(SnapshotMode::Initial), ..way.config() };
     let capture = Capture::start(config.clone(), directory.path()).await;
-    pause_behind_a_chunk(&way, &capture).await;
+    pause_behind_a_chunk(&way, &client, &capture).await;
+    // Nor does one of the wishes begin before all are there.
+    way.hold();
+    way.pass_stream();
     run(&client, "begin; select rowcast.snapshot('t', 'id = 5'), rowcast.snapshot('t', 'id = 7'), rowcast.snapshot('t', 'id = 5'); commit").await;
     run(&client, "select rowcast.snapshot('t', 'id = 5')").await;
     run(&client, "select rowcast.snapshot('t')").await;
@@ -41,6 +44,7 @@ async fn wishes_of_transactions_wait_behind_what_is_read() {
     };
     wishes(4).await;
     capture.crash().await;
+    way.pass_all_chunks();
     let capture = Capture::start(config, directory.path()).await;
     let again = capture.status.ask_for_snapshot(rows_of_t(Some("id = 9"))).await.unwrap_err();
     assert!(again.to_string().contains("under way already"), "{again}");

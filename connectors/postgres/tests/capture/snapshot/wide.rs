@@ -2,6 +2,7 @@
 
 use super::load::{equal_to_the_table, progress};
 use super::*;
+use crate::capture::interceptor::Interceptor;
 
 /// 80 MB, and a chunk has at most 32.
 const TABLE: &str = "create table t (id int primary key, v text, big text);
@@ -13,13 +14,20 @@ async fn large_rows_that_wait_are_read_a_few_at_a_time() {
     let server = Server::start("");
     let (client, directory) = (sql(&server).await, Directory::new());
     run(&client, TABLE).await;
-    let capture = Capture::start(config(&server), directory.path()).await;
+    let way = Interceptor::start(&server).await;
+    way.hold();
+    way.pass_stream();
+    let capture = Capture::start(way.config(), directory.path()).await;
     // No event of it has the large values. It commits in the midst of the reading.
     let other = sql(&server).await;
     run(&other, "begin; update t set id = id + 1000").await;
     capture.status.ask_for_snapshot(rows_of_t(None)).await.unwrap();
-    until("the first rows", async || progress(&capture.journal).is_some_and(|(rows, _)| rows > 0)).await;
+    until("the first chunk", async || way.chunks() == 1).await;
+    way.pass_chunk();
+    until("the next one", async || way.chunks() == 2).await;
     run(&other, "commit").await;
+    caught_up(&client, &capture).await;
+    way.pass_all_chunks();
     let mut waiting = 0;
     until("all rows to wait", async || {
         waiting = waiting.max(progress(&capture.journal).map_or(0, |(_, keys)| keys));

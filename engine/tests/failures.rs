@@ -14,6 +14,8 @@ use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
 
 use crate::damage::{all, copy, history, segments, small, told};
+use crate::room::hand_over;
+use crate::rounds::open_standing;
 use crate::support::{Fixture, read_all};
 
 /// A disk on which calls fail that name a file with this ending.
@@ -331,15 +333,21 @@ async fn a_file_that_is_taken_away_while_it_is_written_ends_writing() {
     let remove: Way = |path| fs::remove_file(path).unwrap();
     let remove_all: Way = |path| fs::remove_dir_all(path.parent().unwrap()).unwrap();
     let ways = [(cut, "was cut"), (remove, "was removed"), (remove_all, "was removed")];
-    for (take, words) in ways {
+    for ((take, words), writes) in ways.into_iter().flat_map(|way| [(way, true), (way, false)]) {
         let dir = tempfile::tempdir().unwrap();
-        let mut fixture = Fixture::open(Options::new(dir.path())).await;
+        let options = Options::new(dir.path());
+        let journal = if writes {
+            // It is missed by what is written next, and not by the look of each second.
+            open_standing(options, Arc::new(RealDisk))
+        } else {
+            journal::open(options, Arc::new(RealDisk)).unwrap()
+        };
+        let mut fixture = Fixture::over(journal.clone()).await;
         fixture.transaction(5, "told").await;
-        let (journal, told) = (fixture.journal().clone(), fixture.journal().position().lsn);
+        let told = journal.position().lsn;
         take(&segments(dir.path()).pop().unwrap());
-        if words == "was cut" {
-            // By the next write, or by the look that comes before it.
-            journal.publish(&[("custom.event", b"1")], 1).await.unwrap_err();
+        if writes {
+            hand_over(&mut fixture).await;
         }
         let mut state = journal.state();
         let failed = state.wait_for(|state| matches!(state, State::Failed(_)));

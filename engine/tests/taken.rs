@@ -16,6 +16,7 @@ use crate::damage::{Told, segments, small, told};
 use crate::disk::{CREATE, FakeDisk, Fault, Ill, OPEN, READ, WRITE};
 use crate::log::logged;
 use crate::room::{hand_over, soon};
+use crate::rounds::open_standing;
 use crate::said::{record, rendered};
 use crate::support::{Fixture, table, unlocked};
 
@@ -282,22 +283,34 @@ async fn what_is_taken_while_the_writer_waits_is_missed_before_it_stops() {
     }
 }
 
-/// What Postgres was not told of comes again.
+/// What Postgres was not told of comes again. No tick looks at the file before.
 #[tokio::test]
-async fn nothing_is_confirmed_out_of_a_file_that_was_removed() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
-    let later = Options { sync: Sync::Interval(Duration::from_millis(300)), ..small(dir.path()) };
-    let journal = journal::open(later, Arc::new(disk.clone())).unwrap();
-    let mut fixture = Fixture::over(journal.clone()).await;
-    fixture.transaction(1, "confirmed").await;
-    let (before, mut head) = (fixture.lsn, journal.head());
-    head.mark_unchanged();
-    hand_over(&mut fixture).await;
-    soon("it is shown", head.changed()).await.unwrap();
-    let newest = disk.names().into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
-    disk.remove(Path::new(&newest)).unwrap();
-    failed(&journal).await;
-    assert_eq!(journal.durable().borrow().0, before);
+async fn nothing_is_confirmed_out_of_a_file_that_is_not_there_any_more() {
+    for sync in [Sync::Always, Sync::Interval(Duration::from_secs(3600))] {
+        for (how, harm) in HARMS {
+            let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+            let options = Options { sync, ahead_bytes: 0, ..small(dir.path()) };
+            let journal = open_standing(options, Arc::new(disk.clone()));
+            let mut fixture = Fixture::over(journal.clone()).await;
+            fixture.transaction(1, "confirmed").await;
+            let (before, mut head) = (fixture.lsn, journal.head());
+            head.mark_unchanged();
+            let newest = disk.names().into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
+            if sync == Sync::Always {
+                harm(&disk, Path::new(&newest));
+                hand_over(&mut fixture).await;
+            } else {
+                hand_over(&mut fixture).await;
+                soon("it is shown", head.changed()).await.unwrap();
+                harm(&disk, Path::new(&newest));
+                fixture.ingest.hasten();
+            }
+            failed(&journal).await;
+            let State::Failed(why) = journal.state().borrow().clone() else { unreachable!() };
+            assert!(why.contains(&format!("{newest} was {how} while it was being written")), "{why}");
+            assert_eq!(journal.durable().borrow().0, before, "{how}, {sync:?}");
+        }
+    }
 }
 
 /// No room comes, and it is started again: what was taken is told all the same.

@@ -202,16 +202,18 @@ async fn segments_that_are_missing_or_cut() {
 
 /// Nobody reads them, and yet it is told, before the next start refuses.
 #[tokio::test]
-async fn a_closed_segment_that_somebody_takes_away_or_cuts_is_missed_while_it_runs() {
+async fn a_closed_segment_that_somebody_takes_away_cuts_or_replaces_is_missed_while_it_runs() {
     let source = history().await;
-    for cut in [false, true] {
+    let longest = segments(source.path()).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    let longest = longest.unwrap();
+    for how in ["was removed", "was cut", "was replaced by another file"] {
         let dir = copy(source.path());
         let journal = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap();
         let path = segments(dir.path())[2].clone();
-        if cut {
-            OpenOptions::new().write(true).open(&path).unwrap().set_len(900).unwrap()
-        } else {
-            fs::remove_file(&path).unwrap()
+        match how {
+            "was removed" => fs::remove_file(&path).unwrap(),
+            "was cut" => OpenOptions::new().write(true).open(&path).unwrap().set_len(900).unwrap(),
+            _ => drop(fs::copy(&longest, &path).unwrap()),
         }
         let begun = std::time::Instant::now();
         let told = loop {
@@ -221,7 +223,6 @@ async fn a_closed_segment_that_somebody_takes_away_or_cuts_is_missed_while_it_ru
             assert!(begun.elapsed() < Duration::from_secs(60), "it is not missed");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        let how = if cut { "was cut" } else { "was removed" };
         assert!(told.contains(how) && told.contains(path.to_str().unwrap()), "{told}");
         journal.close().await;
     }

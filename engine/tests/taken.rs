@@ -283,11 +283,28 @@ async fn what_is_taken_while_the_writer_waits_is_missed_before_it_stops() {
     }
 }
 
+/// Another file has its name, and is no shorter.
+const REPLACEMENTS: [(&str, Harm); 2] = [
+    ("replaced by another file", |disk, path| {
+        let mut bytes = disk.files()[path].clone();
+        bytes[32] ^= 1;
+        let crc = crc32c::crc32c(&bytes[..124]);
+        bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+        replace(disk, path, bytes);
+    }),
+    ("replaced by a copy", |disk, path| replace(disk, path, disk.files()[path].clone())),
+];
+
+fn replace(disk: &FakeDisk, path: &Path, bytes: Vec<u8>) {
+    disk.remove(path).unwrap();
+    disk.put(path.to_owned(), bytes);
+}
+
 /// What Postgres was not told of comes again. No tick looks at the file before.
 #[tokio::test]
 async fn nothing_is_confirmed_out_of_a_file_that_is_not_there_any_more() {
     for sync in [Sync::Always, Sync::Interval(Duration::from_secs(3600))] {
-        for (how, harm) in HARMS {
+        for (how, harm) in HARMS.into_iter().chain(REPLACEMENTS) {
             let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
             let options = Options { sync, ahead_bytes: 0, ..small(dir.path()) };
             let journal = open_standing(options, Arc::new(disk.clone()));

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
+use crate::journal::lost_end::REPLACED;
 use crate::journal::opening::segment_paths;
 use crate::journal::reader::Gone;
 use crate::journal::refusal::{cannot_change, cannot_read, header_of, is_out_of_files};
@@ -24,12 +25,17 @@ use crate::journal::{Shared, installation, noted, removed};
 use crate::schema::SchemaId;
 
 impl Shared {
-    /// The newest file, which is being written, was removed or cut.
+    /// The newest file, which is being written, was removed, cut or replaced.
     pub(super) fn taken_away(&self, segment: &Segment, how: &str) -> Error {
         let error =
             Error::journal(format!("{} was {how} while it was being written", segment.path.display()));
         let (first, last) = (segment.header.base, *self.head.borrow());
-        let again = "Start rowcast again: it goes on behind what is left, and what Postgres has forgotten of the rest is a gap";
+        let again = if how == REPLACED {
+            "Put the file back, or move what has its name now out of the directory, and start rowcast again: it goes on \
+             behind what is left, and what Postgres has forgotten of the rest is a gap"
+        } else {
+            "Start rowcast again: it goes on behind what is left, and what Postgres has forgotten of the rest is a gap"
+        };
         if last < first {
             return error.hint(format!("{again}."));
         }

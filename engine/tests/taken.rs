@@ -20,7 +20,7 @@ use crate::rounds::open_standing;
 use crate::said::{record, rendered};
 use crate::support::{Fixture, table, unlocked};
 
-const EVENT: &[(&str, &[u8])] = &[("custom.event", b"1")];
+pub(crate) const EVENT: &[(&str, &[u8])] = &[("custom.event", b"1")];
 
 /// Ways to take it, and whether the whole journal goes.
 type Way = (&'static str, fn(&Path), bool);
@@ -52,12 +52,12 @@ async fn open(dir: &Path) -> Journal {
     Fixture::open(small(dir)).await.journal().clone()
 }
 
-async fn failed(journal: &Journal) {
+pub(crate) async fn failed(journal: &Journal) {
     soon("it is missed", journal.state().wait_for(|state| matches!(state, State::Failed(_)))).await.unwrap();
 }
 
 /// What everybody is told who stands at this number.
-async fn gaps(journal: &Journal, after: u64) -> Vec<Told> {
+pub(crate) async fn gaps(journal: &Journal, after: u64) -> Vec<Told> {
     let feed = Feed::new(journal.clone(), stop().1);
     let mut told = told(&feed, From::After(after)).await;
     told.retain(|told| matches!(told, Told::Gap { .. }));
@@ -152,13 +152,13 @@ async fn a_copy_has_the_gap_as_well_and_what_is_put_back_has_none() {
 }
 
 /// A disk that holds these files.
-fn with(files: &BTreeMap<PathBuf, Vec<u8>>) -> FakeDisk {
+pub(crate) fn with(files: &BTreeMap<PathBuf, Vec<u8>>) -> FakeDisk {
     let disk = FakeDisk::default();
     files.iter().for_each(|(path, bytes)| disk.put(path.clone(), bytes.clone()));
     disk
 }
 
-fn opened(dir: &Path, disk: &FakeDisk) -> Result<Journal, Error> {
+pub(crate) fn opened(dir: &Path, disk: &FakeDisk) -> Result<Journal, Error> {
     unlocked(dir);
     journal::open(Options { ahead_bytes: 0, ..small(dir) }, Arc::new(disk.clone()))
 }
@@ -194,7 +194,7 @@ async fn with_each_ill_call(
 }
 
 /// Two lives on such a disk: the number that is kept, those of the newest segment, and that segment.
-async fn two_lives(dir: &Path, disk: &FakeDisk) -> (Journal, u64, [u64; 2], PathBuf) {
+pub(crate) async fn two_lives(dir: &Path, disk: &FakeDisk) -> (Journal, u64, [u64; 2], PathBuf) {
     let journal = opened(dir, disk).unwrap();
     let kept = journal.publish(EVENT, 1).await.unwrap();
     journal.close().await;
@@ -244,9 +244,9 @@ async fn an_index_that_cannot_be_read_is_not_removed() {
     .await;
 }
 
-type Harm = fn(&FakeDisk, &Path);
+pub(crate) type Harm = fn(&FakeDisk, &Path);
 
-const HARMS: [(&str, Harm); 2] = [
+pub(crate) const HARMS: [(&str, Harm); 2] = [
     ("removed", |disk, path| disk.remove(path).unwrap()),
     ("cut", |disk, path| disk.put(path.to_owned(), disk.files()[path][..200].to_vec())),
 ];

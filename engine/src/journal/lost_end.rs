@@ -14,7 +14,7 @@ use crate::journal::Shared;
 use crate::journal::compressed::{is_own, open_segment};
 use crate::journal::disk::{Disk, DiskFile, Look};
 use crate::journal::opening::{index_paths, never_begun, segment_paths};
-use crate::journal::refusal::{MEND, broken_middle, cannot_read};
+use crate::journal::refusal::{MEND, broken_middle, cannot_read, is_out_of_files};
 use crate::journal::scan::Broken;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Said};
@@ -123,11 +123,13 @@ impl Shared {
         })
     }
 
-    /// While an opening waits, the newest segment may go, and have no index yet that would tell.
-    pub(super) fn look_at_newest(&self, segment: &Segment) -> Result<()> {
+    /// While an opening waits, the newest segment may go, and have no index yet that would tell. Says whether it could be
+    /// looked at: not where too many files are open.
+    pub(super) fn has_seen_newest(&self, segment: &Segment) -> Result<bool> {
         match self.harm_to(segment, segment.stored(), false) {
             Ok(Some(how)) => Err(self.taken_away(segment, how)),
-            _ => Ok(()),
+            Err(error) => Ok(!is_out_of_files(&error)),
+            Ok(None) => Ok(true),
         }
     }
 }

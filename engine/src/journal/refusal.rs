@@ -161,11 +161,20 @@ fn base_of(path: &Path, disk: &dyn Disk) -> Option<u64> {
     header_of(path, disk).map(|header| header.base)
 }
 
-/// The header of a segment, if it is sound.
+/// The header of a segment, if it can be read and is sound.
 pub(crate) fn header_of(path: &Path, disk: &dyn Disk) -> Option<SegmentHeader> {
+    read_header(path, disk).ok().flatten()
+}
+
+/// The header of a segment, if it is there and sound.
+pub(crate) fn read_header(path: &Path, disk: &dyn Disk) -> Result<Option<SegmentHeader>> {
     let mut bytes = [0; SEGMENT_HEADER];
-    disk.open(path).and_then(|file| file.read_at(&mut bytes, 0)).ok()?;
-    SegmentHeader::decode(&bytes).ok()
+    match disk.open(path).and_then(|file| file.read_at(&mut bytes, 0)) {
+        Ok(_) => Ok(SegmentHeader::decode(&bytes).ok()),
+        // Retention has taken it since the directory was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot_read(path, error)),
+    }
 }
 
 /// Events whose columns nothing describes.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
 use crate::journal::opening::segment_paths;
 use crate::journal::reader::Gone;
-use crate::journal::refusal::{cannot_read, header_of, is_out_of_files};
+use crate::journal::refusal::{cannot_read, is_out_of_files, read_header};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, noted};
 
@@ -59,10 +59,12 @@ pub(super) fn missing(dir: &Path, disk: &dyn Disk, before: u64) -> Result<Option
     Ok(gone.map(|gone| Gone { from: gone + 1, to: before }))
 }
 
-/// The last event before the oldest segment of a directory.
-pub(super) fn before_oldest(dir: &Path, disk: &dyn Disk) -> Option<u64> {
-    let oldest = segment_paths(dir, disk).ok()?.into_iter().next()?;
-    Some(header_of(&oldest, disk)?.previous_last)
+/// The last event before the oldest segment of a directory, where there is one and its header is sound.
+pub(super) fn before_oldest(dir: &Path, disk: &dyn Disk) -> Result<Option<u64>> {
+    match segment_paths(dir, disk)?.first() {
+        Some(oldest) => Ok(read_header(oldest, disk)?.map(|header| header.previous_last)),
+        None => Ok(None),
+    }
 }
 
 /// What is said of a directory without segments: where there were some, that they are missing.

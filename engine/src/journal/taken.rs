@@ -19,7 +19,7 @@ use crate::journal::disk::Disk;
 use crate::journal::lost_end::REPLACED;
 use crate::journal::opening::segment_paths;
 use crate::journal::reader::Gone;
-use crate::journal::refusal::{cannot_change, cannot_read, header_of, is_out_of_files};
+use crate::journal::refusal::{cannot_change, cannot_read, is_out_of_files, read_header};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, installation, noted, removed};
 use crate::schema::SchemaId;
@@ -143,9 +143,12 @@ pub(super) fn schemas(dir: &Path, disk: &dyn Disk) -> Result<SchemaId> {
 
 /// Where a journal ends whose newest whole event is this one, or that has none.
 pub(super) fn end(dir: &Path, disk: &dyn Disk, newest: u64) -> Result<u64> {
-    let paths = segment_paths(dir, disk)?;
-    let before = paths.iter().rev().find_map(|path| Some(header_of(path, disk)?.previous_last));
-    Ok(newest.max(before.map_or_else(|| end_without_segments(dir, disk), Ok)?))
+    for path in segment_paths(dir, disk)?.iter().rev() {
+        if let Some(header) = read_header(path, disk)? {
+            return Ok(newest.max(header.previous_last));
+        }
+    }
+    Ok(newest.max(end_without_segments(dir, disk)?))
 }
 
 /// The same where there are no segments at all.

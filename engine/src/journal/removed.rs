@@ -105,17 +105,29 @@ pub(super) fn warn_of_missing(dir: &Path, disk: &dyn Disk, segments: &[Arc<Segme
         }
         return Ok(());
     };
-    if let Some(Gone { from, to }) = missing(dir, disk, oldest.header.previous_last)? {
+    if let Some(gone) = missing(dir, disk, oldest.header.previous_last)? {
         tracing::error!(
-            from,
-            to,
+            from = gone.from,
+            to = gone.to,
             dir = %dir.display(),
             hint = HINT,
-            "Events {from} to {to} are missing: segments at the journal's beginning were removed, and not by retention"
+            "{} are missing: segments at the journal's beginning were removed, and not by retention",
+            gone.of_beginning()
         );
         counter!("rowcast_journal_missing_total").increment(1);
     }
     Ok(())
+}
+
+impl Gone {
+    /// Which events they are, in words, where they were the first ones that the journal held: those of a new one do not
+    /// begin at 1.
+    pub fn of_beginning(&self) -> String {
+        match self {
+            Self { from: 1, to } => format!("All events up to {to}"),
+            Self { from, to } => format!("Events {from} to {to}"),
+        }
+    }
 }
 
 impl Shared {

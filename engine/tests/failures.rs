@@ -14,6 +14,7 @@ use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
 
 use crate::damage::{all, copy, history, segments, small, told};
+use crate::log::{logged, record};
 use crate::room::hand_over;
 use crate::rounds::open_standing;
 use crate::support::{Fixture, read_all};
@@ -200,15 +201,20 @@ async fn segments_that_are_missing_or_cut() {
     broken(&|dir| fs::write(&segments(dir)[3], vec![0; 4000]).unwrap(), "it is no journal segment");
 }
 
+/// The command that mends a journal, where it is known which one is meant.
+const MENDS: &str = "rowcast journal repair --data /srv/rowcast";
+
 /// Nobody reads them, and yet it is told, before the next start refuses.
 #[tokio::test]
 async fn a_closed_segment_that_somebody_takes_away_cuts_or_replaces_is_missed_while_it_runs() {
     let source = history().await;
+    record();
     let longest = segments(source.path()).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
     let longest = longest.unwrap();
     for how in ["was removed", "was cut", "was replaced by another file"] {
         let dir = copy(source.path());
-        let journal = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap();
+        let options = Options { repair: Some(MENDS.to_owned()), ..small(dir.path()) };
+        let journal = journal::open(options, Arc::new(RealDisk)).unwrap();
         let path = segments(dir.path())[2].clone();
         match how {
             "was removed" => fs::remove_file(&path).unwrap(),
@@ -224,6 +230,8 @@ async fn a_closed_segment_that_somebody_takes_away_cuts_or_replaces_is_missed_wh
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         assert!(told.contains(how) && told.contains(path.to_str().unwrap()), "{told}");
+        let logged = logged(dir.path().to_str().unwrap(), "while rowcast ran");
+        assert!(logged.len() == 1 && logged[0].contains(MENDS), "{logged:?}");
         journal.close().await;
     }
 }
@@ -298,14 +306,15 @@ async fn files_that_vanish_meanwhile_are_noticed_by_who_reads_them() {
     ];
     for (vanish, words) in vanish {
         let dir = copy(source.path());
-        let mut fixture = Fixture::open(small(dir.path())).await;
+        let options = Options { repair: Some(MENDS.to_owned()), ..small(dir.path()) };
+        let mut fixture = Fixture::open(options).await;
         let whole = read_all(fixture.journal(), 0);
         vanish(&segments(dir.path())[2]);
         let journal = fixture.journal().clone();
         let board = Status::default();
         // Up to the break all is given out, then the error, to each reader that comes there.
         let (after, error) = read_to_break(&journal, whole[0].0);
-        refused(&error, words, "rowcast journal repair");
+        refused(&error, words, MENDS);
         let place = whole.iter().position(|seen| seen.0 == after).unwrap();
         assert!(place > 20 && place < whole.len() - 20);
         assert!(journal.read(after).is_err());

@@ -177,7 +177,8 @@ impl Writer {
         };
         let Ok(Some(how)) = self.shared.harm_to(segment, segment.stored(), false) else { return };
         let what = format!("{} was {how} while rowcast ran", segment.path.display());
-        self.shared.note_damage(segment, &Error::journal(what).hint(MEND));
+        let error = self.shared.naming_repair(Error::journal(what).hint(MEND));
+        self.shared.note_damage(segment, &error);
     }
 }
 

@@ -246,6 +246,7 @@ fn open_journal(config: &Config, adjust: impl FnOnce(&mut Options)) -> Result<Jo
     // What was a sink once and is none now holds nothing.
     options.holds = cursor::positions(&cursors);
     options.holds.retain(|name, _| config.sinks.iter().any(|(sink, _)| sink == name));
+    options.repair = Some(config.repair());
     adjust(&mut options);
     let journal =
         journal::open(options, Arc::new(RealDisk)).map_err(|error| config.name_directories(error))?;

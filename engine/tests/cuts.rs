@@ -16,7 +16,7 @@ use crate::disk::FakeDisk;
 use crate::support::{Fixture, read_all, table, without_indexes};
 
 /// Where batches end in a segment file, by their lengths.
-fn batch_ends(bytes: &[u8]) -> Vec<usize> {
+pub(crate) fn batch_ends(bytes: &[u8]) -> Vec<usize> {
     let mut ends = vec![128];
     while let Some(length) = bytes.get(ends[ends.len() - 1] + 8..).and_then(|rest| rest.first_chunk::<4>()) {
         ends.push(ends[ends.len() - 1] + u32::from_le_bytes(*length) as usize);

@@ -14,6 +14,9 @@ use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
 
 use crate::damage::{all, copy, history, segments, small, told};
+use crate::log::{logged, record};
+use crate::room::hand_over;
+use crate::rounds::open_standing;
 use crate::support::{Fixture, read_all};
 
 /// A disk on which calls fail that name a file with this ending.
@@ -198,18 +201,25 @@ async fn segments_that_are_missing_or_cut() {
     broken(&|dir| fs::write(&segments(dir)[3], vec![0; 4000]).unwrap(), "it is no journal segment");
 }
 
+/// The command that mends a journal, where it is known which one is meant.
+const MENDS: &str = "rowcast journal repair --data /srv/rowcast";
+
 /// Nobody reads them, and yet it is told, before the next start refuses.
 #[tokio::test]
-async fn a_closed_segment_that_somebody_takes_away_or_cuts_is_missed_while_it_runs() {
+async fn a_closed_segment_that_somebody_takes_away_cuts_or_replaces_is_missed_while_it_runs() {
     let source = history().await;
-    for cut in [false, true] {
+    record();
+    let longest = segments(source.path()).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    let longest = longest.unwrap();
+    for how in ["was removed", "was cut", "was replaced by another file"] {
         let dir = copy(source.path());
-        let journal = journal::open(small(dir.path()), Arc::new(RealDisk)).unwrap();
+        let options = Options { repair: Some(MENDS.to_owned()), ..small(dir.path()) };
+        let journal = journal::open(options, Arc::new(RealDisk)).unwrap();
         let path = segments(dir.path())[2].clone();
-        if cut {
-            OpenOptions::new().write(true).open(&path).unwrap().set_len(900).unwrap()
-        } else {
-            fs::remove_file(&path).unwrap()
+        match how {
+            "was removed" => fs::remove_file(&path).unwrap(),
+            "was cut" => OpenOptions::new().write(true).open(&path).unwrap().set_len(900).unwrap(),
+            _ => drop(fs::copy(&longest, &path).unwrap()),
         }
         let begun = std::time::Instant::now();
         let told = loop {
@@ -219,8 +229,9 @@ async fn a_closed_segment_that_somebody_takes_away_or_cuts_is_missed_while_it_ru
             assert!(begun.elapsed() < Duration::from_secs(60), "it is not missed");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        let how = if cut { "was cut" } else { "was removed" };
         assert!(told.contains(how) && told.contains(path.to_str().unwrap()), "{told}");
+        let logged = logged(dir.path().to_str().unwrap(), "while rowcast ran");
+        assert!(logged.len() == 1 && logged[0].contains(MENDS), "{logged:?}");
         journal.close().await;
     }
 }
@@ -295,14 +306,15 @@ async fn files_that_vanish_meanwhile_are_noticed_by_who_reads_them() {
     ];
     for (vanish, words) in vanish {
         let dir = copy(source.path());
-        let mut fixture = Fixture::open(small(dir.path())).await;
+        let options = Options { repair: Some(MENDS.to_owned()), ..small(dir.path()) };
+        let mut fixture = Fixture::open(options).await;
         let whole = read_all(fixture.journal(), 0);
         vanish(&segments(dir.path())[2]);
         let journal = fixture.journal().clone();
         let board = Status::default();
         // Up to the break all is given out, then the error, to each reader that comes there.
         let (after, error) = read_to_break(&journal, whole[0].0);
-        refused(&error, words, "rowcast journal repair");
+        refused(&error, words, MENDS);
         let place = whole.iter().position(|seen| seen.0 == after).unwrap();
         assert!(place > 20 && place < whole.len() - 20);
         assert!(journal.read(after).is_err());
@@ -331,15 +343,21 @@ async fn a_file_that_is_taken_away_while_it_is_written_ends_writing() {
     let remove: Way = |path| fs::remove_file(path).unwrap();
     let remove_all: Way = |path| fs::remove_dir_all(path.parent().unwrap()).unwrap();
     let ways = [(cut, "was cut"), (remove, "was removed"), (remove_all, "was removed")];
-    for (take, words) in ways {
+    for ((take, words), writes) in ways.into_iter().flat_map(|way| [(way, true), (way, false)]) {
         let dir = tempfile::tempdir().unwrap();
-        let mut fixture = Fixture::open(Options::new(dir.path())).await;
+        let options = Options::new(dir.path());
+        let journal = if writes {
+            // It is missed by what is written next, and not by the look of each second.
+            open_standing(options, Arc::new(RealDisk))
+        } else {
+            journal::open(options, Arc::new(RealDisk)).unwrap()
+        };
+        let mut fixture = Fixture::over(journal.clone()).await;
         fixture.transaction(5, "told").await;
-        let (journal, told) = (fixture.journal().clone(), fixture.journal().position().lsn);
+        let told = journal.position().lsn;
         take(&segments(dir.path()).pop().unwrap());
-        if words == "was cut" {
-            // By the next write, or by the look that comes before it.
-            journal.publish(&[("custom.event", b"1")], 1).await.unwrap_err();
+        if writes {
+            hand_over(&mut fixture).await;
         }
         let mut state = journal.state();
         let failed = state.wait_for(|state| matches!(state, State::Failed(_)));

@@ -3,6 +3,7 @@
 
 mod addressed;
 mod backup;
+mod blind;
 mod blocked;
 mod campaign;
 mod compressed_damage;

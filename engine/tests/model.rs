@@ -46,5 +46,5 @@ fn live(world: &mut World) -> u64 {
 
 #[test]
 fn random_lives_keep_every_promise() {
-    campaign::run(3000, 60, run);
+    campaign::run(3200, 63, run);
 }

@@ -10,6 +10,7 @@ use rowcast_engine::Lsn;
 use rowcast_engine::journal::{self, Compression, Options, Read, Start, first_of_last, for_each_event};
 
 use crate::disk::FakeDisk;
+use crate::rounds::open_standing;
 use crate::seam::WatchedDisk;
 use crate::support::{Fixture, read_all, unlocked};
 
@@ -68,7 +69,7 @@ async fn no_more_than_a_stride_is_read_to_find_a_place() {
     fixture.journal().close().await;
     drop(fixture);
     let disk = WatchedDisk::default();
-    let journal = journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap();
+    let journal = open_standing(options(dir.path()), Arc::new(disk.clone()));
     let first = 1_800_000_000_000_000 + 1100;
     for at in (0..900).step_by(13) {
         let before = disk.0.read.load(Ordering::SeqCst);
@@ -124,7 +125,8 @@ async fn what_is_old_is_read_in_large_pieces_and_what_is_new_not_at_all() {
     unlocked(dir.path());
     let disk = WatchedDisk::default();
     let options = Options { cache_bytes: 1 << 20, ..options(dir.path()) };
-    let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
+    // Else the look of each second at two files would be counted.
+    let mut fixture = Fixture::over(open_standing(options, Arc::new(disk.clone()))).await;
     let count = || (disk.0.read.load(Ordering::SeqCst), disk.0.reads.load(Ordering::SeqCst));
     let (before, segments) = (count(), fixture.journal().summary().segments as u64);
     let all = read_all(fixture.journal(), 0);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rowcast_engine::event::{Body, Event};
 use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::disk::Disk;
 use rowcast_engine::journal::{self, Journal, Options, Start, State};
 use rowcast_engine::record::Builder;
 use rowcast_engine::{Lsn, Result};
@@ -22,8 +23,13 @@ static CLOCK: LazyLock<Runtime> =
     LazyLock::new(|| Tokio::new_current_thread().enable_time().build().unwrap());
 
 fn open(options: Options, disk: &FakeDisk) -> Journal {
+    open_standing(options, Arc::new(disk.clone()))
+}
+
+/// A journal under a clock that stands still: nothing looks at its files but what is asked of it.
+pub(crate) fn open_standing(options: Options, disk: Arc<dyn Disk>) -> Journal {
     let _inside = CLOCK.enter();
-    journal::open(options, Arc::new(disk.clone())).unwrap()
+    journal::open(options, disk).unwrap()
 }
 
 struct Standing {

@@ -16,10 +16,11 @@ use crate::damage::{Told, segments, small, told};
 use crate::disk::{CREATE, FakeDisk, Fault, Ill, OPEN, READ, WRITE};
 use crate::log::logged;
 use crate::room::{hand_over, soon};
+use crate::rounds::open_standing;
 use crate::said::{record, rendered};
 use crate::support::{Fixture, table, unlocked};
 
-const EVENT: &[(&str, &[u8])] = &[("custom.event", b"1")];
+pub(crate) const EVENT: &[(&str, &[u8])] = &[("custom.event", b"1")];
 
 /// Ways to take it, and whether the whole journal goes.
 type Way = (&'static str, fn(&Path), bool);
@@ -51,12 +52,12 @@ async fn open(dir: &Path) -> Journal {
     Fixture::open(small(dir)).await.journal().clone()
 }
 
-async fn failed(journal: &Journal) {
+pub(crate) async fn failed(journal: &Journal) {
     soon("it is missed", journal.state().wait_for(|state| matches!(state, State::Failed(_)))).await.unwrap();
 }
 
 /// What everybody is told who stands at this number.
-async fn gaps(journal: &Journal, after: u64) -> Vec<Told> {
+pub(crate) async fn gaps(journal: &Journal, after: u64) -> Vec<Told> {
     let feed = Feed::new(journal.clone(), stop().1);
     let mut told = told(&feed, From::After(after)).await;
     told.retain(|told| matches!(told, Told::Gap { .. }));
@@ -151,13 +152,13 @@ async fn a_copy_has_the_gap_as_well_and_what_is_put_back_has_none() {
 }
 
 /// A disk that holds these files.
-fn with(files: &BTreeMap<PathBuf, Vec<u8>>) -> FakeDisk {
+pub(crate) fn with(files: &BTreeMap<PathBuf, Vec<u8>>) -> FakeDisk {
     let disk = FakeDisk::default();
     files.iter().for_each(|(path, bytes)| disk.put(path.clone(), bytes.clone()));
     disk
 }
 
-fn opened(dir: &Path, disk: &FakeDisk) -> Result<Journal, Error> {
+pub(crate) fn opened(dir: &Path, disk: &FakeDisk) -> Result<Journal, Error> {
     unlocked(dir);
     journal::open(Options { ahead_bytes: 0, ..small(dir) }, Arc::new(disk.clone()))
 }
@@ -193,7 +194,7 @@ async fn with_each_ill_call(
 }
 
 /// Two lives on such a disk: the number that is kept, those of the newest segment, and that segment.
-async fn two_lives(dir: &Path, disk: &FakeDisk) -> (Journal, u64, [u64; 2], PathBuf) {
+pub(crate) async fn two_lives(dir: &Path, disk: &FakeDisk) -> (Journal, u64, [u64; 2], PathBuf) {
     let journal = opened(dir, disk).unwrap();
     let kept = journal.publish(EVENT, 1).await.unwrap();
     journal.close().await;
@@ -243,9 +244,9 @@ async fn an_index_that_cannot_be_read_is_not_removed() {
     .await;
 }
 
-type Harm = fn(&FakeDisk, &Path);
+pub(crate) type Harm = fn(&FakeDisk, &Path);
 
-const HARMS: [(&str, Harm); 2] = [
+pub(crate) const HARMS: [(&str, Harm); 2] = [
     ("removed", |disk, path| disk.remove(path).unwrap()),
     ("cut", |disk, path| disk.put(path.to_owned(), disk.files()[path][..200].to_vec())),
 ];
@@ -282,22 +283,51 @@ async fn what_is_taken_while_the_writer_waits_is_missed_before_it_stops() {
     }
 }
 
-/// What Postgres was not told of comes again.
+/// Another file has its name, and is no shorter.
+const REPLACEMENTS: [(&str, Harm); 2] = [
+    ("replaced by another file", |disk, path| {
+        let mut bytes = disk.files()[path].clone();
+        bytes[32] ^= 1;
+        let crc = crc32c::crc32c(&bytes[..124]);
+        bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+        replace(disk, path, bytes);
+    }),
+    ("replaced by a copy", |disk, path| replace(disk, path, disk.files()[path].clone())),
+];
+
+fn replace(disk: &FakeDisk, path: &Path, bytes: Vec<u8>) {
+    disk.remove(path).unwrap();
+    disk.put(path.to_owned(), bytes);
+}
+
+/// What Postgres was not told of comes again. No tick looks at the file before.
 #[tokio::test]
-async fn nothing_is_confirmed_out_of_a_file_that_was_removed() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
-    let later = Options { sync: Sync::Interval(Duration::from_millis(300)), ..small(dir.path()) };
-    let journal = journal::open(later, Arc::new(disk.clone())).unwrap();
-    let mut fixture = Fixture::over(journal.clone()).await;
-    fixture.transaction(1, "confirmed").await;
-    let (before, mut head) = (fixture.lsn, journal.head());
-    head.mark_unchanged();
-    hand_over(&mut fixture).await;
-    soon("it is shown", head.changed()).await.unwrap();
-    let newest = disk.names().into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
-    disk.remove(Path::new(&newest)).unwrap();
-    failed(&journal).await;
-    assert_eq!(journal.durable().borrow().0, before);
+async fn nothing_is_confirmed_out_of_a_file_that_is_not_there_any_more() {
+    for sync in [Sync::Always, Sync::Interval(Duration::from_secs(3600))] {
+        for (how, harm) in HARMS.into_iter().chain(REPLACEMENTS) {
+            let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+            let options = Options { sync, ahead_bytes: 0, ..small(dir.path()) };
+            let journal = open_standing(options, Arc::new(disk.clone()));
+            let mut fixture = Fixture::over(journal.clone()).await;
+            fixture.transaction(1, "confirmed").await;
+            let (before, mut head) = (fixture.lsn, journal.head());
+            head.mark_unchanged();
+            let newest = disk.names().into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
+            if sync == Sync::Always {
+                harm(&disk, Path::new(&newest));
+                hand_over(&mut fixture).await;
+            } else {
+                hand_over(&mut fixture).await;
+                soon("it is shown", head.changed()).await.unwrap();
+                harm(&disk, Path::new(&newest));
+                fixture.ingest.hasten();
+            }
+            failed(&journal).await;
+            let State::Failed(why) = journal.state().borrow().clone() else { unreachable!() };
+            assert!(why.contains(&format!("{newest} was {how} while it was being written")), "{why}");
+            assert_eq!(journal.durable().borrow().0, before, "{how}, {sync:?}");
+        }
+    }
 }
 
 /// No room comes, and it is started again: what was taken is told all the same.

@@ -102,8 +102,8 @@ fn describe(report: &CheckReport) -> String {
         ),
     };
     let missing = report.missing.map_or_else(String::new, |gone| {
-        let (from, to) = (gone.from, gone.to);
-        format!("Events {from} to {to} are missing: segments at its beginning were removed, and not by retention\n")
+        let which = gone.of_beginning();
+        format!("{which} are missing: segments at its beginning were removed, and not by retention\n")
     });
     let taken = report.taken.map_or_else(String::new, |gone| {
         let (from, to) = (gone.from, gone.to);
@@ -146,7 +146,9 @@ mod tests {
         (report.events, report.oldest, report.newest, report.unfinished) = (5, 10, 20, 7);
         assert!(describe(&report).contains("5 events from 10 to 20"));
         report.missing = Some(Gone { from: 1, to: 9 });
-        assert!(describe(&report).contains("\nEvents 1 to 9 are missing: "));
+        assert!(describe(&report).contains("\nAll events up to 9 are missing: "));
+        report.missing = Some(Gone { from: 5, to: 9 });
+        assert!(describe(&report).contains("\nEvents 5 to 9 are missing: "));
         report.taken = Some(Gone { from: 21, to: 23 });
         assert!(describe(&report).contains("\nEvents 21 to 23 are missing: the newest segment"));
         assert!(

@@ -12,7 +12,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-use rowcast_engine::journal::quoted;
+use rowcast_engine::journal::{quoted, with_repair};
 use rowcast_engine::sink::Start;
 use rowcast_engine::{Error, Result};
 use rowcast_postgres::SnapshotMode;
@@ -103,12 +103,14 @@ impl Config {
 
     /// Puts the directories that are meant into the commands that an error of the journal names.
     pub(crate) fn name_directories(&self, error: Error) -> Error {
-        const TOOL: &str = "rowcast journal repair --data DIR";
-        let Some(hint) = error.remedy().filter(|hint| hint.contains(TOOL)) else { return error };
+        with_repair(error, &self.repair())
+    }
+
+    /// The command that mends the journal.
+    pub(crate) fn repair(&self) -> String {
         let set = |dir: &PathBuf| format!(" --set journal.dir={}", quoted(dir));
         let set = self.journal.dir.as_ref().map_or_else(String::new, set);
-        let hint = hint.replace(TOOL, &format!("rowcast journal repair --data {}{set}", quoted(&self.data)));
-        error.hint(hint)
+        format!("rowcast journal repair --data {}{set}", quoted(&self.data))
     }
 
     /// Whom the rows are read for that are there already: a target that is filled needs them, clients ask for them.

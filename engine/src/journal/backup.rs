@@ -75,7 +75,7 @@ fn copy_all(dir: &Path, dest: &Path, paths: &mut Vec<PathBuf>, uuid: Uuid) -> Re
     } else {
         check::check_segments(dest, &RealDisk).map_err(|error| damaged_copy(dir, dest, error))?
     };
-    note_beginning(dest).map_err(|error| cannot_copy(dir, dest, error))?;
+    note_beginning(dir, dest)?;
     taken::copy(dir, dest, &RealDisk)?;
     installation::store(dest, &RealDisk, uuid)?;
     sync_parents(dest).map_err(|error| cannot_copy(dir, dest, error))?;
@@ -115,8 +115,9 @@ pub fn empty_dir(dest: &Path) -> Result<()> {
 }
 
 /// What retention took during the copy is not missed in it.
-fn note_beginning(dest: &Path) -> io::Result<()> {
-    removed::before_oldest(dest, &RealDisk).map_or(Ok(()), |before| removed::note(dest, &RealDisk, before))
+fn note_beginning(dir: &Path, dest: &Path) -> Result<()> {
+    let Some(before) = removed::before_oldest(dest, &RealDisk)? else { return Ok(()) };
+    removed::note(dest, &RealDisk, before).map_err(|error| cannot_copy(dir, dest, error))
 }
 
 /// Opens a file, if it is still there.

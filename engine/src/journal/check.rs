@@ -67,7 +67,7 @@ pub fn check(dir: &Path, disk: &dyn Disk) -> Result<CheckReport> {
         }
     }
     // What retention takes meanwhile, it has noted before.
-    let before = removed::before_oldest(dir, disk);
+    let before = removed::before_oldest(dir, disk)?;
     report.missing = before.map_or(Ok(None), |before| removed::missing(dir, disk, before))?;
     report.taken = taken::missing(dir, disk, taken::end(dir, disk, report.newest)?)?;
     Ok(report)

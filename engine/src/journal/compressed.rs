@@ -47,11 +47,16 @@ pub(crate) fn open_own(disk: &dyn Disk, segment: &Segment) -> io::Result<Arc<dyn
     let file = disk.open(&segment.path)?;
     let mut bytes = [0; SEGMENT_HEADER];
     file.read_at(&mut bytes, 0)?;
-    let of = |header: &SegmentHeader| (header.base, header.created, header.installation);
-    if SegmentHeader::decode(&bytes).is_ok_and(|found| of(&found) == of(&segment.header)) {
+    if is_own(&bytes, segment) {
         return plain_view(file, &bytes);
     }
     Err(io::Error::new(io::ErrorKind::InvalidData, "its header is not the one that was written"))
+}
+
+/// Whether a file that begins with these bytes is this segment, or a copy of it.
+pub(crate) fn is_own(bytes: &[u8], segment: &Segment) -> bool {
+    let of = |header: &SegmentHeader| (header.base, header.created, header.installation);
+    SegmentHeader::decode(bytes).is_ok_and(|found| of(&found) == of(&segment.header))
 }
 
 /// The plain form of a segment file whose first bytes are `header`.

@@ -2,7 +2,8 @@
 //!
 //! An index is written when all of its segment is durable, and goes after it. So one that speaks of more than there is
 //! at the end of the journal tells that something was taken away; in the middle the next segment tells it. The segment
-//! that is being written is looked at by its writer.
+//! that is being written is looked at by its writer: by its name as well, which another file may have, and of whatever
+//! length.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
 use crate::journal::Shared;
-use crate::journal::compressed::open_segment;
-use crate::journal::disk::{Disk, Look};
+use crate::journal::compressed::{is_own, open_segment};
+use crate::journal::disk::{Disk, DiskFile, Look};
 use crate::journal::opening::{index_paths, never_begun, segment_paths};
-use crate::journal::refusal::{MEND, broken_middle, cannot_read};
+use crate::journal::refusal::{MEND, broken_middle, cannot_read, is_out_of_files};
 use crate::journal::scan::Broken;
 use crate::journal::segment::{SEGMENT_HEADER, Segment, SegmentHeader};
 use crate::journal::sidecar::{self, Said};
@@ -22,6 +23,10 @@ use crate::record::layout::NUMBERS_END;
 
 /// What is wrong with a segment that was cut.
 pub(crate) const SHORT: &str = "it ends before its index says";
+/// What has become of a file whose name another one has, of whatever length.
+pub(super) const REPLACED: &str = "replaced by another file";
+/// The same, where that is a copy of it: what is written to the one without a name is not in the one that has it.
+const REPLACED_BY_COPY: &str = "replaced by a copy";
 
 /// What is missing.
 #[derive(Debug)]
@@ -96,18 +101,36 @@ impl Shared {
         }
     }
 
-    /// What has become of a closed segment's file, if it is not there as it was.
-    fn harm_to(&self, segment: &Segment) -> Option<&'static str> {
-        match self.disk.open(&segment.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Some("removed"),
-            Ok(file) if file.length().is_ok_and(|length| length < segment.stored()) => Some("cut"),
-            _ => None,
-        }
+    /// What has become of a segment's file, if what its name leads to is not that file, and at least so long.
+    fn harm_to(
+        &self,
+        segment: &Segment,
+        length: u64,
+        seems_removed: bool,
+    ) -> io::Result<Option<&'static str>> {
+        let file = match self.disk.open(&segment.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("removed")),
+            opened => opened?,
+        };
+        let mut bytes = [0; SEGMENT_HEADER];
+        let read = file.read_at(&mut bytes, 0)?;
+        Ok(if read == SEGMENT_HEADER && !is_own(&bytes, segment) {
+            Some(REPLACED)
+        } else if file.length()? < length {
+            Some("cut")
+        } else {
+            (seems_removed && is_copy(&*file, segment)).then_some(REPLACED_BY_COPY)
+        })
     }
 
-    /// While an opening waits, the newest segment may go, and have no index yet that would tell.
-    pub(super) fn look_at_newest(&self, segment: &Segment) -> Result<()> {
-        self.harm_to(segment).map_or(Ok(()), |how| Err(self.taken_away(segment, how)))
+    /// While an opening waits, the newest segment may go, and have no index yet that would tell. Says whether it could be
+    /// looked at: not where too many files are open.
+    pub(super) fn has_seen_newest(&self, segment: &Segment) -> Result<bool> {
+        match self.harm_to(segment, segment.stored(), false) {
+            Ok(Some(how)) => Err(self.taken_away(segment, how)),
+            Err(error) => Ok(!is_out_of_files(&error)),
+            Ok(None) => Ok(true),
+        }
     }
 }
 
@@ -130,13 +153,9 @@ impl Writer {
     }
 
     fn look_by_name(&self, seems_removed: bool) -> Result<()> {
-        match self.shared.disk.open(&self.active.segment.path) {
-            Err(error) if seems_removed || error.kind() == io::ErrorKind::NotFound => {
-                Err(self.taken_away("removed"))
-            }
-            Ok(file) if file.length().is_ok_and(|length| length < self.active.written) => {
-                Err(self.taken_away("cut"))
-            }
+        match self.shared.harm_to(&self.active.segment, self.active.written, seems_removed) {
+            Ok(Some(how)) => Err(self.taken_away(how)),
+            Err(_) if seems_removed => Err(self.taken_away("removed")),
             _ => Ok(()),
         }
     }
@@ -156,10 +175,18 @@ impl Writer {
         let Some(segment) = self.ticks.checked_rem(closed).and_then(|at| segments.get(at)) else {
             return;
         };
-        let Some(how) = self.shared.harm_to(segment) else { return };
+        let Ok(Some(how)) = self.shared.harm_to(segment, segment.stored(), false) else { return };
         let what = format!("{} was {how} while rowcast ran", segment.path.display());
-        self.shared.note_damage(segment, &Error::journal(what).hint(MEND));
+        let error = self.shared.naming_repair(Error::journal(what).hint(MEND));
+        self.shared.note_damage(segment, &error);
     }
+}
+
+/// Whether a file was made later than the one that the segment was written to. Asked where that has no name: it reads
+/// metadata, for which the next sync may wait.
+fn is_copy(file: &dyn DiskFile, segment: &Segment) -> bool {
+    let written = segment.header.born;
+    written != 0 && file.born().is_ok_and(|born| born != 0 && born != written)
 }
 
 /// The length of the segment, if it is less than the index of this very segment says.

@@ -91,7 +91,7 @@ pub use opening::open;
 pub use place::{Start, first_of_last};
 pub use position::{Broken, StreamPosition};
 pub use reader::{Gone, Read, StoredTransaction};
-pub use refusal::quoted;
+pub use refusal::{quoted, with_repair};
 pub use repair::{Cut, LostNumbers, RepairReport, repair};
 pub(crate) use rolling::RowsEnd;
 pub(crate) use rolling::json_of as encode_position;
@@ -162,6 +162,8 @@ pub struct Options {
     pub holds: BTreeMap<String, u64>,
     /// A push door that is behind and has not moved for this long does not keep the journal above `max_size`.
     pub stalled_after: Duration,
+    /// The command that mends it, with the directories as people name them, for hints.
+    pub repair: Option<String>,
 }
 
 impl Options {
@@ -183,6 +185,7 @@ impl Options {
             holds: BTreeMap::new(),
             // A broker's restart or a rolling upgrade is over by then.
             stalled_after: Duration::from_secs(10 * 60),
+            repair: None,
         }
     }
 }

@@ -233,8 +233,11 @@ fn waits_to_begin(shared: &Shared, error: &io::Error, previous: &Segment) -> Res
     if shared.segments.load().is_empty() {
         return Ok(false);
     }
-    let waited = shared.waits_out(error, "there is no room for a new segment");
-    shared.look_at_newest(previous)?;
+    let mut waited = shared.waits_out(error, "there is no room for a new segment");
+    // No segment begins behind one that nobody could look at: the next opening would find a hole before it.
+    while !shared.has_seen_newest(previous)? && matches!(waited, Ok(true)) {
+        waited = shared.wait_for_files().map(|()| true);
+    }
     waited
 }
 

@@ -169,7 +169,7 @@ impl Journal {
             let data = if amount == Amount::Little { Bytes::copy_from_slice(&data) } else { data };
             let registry = &self.shared.registry;
             let batch = Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id));
-            batches.push(Arc::new(batch.ok_or_else(|| Some(unknown_schema(&segment.path, offset)))?));
+            batches.push(Arc::new(batch.ok_or_else(|| Some(self.unknown_schema(segment, offset)))?));
         }
         Ok(batches)
     }
@@ -180,6 +180,10 @@ impl Journal {
             Err(_) if self.shared.has_removed(segment) => Err(None),
             Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
         }
+    }
+
+    fn unknown_schema(&self, segment: &Segment, offset: u64) -> Error {
+        self.shared.naming_repair(unknown_schema(&segment.path, offset))
     }
 
     /// Remembers damage, for status and log.
@@ -196,6 +200,7 @@ impl Journal {
             }
             ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
         };
+        let error = self.shared.naming_repair(error);
         if damaged {
             self.shared.note_damage(segment, &error);
         }
@@ -298,7 +303,7 @@ impl Journal {
                 let registry = &self.shared.registry;
                 let batch =
                     Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id))
-                        .ok_or_else(|| unknown_schema(&segment.path, offset))?;
+                        .ok_or_else(|| self.unknown_schema(segment, offset))?;
                 let above = batch.transactions().filter(|(end, ..)| *end > lsn && *end <= until);
                 found.extend(above.map(|(end_lsn, xid, committed)| StoredTransaction {
                     end_lsn,

@@ -7,11 +7,14 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
-use crate::journal::installation;
 use crate::journal::opening::segment_paths;
 use crate::journal::rolling::is_full;
 use crate::journal::scan::Broken;
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
+use crate::journal::{Shared, installation};
+
+/// The command that mends a journal, as hints name it where nobody knows which directories are meant.
+const REPAIR: &str = "rowcast journal repair --data DIR";
 
 /// What to do about damage.
 pub(crate) const MEND: &str = "Restore the file from a copy; or `rowcast journal repair --data DIR` cuts the journal \
@@ -56,6 +59,15 @@ pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid, disk: &dyn Disk) ->
         path.display()
     ))
     .hint("Give every rowcast a data directory of its own (--data DIR), and take files of another one out of this.")
+}
+
+/// The same error, whose hint names the directories that are meant where it names that command.
+pub fn with_repair(error: Error, command: &str) -> Error {
+    let hint = error.remedy().filter(|hint| hint.contains(REPAIR)).map(|hint| hint.replace(REPAIR, command));
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 /// Whether it is only that too many files are open: nothing was done, and it passes.
@@ -161,11 +173,20 @@ fn base_of(path: &Path, disk: &dyn Disk) -> Option<u64> {
     header_of(path, disk).map(|header| header.base)
 }
 
-/// The header of a segment, if it is sound.
+/// The header of a segment, if it can be read and is sound.
 pub(crate) fn header_of(path: &Path, disk: &dyn Disk) -> Option<SegmentHeader> {
+    read_header(path, disk).ok().flatten()
+}
+
+/// The header of a segment, if it is there and sound.
+pub(crate) fn read_header(path: &Path, disk: &dyn Disk) -> Result<Option<SegmentHeader>> {
     let mut bytes = [0; SEGMENT_HEADER];
-    disk.open(path).and_then(|file| file.read_at(&mut bytes, 0)).ok()?;
-    SegmentHeader::decode(&bytes).ok()
+    match disk.open(path).and_then(|file| file.read_at(&mut bytes, 0)) {
+        Ok(_) => Ok(SegmentHeader::decode(&bytes).ok()),
+        // Retention has taken it since the directory was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot_read(path, error)),
+    }
 }
 
 /// Events whose columns nothing describes.
@@ -178,6 +199,16 @@ pub(crate) fn cannot_use(path: &Path, error: io::Error) -> Error {
     let other = if is_full(&error) { "Make room on the file system of the data directory." } else { RIGHTS };
     let remedy = or_files(&error, other);
     Error::journal(format!("Cannot use {}", path.display())).because(error).hint(remedy)
+}
+
+impl Shared {
+    /// An error that is met while the journal is open: whoever reads its hint may not know where that lies.
+    pub(crate) fn naming_repair(&self, error: Error) -> Error {
+        match &self.options.repair {
+            Some(command) => with_repair(error, command),
+            None => error,
+        }
+    }
 }
 
 /// A file that can be read and has to be changed.

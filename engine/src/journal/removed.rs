@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
 use crate::journal::opening::segment_paths;
 use crate::journal::reader::Gone;
-use crate::journal::refusal::{cannot_read, header_of, is_out_of_files};
+use crate::journal::refusal::{cannot_read, is_out_of_files, read_header};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, noted};
 
@@ -59,10 +59,12 @@ pub(super) fn missing(dir: &Path, disk: &dyn Disk, before: u64) -> Result<Option
     Ok(gone.map(|gone| Gone { from: gone + 1, to: before }))
 }
 
-/// The last event before the oldest segment of a directory.
-pub(super) fn before_oldest(dir: &Path, disk: &dyn Disk) -> Option<u64> {
-    let oldest = segment_paths(dir, disk).ok()?.into_iter().next()?;
-    Some(header_of(&oldest, disk)?.previous_last)
+/// The last event before the oldest segment of a directory, where there is one and its header is sound.
+pub(super) fn before_oldest(dir: &Path, disk: &dyn Disk) -> Result<Option<u64>> {
+    match segment_paths(dir, disk)?.first() {
+        Some(oldest) => Ok(read_header(oldest, disk)?.map(|header| header.previous_last)),
+        None => Ok(None),
+    }
 }
 
 /// What is said of a directory without segments: where there were some, that they are missing.
@@ -103,17 +105,29 @@ pub(super) fn warn_of_missing(dir: &Path, disk: &dyn Disk, segments: &[Arc<Segme
         }
         return Ok(());
     };
-    if let Some(Gone { from, to }) = missing(dir, disk, oldest.header.previous_last)? {
+    if let Some(gone) = missing(dir, disk, oldest.header.previous_last)? {
         tracing::error!(
-            from,
-            to,
+            from = gone.from,
+            to = gone.to,
             dir = %dir.display(),
             hint = HINT,
-            "Events {from} to {to} are missing: segments at the journal's beginning were removed, and not by retention"
+            "{} are missing: segments at the journal's beginning were removed, and not by retention",
+            gone.of_beginning()
         );
         counter!("rowcast_journal_missing_total").increment(1);
     }
     Ok(())
+}
+
+impl Gone {
+    /// Which events they are, in words, where they were the first ones that the journal held: those of a new one do not
+    /// begin at 1.
+    pub fn of_beginning(&self) -> String {
+        match self {
+            Self { from: 1, to } => format!("All events up to {to}"),
+            Self { from, to } => format!("Events {from} to {to}"),
+        }
+    }
 }
 
 impl Shared {

@@ -170,7 +170,7 @@ impl Writer {
             if !is_out_of_files(&error) {
                 return Err(failed(error));
             }
-            self.shared.wait_for_files()?;
+            self.wait_for_its_name(&target)?;
         }
         abort::point(Point::AdoptDurable);
         self.warn_if_larger_than_all(segment.length());
@@ -191,6 +191,19 @@ impl Writer {
         self.confirm(Some(position));
         abort::point(Point::AdoptShown);
         self.roll()
+    }
+
+    /// Waits until files can be opened, with a transaction's file under its name and behind the one that is written. Where
+    /// that one is taken meanwhile, what stands behind the hole goes: nobody was told of it, and it comes again.
+    fn wait_for_its_name(&self, target: &Path) -> Result<()> {
+        let waited = self.shared.wait_for_files();
+        if *target != self.active.segment.path {
+            self.look_at_file().inspect_err(|_| {
+                // If it stays, the next opening refuses the hole before it.
+                let _ = self.shared.disk.remove(target);
+            })?;
+        }
+        waited
     }
 
     /// Takes in rows that a snapshot read, in the same way. To the stream they are nothing: its newest transaction ends

@@ -16,20 +16,26 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::journal::disk::Disk;
+use crate::journal::lost_end::REPLACED;
 use crate::journal::opening::segment_paths;
 use crate::journal::reader::Gone;
-use crate::journal::refusal::{cannot_change, cannot_read, header_of, is_out_of_files};
+use crate::journal::refusal::{cannot_change, cannot_read, is_out_of_files, read_header};
 use crate::journal::segment::Segment;
 use crate::journal::{Shared, installation, noted, removed};
 use crate::schema::SchemaId;
 
 impl Shared {
-    /// The newest file, which is being written, was removed or cut.
+    /// The newest file, which is being written, was removed, cut or replaced.
     pub(super) fn taken_away(&self, segment: &Segment, how: &str) -> Error {
         let error =
             Error::journal(format!("{} was {how} while it was being written", segment.path.display()));
         let (first, last) = (segment.header.base, *self.head.borrow());
-        let again = "Start rowcast again: it goes on behind what is left, and what Postgres has forgotten of the rest is a gap";
+        let again = if how == REPLACED {
+            "Put the file back, or move what has its name now out of the directory, and start rowcast again: it goes on \
+             behind what is left, and what Postgres has forgotten of the rest is a gap"
+        } else {
+            "Start rowcast again: it goes on behind what is left, and what Postgres has forgotten of the rest is a gap"
+        };
         if last < first {
             return error.hint(format!("{again}."));
         }
@@ -137,9 +143,12 @@ pub(super) fn schemas(dir: &Path, disk: &dyn Disk) -> Result<SchemaId> {
 
 /// Where a journal ends whose newest whole event is this one, or that has none.
 pub(super) fn end(dir: &Path, disk: &dyn Disk, newest: u64) -> Result<u64> {
-    let paths = segment_paths(dir, disk)?;
-    let before = paths.iter().rev().find_map(|path| Some(header_of(path, disk)?.previous_last));
-    Ok(newest.max(before.map_or_else(|| end_without_segments(dir, disk), Ok)?))
+    for path in segment_paths(dir, disk)?.iter().rev() {
+        if let Some(header) = read_header(path, disk)? {
+            return Ok(newest.max(header.previous_last));
+        }
+    }
+    Ok(newest.max(end_without_segments(dir, disk)?))
 }
 
 /// The same where there are no segments at all.

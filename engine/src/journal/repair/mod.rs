@@ -111,7 +111,7 @@ pub fn repair(dir: &Path, disk: &dyn Disk, seen: u64, dry_run: bool) -> Result<R
     }
     let _lock = if dry_run { Lock::to_look(dir)? } else { Lock::of(dir)? };
     let mut found = survey::survey(dir, disk, seen)?;
-    let before = removed::before_oldest(dir, disk);
+    let before = removed::before_oldest(dir, disk)?;
     let was_missing = before.map_or(Ok(None), |before| removed::missing(dir, disk, before))?.is_some();
     if !dry_run {
         if let Some(uuid) = found.restore_installation {
@@ -120,7 +120,7 @@ pub fn repair(dir: &Path, disk: &dyn Disk, seen: u64, dry_run: bool) -> Result<R
         found.mends.iter_mut().try_for_each(|mend| mend.carry_out(dir, disk))?;
         // What a bridge at the beginning says of the number before it is a guess, and no loss.
         let mended = !found.mends.is_empty() && !was_missing;
-        if let Some(before) = removed::before_oldest(dir, disk).filter(|_| mended) {
+        if let Some(before) = removed::before_oldest(dir, disk)?.filter(|_| mended) {
             removed::note(dir, disk, before).map_err(|error| cannot_use(dir, error))?;
         }
     }

@@ -15,6 +15,7 @@ mod keys;
 mod late;
 mod left_out;
 pub(super) mod load;
+mod looked_for;
 mod marks;
 mod orders;
 mod other_order;

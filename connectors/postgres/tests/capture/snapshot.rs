@@ -24,6 +24,7 @@ mod renamed;
 mod room;
 mod rows;
 mod selective;
+mod slow;
 mod stalled;
 mod standby;
 mod streamed;

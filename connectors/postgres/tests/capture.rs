@@ -40,4 +40,5 @@ mod types;
 mod uninstall;
 mod unknown;
 mod unseen;
+mod warned;
 mod wraparound;

@@ -1,5 +1,6 @@
 //! Logins in all their forms, and the replication stream.
 
+mod binding;
 mod credentials;
 mod direct;
 pub(crate) mod hostile;

@@ -1,6 +1,8 @@
 //! The replication slot: what the server says of it, and what that means.
 
-use rowcast_engine::{Error, Lsn, Result};
+use std::borrow::Cow;
+
+use rowcast_engine::{Error, Lsn, Result, in_quotes};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
@@ -11,7 +13,7 @@ use crate::tables::{identifier, literal};
 use crate::wire::{DbError, sql_error};
 
 /// What a slot can be, for metrics and programs.
-pub(crate) const STATES: [&str; 11] = [
+pub(crate) const STATES: [&str; 12] = [
     ACTIVE,
     INACTIVE,
     IN_USE,
@@ -23,6 +25,7 @@ pub(crate) const STATES: [&str; 11] = [
     WAL_LEVEL.state,
     IDLE_TIMEOUT.state,
     CONFLICTING.state,
+    INVALIDATED,
 ];
 
 /// This process reads it.
@@ -38,6 +41,9 @@ const SYNCED: &str = "synced";
 /// Of a kind that cannot be read: physical, temporary, of another plugin or database, for prepared transactions.
 const OTHER: &str = "other";
 
+/// The server has given it up for a reason that is not known here.
+const INVALIDATED: &str = "invalidated";
+
 /// SQLSTATE `cannot_connect_now`: the server is stopping or starting.
 pub(crate) const STOPPING: &str = "57P03";
 
@@ -46,38 +52,52 @@ pub(crate) const STOPPING: &str = "57P03";
 pub(crate) struct Lost {
     /// For metrics and programs.
     pub(crate) state: &'static str,
-    pub(crate) why: &'static str,
+    pub(crate) why: Cow<'static, str>,
     /// So that it does not come again.
     pub(crate) remedy: &'static str,
 }
 
+impl Lost {
+    /// For a reason that a newer server gives, by its own word.
+    fn unknown(reason: &str) -> Self {
+        Self {
+            state: INVALIDATED,
+            why: format!("the server has given it up for the reason {}", in_quotes(reason)).into(),
+            remedy: "The server's documentation says of that word (pg_replication_slots.invalidation_reason) what keeps it \
+                     from coming again",
+        }
+    }
+}
+
 const WAL_REMOVED: Lost = Lost {
     state: "wal_removed",
-    why: "the log that it needs has been removed (see max_slot_wal_keep_size)",
+    why: Cow::Borrowed("the log that it needs has been removed (see max_slot_wal_keep_size)"),
     remedy: "So that it does not come again, ALTER SYSTEM SET max_slot_wal_keep_size = '…' as the server's disk \
              allows, then SELECT pg_reload_conf()",
 };
 const ROWS_REMOVED: Lost = Lost {
     state: "rows_removed",
-    why: "the primary has removed rows that decoding needs",
+    why: Cow::Borrowed("the primary has removed rows that decoding needs"),
     remedy: "So that it does not come again, on the standby ALTER SYSTEM SET hot_standby_feedback = on, and a physical \
              slot for it (primary_slot_name)",
 };
 const WAL_LEVEL: Lost = Lost {
     state: "wal_level_insufficient",
-    why: "the primary's wal_level was not logical for a time",
+    why: Cow::Borrowed("the primary's wal_level was not logical for a time"),
     remedy: "On the primary ALTER SYSTEM SET wal_level = logical, then restart it",
 };
 const IDLE_TIMEOUT: Lost = Lost {
     state: "idle_timeout",
-    why: "it was idle for longer than idle_replication_slot_timeout",
+    why: Cow::Borrowed("it was idle for longer than idle_replication_slot_timeout"),
     remedy: "So that it does not come again, ALTER SYSTEM SET idle_replication_slot_timeout = '…' to longer than \
              rowcast may be away (0: for ever), then SELECT pg_reload_conf()",
 };
 const CONFLICTING: Lost = Lost {
     state: "conflicting",
-    why: "it conflicted with recovery on this standby: the primary has removed rows that decoding needs, or its \
+    why: Cow::Borrowed(
+        "it conflicted with recovery on this standby: the primary has removed rows that decoding needs, or its \
           wal_level was not logical for a time",
+    ),
     remedy: "So that it does not come again, on the standby ALTER SYSTEM SET hot_standby_feedback = on, and a physical \
              slot for it (primary_slot_name); on the primary wal_level = logical",
 };
@@ -249,14 +269,15 @@ impl Slot {
     }
 
     /// Why nothing can be read from it any more, if so.
-    pub(crate) fn lost(&self) -> Option<&'static Lost> {
+    pub(crate) fn lost(&self) -> Option<Lost> {
         match (self.invalidation_reason.as_deref(), self.wal_status.as_deref()) {
-            (Some("rows_removed"), _) => Some(&ROWS_REMOVED),
-            (Some("wal_level_insufficient"), _) => Some(&WAL_LEVEL),
-            (Some("idle_timeout"), _) => Some(&IDLE_TIMEOUT),
+            (Some("rows_removed"), _) => Some(ROWS_REMOVED),
+            (Some("wal_level_insufficient"), _) => Some(WAL_LEVEL),
+            (Some("idle_timeout"), _) => Some(IDLE_TIMEOUT),
             // Version 16 calls everything a conflict that ends a slot; one that lost its log has no place in it any more.
-            (None, _) if self.conflicting == Some(true) && self.restart_lsn.is_some() => Some(&CONFLICTING),
-            (Some(_), _) | (None, Some("lost")) => Some(&WAL_REMOVED),
+            (None, _) if self.conflicting == Some(true) && self.restart_lsn.is_some() => Some(CONFLICTING),
+            (Some("wal_removed"), _) | (None, Some("lost")) => Some(WAL_REMOVED),
+            (Some(other), _) => Some(Lost::unknown(other)),
             _ => None,
         }
     }
@@ -396,11 +417,12 @@ mod tests {
             ("idle_timeout", "idle", "idle_timeout"),
             ("rows_removed", "rows", "rows_removed"),
             ("wal_level_insufficient", "wal_level", "wal_level_insufficient"),
-            ("other", "log", "wal_removed"),
+            ("solar_flare", "\"solar_flare\"", "invalidated"),
         ] {
             let slot = Slot { invalidation_reason: Some(reason.to_owned()), ..good.clone() };
             assert!(slot.lost().unwrap().why.contains(word));
             assert_eq!(state(Some(&slot), &server(false), None), expected);
+            assert!(STATES.contains(&expected), "{expected} has no gauge");
         }
         // Version 16 says no more than this, with wal_status `lost`.
         let conflicting = Slot {
@@ -409,9 +431,9 @@ mod tests {
             restart_lsn: Some(Lsn(7)),
             ..good.clone()
         };
-        assert_eq!(conflicting.lost(), Some(&CONFLICTING));
-        assert_eq!(Slot { restart_lsn: None, ..conflicting }.lost(), Some(&WAL_REMOVED));
-        assert_eq!(Slot { wal_status: Some("lost".to_owned()), ..good.clone() }.lost(), Some(&WAL_REMOVED));
+        assert_eq!(conflicting.lost(), Some(CONFLICTING));
+        assert_eq!(Slot { restart_lsn: None, ..conflicting }.lost(), Some(WAL_REMOVED));
+        assert_eq!(Slot { wal_status: Some("lost".to_owned()), ..good.clone() }.lost(), Some(WAL_REMOVED));
         assert!(Slot { wal_status: Some("extended".to_owned()), ..good }.lost().is_none());
     }
 

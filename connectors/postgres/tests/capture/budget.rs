@@ -16,12 +16,12 @@ fn with_budget(config: &Config) -> Config {
 }
 
 /// Some 16 MB of log that nobody captures.
-async fn write(client: &Client) {
+pub(super) async fn write(client: &Client) {
     run(client, "insert into other select generate_series(1, 1000); select pg_switch_wal()").await;
 }
 
 /// What is kept; `None` when the slot is gone.
-async fn kept(client: &Client) -> Option<u64> {
+pub(super) async fn kept(client: &Client) -> Option<u64> {
     let sql =
         "select (select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8 from pg_replication_slots
                where slot_name = 'rowcast')";

@@ -5,7 +5,7 @@ use rowcast_engine::event::Op;
 use rowcast_postgres::{Config, OnGap, SnapshotMode};
 
 use super::breaks::{gaps, one_row};
-use super::harness::{Capture, Directory, run, sql, until};
+use super::harness::{Capture, Directory, config, run, sql, until};
 use super::restored::{promoted_too_early, put_back};
 use super::snapshot::{actual, caught_up, read_whole, rebuilt};
 use crate::support::Server;
@@ -56,6 +56,28 @@ async fn when_needed_is_behind_a_gap() {
     run(&client, lost).await;
     let config = Config { snapshot: Some(SnapshotMode::WhenNeeded), ..config };
     reads_anew(&server, config, &directory, "source_lost").await;
+}
+
+/// It is at the very first start, too: nobody has any of the rows, and no gap says so.
+#[tokio::test]
+async fn when_needed_is_at_the_first_start() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key); insert into t values (1), (2)").await;
+    run(&client, "create table keyless (id int); insert into keyless values (3)").await;
+    let config = Config { snapshot: Some(SnapshotMode::WhenNeeded), ..config(&server) };
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    read_whole(&capture).await;
+    let mut told = capture.briefs(3).await;
+    told.sort();
+    assert_eq!(told, ["read public.keyless 3", "read public.t 1", "read public.t 2"]);
+    capture.stop().await;
+    // Once: another start needs nothing.
+    let capture = Capture::start(config, directory.path()).await;
+    read_whole(&capture).await;
+    run(&client, "insert into t values (4)").await;
+    assert_eq!(capture.briefs(4).await[3], "insert public.t 4");
+    capture.stop().await;
 }
 
 #[tokio::test]

@@ -150,20 +150,28 @@ async fn nothing_that_goes_wrong_in_it_fails_a_command() {
     capture.stop().await;
 }
 
+/// Somebody who may not make event triggers, `plain`: new tables are found when they are looked for.
+pub(super) async fn plain(server: &Server, client: &Client) -> Config {
+    run(
+        client,
+        "create role plain login replication; grant create on database postgres to plain;
+         grant all on schema public to plain",
+    )
+    .await;
+    server.admit("local all all trust");
+    let config = Config { url: server.admin().replace("user=postgres", "user=plain"), ..config(server) };
+    until("the admission", async || check(&config).await.unwrap()[0].ok).await;
+    config
+}
+
 #[tokio::test]
 async fn without_the_right_it_looks_by_itself() {
     let (server, directory) = (Server::start(""), Directory::new());
     let client = sql(&server).await;
-    run(
-        &client,
-        "create role plain login replication; grant create on database postgres to plain;
-         grant all on schema public to plain; set role plain;
-         create table t (id int primary key, v int); insert into t values (1, 1); reset role",
-    )
-    .await;
-    server.admit("local all all trust");
-    let config = Config { url: server.admin().replace("user=postgres", "user=plain"), ..config(&server) };
-    until("the admission", async || check(&config).await.unwrap()[0].ok).await;
+    let config = plain(&server, &client).await;
+    let table =
+        "set role plain; create table t (id int primary key, v int); insert into t values (1, 1); reset role";
+    run(&client, table).await;
     let capture = Capture::start(config.clone(), directory.path()).await;
     assert_eq!(value(&client, "select count(*) from pg_event_trigger").await, "0");
     let found = check(&config).await.unwrap();

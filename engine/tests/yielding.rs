@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rowcast_engine::cursor::{Cursor, Place};
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::{Gone, Options, State};
 use rowcast_engine::record::{Batch, Builder};
@@ -22,6 +23,8 @@ const SEGMENT: u64 = 4_000;
 const MAX_SIZE: u64 = 20_000;
 /// For sinks that are to be waited for, however slow the machine is.
 const LONG: Duration = Duration::from_secs(3600);
+/// A round of a delivery ends after it.
+const ROUND: Duration = Duration::from_secs(1);
 
 fn metric(name: &str, sink: &str) -> u64 {
     let wanted = format!("{name}{{sink=\"{sink}\"}} ");
@@ -405,6 +408,27 @@ async fn a_sink_that_may_go_on_records_the_gap_and_does() {
     assert_eq!((missing.len(), reason), (1, Reason::Retention));
     let newest = house.fixture.journal().newest();
     assert_eq!(committed, [range(first, from - 1), range(to + 1, newest)].concat(), "or else it is told");
+    house.close().await;
+}
+
+/// Its target takes longer to take the gap in than a round lasts, and then nothing new happens.
+#[tokio::test]
+async fn a_sink_that_was_slow_to_take_a_gap_gets_what_lies_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut house = House::open(dir.path(), LONG).await;
+    let sink = Slow::new("slow-gap");
+    house.fixture.transaction(5, "first").await;
+    let journal = house.fixture.journal().clone();
+    let position = journal.oldest() - 1;
+    house.fill_beyond(position).await;
+    let cursor = Cursor::new(&dir.path().join("cursors"), sink.name, journal.installation());
+    cursor.save(Place { id: position, ..Place::default() }).unwrap();
+    house.deliver(&sink, OnGap::Continue);
+    until(|| !sink.told.lock().unwrap().open_missing.is_empty()).await;
+    tokio::time::sleep(ROUND + Duration::from_millis(100)).await;
+    sink.commits.add_permits(Semaphore::MAX_PERMITS >> 4);
+    house.wait_delivered(&sink).await;
+    assert_eq!(sink.ids(), range(journal.oldest(), journal.newest()));
     house.close().await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -47,8 +47,8 @@ pub(crate) struct Context {
     /// Records that Kafka has.
     acknowledged: AtomicU64,
     failed: AtomicBool,
-    /// It has failed since it was given up, and why that was.
-    given_up: OnceLock<&'static str>,
+    /// It has failed since it had lost Kafka.
+    lost: AtomicBool,
     failure: Mutex<Option<Failure>>,
     complaint: Mutex<Option<Complaint>>,
     /// Somebody waits until no more than this many are on their way.
@@ -128,15 +128,15 @@ impl Context {
         self.answered.notify_one();
     }
 
-    /// Gives the producer up, though it has not failed by itself: `why` says what it did not do.
-    pub(crate) fn give_up(&self, why: &'static str) {
-        self.given_up.get_or_init(|| why);
+    /// Gives the producer up: it finds Kafka no more.
+    pub(crate) fn give_up(&self) {
+        self.lost.store(true, SeqCst);
         self.fail(None);
     }
 
-    /// Why it was given up.
-    pub(crate) fn given_up(&self) -> Option<&'static str> {
-        self.given_up.get().copied()
+    /// Whether it was given up.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(SeqCst)
     }
 
     /// Waits until nothing is on its way, delivered or not.

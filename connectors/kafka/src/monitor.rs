@@ -25,12 +25,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 const STALLED: Duration = Duration::from_secs(3);
 /// Between two questions while records do not get through.
 const ASK_STALLED: Duration = Duration::from_secs(2);
-/// A client that has had nothing acknowledged for this long, though Kafka answers it, may be stuck: librdkafka waits for
-/// some answers without an end (`rd_kafka_handle_InitProducerId` passes over `ERR__DESTROY`). Another one takes its place.
-/// Twice as long each time, since it may be Kafka that cannot take the records.
-const STUCK: Duration = Duration::from_secs(20);
-/// So often at least.
-const STUCK_MAX: Duration = Duration::from_mins(5);
 
 /// The door's place on the board.
 #[derive(Clone, Debug)]
@@ -84,16 +78,13 @@ pub(crate) struct Monitor {
     since: Instant,
     /// When it was last asked because of that.
     asked: Instant,
-    /// After how long without any it is given up.
-    patience: Duration,
 }
 
 impl Monitor {
     pub(crate) fn new(connection: Arc<Connection>, board: Board) -> Self {
         let looked_at = connection.context();
         let now = Instant::now();
-        let patience = STUCK;
-        Self { connection, board, looked_at, away: false, acknowledged: 0, since: now, asked: now, patience }
+        Self { connection, board, looked_at, away: false, acknowledged: 0, since: now, asked: now }
     }
 
     /// Looks until dropped.
@@ -121,16 +112,13 @@ impl Monitor {
                 // With records on their way only their arrival proves that things are well.
                 if context.outstanding() == 0 {
                     self.back(context);
-                } else if self.is_stuck(context) {
-                    self.patience = (self.patience * 2).min(STUCK_MAX);
-                    self.give_up(context, "delivers nothing, though Kafka answers it");
                 }
             }
             Err(_) if context.acknowledged() > before => {}
             Err(error) => {
                 self.tell(unanswered(&error, context));
                 if self.is_lost().await && context.acknowledged() == before {
-                    return self.give_up(context, "has lost its brokers");
+                    return self.give_up(context);
                 }
                 tokio::time::sleep(ASK_AGAIN).await;
                 context.doubt.notify_one();
@@ -144,18 +132,10 @@ impl Monitor {
         self.connection.answers_others().await && self.connection.topics().await.is_err()
     }
 
-    /// Whether nothing has arrived for too long of what is on its way.
-    fn is_stuck(&self, context: &Context) -> bool {
-        std::ptr::eq(context, &raw const *self.looked_at)
-            && context.acknowledged() == self.acknowledged
-            && self.since.elapsed() > self.patience
-            && !context.has_failed()
-    }
-
-    fn give_up(&self, context: &Context, why: &'static str) {
-        tracing::warn!(sink = %self.board.name, "Kafka's client {why}; another one takes its place");
+    fn give_up(&self, context: &Context) {
+        tracing::warn!(sink = %self.board.name, "Kafka's client has lost its brokers, another one takes its place");
         counter!("rowcast_kafka_clients_lost_total", "sink" => self.board.name.clone()).increment(1);
-        context.give_up(why);
+        context.give_up();
     }
 
     /// Looks whether records get through.
@@ -163,7 +143,6 @@ impl Monitor {
         let (acknowledged, outstanding) = (context.acknowledged(), context.outstanding());
         gauge!("rowcast_kafka_records_in_flight", "sink" => self.board.name.clone()).set(outstanding as f64);
         if acknowledged != self.acknowledged {
-            self.patience = STUCK;
             self.back(context);
         }
         if acknowledged != self.acknowledged || outstanding == 0 {

@@ -8,8 +8,8 @@ use crate::context::{Context, Failure};
 
 /// Why a producer that has failed did so.
 pub(crate) fn of_producer(context: &Context) -> SinkError {
-    if let Some(why) = context.given_up() {
-        let what = format!("Kafka's client {why}; what was on its way is sent again by another one");
+    if context.is_lost() {
+        let what = "Kafka's client had lost its brokers; what was on its way is sent again by another one";
         return SinkError::Retry(Error::transient(what));
     }
     match context.failure() {
@@ -114,9 +114,9 @@ mod tests {
     #[test]
     fn a_client_that_was_given_up_refused_nothing() {
         let context = Context::default();
-        context.give_up("has lost its brokers");
+        context.give_up();
         let SinkError::Retry(error) = of_producer(&context) else { panic!("for good") };
-        assert!(error.to_string().starts_with("Kafka's client has lost its brokers; what"), "{error}");
+        assert!(error.to_string().starts_with("Kafka's client had lost its brokers"), "{error}");
     }
 
     #[test]

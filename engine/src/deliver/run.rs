@@ -87,6 +87,7 @@ impl<S: Sink> Target<S> {
         let mut ahead = Ahead::default();
         while !enough.is_stopped() {
             head.mark_unchanged();
+            let before = self.place.id;
             let (position, events) = self.round(&mut ahead, enough).await?;
             if position > self.place.id {
                 abort::point(Point::SinkSent);
@@ -94,6 +95,10 @@ impl<S: Sink> Target<S> {
                 abort::point(Point::SinkCommitted);
                 self.reached(position).await;
                 self.shown(events);
+                continue;
+            }
+            // A gap was crossed, which took the round's time: what lies behind it is there already.
+            if self.place.id > before {
                 continue;
             }
             tokio::select! {

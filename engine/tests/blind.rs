@@ -92,6 +92,45 @@ async fn what_is_taken_while_a_huge_transaction_waits_for_files_is_missed() {
     }
 }
 
+/// Who makes room removes what is large: the file of the huge transaction itself.
+#[tokio::test]
+async fn a_huge_transaction_whose_file_is_taken_while_it_waits_is_not_confirmed() {
+    for (how, harm) in HARMS {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+        let (journal, kept, [_, last], _) = two_lives(dir.path(), &disk).await;
+        let mut fixture = Fixture::over(journal.clone()).await;
+        let before = journal.position().lsn;
+        let known = disk.files();
+        let (mut builder, parts) = huge(&mut fixture);
+        let spill = spill_parts(journal.spill().unwrap(), parts).await.unwrap();
+        let spill = finish_spill(spill, builder.take_tail(Lsn(fixture.lsn))).await.unwrap();
+        disk.plan(Some(Fault { calls: NO_FILES.calls | SYNC_DIR, ..NO_FILES }));
+        let room = fixture.ingest.room().await.unwrap();
+        room.adopt(&journal, spill, Lsn(fixture.lsn), 1_800_000_000_000_000);
+        soon("the wait", journal.state().wait_for(|state| matches!(state, State::Full(_)))).await.unwrap();
+        let is_new = |path: &PathBuf| {
+            path.extension().is_some_and(|found| found == "seg") && !known.contains_key(path)
+        };
+        let path = disk.files().into_keys().find(is_new).expect("it has its name");
+        harm(&disk, &path);
+        // Files can be opened again, once it has been looked at.
+        disk.plan(Some(Fault { calls: SYNC_DIR, times: 2, ..NO_FILES }));
+        failed(&journal).await;
+        let State::Failed(why) = journal.state().borrow().clone() else { unreachable!() };
+        assert!(why.contains(&format!("was {how} before it was taken in")), "{why}");
+        assert_eq!(journal.position().lsn, before);
+        drop((fixture, journal));
+        disk.plan(None);
+        if disk.files().contains_key(&path) {
+            disk.remove(&path).unwrap();
+        }
+        let journal = opened(dir.path(), &disk).unwrap();
+        assert_eq!(gaps(&journal, kept).await.len(), 0);
+        assert!(journal.position().lsn <= before && journal.newest() == last, "it comes again");
+        journal.close().await;
+    }
+}
+
 /// Each call in turn that looks for files or reads them, made to fail once.
 fn with_each_ill_call(files: &BTreeMap<PathBuf, Vec<u8>>, mut then: impl FnMut(&FakeDisk)) {
     for (calls, ill) in [(LIST, Ill::Forbidden), (OPEN, Ill::Files), (READ, Ill::Broken)] {

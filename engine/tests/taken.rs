@@ -295,6 +295,31 @@ const REPLACEMENTS: [(&str, Harm); 2] = [
     ("replaced by a copy", |disk, path| replace(disk, path, disk.files()[path].clone())),
 ];
 
+/// What leaves a name to the file that is written, so that only the look of each second finds it.
+const STILL_NAMED: [(&str, Harm); 2] = [
+    ("replaced by a copy", |disk, path| {
+        // The file that is written has a name still.
+        let bytes = disk.files()[path].clone();
+        disk.rename(path, &path.with_extension("bak")).unwrap();
+        disk.put(path.to_owned(), bytes);
+    }),
+    ("overwritten at its beginning", |disk, path| {
+        disk.open(path).unwrap().write_at(&[0; 128], 0).unwrap();
+    }),
+];
+
+#[tokio::test]
+async fn a_file_whose_name_leads_elsewhere_is_missed_within_a_second() {
+    for (how, harm) in STILL_NAMED {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+        let (journal, _, [first, _], path) = two_lives(dir.path(), &disk).await;
+        harm(&disk, &path);
+        failed(&journal).await;
+        let State::Failed(why) = journal.state().borrow().clone() else { unreachable!() };
+        assert!(why.contains(&format!("{first:020}.seg was {how} while it was being written")), "{why}");
+    }
+}
+
 fn replace(disk: &FakeDisk, path: &Path, bytes: Vec<u8>) {
     disk.remove(path).unwrap();
     disk.put(path.to_owned(), bytes);

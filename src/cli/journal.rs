@@ -108,7 +108,7 @@ fn describe(report: &CheckReport) -> String {
     let taken = report.taken.map_or_else(String::new, |gone| {
         let (from, to) = (gone.from, gone.to);
         format!(
-            "Events {from} to {to} are missing: the newest segment was removed or cut while rowcast ran. The next start tells \
+            "Events {from} to {to} are missing: the newest segment was removed, cut or replaced while rowcast ran. The next start tells \
              every reader a gap\n"
         )
     });

@@ -116,7 +116,9 @@ pub fn empty_dir(dest: &Path) -> Result<()> {
 
 /// What retention took during the copy is not missed in it.
 fn note_beginning(dir: &Path, dest: &Path) -> Result<()> {
-    let Some(before) = removed::before_oldest(dest, &RealDisk)? else { return Ok(()) };
+    let before = removed::before_oldest(dest, &RealDisk);
+    let before = before.map_err(|error| cannot_copy(dir, dest, io::Error::other(error.to_string())))?;
+    let Some(before) = before else { return Ok(()) };
     removed::note(dest, &RealDisk, before).map_err(|error| cannot_copy(dir, dest, error))
 }
 

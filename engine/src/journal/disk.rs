@@ -38,6 +38,9 @@ pub struct Look {
     pub length: u64,
     /// It has a name, as far as that is known: nobody has removed it.
     pub named: bool,
+    /// Which file it is, among those that are open; 0: not known. Network file systems may number theirs anew with each
+    /// mount.
+    pub inode: u64,
 }
 
 /// An open file.
@@ -60,7 +63,7 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn length(&self) -> io::Result<u64>;
     /// Its length, and whether it still has a name.
     fn look(&self) -> io::Result<Look> {
-        Ok(Look { length: self.length()?, named: true })
+        Ok(Look { length: self.length()?, named: true, inode: 0 })
     }
     /// When it was made, in nanoseconds since 1970: a copy is made later. 0: not known.
     fn born(&self) -> io::Result<u64> {
@@ -164,11 +167,13 @@ impl DiskFile for File {
     fn look(&self) -> io::Result<Look> {
         // Without its times, for the same reason. Old kernels and some containers refuse it.
         let wanted = StatxFlags::SIZE | StatxFlags::NLINK;
-        match rustix::fs::statx(self, c"", AtFlags::EMPTY_PATH, wanted) {
+        match rustix::fs::statx(self, c"", AtFlags::EMPTY_PATH, wanted | StatxFlags::INO) {
             Ok(seen) if StatxFlags::from_bits_retain(seen.stx_mask).contains(wanted) => {
-                Ok(Look { length: seen.stx_size, named: seen.stx_nlink > 0 })
+                let known = StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::INO);
+                let inode = if known { seen.stx_ino } else { 0 };
+                Ok(Look { length: seen.stx_size, named: seen.stx_nlink > 0, inode })
             }
-            _ => Ok(Look { length: DiskFile::length(self)?, named: true }),
+            _ => Ok(Look { length: DiskFile::length(self)?, named: true, inode: 0 }),
         }
     }
 

@@ -158,7 +158,12 @@ fn create(
         file.write_at(batch, SEGMENT_HEADER as u64)?;
         file.sync()?;
         shared.disk.rename(&aside, &target)?;
-        shared.disk.sync_dir(dir)?;
+        shared.disk.sync_dir(dir).inspect_err(|_| {
+            // Behind a segment that somebody takes meanwhile it would stand behind a hole, which the next opening refuses.
+            if target != previous.path {
+                let _ = shared.disk.remove(&target);
+            }
+        })?;
         Ok((file, header))
     });
     let (file, header) = made.inspect_err(|_| {

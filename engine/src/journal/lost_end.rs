@@ -25,8 +25,10 @@ use crate::record::layout::NUMBERS_END;
 pub(crate) const SHORT: &str = "it ends before its index says";
 /// What has become of a file whose name another one has, of whatever length.
 pub(super) const REPLACED: &str = "replaced by another file";
-/// The same, where that is a copy of it: what is written to the one without a name is not in the one that has it.
+/// The same, where that is a copy of it: what is written to the one is not in the other.
 const REPLACED_BY_COPY: &str = "replaced by a copy";
+/// Its first bytes are not those of a segment any more.
+const OVERWRITTEN: &str = "overwritten at its beginning";
 
 /// What is missing.
 #[derive(Debug)]
@@ -101,12 +103,13 @@ impl Shared {
         }
     }
 
-    /// What has become of a segment's file, if what its name leads to is not that file, and at least so long.
-    fn harm_to(
+    /// What has become of a segment's file, if what its name leads to is not that file, and at least so long. A closed one
+    /// may be put back from a copy; of one that is `written` its name has to lead to the open file.
+    pub(super) fn harm_to(
         &self,
         segment: &Segment,
         length: u64,
-        seems_removed: bool,
+        written: Option<&dyn DiskFile>,
     ) -> io::Result<Option<&'static str>> {
         let file = match self.disk.open(&segment.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("removed")),
@@ -115,18 +118,18 @@ impl Shared {
         let mut bytes = [0; SEGMENT_HEADER];
         let read = file.read_at(&mut bytes, 0)?;
         Ok(if read == SEGMENT_HEADER && !is_own(&bytes, segment) {
-            Some(REPLACED)
+            Some(if SegmentHeader::decode(&bytes).is_ok() { REPLACED } else { OVERWRITTEN })
         } else if file.length()? < length {
             Some("cut")
         } else {
-            (seems_removed && is_copy(&*file, segment)).then_some(REPLACED_BY_COPY)
+            written.is_some_and(|written| is_another(written, &*file)).then_some(REPLACED_BY_COPY)
         })
     }
 
     /// While an opening waits, the newest segment may go, and have no index yet that would tell. Says whether it could be
     /// looked at: not where too many files are open.
     pub(super) fn has_seen_newest(&self, segment: &Segment) -> Result<bool> {
-        match self.harm_to(segment, segment.stored(), false) {
+        match self.harm_to(segment, segment.stored(), None) {
             Ok(Some(how)) => Err(self.taken_away(segment, how)),
             Err(error) => Ok(!is_out_of_files(&error)),
             Ok(None) => Ok(true),
@@ -153,7 +156,8 @@ impl Writer {
     }
 
     fn look_by_name(&self, seems_removed: bool) -> Result<()> {
-        match self.shared.harm_to(&self.active.segment, self.active.written, seems_removed) {
+        let written = Some(&*self.active.file);
+        match self.shared.harm_to(&self.active.segment, self.active.written, written) {
             Ok(Some(how)) => Err(self.taken_away(how)),
             Err(_) if seems_removed => Err(self.taken_away("removed")),
             _ => Ok(()),
@@ -175,18 +179,18 @@ impl Writer {
         let Some(segment) = self.ticks.checked_rem(closed).and_then(|at| segments.get(at)) else {
             return;
         };
-        let Ok(Some(how)) = self.shared.harm_to(segment, segment.stored(), false) else { return };
+        let Ok(Some(how)) = self.shared.harm_to(segment, segment.stored(), None) else { return };
         let what = format!("{} was {how} while rowcast ran", segment.path.display());
         let error = self.shared.naming_repair(Error::journal(what).hint(MEND));
         self.shared.note_damage(segment, &error);
     }
 }
 
-/// Whether a file was made later than the one that the segment was written to. Asked where that has no name: it reads
-/// metadata, for which the next sync may wait.
-fn is_copy(file: &dyn DiskFile, segment: &Segment) -> bool {
-    let written = segment.header.born;
-    written != 0 && file.born().is_ok_and(|born| born != 0 && born != written)
+/// Whether two open files are not the same one.
+fn is_another(one: &dyn DiskFile, other: &dyn DiskFile) -> bool {
+    let inode = |file: &dyn DiskFile| file.look().map_or(0, |look| look.inode);
+    let inodes = [inode(one), inode(other)];
+    !inodes.contains(&0) && inodes[0] != inodes[1]
 }
 
 /// The length of the segment, if it is less than the index of this very segment says.

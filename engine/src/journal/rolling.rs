@@ -171,6 +171,7 @@ impl Writer {
                 return Err(failed(error));
             }
             self.wait_for_its_name(&target)?;
+            self.is_still_there(&segment, &*file)?;
         }
         abort::point(Point::AdoptDurable);
         self.warn_if_larger_than_all(segment.length());
@@ -204,6 +205,22 @@ impl Writer {
             })?;
         }
         waited
+    }
+
+    /// A transaction's file that somebody removed while it waited is not taken in: nobody was told of it, and it comes again.
+    fn is_still_there(&self, segment: &Segment, file: &dyn DiskFile) -> Result<()> {
+        let harm = self.shared.harm_to(segment, segment.length(), Some(file));
+        let how = match harm {
+            Ok(how) => how,
+            // No file can be opened yet.
+            Err(_) => file.look().is_ok_and(|look| !look.named).then_some("removed"),
+        };
+        let Some(how) = how else { return Ok(()) };
+        let path = segment.path.display();
+        Err(Error::journal(format!(
+            "{path}, the file of a large transaction, was {how} before it was taken in"
+        ))
+        .hint("Start rowcast again: Postgres sends the transaction once more."))
     }
 
     /// Takes in rows that a snapshot read, in the same way. To the stream they are nothing: its newest transaction ends

@@ -16,7 +16,7 @@ use crate::journal::segment::Segment;
 use crate::journal::taken;
 use crate::journal::writer::now;
 
-const DETAIL: &str = "The segment that was being written was removed or cut while rowcast ran.";
+const DETAIL: &str = "The segment that was being written was removed, cut or replaced while rowcast ran.";
 const HINT: &str = "Every reader is told a gap, journal_damaged. If that was nobody's doing, the disk may be failing: see the \
                     kernel's log (dmesg)";
 
@@ -58,7 +58,7 @@ impl Found {
             to,
             dir = %dir.display(),
             hint = HINT,
-            "Events {from} to {to} are missing: the segment that was being written was removed or cut while rowcast ran"
+            "Events {from} to {to} are missing: the segment that was being written was removed, cut or replaced while rowcast ran"
         );
         counter!("rowcast_journal_missing_total").increment(1);
         self.take(&path, true, disk, registry)

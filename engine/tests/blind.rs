@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rowcast_engine::Lsn;
 use rowcast_engine::ingest::{finish_spill, spill_parts};
 use rowcast_engine::journal::disk::Disk as _;
-use rowcast_engine::journal::{self, CheckReport, Journal, Options, State, repair};
+use rowcast_engine::journal::{self, CheckReport, Journal, Options, State, StreamPosition, repair};
 
 use crate::damage::{Told, small};
 use crate::disk::{CREATE, FakeDisk, Fault, Ill, LIST, OPEN, READ, SYNC_DIR};
@@ -88,6 +88,35 @@ async fn what_is_taken_while_a_huge_transaction_waits_for_files_is_missed() {
         assert!(*to >= last, "{told:?} {last}");
         assert!(journal.position().lsn <= before, "it comes again");
         assert!(journal.publish(EVENT, 1).await.unwrap() > last + 1);
+        journal.close().await;
+    }
+}
+
+/// A new history has its name, too, before the directory is synced.
+#[tokio::test]
+async fn no_history_begins_behind_what_is_taken_while_it_waits_for_files() {
+    for (how, harm) in HARMS {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), FakeDisk::default());
+        let (journal, kept, [_, last], path) = two_lives(dir.path(), &disk).await;
+        let fixture = Fixture::over(journal.clone()).await;
+        disk.plan(Some(Fault { calls: SYNC_DIR, ..NO_FILES }));
+        let position = StreamPosition { lsn: Lsn(77), ..journal.position() };
+        let ingest = fixture.ingest.clone();
+        let begun = tokio::spawn(async move {
+            ingest.begin_history(position, ("source_lost", "x"), 5, &[]).await.map(drop)
+        });
+        soon("the wait", journal.state().wait_for(|state| matches!(state, State::Full(_)))).await.unwrap();
+        harm(&disk, &path);
+        // Nor need it have got an index, for want of files.
+        disk.remove(&path.with_extension("idx")).unwrap();
+        failed(&journal).await;
+        begun.await.unwrap().unwrap_err();
+        drop((fixture, journal));
+        disk.plan(None);
+        let journal = opened(dir.path(), &disk).unwrap();
+        let told = gaps(&journal, kept).await;
+        let [Told::Gap { to, .. }] = &told[..] else { panic!("{how}: {told:?}") };
+        assert!(*to >= last, "{told:?} {last}");
         journal.close().await;
     }
 }

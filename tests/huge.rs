@@ -2,6 +2,7 @@
 //!
 //! `make test-huge` does it with 5,000,000 rows, and shows the figures.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -109,6 +110,39 @@ fn half_of(times: &[Duration]) -> Duration {
     sorted(times)[times.len() / 2]
 }
 
+/// Small ones, each of which is seen before the next is made: what that took.
+async fn insert_small(
+    client: &tokio_postgres::Client,
+    live: &mut Ndjson,
+    ids: RangeInclusive<i32>,
+) -> Vec<Duration> {
+    let mut waits = Vec::new();
+    for id in ids {
+        let start = Instant::now();
+        client.execute("insert into small values ($1)", &[&id]).await.unwrap();
+        assert_eq!(next_event(live).await["after"]["id"], id);
+        waits.push(start.elapsed());
+    }
+    waits
+}
+
+/// On a busy machine half of them take a few milliseconds, and some wait for the disk, or for a processor.
+fn nobody_waited(
+    [to_answer, to_client, inserts]: &[Vec<Duration>; 3],
+    alone: Duration,
+    after: &[Duration],
+    took: Duration,
+) {
+    show("While it is written, publish to answer", to_answer);
+    show("While it is written, publish to client", to_client);
+    for times in [to_answer, to_client, inserts] {
+        assert!(half_of(times) < HALF_MAX.max(alone * TIMES_MAX), "half of them wait longer");
+    }
+    let all = to_answer.iter().chain(to_client).chain(inserts).chain(after);
+    let longest = all.max().unwrap();
+    assert!(*longest < STALL.max(took / 2), "somebody waited {longest:?} of {took:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
     let mut own = None;
@@ -123,23 +157,12 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
     let mut live = Ndjson::open(rowcast.address(), path).await.unwrap();
     live.expect("open").await;
     let (one, two) = (database.client().await, database.client().await);
-    // Each small one is seen before the next is made.
-    let mut small = async |ids: std::ops::RangeInclusive<i32>| {
-        let mut waits = Vec::new();
-        for id in ids {
-            let start = Instant::now();
-            two.execute("insert into small values ($1)", &[&id]).await.unwrap();
-            assert_eq!(next_event(&mut live).await["after"]["id"], id);
-            waits.push(start.elapsed());
-        }
-        waits
-    };
-    let alone = small(1..=50).await;
+    let alone = insert_small(&two, &mut live, 1..=50).await;
     let rows = rows();
     let insert = format!("insert into big select i, md5(i::text) from generate_series(1, {rows}) i");
     one.batch_execute(&format!("begin; {insert}; insert into small values (0)")).await.unwrap();
 
-    let waits = small(51..=100).await;
+    let waits = insert_small(&two, &mut live, 51..=100).await;
     show("Without it, insert to client", &alone);
     show("While it is open, insert to client", &waits);
 
@@ -173,17 +196,11 @@ async fn nobody_waits_for_a_huge_transaction_and_memory_stays_flat() {
     assert!(after.iter().all(|(id, ..)| *id > last["id"].as_u64().unwrap()), "none lies within it");
     let to_client: Vec<_> =
         during.iter().zip(&seen).map(|((_, start, _), (_, seen))| seen.duration_since(*start)).collect();
-    show("While it is written, publish to answer", &answers(&during));
-    show("While it is written, publish to client", &to_client);
     let around = during.len().saturating_sub(3)..(during.len() + 3).min(published.len());
     show("Around its taking in", &answers(&published[around]));
     show("Afterwards", &answers(&after));
-    // On a busy machine half of them take a few milliseconds, and some wait for the disk, or for a processor.
-    for times in [&answers(&during), &to_client, &waits] {
-        assert!(half_of(times) < HALF_MAX.max(half_of(&alone) * TIMES_MAX), "half of them wait longer");
-    }
-    let longest = answers(&published).into_iter().chain(to_client).chain(waits).max().unwrap();
-    assert!(longest < STALL.max(took / 2), "somebody waited {longest:?} of {took:?}");
+    let meanwhile = [answers(&during), to_client, waits];
+    nobody_waited(&meanwhile, half_of(&alone), &answers(&after), took);
 
     println!("{rows} rows visible {took:?} after their commit");
     stays_flat(&rowcast, before);
@@ -259,4 +276,35 @@ async fn memory_stays_flat_when_huge_ones_are_sent_before_they_commit() {
     let data = rowcast.data().display().to_string();
     let output = command(&["journal", "check", "--data", &data]).await;
     assert_eq!(output.code, 0, "{output:?}");
+}
+
+/// Few rows, and large: what is kept in memory is counted in bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_flat_when_rows_are_large() {
+    const ROWS: u64 = 150;
+    let mut own = None;
+    let database = server(&mut own).await.create_database("huge_rows").await;
+    database.execute("create table wide (id integer primary key, v text); alter table wide alter v set storage external").await;
+    for streaming in ["off", "on"] {
+        let settings =
+            format!("alter database \"{}\" set logical_decoding_work_mem = '1MB'", database.name());
+        database.execute(&settings).await;
+        let slot = format!("source.slot={}_{streaming}", database.name());
+        let mut rowcast =
+            Rowcast::of(&database).set(&format!("source.streaming={streaming}")).set(&slot).start().await;
+        let before = resident_max(rowcast.pid().expect("it runs"));
+        let rows = format!("select i, repeat(chr(97 + i % 26), 1000000) from generate_series(1, {ROWS}) i");
+        database.execute(&format!("truncate wide; insert into wide {rows}")).await;
+        let address = rowcast.address();
+        wait_for("the rows", SOON * 10, async || {
+            let page = page(address, "/v1/events?channel=public.wide&from=last:1").await?;
+            let last = &page["events"][0];
+            let is_last = (&last["after"]["id"], &last["tx"]["last"]) == (&json!(ROWS), &json!(true));
+            if is_last { Ok(()) } else { Err(last["tx"].to_string()) }
+        })
+        .await;
+        println!("{ROWS} rows of a megabyte, streaming = {streaming}");
+        stays_flat(&rowcast, before);
+        assert_eq!(rowcast.terminate().await, 0);
+    }
 }

@@ -25,11 +25,11 @@ use network::Network;
 /// Each in the midst of the reading, further on than the one before.
 const KILLS: u32 = 10;
 
-/// What may come of the tables in one life, in bytes, however late it is killed: of some 79 MB. The first chunk has 2.
-const LIFE: u64 = 3 << 20;
+/// What may come of the tables at the beginning of a life, in bytes, however late somebody looks: of some 79 MB.
+const LIFE: u64 = 1 << 20;
 
-/// In one that ends by itself, four chunks further on.
-const LONG_LIFE: u64 = 16 << 20;
+/// And more with each look, until it has come as far as it is to come.
+const LOOK: u64 = 256 << 10;
 
 /// For a snapshot to get on, or to its end, beside the application and on a busy machine.
 const READ: Duration = Duration::from_secs(120);
@@ -45,14 +45,12 @@ struct House {
     tables: Vec<Table>,
     application: Application,
     rowcast: Rowcast,
-    /// What may come of the tables while it lives.
-    life: u64,
     /// What was left of the reading at each death.
     left: Vec<Left>,
 }
 
 impl House {
-    async fn new(name: &str, life: u64) -> Self {
+    async fn new(name: &str) -> Self {
         let (start, mut rng) = (Instant::now(), random(name));
         let kafka = Kafka::shared().await;
         let prefix = kafka.prefix(name);
@@ -60,13 +58,13 @@ impl House {
         let tables = create(&database).await;
         let application = Application::start(&database, &mut rng);
         let (network, url) = Network::before(&database).await;
-        network.grant(life);
+        network.grant(LIFE);
         let rowcast = Rowcast::on(&url)
             .set(&format!("source.slot={}", database.name()))
             .filled(kafka, &prefix)
             .set("kafka.debezium.skipped.operations=none");
         let left = Vec::new();
-        Self { start, rng, kafka, prefix, database, network, tables, application, rowcast, life, left }
+        Self { start, rng, kafka, prefix, database, network, tables, application, rowcast, left }
     }
 
     /// Once there is a slot.
@@ -91,7 +89,11 @@ impl House {
                 rows > Some(0) && rows < estimate && rows != before
             };
             let tables = told["tables"].as_array().ok_or("no tables")?;
-            if tables.iter().any(is_new) { Ok(()) } else { Err(told.to_string()) }
+            if tables.iter().any(is_new) {
+                return Ok(());
+            }
+            self.network.grant(LOOK);
+            Err(told.to_string())
         })
         .await;
     }
@@ -110,22 +112,23 @@ impl House {
     /// Starts it, of four times once after a start on whose way to the stream it is killed.
     async fn start_again(&mut self) {
         if self.rng.random_ratio(1, 4) {
-            self.network.grant(self.life);
+            self.network.grant(LIFE);
             self.rowcast.spawn();
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..500))).await;
             self.rowcast.kill9().await;
             self.look("killed on its way").await;
         }
-        self.network.grant(self.life);
+        self.network.grant(LIFE);
         self.rowcast.launch().await;
     }
 
     /// Has it read until it comes to where it is to die, the `count`-th time.
     async fn die_at(&mut self, point: &str, count: u32) {
         self.rowcast.set_env(VARIABLE, Some(&format!("{point}:{count}")));
-        self.network.grant(self.life);
+        self.network.grant(LIFE);
         self.rowcast.launch().await;
         wait_for(&format!("{point} to be reached"), READ, async || {
+            self.network.grant(LOOK);
             if self.rowcast.ended().is_some() { Ok(()) } else { Err(String::from("it reads")) }
         })
         .await;
@@ -189,7 +192,7 @@ impl House {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_ten_times_under_full_load_a_snapshot_ends_with_the_tables() {
     let _alone = alone().await;
-    let mut house = House::new("filling", LIFE).await;
+    let mut house = House::new("filling").await;
     // Two tables at once would have less than a chunk each.
     house.rowcast = house.rowcast.set("source.snapshot_tables=1").start().await;
     let followers = house.follow();
@@ -204,7 +207,7 @@ async fn killed_ten_times_under_full_load_a_snapshot_ends_with_the_tables() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_every_step_of_a_snapshot_it_ends_with_the_tables() {
     let _alone = alone().await;
-    let mut house = House::new("steps", LONG_LIFE).await;
+    let mut house = House::new("steps").await;
     let mut points: Vec<_> = points(Scene::Snapshot).iter().map(|point| point.name()).collect();
     // All tables are listed but once.
     let first = points.remove(0);

@@ -143,7 +143,7 @@ impl Proxy {
     #[allow(dead_code, reason = "a package without such a scenario has this file, too")]
     pub(crate) fn grant(&self, bytes: u64) {
         let granted = self.paced.load(Ordering::SeqCst) + bytes;
-        self.weather.send_modify(|weather| weather.granted = Some(granted));
+        self.weather.send_modify(|weather| weather.granted = weather.granted.max(Some(granted)));
     }
 
     /// All is well again; what was held back goes on. What was abandoned stays so.

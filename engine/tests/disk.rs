@@ -488,7 +488,7 @@ impl DiskFile for FakeFile {
         let seen = |state: &mut State| Look {
             length: state.inode(self.1).live.len() as u64,
             named: state.names.values().any(|ino| *ino == self.1),
-            inode: self.1 as u64 + 1,
+            inode: self.1 + 1,
         };
         self.0.call(READ, |_, _| {}, |state| Ok(seen(state)))
     }

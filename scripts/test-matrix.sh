@@ -19,10 +19,11 @@ if [ "${ROWCAST_MATRIX:-whole}" = short ]; then
   for name in network:: liveness::confirmations_that_do_not_arrive budget::slots_that_are_not_given_up \
     full::a_full_journal_costs_no_connection pooler:: rotated:: snapshot::stalled::rows_that_do_not_arrive \
     snapshot::room:: snapshot::unread:: snapshot::failing:: snapshot::selective:: snapshot::slow:: \
-    snapshot::wide:: snapshot::busy:: snapshot::keyless::under_full_write_load_sinks; do
+    snapshot::wide:: snapshot::busy:: snapshot::generated:: snapshot::keyless::under_full_write_load_sinks; do
     of_connector="$of_connector --skip capture::$name"
   done
-  for name in naps:: liveness:: hangup:: filling::killed_at_every_step keyless::killed_at_every_step; do
+  for name in flow:: hangup:: huge:: liveness:: naps:: workload:: filling::killed_at_every_step \
+    keyless::killed_at_every_step; do
     of_program="$of_program --skip $name"
   done
 fi

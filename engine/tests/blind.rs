@@ -30,6 +30,27 @@ fn opened_without_files(dir: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) -> (Jour
     panic!("no opening waits");
 }
 
+/// Opens what was left: readers are told a gap up to the last one that is lost, at least.
+async fn told_as_lost(dir: &Path, disk: &FakeDisk, (kept, last): (u64, u64), how: &str) -> Journal {
+    let journal = opened(dir, disk).unwrap();
+    let told = gaps(&journal, kept).await;
+    let [Told::Gap { to, .. }] = &told[..] else { panic!("{how}: {told:?}") };
+    assert!(*to >= last, "{told:?} {last}");
+    journal
+}
+
+/// Hands over a huge transaction, whose file then waits under its name until files can be opened.
+async fn huge_without_files(fixture: &mut Fixture, disk: &FakeDisk) {
+    let journal = fixture.journal().clone();
+    let (mut builder, parts) = huge(fixture);
+    let spill = spill_parts(journal.spill().unwrap(), parts).await.unwrap();
+    let spill = finish_spill(spill, builder.take_tail(Lsn(fixture.lsn))).await.unwrap();
+    disk.plan(Some(Fault { calls: NO_FILES.calls | SYNC_DIR, ..NO_FILES }));
+    let room = fixture.ingest.room().await.unwrap();
+    room.adopt(&journal, spill, Lsn(fixture.lsn), 1_800_000_000_000_000);
+    soon("the wait", journal.state().wait_for(|state| matches!(state, State::Full(_)))).await.unwrap();
+}
+
 /// What begins behind a hole is refused by the next opening.
 #[tokio::test]
 async fn no_segment_begins_behind_one_that_could_not_be_looked_at() {
@@ -52,10 +73,7 @@ async fn no_segment_begins_behind_one_that_could_not_be_looked_at() {
         let State::Failed(why) = journal.state().borrow().clone() else { unreachable!() };
         assert!(why.contains(&format!("{} was {how}", path.display())), "{why}");
         drop(journal);
-        let journal = opened(dir.path(), &disk).unwrap();
-        let told = gaps(&journal, kept).await;
-        let [Told::Gap { to, .. }] = &told[..] else { panic!("{how}: {told:?}") };
-        assert!(*to >= last, "{told:?} {last}");
+        let journal = told_as_lost(dir.path(), &disk, (kept, last), how).await;
         journal.close().await;
     }
 }
@@ -68,13 +86,7 @@ async fn what_is_taken_while_a_huge_transaction_waits_for_files_is_missed() {
         let (journal, kept, [_, last], path) = two_lives(dir.path(), &disk).await;
         let mut fixture = Fixture::over(journal.clone()).await;
         let before = journal.position().lsn;
-        let (mut builder, parts) = huge(&mut fixture);
-        let spill = spill_parts(journal.spill().unwrap(), parts).await.unwrap();
-        let spill = finish_spill(spill, builder.take_tail(Lsn(fixture.lsn))).await.unwrap();
-        disk.plan(Some(Fault { calls: NO_FILES.calls | SYNC_DIR, ..NO_FILES }));
-        let room = fixture.ingest.room().await.unwrap();
-        room.adopt(&journal, spill, Lsn(fixture.lsn), 1_800_000_000_000_000);
-        soon("the wait", journal.state().wait_for(|state| matches!(state, State::Full(_)))).await.unwrap();
+        huge_without_files(&mut fixture, &disk).await;
         harm(&disk, &path);
         failed(&journal).await;
         let State::Failed(why) = journal.state().borrow().clone() else { unreachable!() };
@@ -82,10 +94,7 @@ async fn what_is_taken_while_a_huge_transaction_waits_for_files_is_missed() {
         assert_eq!(journal.position().lsn, before);
         drop((fixture, journal));
         disk.plan(None);
-        let journal = opened(dir.path(), &disk).unwrap();
-        let told = gaps(&journal, kept).await;
-        let [Told::Gap { to, .. }] = &told[..] else { panic!("{how}: {told:?}") };
-        assert!(*to >= last, "{told:?} {last}");
+        let journal = told_as_lost(dir.path(), &disk, (kept, last), how).await;
         assert!(journal.position().lsn <= before, "it comes again");
         assert!(journal.publish(EVENT, 1).await.unwrap() > last + 1);
         journal.close().await;
@@ -113,10 +122,7 @@ async fn no_history_begins_behind_what_is_taken_while_it_waits_for_files() {
         begun.await.unwrap().unwrap_err();
         drop((fixture, journal));
         disk.plan(None);
-        let journal = opened(dir.path(), &disk).unwrap();
-        let told = gaps(&journal, kept).await;
-        let [Told::Gap { to, .. }] = &told[..] else { panic!("{how}: {told:?}") };
-        assert!(*to >= last, "{told:?} {last}");
+        let journal = told_as_lost(dir.path(), &disk, (kept, last), how).await;
         journal.close().await;
     }
 }
@@ -130,13 +136,7 @@ async fn a_huge_transaction_whose_file_is_taken_while_it_waits_is_not_confirmed(
         let mut fixture = Fixture::over(journal.clone()).await;
         let before = journal.position().lsn;
         let known = disk.files();
-        let (mut builder, parts) = huge(&mut fixture);
-        let spill = spill_parts(journal.spill().unwrap(), parts).await.unwrap();
-        let spill = finish_spill(spill, builder.take_tail(Lsn(fixture.lsn))).await.unwrap();
-        disk.plan(Some(Fault { calls: NO_FILES.calls | SYNC_DIR, ..NO_FILES }));
-        let room = fixture.ingest.room().await.unwrap();
-        room.adopt(&journal, spill, Lsn(fixture.lsn), 1_800_000_000_000_000);
-        soon("the wait", journal.state().wait_for(|state| matches!(state, State::Full(_)))).await.unwrap();
+        huge_without_files(&mut fixture, &disk).await;
         let is_new = |path: &PathBuf| {
             path.extension().is_some_and(|found| found == "seg") && !known.contains_key(path)
         };

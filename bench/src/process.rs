@@ -108,9 +108,14 @@ impl Drop for Process {
 
 /// Runs a command to its end; an error shows what it printed.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    printed(command).map(drop)
+}
+
+/// Runs a command to its end, and gives what it printed.
+pub(crate) fn printed(command: &mut Command) -> Result<String> {
     let output = command.output().map_err(|error| cannot_run(command.get_program(), error))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let printed = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Error::failed(format!("{} has failed", shown(command))).because(printed))

@@ -2,7 +2,6 @@
 //! nowhere, in turns; an application changes rows beside both.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use tokio_postgres::Client;
 
 use crate::backlog;
 use crate::http;
-use crate::process::{Manners, command, peak_memory, run};
+use crate::process::{Manners, command, peak_memory, printed, run};
 use crate::program::Rowcast;
 use crate::server::{Place, Route, Server};
 use crate::table::{median, set};
@@ -127,17 +126,22 @@ pub(crate) async fn measure(place: &Place, program: &Path, options: &Options) ->
     ))
 }
 
+/// How long psql says that the COPY itself took: its own start and login are no part of it.
 fn copy(server: &Server) -> Result<Duration> {
     let manners = Manners { user: None, end: Signal::INT };
     let mut psql = command(&server.program("psql"), manners);
-    psql.args(server.options(Route::Unix)).args(["-q", "-c", "copy bench to stdout"]).stdout(Stdio::null());
-    let start = Instant::now();
-    run(&mut psql)?;
-    Ok(start.elapsed())
+    psql.args(server.options(Route::Unix)).env("LC_ALL", "C");
+    psql.args(["-X", "-q", "-c", "\\timing on", "-c", "\\o /dev/null", "-c", "copy bench to stdout"]);
+    let said = printed(&mut psql)?;
+    let milliseconds = said
+        .lines()
+        .find_map(|line| line.strip_prefix("Time: ")?.split_once(" ms")?.0.parse::<f64>().ok())
+        .ok_or_else(|| Error::failed("psql does not say how long COPY took").because(said.trim()))?;
+    Ok(Duration::from_secs_f64(milliseconds / 1e3))
 }
 
-/// A fresh installation reads the table, and streams what is changed. Gives how long that took, the peak of its memory, and
-/// how many changes a second there were.
+/// An installation that streams reads the table when it is told to, and goes on to stream what is changed. Gives how long
+/// that took from the order on, the peak of its memory, and how many changes a second there were.
 async fn snapshot(
     place: &Place,
     program: &Path,
@@ -148,17 +152,14 @@ async fn snapshot(
     let data = place.path(&format!("data-{round}"));
     let (url, slot) = (server.url(Route::Unix), format!("source.slot=snapshot_{round}"));
     let arguments =
-        ["--source", &url, "--tables", "public.bench", "--set", &slot, "--set", "source.snapshot=initial"];
+        ["--source", &url, "--tables", "public.bench", "--set", &slot, "--set", "source.snapshot=never"];
     let client = server.client().await?;
     let mut rowcast = Rowcast::start(program, &data, &arguments).await?;
     rowcast.wait_streaming().await?;
     let load = Load::start(server, changes).await?;
     let start = Instant::now();
-    loop {
-        let state = http::json(rowcast.address(), "/v1/snapshots").await?;
-        if state["read"]["public.bench"].is_u64() {
-            break;
-        }
+    backlog::execute(&client, "select rowcast.snapshot('bench')").await?;
+    while !is_read(&rowcast).await? {
         if start.elapsed() > READ_TIMEOUT {
             return Err(Error::failed("The snapshot is not done in time").hint("Try fewer --rows."));
         }
@@ -170,6 +171,11 @@ async fn snapshot(
     backlog::drop_slot(&client, &format!("snapshot_{round}")).await?;
     run(std::process::Command::new("rm").arg("-r").arg(&data))?;
     Ok((time, peak, changed))
+}
+
+async fn is_read(rowcast: &Rowcast) -> Result<bool> {
+    let state = http::json(rowcast.address(), "/v1/snapshots").await?;
+    Ok(state["read"]["public.bench"].is_u64())
 }
 
 async fn write(client: &Client) -> Result<()> {

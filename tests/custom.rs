@@ -131,6 +131,10 @@ async fn a_custom_name_that_is_a_table_is_rejected() {
     database.execute("select rowcast.publish('public.orders', '{\"id\": 1}')").await;
     database.execute("select pg_logical_emit_message(true, 'rowcast.event.raw', 'no json')").await;
     database.execute("select pg_logical_emit_message(true, 'somebody.else', 'x')").await;
+    // JSON that hardly any program has a value for.
+    database.execute("select rowcast.publish('public.orders', '[1e400]')").await;
+    let nested = format!("{}{}", "[".repeat(300), "]".repeat(300));
+    database.execute(&format!("select rowcast.publish('public.orders', '{nested}')")).await;
     database.execute("select rowcast.publish('end', '0')").await;
     let forged = events.expect_event("message").await.json();
     assert_eq!((&forged["channel"], &forged["op"]), (&json!("rowcast.rejected"), &json!("message")));
@@ -139,6 +143,10 @@ async fn a_custom_name_that_is_a_table_is_rejected() {
     assert!(forged["payload"]["reason"].as_str().unwrap().contains("captured table"), "{forged}");
     let raw = events.expect_event("message").await.json();
     assert_eq!((&raw["channel"], &raw["payload"]["channel"]), (&json!("rowcast.rejected"), &json!("raw")));
+    for told in ["[1000000", &nested] {
+        let data = events.expect_event("message").await.data;
+        assert!(data.contains("rowcast.rejected") && data.contains(&format!("\"payload\":{told}")), "{data}");
+    }
     assert_eq!(events.expect_event("message").await.json()["channel"], "end");
-    assert_eq!(rowcast.metric("rowcast_source_rejected_messages_total").await, Some(2.0));
+    assert_eq!(rowcast.metric("rowcast_source_rejected_messages_total").await, Some(4.0));
 }

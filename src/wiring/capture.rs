@@ -93,10 +93,21 @@ impl Capture {
             Some(ended) => {
                 let result = ended.await;
                 self.ended = None;
-                result.unwrap_or_else(|_| Err(Error::failed("The thread of the source has broken off")))
+                result.unwrap_or_else(|_| Err(self.broken_off()))
             }
             None => std::future::pending().await,
         }
+    }
+
+    /// By a fault of ours; what the board says last would stay there for ever.
+    fn broken_off(&self) -> Error {
+        let error = Error::failed("The thread of the source has ended by a fault of rowcast's own")
+            .hint("Please report it, with what the program has printed. Restart rowcast");
+        self.status.source(|source| {
+            source.state = "stopped";
+            source.reason = Some(error.to_string());
+        });
+        error
     }
 
     /// Tells it to stop and waits for it.

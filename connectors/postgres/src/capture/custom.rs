@@ -5,9 +5,8 @@ use std::borrow::Cow;
 use rowcast_engine::channel::check_custom;
 use rowcast_engine::in_quotes;
 use rowcast_engine::status::Status;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::proof::Proof;
@@ -170,8 +169,7 @@ pub(super) fn refused(prefix: &str, reason: &str, content: &[u8]) -> Custom<'sta
 
 fn untold(shown: &str, reason: &str, content: &[u8]) -> Custom<'static> {
     metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
-    let told = json!({ "channel": shown, "reason": reason, "bytes": content.len(), "payload": null });
-    Custom { channel: REJECTED, payload: Cow::Owned(told.to_string().into_bytes()) }
+    told(shown, reason, content, None)
 }
 
 fn is_json(content: &[u8]) -> bool {
@@ -195,8 +193,21 @@ fn reject<'a>(channel: &str, reason: &str, content: &[u8]) -> Custom<'a> {
     let one_line = one_line(content);
     let payload: Option<&RawValue> =
         is_json(content).then(|| serde_json::from_slice(&one_line).ok()).flatten();
-    let told = json!({ "channel": shown, "reason": reason, "bytes": content.len(), "payload": payload });
-    Custom { channel: REJECTED, payload: Cow::Owned(told.to_string().into_bytes()) }
+    told(&shown, reason, content, payload)
+}
+
+/// The event itself. The payload stays text: as a value, a number beyond f64 or a deep nesting of somebody's would be an error.
+fn told<'a>(channel: &str, reason: &str, content: &[u8], payload: Option<&RawValue>) -> Custom<'a> {
+    #[derive(Serialize)]
+    struct Told<'a> {
+        channel: &'a str,
+        reason: &'a str,
+        bytes: usize,
+        payload: Option<&'a RawValue>,
+    }
+    let told = Told { channel, reason, bytes: content.len(), payload };
+    // Texts, a number, and what is JSON already: there is nothing in it that could fail.
+    Custom { channel: REJECTED, payload: Cow::Owned(serde_json::to_vec(&told).unwrap_or_default()) }
 }
 
 #[cfg(test)]
@@ -289,5 +300,18 @@ mod tests {
         let event = event("public.orders", b"{\"a\":1}", &status());
         let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
         assert_eq!(told["payload"]["a"], 1);
+    }
+
+    /// Valid JSON, of which no value can be made.
+    #[test]
+    fn what_no_value_can_hold_is_repeated_as_it_is() {
+        let nested = ["[".repeat(500), "]".repeat(500)].concat();
+        for content in ["[1e400]", &nested] {
+            assert!(serde_json::from_str::<serde_json::Value>(content).is_err());
+            let event = event("public.orders", content.as_bytes(), &status());
+            let told = String::from_utf8(event.payload.into_owned()).unwrap();
+            assert_eq!(event.channel, REJECTED);
+            assert!(told.ends_with(&format!("\"payload\":{content}}}")), "{told}");
+        }
     }
 }

@@ -42,7 +42,9 @@ pub(crate) use custom::NEW_TABLE;
 pub(crate) use taking::{replicates, same_server, which_server};
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 
+use futures_util::FutureExt;
 use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::{Journal, State};
@@ -139,7 +141,7 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                 guard.get_or_insert_with(|| Guard::start(&link));
                 let started = Instant::now();
                 let ended: Result<()> = tokio::select! {
-                    ended = session.run() => match ended {
+                    ended = unbroken(session.run()) => match ended {
                         // All that was wanted has been read.
                         Ok(()) => {
                             session.finish().await;
@@ -175,6 +177,16 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
             };
         }
     }
+}
+
+/// A fault of ours ends capture, which is told, and nothing else: the guard of the slot lives on this thread, too. It is
+/// not tried again, since what is in memory behind it may be anything.
+async fn unbroken(run: impl Future<Output = Result<()>>) -> Result<()> {
+    let fault = |_| {
+        Err(Error::refused("Reading the stream has ended by a fault of rowcast's own")
+            .hint("Please report it, with what the program has printed. Restart rowcast"))
+    };
+    AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(fault)
 }
 
 /// Waits for the guard, where there is one.
@@ -221,4 +233,19 @@ fn show_lost(status: &Status, error: &Error) {
         }
         shown.reconnects += 1;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use rowcast_engine::Kind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fault_of_ours_ends_capture_and_says_so() {
+        let run = async { if std::hint::black_box(true) { panic!("a fault") } else { Ok(()) } };
+        let error = unbroken(run).await.unwrap_err();
+        assert!(error.kind() == Kind::Refused && error.to_string().contains("fault of rowcast's own"));
+        assert!(unbroken(async { Ok(()) }).await.is_ok());
+    }
 }

@@ -2,7 +2,7 @@
 
 mod units;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use rowcast_engine::{Confirm, Error, Result, in_quotes};
@@ -316,11 +316,41 @@ impl Source {
     pub(crate) fn publications(&self) -> [&str; 2] {
         [&self.publication, &self.inserts]
     }
+
+    /// A print of what decides which tables are captured: the same for as long as that is the same.
+    pub(crate) fn captures(&self) -> u64 {
+        let mut told = format!("{} {}", self.publication, self.via_partition_root);
+        for (excluded, schema, table) in self.tables.likes() {
+            let _ = write!(told, "\0{excluded}\0{schema}\0{table}");
+        }
+        let digest = ring::digest::digest(&ring::digest::SHA256, told.as_bytes());
+        digest.as_ref().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_captured_has_a_print() {
+        let print = |tables: &[&str], exclude: &[&str], via_partition_root| {
+            let texts = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect();
+            let url = "postgres://me@h/db".to_owned();
+            let (tables, exclude) = (texts(tables), texts(exclude));
+            let config = Config { url, tables, exclude, via_partition_root, ..Config::default() };
+            Source::new(&config).unwrap().captures()
+        };
+        let one = print(&["public.a"], &[], true);
+        assert_eq!(print(&["public.\"a\""], &[], true), one);
+        for other in [
+            print(&["public.a", "public.b"], &[], true),
+            print(&["public.a"], &["public.b"], true),
+            print(&["public.a"], &[], false),
+        ] {
+            assert_ne!(other, one);
+        }
+    }
 
     #[test]
     fn passwords_stay_hidden() {

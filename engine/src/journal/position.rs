@@ -28,6 +28,10 @@ pub struct StreamPosition {
     /// Up to here the server was asked for other transactions than it is now: what it would repeat of that is not
     /// what the journal holds.
     pub asked_since: Lsn,
+    /// A print of which tables are captured.
+    pub captures: u64,
+    /// Up to here they may have been others: what the server repeats of that need not be in the journal.
+    pub captured_since: Lsn,
     /// What was seen of the source says that its history is not this one.
     pub broken: Option<Broken>,
 }

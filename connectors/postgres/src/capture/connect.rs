@@ -170,7 +170,8 @@ impl Link {
         }
         let journal = self.ingest.journal().clone();
         let names = publications::existing(&client, &self.source).await?;
-        let from = situation.start(journal.position().asked_since);
+        let stored = journal.position();
+        let from = situation.start(stored.asked_since);
         let sent = self.sent()?;
         self.status.source(|source| source.large_transactions = sent.told(self.source.streaming));
         let command = start_command(&self.source, from, &names, sent);
@@ -178,9 +179,9 @@ impl Link {
         let stream = during(&board, "Starts the stream", starts).await?;
         let told = during(&board, "Reads where the slot stands", self.confirmed(&client, position)).await?;
         let confirmed = told.max(from);
-        let replay = Replay::start(&journal, confirmed, position).await?;
+        let replay = Replay::start(&journal, (confirmed, stored.captured_since), position).await?;
         let (tables, status) = (&self.source.tables, &self.status);
-        let mut assembly = Assembly::new(tables, status, replay, journal.position(), journal.last_tx_end());
+        let mut assembly = Assembly::new(tables, status, replay, stored, journal.last_tx_end());
         assembly.reads_new_tables = self.source.snapshot.is_on();
         assembly.by_leaf = !self.source.via_partition_root;
         assembly.proof = secret::read(&client).await?;
@@ -190,7 +191,6 @@ impl Link {
         let parts = (taken, self.ingest.clone(), self.status.clone());
         let source = Source { info: self.here.clone(), ..self.source.clone() };
         let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, server.version)?;
-        let snapshots = (snapshots, orders, sent);
         // Where it is asked to start was not told for that.
         let told = self.ingest.confirmable(told);
         let feedback = Feedback::new(told, confirmed, position, server.sender_timeout)
@@ -202,7 +202,7 @@ impl Link {
             "Streaming changes from {}",
             self.here
         );
-        Ok(Session::new(stream, assembly, feedback, catalog, parts, snapshots, position))
+        Ok(Session::new(stream, assembly, feedback, catalog, parts, (snapshots, orders, sent), position))
     }
 
     /// Makes the source ready. Gives whether options of its publications were set right.
@@ -359,10 +359,14 @@ impl Link {
         let stored = self.ingest.journal().position();
         let local_only = self.source.origin == Origin::None;
         let asked_since = if stored.local_only == local_only { stored.asked_since.min(lsn) } else { lsn };
+        let captures = self.source.captures();
+        let captured_since = if stored.captures == captures { stored.captured_since.min(lsn) } else { lsn };
         StreamPosition {
             lsn,
             local_only,
             asked_since,
+            captures,
+            captured_since,
             system: system.id,
             timeline: system.timeline,
             slot: self.source.slot.clone(),

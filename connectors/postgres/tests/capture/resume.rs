@@ -45,6 +45,46 @@ async fn what_is_durable_is_confirmed_and_idle_databases_advance() {
     capture.stop().await;
 }
 
+/// A crash has to come sooner than a confirmation, of which there is one a second.
+const TRIES: i32 = 20;
+
+/// What the server repeats is compared with the journal, which has nothing of a table that was not captured then. That is
+/// no other history.
+#[tokio::test]
+async fn more_tables_may_be_wanted_between_a_crash_and_the_next_start() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table a (id int primary key); create table b (id int primary key)").await;
+    // Somebody's own: both are sent.
+    run(&client, "create publication rowcast for all tables").await;
+    let of = |tables: &[&str]| {
+        let tables = tables.iter().map(ToString::to_string).collect();
+        Config { tables, ..config(&server) }
+    };
+    let (mut id, mut unconfirmed) = (0, false);
+    while !unconfirmed && id < TRIES {
+        id += 1;
+        let capture = Capture::start(of(&["public.a"]), directory.path()).await;
+        run(&client, &format!("insert into b values ({id}); insert into a values ({id})")).await;
+        run(&client, &format!("insert into b values ({id} + 1000)")).await;
+        run(&client, &format!("insert into a values ({id} + 1000)")).await;
+        let newest = capture.wait(2 * id as usize).await.pop().unwrap();
+        capture.crash().await;
+        unconfirmed = confirmed(&client).await < newest.end_lsn;
+    }
+    assert!(unconfirmed, "every crash came after a confirmation");
+    let before = 2 * id as usize;
+    let capture = Capture::start(of(&["public.a", "public.b"]), directory.path()).await;
+    run(&client, "insert into b values (0)").await;
+    assert_eq!(capture.briefs(before + 1).await[before], "insert public.b 0");
+    capture.stop().await;
+    // From there on it must be there again.
+    let capture = Capture::start(of(&["public.a", "public.b"]), directory.path()).await;
+    let position = capture.journal.position();
+    assert!(position.captured_since < position.lsn && position.captured_since > Lsn::ZERO, "{position:?}");
+    capture.stop().await;
+}
+
 /// Rows of one statement share positions; those of a COPY as well.
 async fn insert_groups(client: &Client, from: u32) {
     for group in 0..20 {

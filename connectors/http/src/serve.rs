@@ -4,9 +4,11 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -22,7 +24,7 @@ use tokio::task::JoinSet;
 pub(crate) const GRACE: Duration = Duration::from_secs(4);
 /// Connections beside the streams: requests that come and go, and ones kept open between two requests.
 const CONNECTIONS_BESIDE: usize = 512;
-/// A connection that says nothing for this long between or within request heads is closed.
+/// A connection that says nothing for this long before, between or within request heads is closed.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// What may wait in memory for a socket that takes no more, and the limit of a request's head. A slow reader
 /// costs this and the batch that it is being sent.
@@ -67,6 +69,14 @@ impl Listener for UnixListener {
     }
 }
 
+/// Ends when nobody has asked anything in time; else never.
+async fn silence(asked: &AtomicBool) {
+    tokio::time::sleep(HEAD_WITHIN).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending().await
+    }
+}
+
 /// EMFILE and ENFILE: the process, or the system, has as many open files as it may.
 const FILES: [i32; 2] = [24, 23];
 
@@ -75,8 +85,16 @@ pub(crate) async fn serve(listener: impl Listener, router: Router, streams_max: 
     let room =
         Arc::new(Semaphore::new(streams_max.saturating_add(CONNECTIONS_BESIDE).min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
-    let mut told = false;
+    let (mut told, mut full) = (false, false);
     loop {
+        if room.available_permits() > 0 {
+            full = false;
+        } else if !std::mem::replace(&mut full, true) {
+            tracing::warn!(
+                hint = "See who holds them (ss -tn), or raise http.max_connections",
+                "All connections are taken, others wait until one ends"
+            );
+        }
         let next = async {
             let permit = Arc::clone(&room).acquire_owned().await;
             (permit, listener.accept().await)
@@ -115,6 +133,14 @@ fn hint(error: &io::Error) -> Option<&'static str> {
 }
 
 async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, router: Router, stop: Stop) {
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (asked, router) = (Arc::clone(&asked), TowerToHyperService::new(router));
+        service_fn(move |request| {
+            asked.store(true, Ordering::Relaxed);
+            router.call(request)
+        })
+    };
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -123,15 +149,54 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S,
         .max_buf_size(WRITE_BUFFER)
         .http2()
         .timer(TokioTimer::new())
+        // As with TCP's: it may be a proxy that answers those.
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_INTERVAL * KEEPALIVE_PROBES)
         .max_send_buf_size(WRITE_BUFFER);
-    let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         // How a connection breaks is its client's business.
         _ = connection.as_mut() => return,
         () = stop.stopped() => connection.as_mut().graceful_shutdown(),
+        // It is not known yet which HTTP it is, so no timer of hyper's runs.
+        () = silence(&asked) => return,
     }
     // Who does not take its last word by then is cut off.
     let _ = tokio::time::timeout(GRACE, connection).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use rowcast_engine::stop;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Whether a connection over which this is sent is open for long.
+    async fn lasts(said: &[u8]) -> bool {
+        let (mut client, server) = duplex(1 << 10);
+        client.write_all(said).await.unwrap();
+        let unending = || async {
+            axum::body::Body::from_stream(futures_util::stream::pending::<io::Result<Vec<u8>>>())
+        };
+        let router = Router::new().route("/", get(unending));
+        let (_stopper, stop) = stop();
+        let conversation = tokio::spawn(converse(server, router, stop));
+        let ended = timeout(HEAD_WITHIN * 4, conversation).await;
+        let mut heard = Vec::new();
+        let _ = timeout(HEAD_WITHIN, client.read_to_end(&mut heard)).await;
+        ended.is_err()
+    }
+
+    /// Of a connection without a word, or with half of one that any HTTP may begin with, no other limit knows.
+    #[tokio::test(start_paused = true)]
+    async fn who_never_asks_is_not_waited_for() {
+        for said in ["", "PRI * HT", "G", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            assert!(!lasts(said.as_bytes()).await, "{said:?}");
+        }
+        assert!(lasts(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n").await);
+    }
 }

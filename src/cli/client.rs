@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -125,21 +126,43 @@ impl Client {
         let request = request
             .body(Full::new(body.into()))
             .map_err(|error| Error::usage(format!("Cannot ask for {path}")).because(error))?;
-        timeout(patience, self.exchange(request))
+        let reached = AtomicBool::new(false);
+        timeout(patience, self.exchange(request, &reached))
             .await
-            .map_err(|_| Error::transient(format!("{} does not answer", self.name())).hint(self.hint()))?
+            .map_err(|_| self.silent(patience, reached.load(Ordering::Relaxed)))?
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+    /// `reached`: somebody is there, who has taken the connection.
+    fn silent(&self, patience: Duration, reached: bool) -> Error {
+        if !reached {
+            return Error::transient(format!("{} does not answer", self.name())).hint(self.hint());
+        }
+        let what = format!("{} has not answered within {} s", self.name(), patience.as_secs());
+        Error::transient(what).hint(
+            "Something is there: `rowcast status` says whether rowcast waits for something. What was ordered may have \
+             been done; look before you order it again",
+        )
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        reached: &AtomicBool,
+    ) -> Result<Response<Incoming>> {
         let unreachable = |error: std::io::Error| {
             let gone = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
             let what = if gone { "No rowcast runs at" } else { "Cannot connect to" };
             Error::transient(format!("{what} {}", self.name())).because(error).hint(self.hint())
         };
         match self {
-            Self::Socket(path) => speak(UnixStream::connect(path).await.map_err(unreachable)?, request).await,
+            Self::Socket(path) => {
+                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+                reached.store(true, Ordering::Relaxed);
+                speak(stream, request).await
+            }
             Self::Http { authority, .. } => {
                 let stream = TcpStream::connect(authority.as_str()).await.map_err(unreachable)?;
+                reached.store(true, Ordering::Relaxed);
                 speak(stream, request).await
             }
         }
@@ -265,6 +288,18 @@ mod tests {
         for wrong in ["https://h", "ftp://h", "http://", "http://me@h", "http://h/?a"] {
             assert_eq!(parse(wrong).unwrap_err().kind(), rowcast_engine::Kind::Usage, "{wrong}");
         }
+    }
+
+    /// Whoever is there and busy is not to be started once more.
+    #[tokio::test]
+    async fn who_takes_a_connection_is_there() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let patience = Duration::from_millis(200);
+        let silent = client.send_within(patience, Method::GET, "/", &[], Bytes::new()).await.unwrap_err();
+        let remedy = silent.remedy().unwrap_or_default();
+        assert!(silent.to_string().contains("has not answered within"), "{silent}");
+        assert!(remedy.contains("rowcast status") && !remedy.contains("Start it"), "{remedy}");
     }
 
     #[test]

@@ -18,14 +18,16 @@ pub(super) async fn carry_out(around: &Surroundings, jobs: Jobs, command: Comman
         Command::Start { tables, condition } => start(around, &jobs, &tables, condition).await,
         Command::Pause(tables) => change(jobs, &tables, |job| {
             job.paused = true;
-            job.json()
+            job.json().map(Some)
         }),
-        Command::Resume(tables) => change(jobs, &tables, |job| {
-            job.paused = false;
-            job.json()
-        }),
-        Command::Cancel(tables) => change(jobs, &tables, |_| Ok(Vec::new())),
+        Command::Resume(tables) => change(jobs, &tables, resumed),
+        Command::Cancel(tables) => change(jobs, &tables, |_| Ok(Some(Vec::new()))),
     }
+}
+
+/// What is being read is nobody's to write: its reader has come further than the notes say.
+fn resumed(job: &mut Job) -> Result<Option<Vec<u8>>> {
+    std::mem::take(&mut job.paused).then(|| job.json()).transpose()
 }
 
 type Changed = (Vec<(String, Vec<u8>)>, Ordered);
@@ -81,16 +83,43 @@ pub(super) async fn hurry(client: &Client) -> Result<()> {
     client.batch_execute("set lock_timeout = '2s'").await.map_err(failed)
 }
 
-fn change(jobs: Jobs, patterns: &[String], to: impl Fn(&mut Job) -> Result<Vec<u8>>) -> Result<Changed> {
+/// `to` gives what is to be noted, where that is another thing.
+fn change(
+    jobs: Jobs,
+    patterns: &[String],
+    to: impl Fn(&mut Job) -> Result<Option<Vec<u8>>>,
+) -> Result<Changed> {
     let wanted = Tables::parse(patterns, &[])?;
     let mut changed = Changed::default();
     for (note, mut job) in jobs.tables.into_iter().filter(|(_, job)| wanted.matches(&job.schema, &job.table))
     {
         changed.1.tables.push(job.channel());
-        changed.0.push((note, to(&mut job)?));
+        changed.0.extend(to(&mut job)?.map(|json| (note, json)));
     }
-    if changed.0.is_empty() {
+    if changed.1.tables.is_empty() {
         return Err(Error::usage(format!("No unfinished snapshot matches {}", patterns.join(", "))));
     }
     Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_paused_goes_on_and_is_noted() {
+        let job = |table: &str, paused| {
+            let job = Job { schema: "public".to_owned(), table: table.to_owned(), paused, ..Job::default() };
+            (job.note(), job)
+        };
+        let jobs = |all: [(String, Job); 2]| Jobs { tables: all.into(), ..Jobs::default() };
+        let (notes, ordered) =
+            change(jobs([job("read", false), job("held", true)]), &["*".to_owned()], resumed).unwrap();
+        assert_eq!(ordered.tables, ["public.held", "public.read"]);
+        assert_eq!(notes, [(job("held", false).0, job("held", false).1.json().unwrap())]);
+        // Nothing to do is no error.
+        let (notes, _) =
+            change(jobs([job("a", false), job("b", false)]), &["*".to_owned()], resumed).unwrap();
+        assert!(notes.is_empty());
+    }
 }

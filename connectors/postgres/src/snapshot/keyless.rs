@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 
 use super::job::{Job, note_unless_replaced};
 use super::scan::Unknown;
+use super::server;
 use super::task::Surroundings;
 use super::tracker::Flaw;
 use crate::capture::now;
@@ -109,6 +110,7 @@ async fn has_rows(client: &Client, job: &Job) -> Result<bool> {
     let Some(found) = found else { return Ok(false) };
     let (partitioned, hidden): (bool, bool) = (found.get(0), found.get(1));
     let only = if partitioned { "" } else { "only " };
-    let sql = format!("select exists (select from {only}{})", qualified(&job.schema, &job.table));
-    Ok(hidden || client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
+    let source = format!("{only}{}", qualified(&job.schema, &job.table));
+    // The session ends with the reading.
+    Ok(hidden || server::has_rows(client, &source).await?)
 }

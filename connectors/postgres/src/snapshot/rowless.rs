@@ -7,11 +7,9 @@ use rowcast_engine::Result;
 use tokio_postgres::Client;
 
 use super::job::Job;
+use super::server::has_rows;
 use crate::tables::qualified;
 use crate::wire::sql_error;
-
-/// What is locked for longer is taken for a table with rows.
-const LOCK_TIMEOUT: &str = "set lock_timeout = '1s'";
 
 /// Jobs of these tables, in their order but those without a key first, with those marked that have no row.
 pub(crate) async fn rows_last(client: &Client, mut tables: Vec<(String, String)>) -> Result<Vec<Job>> {
@@ -42,11 +40,4 @@ async fn keyless(client: &Client, tables: &[(String, String)]) -> Result<BTreeSe
     let failed = |error| sql_error("Cannot look for tables without a key", error);
     let rows = client.query(sql, &[&schemas, &names]).await.map_err(failed)?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
-async fn has_rows(client: &Client, name: &str) -> Result<bool> {
-    let failed = |error| sql_error("Cannot look for rows", error);
-    client.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
-    let sql = format!("select exists (select from {name})");
-    Ok(client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
 }

@@ -113,9 +113,7 @@ fn unescaped(letter: u8) -> u8 {
 pub(crate) fn key_bytes(tuple: Tuple<'_>, key: &[u16]) -> Option<Box<[u8]>> {
     let mut bytes = Vec::with_capacity(16 * key.len());
     for value in key_values(tuple, key) {
-        let value = value?;
-        bytes.extend_from_slice(&u32::try_from(value.len()).ok()?.to_be_bytes());
-        bytes.extend_from_slice(value);
+        put(&mut bytes, value?)?;
     }
     Some(bytes.into())
 }
@@ -126,6 +124,22 @@ pub(crate) fn key_values<'a>(tuple: Tuple<'a>, key: &[u16]) -> impl Iterator<Ite
         Some(Value::Text(text)) => Some(text),
         _ => None,
     })
+}
+
+/// The key that an update has left a row with. A part of it that is TOASTed and did not change stands in the old tuple alone.
+pub(crate) fn key_behind(new: Tuple<'_>, old: Option<Tuple<'_>>, key: &[u16]) -> Option<Box<[u8]>> {
+    let mut bytes = Vec::with_capacity(16 * key.len());
+    for at in key {
+        let value = |tuple| key_values(tuple, std::slice::from_ref(at)).next().flatten();
+        put(&mut bytes, value(new).or_else(|| old.and_then(value))?)?;
+    }
+    Some(bytes.into())
+}
+
+fn put(bytes: &mut Vec<u8>, value: &[u8]) -> Option<()> {
+    bytes.extend_from_slice(&u32::try_from(value.len()).ok()?.to_be_bytes());
+    bytes.extend_from_slice(value);
+    Some(())
 }
 
 /// The texts that [`key_bytes`] has put together; `None` where they are no UTF-8.
@@ -183,6 +197,28 @@ mod tests {
         assert_eq!(Rows::default().push(b"1\n", 0), None);
         assert_eq!(rows.push(b"1\t2\n", 3), None);
         assert_eq!(Rows::default().push(b"1\t2\t3\t4\n", 3), None);
+    }
+
+    /// Of a key of two parts one has changed, and the other is stored apart and did not.
+    #[test]
+    fn each_part_of_a_key_comes_from_where_it_is() {
+        let tuple = |values: [Option<&str>; 3]| {
+            let mut bytes = 3_u16.to_be_bytes().to_vec();
+            for value in values {
+                let Some(text) = value else {
+                    bytes.push(b'u');
+                    continue;
+                };
+                bytes.push(b't');
+                put(&mut bytes, text.as_bytes()).unwrap();
+            }
+            bytes
+        };
+        let (old, new) = (tuple([Some("1"), Some("long"), Some("")]), tuple([Some("2"), None, None]));
+        let of = |bytes| Tuple::split(bytes).unwrap().0;
+        let key = key_behind(of(&new), Some(of(&old)), &[0, 1]).unwrap();
+        assert_eq!(key_texts(&key).unwrap(), ["2", "long"]);
+        assert_eq!(key_behind(of(&new), None, &[0, 1]), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rowcast_engine::schema::SchemaId;
 use rowcast_engine::{Error, Lsn, Result};
 
 use super::job::{Job, Since};
-use super::rows::key_bytes;
+use super::rows::{key_behind, key_bytes};
 use super::told::{Shape, Told, rows_of};
 use super::tracker::{Again, Flaw, WHOLE_NOTED_MAX};
 use super::visible::{Commit, Visible};
@@ -89,7 +89,7 @@ pub(super) async fn moved(journal: &Journal, channel: &str, lsn: Lsn) -> Result<
                         continue;
                     };
                     let lacks = new.values().any(|value| value == Value::Unchanged);
-                    let key = key_bytes(new, &schema.key);
+                    let key = key_behind(new, Some(old), &schema.key);
                     if lacks
                         && key != key_bytes(old, &schema.key)
                         && let Some(key) = key

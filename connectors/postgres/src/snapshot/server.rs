@@ -2,6 +2,7 @@
 
 use rowcast_engine::Result;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::job::Job;
 use crate::wire::sql_error;
@@ -21,6 +22,21 @@ pub(super) async fn name_of(client: &Client, oid: u32) -> Result<Option<(String,
     let row = client.query_opt(sql, &[&oid]).await;
     let row = row.map_err(|error| sql_error("Cannot read what a table is called", error))?;
     Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
+/// Whoever wants the table for himself waits meanwhile, and so do all who come behind him: a table whose rows are all dead
+/// and not vacuumed yet is gone through to its end.
+const LOOK_LIMITS: &str = "set lock_timeout = '1s'; set statement_timeout = '1s'";
+
+/// Whether there is a row. What cannot be looked at in time counts as one; the session is limited from here on.
+pub(super) async fn has_rows(client: &Client, source: &str) -> Result<bool> {
+    let failed = |error| sql_error(format!("Cannot look for rows in {source}"), error);
+    client.batch_execute(LOOK_LIMITS).await.map_err(failed)?;
+    let found = client.query_one(&format!("select exists (select from {source})"), &[]).await;
+    match found {
+        Err(error) if matches!(error.code().map(SqlState::code), Some("57014" | "55P03")) => Ok(true),
+        found => Ok(found.map_err(failed)?.get(0)),
+    }
 }
 
 /// What a server does that is to send something.

@@ -9,18 +9,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::abort::{self, Point};
-use rowcast_engine::journal::Journal;
+use rowcast_engine::journal::{self, Journal};
 use rowcast_engine::schema::Schema;
 use rowcast_engine::snapshots::{Command, Failing, Ordered, State};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result, Stop, Stopper, stop};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
 use tokio_postgres::Client;
 
 use super::command;
-use super::job::{ALL, Job, Jobs, Known, Progress, Since, Wanted, note_unless_replaced};
+use super::job::{ALL, Job, Jobs, Known, Progress, Since, Wanted};
 use super::order::{ORDERS, Order, Orders};
 use super::read::CHUNK_MB;
 use super::room;
@@ -39,6 +39,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A table that could not be read is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// So long an order waits for readers whose rows are on their way: less than who gives it waits for an answer.
+const QUIET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One that cannot be read before somebody has mended something: a right, a key.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -206,8 +209,11 @@ impl Desk {
                 }
                 asked = status.asked_for_snapshot() => {
                     let (command, answer) = asked.into_parts();
-                    // The one who asked may be gone.
-                    let _ = answer.send(self.command(command).await);
+                    // Nobody waits for it any more, and who has been told that it failed must not see it done later.
+                    if !answer.is_closed() {
+                        // The one who asked may go meanwhile.
+                        let _ = answer.send(self.command(command).await);
+                    }
                     Ok(())
                 }
             };
@@ -302,7 +308,7 @@ impl Desk {
             let Since::Commit(lsn) = job.since else { continue };
             let found = scan::event_behind(&self.around.journal, lsn).await?;
             job.since = found.map_or(Since::Unknown, Since::Event);
-            note_unless_replaced(&self.around.journal, job, &job.json()?).await?;
+            self.note(&[(job.note(), job.json()?)]).await?;
         }
         Ok(())
     }
@@ -412,7 +418,9 @@ impl Desk {
         self.failed.clear();
         let jobs = self.jobs()?;
         let (notes, named) = command::carry_out(&self.around, jobs, command).await?;
-        self.note(&notes).await?;
+        if !notes.is_empty() {
+            self.note(&notes).await?;
+        }
         // Whoever asks next finds what was wished for.
         let jobs = self.jobs()?;
         self.show(&jobs);
@@ -420,6 +428,10 @@ impl Desk {
     }
 
     /// Waits until nobody reads what is about to be changed: a chunk on its way brings its job as it was.
+    ///
+    /// # Errors
+    ///
+    /// When that takes too long. What was told to stop does so when it can, and goes on.
     async fn quiet(&mut self, command: &Command) -> Result<()> {
         let (Command::Pause(patterns) | Command::Cancel(patterns)) = command else { return Ok(()) };
         let wanted = Tables::parse(patterns, &[])?;
@@ -427,14 +439,29 @@ impl Desk {
         for (note, _) in jobs.iter().filter(|(_, job)| wanted.matches(&job.schema, &job.table)) {
             self.stops.remove(note).is_some().then(|| self.stopping.insert(note.clone()));
         }
-        while !self.stopping.is_empty()
-            && let Some(ended) = self.reading.join_next().await
-        {
-            if let Ok((note, ended)) = ended {
-                self.ended(&note, ended);
+        let deadline = tokio::time::Instant::now() + QUIET_PATIENCE;
+        while !self.stopping.is_empty() {
+            match timeout_at(deadline, self.reading.join_next()).await {
+                Ok(Some(Ok((note, ended)))) => self.ended(&note, ended),
+                Ok(Some(Err(_))) => {}
+                Ok(None) => break,
+                Err(_) => return Err(self.unquiet()),
             }
         }
         Ok(())
+    }
+
+    fn unquiet(&self) -> Error {
+        let what = format!("Rows on their way have not arrived after {} s", QUIET_PATIENCE.as_secs());
+        let error = Error::transient("The snapshot is not changed");
+        match &*self.around.journal.state().borrow() {
+            journal::State::Full(detail) => {
+                error.because(format!("{what}: {detail}")).hint("Make room, then say it again")
+            }
+            _ => error
+                .because(what)
+                .hint("Say it again; `rowcast status` says whether the stream stands still"),
+        }
     }
 
     fn tell_filled(&mut self, jobs: &Jobs) {

@@ -28,7 +28,7 @@ use rowcast_engine::event::Op;
 use rowcast_engine::record::{Tuple, Value};
 use rowcast_engine::schema::{Schema, SchemaId};
 
-use super::rows::key_bytes;
+use super::rows::{key_behind, key_bytes};
 use super::told::{Shape, Told};
 use super::visible::{Commit, Visible};
 pub(crate) use again::Again;
@@ -333,8 +333,7 @@ impl Touched {
         let before = old.map(|old| key_bytes(old, key));
         let after = match new {
             None => None,
-            // A key that is TOASTed and did not change stands in the old tuple alone.
-            Some(new) => Some(key_bytes(new, key).or_else(|| before.clone().flatten())?),
+            Some(new) => Some(key_behind(new, old, key)?),
         };
         let before = match (before, op) {
             (Some(before), _) => Some(before?),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
 use rowcast_engine::journal::{Options, open};
+use rowcast_engine::snapshots::Command;
 use rowcast_postgres::{Config, Streaming};
 
 use super::breaks::gaps;
@@ -211,6 +212,76 @@ async fn a_fast_shutdown_takes_moments_although_a_sink_stands_still() {
     until("the stream", async || capture.report().source.state == "streaming").await;
     run(&sql(&server).await, "insert into t values (2)").await;
     assert_eq!(capture.briefs(2).await, ["insert public.t 1", "insert public.t 2"]);
+    capture.stop().await;
+}
+
+/// A table without a key is read in one piece, under a lock. Its rows wait for room on our disk; whoever wants the table
+/// for himself does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_is_not_locked_for_as_long_as_there_is_no_room_for_its_rows() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, disk) = (sql(&server).await, Bounded::default());
+    // More than is kept in memory, of which some goes to the disk before all has been read.
+    run(&client, "create table t (id int, v text)").await;
+    run(&client, "insert into t select i, repeat('x', 1000000) from generate_series(1, 24) i").await;
+    let options = Options::new(directory.path());
+    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config(&server), options, &[]);
+    capture.streams().await;
+    disk.fill(true);
+    let order = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
+    // The wish itself needs room.
+    let refused = capture.status.ask_for_snapshot(order.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("takes no events now"), "{refused}");
+    disk.fill(false);
+    until("room", async || capture.report().source.state == "streaming").await;
+    capture.status.ask_for_snapshot(order).await.unwrap();
+    disk.fill(true);
+    is_paused(&capture).await;
+    // Each writer, each reader would wait behind this.
+    let locked = "set lock_timeout = '40s'; alter table t alter column v set statistics 50";
+    run(&client, locked).await;
+    assert!(capture.events().is_empty(), "there was room");
+    disk.fill(false);
+    until("the rows", async || capture.events().len() >= 24).await;
+    let told = capture.wait(24).await;
+    let mut ids: Vec<u32> =
+        told.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=24).collect::<Vec<_>>());
+    capture.stop().await;
+}
+
+/// Rows that are on their way wait for room, for as long as it takes. Who orders something meanwhile is told so, and what
+/// he was told had failed is not done later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_does_not_wait_for_room() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, disk) = (sql(&server).await, Bounded::default());
+    run(&client, "create table t (id int primary key, v text)").await;
+    run(&client, "insert into t select i, repeat('x', 1000) from generate_series(1, 20000) i").await;
+    let options = Options::new(directory.path());
+    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config(&server), options, &[]);
+    capture.streams().await;
+    let tables = || vec!["public.t".to_owned()];
+    capture.status.ask_for_snapshot(Command::Start { tables: tables(), condition: None }).await.unwrap();
+    disk.fill(true);
+    is_paused(&capture).await;
+    let refused = capture.status.ask_for_snapshot(Command::Cancel(tables())).await.unwrap_err();
+    let told = format!("{refused} {:?}", refused.remedy());
+    assert!(told.contains("have not arrived") && told.contains("Make room"), "{told}");
+    // One stands in the way of the next, which nobody waits for any more when its turn comes.
+    let (first, second) = (Command::Pause(tables()), Command::Cancel(tables()));
+    let gone =
+        async { tokio::time::timeout(Duration::from_secs(1), capture.status.ask_for_snapshot(second)).await };
+    let (first, gone) = tokio::join!(capture.status.ask_for_snapshot(first), gone);
+    assert!(first.is_err() && gone.is_err());
+    disk.fill(false);
+    let told = capture.wait(20_000).await;
+    let mut ids: Vec<u32> =
+        told.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=20_000).collect::<Vec<_>>());
+    until("the end", async || capture.report().snapshots.is_empty()).await;
     capture.stop().await;
 }
 

@@ -1,16 +1,17 @@
 //! Reads all of a table in one transaction, where nothing tells its rows apart.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, pin_mut};
 use rowcast_engine::event::Marks;
-use rowcast_engine::journal::Journal;
+use rowcast_engine::journal::{Journal, State};
 use rowcast_engine::schema::{Identity, Schema};
 use rowcast_engine::{Error, Lsn, Result, Stop};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::{IsolationLevel, Transaction};
 
 use super::{LOCK_TIMEOUT, Reader, UNENCODED, estimate, is_of};
@@ -29,6 +30,9 @@ const BEGIN: &str = "begin isolation level repeatable read, read only";
 
 /// Rows between two words of how far it has come.
 const TELL_EVERY: u64 = 1_000;
+
+/// The journal is waited for so long, with the table's lock held, before it is looked whether it has no room.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A reading that has gone on for so long counts: it was more than a try.
 const COUNTED_AFTER: Duration = Duration::from_secs(10);
@@ -83,6 +87,24 @@ impl Piece<'_> {
         note_unless_replaced(self.journal, &job, &job.json()?).await
     }
 
+    /// Waits for the journal, which may have no room for long: who wants the table for himself does not wait for that.
+    async fn while_there_is_room(
+        &self,
+        wait: impl Future<Output = Result<()>>,
+    ) -> Result<Result<(), WholeOutcome>> {
+        let mut wait = pin!(wait);
+        loop {
+            tokio::select! {
+                done = &mut wait => return done.map(Ok),
+                () = self.stopped.stopped() => return Ok(Err(WholeOutcome::Stopped)),
+                () = sleep(ROOM_PATIENCE) => {}
+            }
+            if matches!(*self.journal.state().borrow(), State::Full(_)) {
+                return Ok(Err(WholeOutcome::Roomless));
+            }
+        }
+    }
+
     /// Whether what is read is of no use any more.
     fn is_spoilt(&self) -> bool {
         self.opened.spoilt.load(Ordering::Relaxed)
@@ -121,6 +143,8 @@ pub(crate) enum WholeOutcome {
     Keyed,
     /// It is not wanted now.
     Stopped,
+    /// The journal has no room for it now.
+    Roomless,
     /// Too much has come meanwhile, or what cannot be reckoned with.
     Spoilt,
     /// On a standby: nobody knows of a commit whether the snapshot sees it.
@@ -194,7 +218,7 @@ impl Reader<'_> {
             return Ok(WholeOutcome::Keyed);
         }
         let read = copy_whole(&transaction, job, (shown, moment), piece, tell).await?;
-        if !matches!(read, WholeOutcome::Stopped | WholeOutcome::Spoilt) {
+        if matches!(read, WholeOutcome::Read(_)) {
             transaction.commit().await.map_err(failed)?;
         }
         Ok(read)
@@ -243,19 +267,17 @@ async fn copy_whole(
     let (mut read, begun, mut counted) = (0, Instant::now(), false);
     while let Some(line) = lines.next().await {
         group.push(&line.map_err(failed)?, columns, &mut piece.opened.told)?;
-        tokio::select! {
-            relieved = group.relieve(piece.journal, &shared) => relieved?,
-            // The disk may be full for long.
-            () = piece.stopped.stopped() => return Ok(WholeOutcome::Stopped),
+        let relieved = piece.while_there_is_room(group.relieve(piece.journal, &shared)).await?;
+        if let Err(outcome) = relieved {
+            return Ok(outcome);
         }
         read += 1;
         if read % TELL_EVERY == 0 {
             tell(group.count(), estimate);
             if !counted && begun.elapsed() > COUNTED_AFTER {
                 counted = true;
-                tokio::select! {
-                    noted = piece.count(job) => noted?,
-                    () = piece.stopped.stopped() => return Ok(WholeOutcome::Stopped),
+                if let Err(outcome) = piece.while_there_is_room(piece.count(job)).await? {
+                    return Ok(outcome);
                 }
             }
             if piece.is_spoilt() {

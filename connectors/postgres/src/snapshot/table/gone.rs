@@ -36,6 +36,10 @@ impl Reading {
 
     /// A table that was given another name while it was read: its rows that are still to come are missing in both.
     pub(super) async fn tell_of_new_name(&self, client: &Client) -> Result<()> {
+        // The OID of another database is none of this one's tables.
+        if self.job.progress.history != self.around.history {
+            return Ok(());
+        }
         let Some((schema, table)) = name_of(client, self.job.progress.relation).await? else {
             return Ok(());
         };

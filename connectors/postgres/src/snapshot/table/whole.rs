@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rowcast_engine::Result;
 use rowcast_engine::abort::{self, Point};
+use rowcast_engine::journal::State;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::sleep;
 use tokio_postgres::Client;
@@ -68,6 +69,7 @@ impl Reading {
                 return Ok(Round::Ended(Ended::Stopped));
             }
             self.make_room().await;
+            self.wait_for_journal().await?;
             let Some(memory) = self.memory().await? else { continue };
             let sent = match self.piece(client, memory, &mut opened).await? {
                 Piecework::Sent(sent) => self.placed(client, sent).await?,
@@ -94,6 +96,21 @@ impl Reading {
                 Written::Void => return Ok(Round::Next),
             }
         }
+    }
+
+    /// Waits until the journal takes something, or somebody stops the reading. Before the table is locked.
+    async fn wait_for_journal(&self) -> Result<()> {
+        let mut state = self.around.journal.state();
+        loop {
+            let State::Full(detail) = state.borrow_and_update().clone() else { break };
+            self.say(Some(&detail));
+            tokio::select! {
+                changed = state.changed() => changed.map_err(|_| gone(Gone))?,
+                () = self.stopped.stopped() => break,
+            }
+        }
+        self.say(None);
+        Ok(())
     }
 
     /// Has the stream look after the table, and know what a consumer has of it who began where it was wanted.
@@ -169,14 +186,21 @@ impl Reading {
                 self.begin_with_key(Vec::new(), String::new()).await?;
                 return Ok(Piecework::Ends(Round::Next));
             }
-            outcome @ (WholeOutcome::Stopped | WholeOutcome::Spoilt) => {
+            outcome @ (WholeOutcome::Stopped | WholeOutcome::Spoilt | WholeOutcome::Roomless) => {
                 // What the server is still sending is not read.
                 self.take_another(client).await?;
-                if matches!(outcome, WholeOutcome::Stopped) {
-                    return Ok(Piecework::Ends(Round::Ended(Ended::Stopped)));
+                match outcome {
+                    WholeOutcome::Stopped => return Ok(Piecework::Ends(Round::Ended(Ended::Stopped))),
+                    WholeOutcome::Roomless => {
+                        tracing::warn!(
+                            table = self.job.channel(),
+                            "The journal has no room for a table that is read in one piece: it is read again when there is some"
+                        );
+                        Written::Repeat(Why::Changed)
+                    }
+                    // Asked for the next one, the stream says why.
+                    _ => Written::Flawed(Flaw::Changed),
                 }
-                // Asked for the next one, the stream says why.
-                Written::Flawed(Flaw::Changed)
             }
         };
         Ok(Piecework::Not(why))

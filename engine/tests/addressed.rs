@@ -148,7 +148,7 @@ async fn a_gap_can_be_for_a_sink_alone() {
     let journal = fixture.journal().clone();
     let house = House::open(dir.path(), &journal, &["a", "b"]);
     ["a", "b"].iter().for_each(|name| house.run(&journal, name, Start::Earliest));
-    journal.record_gap_for(&["b".to_owned()], "public.t", ("no_key", "It has no key"), 5).await.unwrap();
+    journal.record_gap_for(&["b".to_owned()], "public.t", ("no_key", "It has no key"), &[], 5).await.unwrap();
     journal.publish(&[("greetings", b"{}")], 6).await.unwrap();
     assert_eq!(house.delivered(&journal, "a").await.0, [Op::Message]);
     assert_eq!(house.delivered(&journal, "b").await.0, [Op::Gap, Op::Message]);

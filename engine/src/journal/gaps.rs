@@ -19,21 +19,23 @@ pub struct ChannelGap {
 impl Journal {
     /// Appends a break in the history of `channel` (empty: of all) and waits until it is durable.
     pub async fn record_gap(&self, channel: &str, reason: &str, detail: &str, at: i64) -> Result<u64> {
-        self.record_gap_for(&[], channel, (reason, detail), at).await
+        self.record_gap_for(&[], channel, (reason, detail), &[], at).await
     }
 
-    /// Likewise, for these sinks alone. With none, for everybody.
+    /// Likewise, for these sinks alone, together with notes, so that no crash leaves the one without the other. With no
+    /// sinks, for everybody.
     pub async fn record_gap_for(
         &self,
         sinks: &[String],
         channel: &str,
         (reason, detail): (&str, &str),
+        notes: &[(String, Vec<u8>)],
         at: i64,
     ) -> Result<u64> {
         let mut builder = Builder::new();
         builder.begin_local_for(sinks, at);
         builder.gap(channel, reason, detail);
-        builder.commit(Lsn::ZERO);
+        builder.commit_with(Lsn::ZERO, notes);
         self.append(Append { parts: builder.take(), ..Append::default() }).await
     }
 

@@ -90,9 +90,11 @@ pub(super) async fn give_up(client: &Client, around: &Surroundings, job: &Job, r
         let detail = format!(
             "The table has no key by which a snapshot could tell its rows apart, and {why}: rows of before are in no event"
         );
-        around.journal.record_gap_for(&job.sinks, &channel, ("no_key", &detail), now()).await?;
+        let gone = [(job.note(), Vec::new())];
+        around.journal.record_gap_for(&job.sinks, &channel, ("no_key", &detail), &gone, now()).await?;
+    } else {
+        note_unless_replaced(&around.journal, job, b"").await?;
     }
-    note_unless_replaced(&around.journal, job, b"").await?;
     if is_told {
         // Whoever sees that finds no wish any more.
         around.status.note_dropped(&channel, &format!("has no key, and {why}"));

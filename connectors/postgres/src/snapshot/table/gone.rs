@@ -52,7 +52,9 @@ impl Reading {
              the rest is not told"
         );
         let Surroundings { journal, .. } = &self.around;
-        journal.record_gap_for(&self.job.sinks, &channel, (RENAMED, &detail), now()).await?;
+        // After a crash nobody comes here again, to tell it twice.
+        let gone = [(self.job.note(), Vec::new())];
+        journal.record_gap_for(&self.job.sinks, &channel, (RENAMED, &detail), &gone, now()).await?;
         tracing::warn!(
             table = before,
             now = channel,

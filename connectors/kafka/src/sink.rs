@@ -19,13 +19,15 @@ use serde::de::IgnoredAny;
 use crate::beginnings::{Before, Beginnings};
 use crate::config::Config;
 use crate::connection::{self, Connection, Producer};
-use crate::context::{Context, Failure};
+use crate::context::{Context, Failed, Failure};
 use crate::gap;
 use crate::outcome;
 use crate::topics::Topics;
 
 /// Events rendered before other tasks get their turn: well under a millisecond.
 const TURN: usize = 64;
+/// librdkafka counts records as waiting until shortly after it has reported the last of them, and does not tell.
+const FREED: Duration = Duration::from_millis(1);
 /// What was sent before a record that stops the sink has this long to arrive; later it arrives again.
 const LAST_ONES: Duration = Duration::from_secs(5);
 
@@ -284,25 +286,35 @@ async fn produce(
     record.key = key;
     record.payload = value;
     loop {
+        // Seen before it is tried, since only the sink sends: afterwards what was in the way may have arrived.
+        let alone = context.outstanding() == 0 && producer.in_flight_count() == 0;
         context.sending();
         let Err((error, returned)) = producer.send(record) else { break };
         context.not_sent();
-        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-        let waiting = context.outstanding();
-        match code {
-            RDKafkaErrorCode::QueueFull if waiting == 0 => return Err(outcome::beyond_queue(id, size)),
-            RDKafkaErrorCode::QueueFull => {}
+        match error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) {
+            RDKafkaErrorCode::QueueFull if alone => return Err(outcome::beyond_queue(id, size)),
+            RDKafkaErrorCode::QueueFull => make_room(producer).await?,
             RDKafkaErrorCode::Fatal => return Err(failed(producer).await),
-            _ => return Err(outcome::of_record(&Failure { id, topic: topic.to_owned(), size, code })),
+            code => return Err(outcome::of_record(&Failure { id, topic: topic.to_owned(), size, code })),
         }
         record = returned;
-        if context.drained_to(waiting / 2).await.is_err() {
-            return Err(failed(producer).await);
-        }
     }
     tally.records += 1;
     tally.bytes += size as u64;
     Ok(())
+}
+
+/// Waits until half of what is on its way has arrived.
+async fn make_room(producer: &Producer) -> Result<(), SinkError> {
+    let context: &Context = producer.context();
+    let waiting = context.outstanding();
+    if waiting == 0 {
+        tokio::time::sleep(FREED).await;
+    }
+    match context.drained_to(waiting / 2).await {
+        Ok(()) => Ok(()),
+        Err(Failed) => Err(failed(producer).await),
+    }
 }
 
 /// Why the producer has failed.

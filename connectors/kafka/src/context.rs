@@ -147,6 +147,21 @@ impl Context {
         }
     }
 
+    /// Has whoever reports a failure hang, until what this gives is dropped.
+    #[cfg(test)]
+    pub(crate) fn hang(self: std::sync::Arc<Self>) -> std::sync::mpsc::SyncSender<()> {
+        let (word, dropped) = std::sync::mpsc::sync_channel(0);
+        let (tell, held) = std::sync::mpsc::sync_channel(0);
+        std::thread::spawn(move || {
+            let _failure = locked(&self.failure);
+            tell.send(()).unwrap();
+            // A test that hangs, too, fails in the end.
+            let _ = dropped.recv_timeout(std::time::Duration::from_secs(20));
+        });
+        held.recv().unwrap();
+        word
+    }
+
     fn fail(&self, failure: Option<Failure>) {
         if let Some(failure) = failure {
             let mut known = locked(&self.failure);

@@ -24,11 +24,14 @@ mod connection;
 mod context;
 mod flat;
 mod gap;
+mod held;
 mod monitor;
 mod outcome;
 mod partition;
 mod sink;
 mod topics;
+
+use std::sync::Arc;
 
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::Journal;
@@ -59,11 +62,14 @@ pub async fn run(
     board.starting();
     let (start, on_gap) = (config.start.unwrap_or_default(), config.on_gap);
     let seat = sinks.seat(&name, journal.installation());
-    let sink = KafkaSink::new(name, &config).inspect_err(|error| board.stopped(error))?;
-    let monitor = Monitor::new(sink.connection(), board);
+    let sink = KafkaSink::new(name.clone(), &config).inspect_err(|error| board.stopped(error))?;
+    let connection = sink.connection();
+    let monitor = Monitor::new(Arc::clone(&connection), board);
     let delivery = Delivery { journal, seat, status, stop, start, on_gap };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = deliver(sink, delivery) => ended,
         never = monitor.run() => match never {},
-    }
+    };
+    connection.close(&name).await;
+    ended
 }

@@ -175,11 +175,12 @@ impl Sink for KafkaSink {
     }
 
     async fn resume(&mut self) -> Result<Option<u64>, SinkError> {
+        self.connection.alone().await?;
         let mut context = self.connection.context();
         loop {
             if context.has_failed() || context.outstanding() > 0 {
-                context = self.connection.renew().await.map_err(SinkError::Stop)?;
                 self.beginnings.anew();
+                context = self.connection.renew().await?;
             }
             // The monitor asks until there is an answer, and tells meanwhile.
             context.doubt.notify_one();
@@ -234,8 +235,9 @@ impl Sink for KafkaSink {
         }
         // A broker that comes back would get what waits here, though the sink is told to rest.
         self.beginnings.anew();
-        if let Err(error) = self.connection.renew().await {
-            tracing::warn!(sink = %self.name, %error, "What was on its way to Kafka may still arrive");
+        if let Err(SinkError::Retry(error) | SinkError::Stop(error)) = self.connection.renew().await {
+            let hint = error.remedy();
+            tracing::warn!(sink = %self.name, %error, hint, "What was on its way to Kafka may still arrive");
         }
     }
 }

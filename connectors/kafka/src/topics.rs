@@ -15,6 +15,7 @@ use rowcast_engine::sink::SinkError;
 
 use crate::config::Config;
 use crate::context::Quiet;
+use crate::held::Held;
 use crate::{client, outcome};
 
 /// Custom channels are anyone's to name: the cache starts over at this many, as Debezium's does.
@@ -86,14 +87,13 @@ impl Topics {
             SinkError::Retry(Error::transient(what).because(error))
         };
         let admin = AdminClient::from_config_and_context(&self.client, Quiet).map_err(cannot)?;
+        let admin = Held::new(admin).map_err(|error| SinkError::Retry(client::no_thread(error)))?;
         let replication = || TopicReplication::Fixed(self.replicas);
         let fresh: Vec<_> =
             missing.iter().map(|topic| NewTopic::new(topic, self.partitions, replication())).collect();
         let timeout = Some(CREATE_TIMEOUT);
         let options = AdminOptions::new().request_timeout(timeout).operation_timeout(timeout);
         let created = admin.create_topics(&fresh, &options).await;
-        // Waits for its thread; whether that ended well is of no consequence.
-        let _ = tokio::task::spawn_blocking(move || drop(admin)).await;
         for result in created.map_err(cannot)? {
             match result {
                 Ok(topic) => {

@@ -178,13 +178,15 @@ impl Context {
 /// Requests are refused whole, and what waits behind is thrown away: the first failure with a reason of its own says
 /// why, or, where a request was too large, the largest record in it.
 fn explains_better(failure: &Failure, known: &Failure) -> bool {
-    let follows = |code| {
-        use RDKafkaErrorCode as Code;
-        matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::Fatal | Code::GaplessGuarantee)
-    };
     let too_large = RDKafkaErrorCode::MessageSizeTooLarge;
     follows(known.code) && !follows(failure.code)
         || known.code == too_large && failure.code == too_large && failure.size > known.size
+}
+
+/// Whether a record failed since something else had before.
+pub(crate) fn follows(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::Fatal | Code::GaplessGuarantee)
 }
 
 impl ProducerContext<ByKey> for Context {

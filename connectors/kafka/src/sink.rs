@@ -322,7 +322,7 @@ async fn make_room(producer: &Producer) -> Result<(), SinkError> {
 /// Why the producer has failed.
 async fn failed(producer: &Producer) -> SinkError {
     connection::give_back(producer).await;
-    outcome::of_producer(producer.context())
+    outcome::of_producer(producer.context(), producer.client().fatal_error())
 }
 
 /// The record's identity, and what its format adds.
@@ -343,6 +343,9 @@ fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
 
     #[tokio::test]
@@ -370,5 +373,24 @@ mod tests {
             sent += 1;
         }
         assert_eq!((sent, connection.context().outstanding()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn what_the_client_may_not_do_at_all_is_told_and_waits_for_a_person() {
+        let cluster = MockCluster::new(1).unwrap();
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused; 10]);
+        let config = Config { brokers: cluster.bootstrap_servers(), ..Config::default() };
+        let connection = Connection::new(&config).unwrap();
+        let mut beginnings = Beginnings::default();
+        let outgoing =
+            Outgoing { id: 7, part: 0, topic: "t", key: None, value: None, schema: None, header: None };
+        let producer = connection.producer();
+        produce(&producer, &mut beginnings, &mut Tally::default(), outgoing).await.unwrap();
+        let failed = arrived(&producer, &mut beginnings).await;
+        let Err(SinkError::Stop(error)) = failed else { panic!("not for good: {failed:?}") };
+        assert!(error.to_string().starts_with("Kafka's client has given up: "), "{error}");
+        assert!(error.to_string().ends_with("Cluster authorization failed"), "{error}");
+        assert!(error.remedy().unwrap().starts_with("Grant IdempotentWrite"), "{error}");
     }
 }

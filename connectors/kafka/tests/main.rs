@@ -7,3 +7,4 @@ mod queue;
 mod records;
 mod refusals;
 mod support;
+mod told;

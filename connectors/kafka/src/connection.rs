@@ -9,8 +9,8 @@ use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer as _, PurgeConfig, ThreadedProducer};
 use rowcast_engine::sink::SinkError;
-use rowcast_engine::{Error, Kind, Result};
-use tokio::time::{Instant, timeout, timeout_at};
+use rowcast_engine::{Kind, Result};
+use tokio::time::timeout;
 
 use crate::client;
 use crate::config::Config;
@@ -22,9 +22,6 @@ use crate::partition::ByKey;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A producer that has failed gives its records back within this time.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A producer ends within some tenths of a second, unless one of its threads hangs. Behind the last round of a pause,
-/// or of the program, whoever waits for that has not given up yet.
-const GONE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// librdkafka's producer with a thread of its own that hears its reports.
 pub(crate) type Producer = Held<ThreadedProducer<Context, ByKey>>;
@@ -37,6 +34,8 @@ pub(crate) struct Connection {
     producer: Mutex<Arc<Producer>>,
     /// The one before it, until it is known to be gone.
     replaced: Mutex<Option<Leaving>>,
+    /// The last client that only asked: there is one at a time.
+    asker: Mutex<Option<Gone>>,
 }
 
 /// A producer that is to end.
@@ -51,7 +50,13 @@ impl Connection {
     pub(crate) fn new(config: &Config) -> Result<Self> {
         let (config, asking) = (client::producer(config), client::connection(config));
         let producer = create(&config)?;
-        Ok(Self { config, asking, producer: Mutex::new(Arc::new(producer)), replaced: Mutex::new(None) })
+        Ok(Self {
+            config,
+            asking,
+            producer: Mutex::new(Arc::new(producer)),
+            replaced: Mutex::new(None),
+            asker: Mutex::new(None),
+        })
     }
 
     /// The producer of the moment.
@@ -83,24 +88,29 @@ impl Connection {
     /// still arrive, behind what comes next, and for a sink that was moved that is something else.
     pub(crate) async fn alone(&self) -> Result<(), SinkError> {
         let Some(mut leaving) = locked(&self.replaced).clone() else { return Ok(()) };
-        if timeout(GONE_TIMEOUT, leaving.gone.wait()).await.is_err() {
-            return Err(SinkError::Retry(leaving.remains()));
-        }
+        leaving.ended().await.map_err(SinkError::Retry)?;
         *locked(&self.replaced) = None;
         Ok(())
     }
 
     /// Ends it; what does not end in time is told, and left to itself.
     pub(crate) async fn close(self: Arc<Self>, sink: &str) {
-        let replaced = locked(&self.replaced).take();
-        let leaving: Vec<_> = replaced.into_iter().chain([leave(&self.producer())]).collect();
+        let mut replaced = locked(&self.replaced).take();
+        let mut last = leave(&self.producer());
         drop(self);
-        let deadline = Instant::now() + GONE_TIMEOUT;
-        for mut one in leaving {
-            if timeout_at(deadline, one.gone.wait()).await.is_err() {
-                let error = one.remains();
-                tracing::warn!(sink, hint = error.remedy(), "The sink ends without it: {error}");
+        let before = async {
+            match &mut replaced {
+                Some(replaced) => replaced.ended().await,
+                None => Ok(()),
             }
+        };
+        let (before, last) = tokio::join!(before, last.ended());
+        for error in [before, last].into_iter().filter_map(Result::err) {
+            tracing::warn!(
+                sink,
+                hint = error.remedy(),
+                "The sink ends, a client of it is left to itself: {error}"
+            );
         }
     }
 
@@ -115,15 +125,21 @@ impl Connection {
         asked.await.unwrap_or(Err(KafkaError::Canceled))
     }
 
-    /// Whether Kafka answers a client that it has never seen before, and has brokers.
+    /// Whether Kafka answers a client that it has never seen before, and has brokers. Unknown, so no, as long as the last
+    /// such client has not ended: where one hangs another one would, too.
     pub(crate) async fn answers_others(&self) -> bool {
+        if locked(&self.asker).as_ref().is_some_and(|asker| !asker.is_over()) {
+            return false;
+        }
         let asking = self.asking.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let other = Held::new(AdminClient::from_config_and_context(&asking, Quiet).ok()?).ok()?;
-            let metadata = other.inner().fetch_metadata(None, ANSWER_TIMEOUT).ok()?;
-            Some(!metadata.brokers().is_empty())
+            let metadata = other.inner().fetch_metadata(None, ANSWER_TIMEOUT);
+            Some((other.gone(), metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())))
         });
-        asked.await.ok().flatten().unwrap_or(false)
+        let Some((gone, answers)) = asked.await.ok().flatten() else { return false };
+        *locked(&self.asker) = Some(gone);
+        answers
     }
 }
 
@@ -146,15 +162,9 @@ fn purge(producer: &Producer) {
 }
 
 impl Leaving {
-    /// What a person is told of it.
-    fn remains(&self) -> Error {
-        let why = format!("{} records are in it", self.context.outstanding());
-        Error::transient(format!(
-            "Kafka's client has not ended within {} s, and may still send what it holds",
-            GONE_TIMEOUT.as_secs()
-        ))
-        .because(why)
-        .hint("A broker's name that takes long to resolve holds it up: look at the name server. Ending rowcast ends it.")
+    async fn ended(&mut self) -> Result<()> {
+        let ended = self.gone.in_time().await;
+        ended.map_err(|error| error.because(format!("{} records are in it", self.context.outstanding())))
     }
 }
 
@@ -169,9 +179,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
     use rdkafka::producer::BaseRecord;
 
     use super::*;
+    use crate::held::END_TIMEOUT;
 
     /// Longer than what is waited for, on a busy machine.
     const IN_TIME: Duration = Duration::from_secs(10);
@@ -215,13 +227,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_only_asks_is_followed_when_it_has_ended() {
+        let cluster = MockCluster::new(1).unwrap();
+        let config = Config { brokers: cluster.bootstrap_servers(), ..Config::default() };
+        let connection = Connection::new(&config).unwrap();
+        let hung = Held::new(()).unwrap();
+        *locked(&connection.asker) = Some(hung.gone());
+        assert!(!connection.answers_others().await);
+        drop(hung);
+        let mut last = locked(&connection.asker).clone().unwrap();
+        last.in_time().await.unwrap();
+        assert!(connection.answers_others().await);
+    }
+
+    #[tokio::test]
     async fn a_client_that_does_not_end_does_not_hold_up_the_end() {
         let connection = waiting();
         let _hung = connection.context().hang();
         let mut turns = 0;
         let others = async {
             while turns < 10 {
-                tokio::time::sleep(GONE_TIMEOUT / 20).await;
+                tokio::time::sleep(END_TIMEOUT / 20).await;
                 turns += 1;
             }
             std::future::pending::<()>().await;

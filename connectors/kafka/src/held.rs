@@ -9,8 +9,15 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
+use rowcast_engine::{Error, Result};
 use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// A client ends within some tenths of a second, and up to 2 s later where it is being asked something, unless one of its
+/// threads hangs. Behind the last round of a pause, or of the program, whoever waits for that has not given up yet.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A client. Dropping it waits for nothing.
 #[derive(Debug)]
@@ -56,9 +63,20 @@ impl<T> Deref for Held<T> {
 }
 
 impl Gone {
-    /// Waits until the client has ended.
-    pub(crate) async fn wait(&mut self) {
+    /// Whether the client has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+
+    /// Waits until the client has ended, within the limit.
+    pub(crate) async fn in_time(&mut self) -> Result<()> {
         // Nothing is ever said, so an answer is the end, too.
-        while self.0.changed().await.is_ok() {}
+        let ended = async { while self.0.changed().await.is_ok() {} };
+        timeout(END_TIMEOUT, ended).await.map_err(|_| {
+            let seconds = END_TIMEOUT.as_secs();
+            Error::transient(format!("The last client of Kafka's has not ended within {seconds} s")).hint(
+                "A broker's name that takes long to resolve holds it up: look at the name server. Ending rowcast ends it.",
+            )
+        })
     }
 }

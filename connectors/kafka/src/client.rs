@@ -1,5 +1,7 @@
 //! How librdkafka is configured.
 
+use std::io;
+
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rowcast_engine::{Error, Result};
@@ -90,6 +92,13 @@ pub(crate) fn refused(error: &KafkaError) -> Error {
         }
         other => Error::usage(format!("Kafka's client cannot start: {other}")).hint(hint),
     }
+}
+
+/// There is no thread to end a client on.
+pub(crate) fn no_thread(error: io::Error) -> Error {
+    Error::transient("Cannot start a thread for Kafka's client")
+        .because(error)
+        .hint("Raise the limit of processes and threads (ulimit -u, TasksMax=).")
 }
 
 #[cfg(test)]

@@ -147,6 +147,21 @@ impl Context {
         }
     }
 
+    /// Has whoever reports a failure hang, until what this gives is dropped.
+    #[cfg(test)]
+    pub(crate) fn hang(self: std::sync::Arc<Self>) -> std::sync::mpsc::SyncSender<()> {
+        let (word, dropped) = std::sync::mpsc::sync_channel(0);
+        let (tell, held) = std::sync::mpsc::sync_channel(0);
+        std::thread::spawn(move || {
+            let _failure = locked(&self.failure);
+            tell.send(()).unwrap();
+            // A test that hangs, too, fails in the end.
+            let _ = dropped.recv_timeout(std::time::Duration::from_secs(20));
+        });
+        held.recv().unwrap();
+        word
+    }
+
     fn fail(&self, failure: Option<Failure>) {
         if let Some(failure) = failure {
             let mut known = locked(&self.failure);
@@ -163,13 +178,15 @@ impl Context {
 /// Requests are refused whole, and what waits behind is thrown away: the first failure with a reason of its own says
 /// why, or, where a request was too large, the largest record in it.
 fn explains_better(failure: &Failure, known: &Failure) -> bool {
-    let follows = |code| {
-        use RDKafkaErrorCode as Code;
-        matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::Fatal | Code::GaplessGuarantee)
-    };
     let too_large = RDKafkaErrorCode::MessageSizeTooLarge;
     follows(known.code) && !follows(failure.code)
         || known.code == too_large && failure.code == too_large && failure.size > known.size
+}
+
+/// Whether a record failed since something else had before.
+pub(crate) fn follows(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::Fatal | Code::GaplessGuarantee)
 }
 
 impl ProducerContext<ByKey> for Context {

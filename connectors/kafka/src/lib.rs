@@ -24,17 +24,22 @@ mod connection;
 mod context;
 mod flat;
 mod gap;
+mod held;
 mod monitor;
 mod outcome;
 mod partition;
 mod sink;
 mod topics;
 
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Result, Stop};
+use tokio::task::JoinSet;
 
 pub use config::{Config, Guarantee};
 pub use rowcast_engine::sink::{OnGap, Start};
@@ -59,11 +64,18 @@ pub async fn run(
     board.starting();
     let (start, on_gap) = (config.start.unwrap_or_default(), config.on_gap);
     let seat = sinks.seat(&name, journal.installation());
-    let sink = KafkaSink::new(name, &config).inspect_err(|error| board.stopped(error))?;
-    let monitor = Monitor::new(sink.connection(), board);
+    let sink = KafkaSink::new(name.clone(), &config).inspect_err(|error| board.stopped(error))?;
+    let connection = sink.connection();
+    let monitor = Monitor::new(Arc::clone(&connection), board);
     let delivery = Delivery { journal, seat, status, stop, start, on_gap };
-    tokio::select! {
+    // On a task of its own, so that an outage is told even while delivery is held up, by a disk that stands still, say.
+    let mut watching = JoinSet::new();
+    watching.spawn(monitor.run());
+    let ended = tokio::select! {
         ended = deliver(sink, delivery) => ended,
-        never = monitor.run() => match never {},
-    }
+        Some(Err(error)) = watching.join_next() => resume_unwind(error.into_panic()),
+    };
+    watching.shutdown().await;
+    connection.close(&name).await;
+    ended
 }

@@ -4,31 +4,37 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rowcast_engine::Error;
 use rowcast_engine::sink::SinkError;
 
-use crate::context::{Context, Failure};
+use crate::context::{self, Context, Failure};
 
-/// Why a producer that has failed did so.
-pub(crate) fn of_producer(context: &Context) -> SinkError {
+const GRANT_ON_CLUSTER: &str =
+    "Grant IdempotentWrite on the cluster, or Write on its topics, to rowcast's user.";
+
+/// Why a producer that has failed did so; `fatal` is what librdkafka says of it.
+pub(crate) fn of_producer(context: &Context, fatal: Option<(Code, String)>) -> SinkError {
     if context.is_lost() {
         let what = "Kafka's client had lost its brokers; what was on its way is sent again by another one";
         return SinkError::Retry(Error::transient(what));
     }
-    match context.failure() {
-        Some(failure) => of_record(&failure),
-        None => {
-            let error = Error::transient("Kafka's client has given up");
-            SinkError::Retry(match context.complaint() {
-                Some(complaint) => error.because(complaint.reason),
-                None => error,
-            })
+    // A record that was thrown away behind the failure says nothing of it.
+    if let Some(failure) = context.failure().filter(|failure| !context::follows(failure.code)) {
+        return of_record(&failure);
+    }
+    let what = "Kafka's client has given up";
+    let complained = || context.complaint().map(|complaint| (complaint.code, complaint.reason));
+    match fatal.or_else(complained) {
+        Some((Code::ClusterAuthorizationFailed, reason)) => {
+            SinkError::Stop(Error::failed(what).because(reason).hint(GRANT_ON_CLUSTER))
         }
+        Some((_, reason)) => SinkError::Retry(Error::transient(what).because(reason)),
+        None => SinkError::Retry(Error::transient(what)),
     }
 }
 
 /// A record that was not taken: refused for good, or for now.
 pub(crate) fn of_record(failure: &Failure) -> SinkError {
     let Failure { id, topic, size, code } = failure;
-    let what = format!("Kafka does not take event {id} on topic {topic}");
-    match remedy(*code, topic, *size) {
+    let what = format!("Kafka does not take event {id} on topic {topic} ({size} bytes)");
+    match remedy(*code, topic) {
         Some(hint) => SinkError::Stop(Error::failed(what).because(code.to_string()).hint(hint)),
         None => SinkError::Retry(Error::transient(what).because(code.to_string())),
     }
@@ -70,18 +76,16 @@ pub(crate) fn of_topic(topic: &str, code: Code) -> SinkError {
 }
 
 /// What a person has to do; `None` where time may mend it.
-fn remedy(code: Code, topic: &str, size: usize) -> Option<String> {
+fn remedy(code: Code, topic: &str) -> Option<String> {
     Some(match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => format!(
-            "Its record has {size} bytes. Raise max.message.bytes of the topic (kafka-configs.sh --alter --topic {topic} \
-             --add-config max.message.bytes=…) above that, and message.max.bytes in [kafka.properties], which takes a restart."
+            "Raise max.message.bytes of the topic (kafka-configs.sh --alter --topic {topic} \
+             --add-config max.message.bytes=…) above its size, and message.max.bytes in [kafka.properties], which takes a restart."
         ),
         Code::TopicAuthorizationFailed => {
             format!("Grant Write and Describe on {topic} to rowcast's user.")
         }
-        Code::ClusterAuthorizationFailed => {
-            "Grant IdempotentWrite on the cluster to rowcast's user.".to_owned()
-        }
+        Code::ClusterAuthorizationFailed => GRANT_ON_CLUSTER.to_owned(),
         Code::InvalidTopic => "Rename the table or channel, or choose another topic_prefix.".to_owned(),
         Code::InvalidMessage | Code::InvalidRecord | Code::PolicyViolation => {
             format!("Look at what {topic} accepts (a compacted topic takes no record without a key).")
@@ -115,7 +119,7 @@ mod tests {
     fn a_client_that_was_given_up_refused_nothing() {
         let context = Context::default();
         context.give_up();
-        let SinkError::Retry(error) = of_producer(&context) else { panic!("for good") };
+        let SinkError::Retry(error) = of_producer(&context, None) else { panic!("for good") };
         assert!(error.to_string().starts_with("Kafka's client had lost its brokers"), "{error}");
     }
 
@@ -126,10 +130,12 @@ mod tests {
             panic!("not for good")
         };
         assert!(
-            error.to_string().starts_with("Kafka does not take event 17 on topic app.public.t: "),
+            error
+                .to_string()
+                .starts_with("Kafka does not take event 17 on topic app.public.t (2000000 bytes): "),
             "{error}"
         );
-        assert!(error.remedy().unwrap().contains("2000000 bytes. Raise max.message.bytes"));
+        assert!(error.remedy().unwrap().starts_with("Raise max.message.bytes"));
         for passing in [Code::UnknownTopicOrPartition, Code::NotEnoughReplicas, Code::Fatal, Code::PurgeQueue]
         {
             assert!(matches!(of_record(&failure(passing)), SinkError::Retry(_)), "{passing:?}");

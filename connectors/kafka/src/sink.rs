@@ -19,13 +19,15 @@ use serde::de::IgnoredAny;
 use crate::beginnings::{Before, Beginnings};
 use crate::config::Config;
 use crate::connection::{self, Connection, Producer};
-use crate::context::{Context, Failure};
+use crate::context::{Context, Failed, Failure};
 use crate::gap;
 use crate::outcome;
 use crate::topics::Topics;
 
 /// Events rendered before other tasks get their turn: well under a millisecond.
 const TURN: usize = 64;
+/// librdkafka counts records as waiting until shortly after it has reported the last of them, and does not tell.
+const FREED: Duration = Duration::from_millis(1);
 /// What was sent before a record that stops the sink has this long to arrive; later it arrives again.
 const LAST_ONES: Duration = Duration::from_secs(5);
 
@@ -173,11 +175,12 @@ impl Sink for KafkaSink {
     }
 
     async fn resume(&mut self) -> Result<Option<u64>, SinkError> {
+        self.connection.alone().await?;
         let mut context = self.connection.context();
         loop {
             if context.has_failed() || context.outstanding() > 0 {
-                context = self.connection.renew().await.map_err(SinkError::Stop)?;
                 self.beginnings.anew();
+                context = self.connection.renew().await?;
             }
             // The monitor asks until there is an answer, and tells meanwhile.
             context.doubt.notify_one();
@@ -232,8 +235,9 @@ impl Sink for KafkaSink {
         }
         // A broker that comes back would get what waits here, though the sink is told to rest.
         self.beginnings.anew();
-        if let Err(error) = self.connection.renew().await {
-            tracing::warn!(sink = %self.name, %error, "What was on its way to Kafka may still arrive");
+        if let Err(SinkError::Retry(error) | SinkError::Stop(error)) = self.connection.renew().await {
+            let hint = error.remedy();
+            tracing::warn!(sink = %self.name, %error, hint, "What was on its way to Kafka may still arrive");
         }
     }
 }
@@ -284,31 +288,41 @@ async fn produce(
     record.key = key;
     record.payload = value;
     loop {
+        // Seen before it is tried, since only the sink sends: afterwards what was in the way may have arrived.
+        let alone = context.outstanding() == 0 && producer.in_flight_count() == 0;
         context.sending();
         let Err((error, returned)) = producer.send(record) else { break };
         context.not_sent();
-        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-        let waiting = context.outstanding();
-        match code {
-            RDKafkaErrorCode::QueueFull if waiting == 0 => return Err(outcome::beyond_queue(id, size)),
-            RDKafkaErrorCode::QueueFull => {}
+        match error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) {
+            RDKafkaErrorCode::QueueFull if alone => return Err(outcome::beyond_queue(id, size)),
+            RDKafkaErrorCode::QueueFull => make_room(producer).await?,
             RDKafkaErrorCode::Fatal => return Err(failed(producer).await),
-            _ => return Err(outcome::of_record(&Failure { id, topic: topic.to_owned(), size, code })),
+            code => return Err(outcome::of_record(&Failure { id, topic: topic.to_owned(), size, code })),
         }
         record = returned;
-        if context.drained_to(waiting / 2).await.is_err() {
-            return Err(failed(producer).await);
-        }
     }
     tally.records += 1;
     tally.bytes += size as u64;
     Ok(())
 }
 
+/// Waits until half of what is on its way has arrived.
+async fn make_room(producer: &Producer) -> Result<(), SinkError> {
+    let context: &Context = producer.context();
+    let waiting = context.outstanding();
+    if waiting == 0 {
+        tokio::time::sleep(FREED).await;
+    }
+    match context.drained_to(waiting / 2).await {
+        Ok(()) => Ok(()),
+        Err(Failed) => Err(failed(producer).await),
+    }
+}
+
 /// Why the producer has failed.
 async fn failed(producer: &Producer) -> SinkError {
     connection::give_back(producer).await;
-    outcome::of_producer(producer.context())
+    outcome::of_producer(producer.context(), producer.client().fatal_error())
 }
 
 /// The record's identity, and what its format adds.
@@ -329,6 +343,9 @@ fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
 
     #[tokio::test]
@@ -356,5 +373,24 @@ mod tests {
             sent += 1;
         }
         assert_eq!((sent, connection.context().outstanding()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn what_the_client_may_not_do_at_all_is_told_and_waits_for_a_person() {
+        let cluster = MockCluster::new(1).unwrap();
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused; 10]);
+        let config = Config { brokers: cluster.bootstrap_servers(), ..Config::default() };
+        let connection = Connection::new(&config).unwrap();
+        let mut beginnings = Beginnings::default();
+        let outgoing =
+            Outgoing { id: 7, part: 0, topic: "t", key: None, value: None, schema: None, header: None };
+        let producer = connection.producer();
+        produce(&producer, &mut beginnings, &mut Tally::default(), outgoing).await.unwrap();
+        let failed = arrived(&producer, &mut beginnings).await;
+        let Err(SinkError::Stop(error)) = failed else { panic!("not for good: {failed:?}") };
+        assert!(error.to_string().starts_with("Kafka's client has given up: "), "{error}");
+        assert!(error.to_string().ends_with("Cluster authorization failed"), "{error}");
+        assert!(error.remedy().unwrap().starts_with("Grant IdempotentWrite"), "{error}");
     }
 }

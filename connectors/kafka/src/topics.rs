@@ -15,6 +15,7 @@ use rowcast_engine::sink::SinkError;
 
 use crate::config::Config;
 use crate::context::Quiet;
+use crate::held::{Gone, Held};
 use crate::{client, outcome};
 
 /// Custom channels are anyone's to name: the cache starts over at this many, as Debezium's does.
@@ -33,6 +34,8 @@ pub(crate) struct Topics {
     /// Truncates have records.
     truncates: bool,
     client: ClientConfig,
+    /// The last client that created some: there is one at a time.
+    creator: Option<Gone>,
     /// Full names by suffix.
     names: HashMap<String, String>,
     /// Those that Kafka has.
@@ -47,6 +50,7 @@ impl Topics {
             replicas: config.replication_factor.unwrap_or(BROKERS_DEFAULT),
             truncates,
             client: client::connection(config),
+            creator: None,
             names: HashMap::new(),
             known: HashSet::new(),
         }
@@ -81,19 +85,22 @@ impl Topics {
     }
 
     async fn create(&mut self, missing: Vec<String>) -> Result<(), SinkError> {
+        if let Some(before) = &mut self.creator {
+            before.in_time().await.map_err(SinkError::Retry)?;
+        }
         let cannot = |error: KafkaError| {
             let what = format!("Cannot create Kafka topics ({})", missing.join(", "));
             SinkError::Retry(Error::transient(what).because(error))
         };
         let admin = AdminClient::from_config_and_context(&self.client, Quiet).map_err(cannot)?;
+        let admin = Held::new(admin).map_err(|error| SinkError::Retry(client::no_thread(error)))?;
+        self.creator = Some(admin.gone());
         let replication = || TopicReplication::Fixed(self.replicas);
         let fresh: Vec<_> =
             missing.iter().map(|topic| NewTopic::new(topic, self.partitions, replication())).collect();
         let timeout = Some(CREATE_TIMEOUT);
         let options = AdminOptions::new().request_timeout(timeout).operation_timeout(timeout);
         let created = admin.create_topics(&fresh, &options).await;
-        // Waits for its thread; whether that ended well is of no consequence.
-        let _ = tokio::task::spawn_blocking(move || drop(admin)).await;
         for result in created.map_err(cannot)? {
             match result {
                 Ok(topic) => {

@@ -23,7 +23,7 @@ async fn a_record_that_is_too_large_stops_the_sink_and_is_named() {
     let door = fixture.deliver(config(kafka, &prefix));
     let stopped = door.wait_state("stopped").await.reason.unwrap();
     assert!(stopped.contains(&format!("event {large} on topic {prefix}.c")), "{stopped}");
-    assert!(stopped.contains("1200002 bytes. Raise max.message.bytes"), "{stopped}");
+    assert!(stopped.contains("(1200002 bytes)") && stopped.contains("Raise max.message.bytes"), "{stopped}");
     assert!(stopped.ends_with("`rowcast sink resume kafka` tries again"), "{stopped}");
     door.stop().await.unwrap();
 

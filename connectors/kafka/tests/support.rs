@@ -11,6 +11,7 @@ pub(crate) mod process;
 #[path = "../../../tests/support/wait.rs"]
 pub(crate) mod wait;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rowcast_engine::event::{Marks, Op};
@@ -155,6 +156,11 @@ impl Fixture {
             .unwrap()
     }
 
+    /// Where the positions of doors are.
+    pub(crate) fn cursors(&self) -> PathBuf {
+        self.directory.path().join("cursors")
+    }
+
     /// Starts the door.
     pub(crate) fn deliver(&self, config: Value) -> Delivering {
         let mut config: Config = serde_json::from_value(config).unwrap();
@@ -162,7 +168,7 @@ impl Fixture {
         config.start.get_or_insert(Start::Earliest);
         let (stopper, stop) = stop();
         let status = Status::default();
-        let sinks = Sinks::new(self.directory.path().join("cursors"));
+        let sinks = Sinks::new(self.cursors());
         let (journal, board, commanded) = (self.journal.clone(), status.clone(), sinks.clone());
         let task = tokio::spawn(async move {
             rowcast_kafka::run("kafka".to_owned(), config, journal, board, commanded, stop).await

@@ -28,7 +28,10 @@ pub(crate) fn start(format: Format, level: &str) -> Result<()> {
             .because(error.to_string())
             .hint("Write error, warn, info, debug or trace; for one part: info,rowcast_postgres=debug")
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A line that cannot be written (a full disk, a reader that is gone) is lost. To say so there would be a panic of
+    // whatever thread has said it, the journal's among them.
+    let log =
+        tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(io::stderr);
     let started = match format {
         Format::Text => log.with_target(false).with_ansi(colours(&io::stderr())).fmt_fields(Plain).try_init(),
         Format::Json => {

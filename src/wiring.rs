@@ -91,8 +91,15 @@ fn raise_open_files(config: &mut Config) {
 
 /// `rowcast run`: until a signal comes, or the source refuses before the first success of the journal.
 pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
-    let signals = Signals::new()?;
-    let house = House::open(config).await?;
+    let mut signals = Signals::new()?;
+    // Many segments without an index take minutes.
+    let house = tokio::select! {
+        house = House::open(config) => house?,
+        () = signals.first() => {
+            tracing::info!("Stopped before everything was open");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let status = house.status.clone();
     house.run(signals.on_hang_up(move || status.look_again())).await
 }
@@ -103,7 +110,10 @@ pub(crate) async fn adopt(mut config: Config) -> Result<Option<Adopted>, Failure
     // An error ends it, and nobody stays to look after the slot that it is about.
     config.source.wal_budget = None;
     // No sink runs that could move on: waiting for one at max_size would have no end.
-    let journal = open_journal(&config, |options| options.max_size = Some(u64::MAX))?;
+    let journal = tokio::select! {
+        journal = opened_journal(&config, |options| options.max_size = Some(u64::MAX)) => journal?,
+        () = signals.first() => return Ok(None),
+    };
     let status = Status::default();
     let sinks = sinks(&config);
     let mut capture = Capture::start(config.source, &journal, &status, sinks)?;
@@ -130,7 +140,7 @@ impl House {
         raise_open_files(&mut config);
         let metrics = metrics::install()?;
         make_data(&config.data)?;
-        let journal = open_journal(&config, |_| {})?;
+        let journal = opened_journal(&config, |_| {}).await?;
         let status = Status::default();
         // Before anybody can ask for it.
         rowcast_postgres::show_left(&journal, &status);
@@ -238,6 +248,17 @@ fn make_data(data: &Path) -> Result<()> {
             .because(error)
             .hint("Name one that the user who runs rowcast may write to (--data DIR)")
     })
+}
+
+/// Opens the journal where it keeps nobody from hearing a signal. When that ends the program meanwhile, it is as if it had
+/// been killed, which costs nothing.
+async fn opened_journal(
+    config: &Config,
+    adjust: impl FnOnce(&mut Options) + Send + 'static,
+) -> Result<Journal> {
+    let config = config.clone();
+    let opened = tokio::task::spawn_blocking(move || open_journal(&config, adjust)).await;
+    opened.map_err(|error| Error::failed("Opening the journal was broken off").because(error))?
 }
 
 fn open_journal(config: &Config, adjust: impl FnOnce(&mut Options)) -> Result<Journal> {

@@ -84,17 +84,18 @@ async fn a_hang_up_takes_up_a_new_table() {
     client.batch_execute(&format!("reset role; drop owned by {role}; drop role {role}")).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_terminal_that_is_gone_ends_it() {
-    let database = Postgres::shared().await.create_database("terminal").await;
-    let directory = Directory::new("terminal");
-    let data = directory.path().join("data");
+/// Has it run at a terminal of its own, by `how`; and the terminal go. Gives what reads its log, and its process.
+async fn without_its_terminal(name: &str, how: &str) -> (Directory, impl Fn() -> String, Pid) {
+    let database = Postgres::shared().await.create_database(name).await;
+    let directory = Directory::new(name);
+    let path = directory.path().to_owned();
     let run = format!(
-        "exec {PROGRAM} run --source {} --set source.slot={} --listen 127.0.0.1:0 --data {} 2>{}",
+        "echo $$ >{}; exec {how} {PROGRAM} run --source {} --set source.slot={} --listen 127.0.0.1:0 --data {} 2>{}",
+        path.join("pid").display(),
         database.url(),
         database.name(),
-        data.display(),
-        directory.path().join("log").display()
+        path.join("data").display(),
+        path.join("log").display()
     );
     // A terminal of its own, which closes when this program dies.
     let mut terminal = tokio::process::Command::new("script")
@@ -104,7 +105,11 @@ async fn a_terminal_that_is_gone_ends_it() {
         .kill_on_drop(true)
         .spawn()
         .expect("script");
-    let log = || std::fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    let read = move |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+    let log = {
+        let read = read.clone();
+        move || read("log")
+    };
     wait_for(
         "the stream",
         SOON * 2,
@@ -114,9 +119,33 @@ async fn a_terminal_that_is_gone_ends_it() {
     )
     .await;
     tokio::time::timeout(Duration::from_secs(10), terminal.kill()).await.unwrap().unwrap();
+    let pid = Pid::from_raw(read("pid").trim().parse().unwrap()).unwrap();
+    (directory, log, pid)
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_gone_ends_it() {
+    let (_directory, log, _) = without_its_terminal("terminal", "").await;
     wait_for("the end", SOON, async || {
         if log().contains("Received SIGHUP") && log().contains("Stopped") { Ok(()) } else { Err(log()) }
     })
     .await;
     assert!(!log().contains("compares what is captured"), "{}", log());
+}
+
+/// Whoever has started it so wants it to go on: SIGHUP means to look again, and nothing else.
+#[tokio::test]
+async fn with_nohup_it_outlives_its_terminal() {
+    let (_directory, log, pid) = without_its_terminal("nohup", "nohup").await;
+    wait_for(
+        "the look",
+        SOON,
+        async || {
+            if log().contains("compares what is captured") { Ok(()) } else { Err(log()) }
+        },
+    )
+    .await;
+    kill_process(pid, Signal::TERM).unwrap();
+    wait_for("the end", SOON, async || if log().contains("Stopped") { Ok(()) } else { Err(log()) }).await;
+    assert!(log().contains("Received SIGTERM"), "{}", log());
 }

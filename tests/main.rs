@@ -41,6 +41,7 @@ mod support;
 mod tables;
 mod type_changes;
 mod types;
+mod unheard;
 mod unrendered;
 mod workload;
 mod yielding;

@@ -1,6 +1,7 @@
 //! The doors out. One that fails says so on the board and in the log; the others go on.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl AddressFile {
         match write_whole(&path, &format!("{address}\n")) {
             Ok(()) => {}
             // What is stored is served on a full disk too, to those who know where.
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
                 tracing::warn!(%error, path = %path.display(), "Cannot write where the door is");
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! SIGTERM and SIGINT: the first one ends the program in order, the second one at once. SIGHUP means two things: from
 //! somebody who runs daemons, to look again; from the kernel, that the terminal is gone. `rowcast run` tells them apart
-//! by whether the terminal that it was started at is still there.
+//! by whether the terminal that it was started at is still there, unless it was started to outlive that (`nohup`).
 
 use std::fs::File;
 use std::time::Duration;
@@ -18,8 +18,10 @@ const TERMINAL: &str = "/dev/tty";
 pub(crate) struct Signals {
     /// What SIGHUP asks for, unless it is the end.
     look: Option<Box<dyn Fn() + Send>>,
-    /// There was a terminal at the start.
+    /// There was a terminal at the start, and its end is ours.
     terminal: bool,
+    /// Whoever started it wants it to go on when the terminal is gone.
+    outlives: bool,
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
@@ -30,9 +32,12 @@ impl Signals {
     pub(crate) fn new() -> Result<Self> {
         let take =
             |kind| signal(kind).map_err(|error| Error::failed("Cannot listen for signals").because(error));
+        // Before the signal is taken over: it is caught from there on.
+        let outlives = ignores_hang_up();
         Ok(Self {
             look: None,
-            terminal: has_terminal(),
+            terminal: !outlives && has_terminal(),
+            outlives,
             terminate: take(SignalKind::terminate())?,
             interrupt: take(SignalKind::interrupt())?,
             hang_up: take(SignalKind::hangup())?,
@@ -59,6 +64,7 @@ impl Signals {
                     tracing::info!("Received SIGHUP: compares what is captured with what is wanted");
                     look();
                 }
+                None if name == "SIGHUP" && self.outlives => {}
                 _ => {
                     tracing::info!("Received {name}");
                     return;
@@ -78,6 +84,14 @@ impl Signals {
             }
         }
     }
+}
+
+/// Whether SIGHUP was ignored when the program began, by the kernel's mask of the signals that are.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Signal 1 is the lowest bit.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 fn has_terminal() -> bool {

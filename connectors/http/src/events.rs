@@ -58,7 +58,7 @@ async fn answer(app: &Arc<App>, pairs: &Pairs, headers: &HeaderMap) -> Result<Re
         }
     };
     let place = if wanted.is_some() { Place::Stream } else { Place::Page };
-    let query = Query::parse(pairs, last_event_id(headers), place)?;
+    let query = Query::parse(pairs, last_event_id(headers)?, place)?;
     let Some(shape) = wanted else { return page_json::answer(app, &query).await };
     match Client::enter(app, shape.kind()) {
         Some(client) => Ok(stream::answer(app, client, shape, open(app, &query, shape.framing()).await?)),

@@ -192,8 +192,15 @@ pub(crate) fn pairs_of_object(object: &Map<String, Value>) -> Result<Pairs, Refu
 }
 
 /// The header that browsers send when they reconnect.
-pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
-    headers.get("last-event-id")?.to_str().ok().filter(|id| !id.is_empty())
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut all = headers.get_all("last-event-id").iter();
+    let (first, second) = (all.next(), all.next());
+    let text = first.map(|id| id.to_str()).transpose();
+    match (text, second) {
+        (Ok(id), None) => Ok(id.filter(|id| !id.is_empty())),
+        // Passed over, it would have the client begin at the newest event, and miss what lies between.
+        _ => Err(Refusal::parameter("last_event_id", "The header Last-Event-ID is not one number")),
+    }
 }
 
 fn scalar(name: &str, value: &Value) -> Result<String, Refusal> {
@@ -274,9 +281,12 @@ fn unknown(name: &str, place: Place) -> Refusal {
 
 /// `Did you mean …?` when a known word is near, else all of them.
 pub(crate) fn one_of(word: &str, known: &[&str]) -> String {
+    // No name is longer; the search takes as long as the word is, times all that is known.
+    const LONGEST: usize = 300;
     // Below it two words have little more in common than some letters.
     const NEAR: f64 = 0.75;
-    let near = known.iter().map(|name| (strsim::jaro_winkler(word, name), name));
+    let near = known.iter().filter(|_| word.len() <= LONGEST);
+    let near = near.map(|name| (strsim::jaro_winkler(word, name), name));
     match near.max_by(|a, b| a.0.total_cmp(&b.0)) {
         Some((nearness, name)) if nearness >= NEAR => format!("Did you mean {name}?"),
         _ => format!("It can be one of {}.", known.join(", ")),

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -16,7 +18,7 @@ use rowcast_engine::Stop;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// At the end, streams have this long to say their last word. Below the five seconds after which the program
@@ -108,10 +110,10 @@ pub(crate) async fn serve(listener: impl Listener, router: Router, streams_max: 
             Ok(stream) => {
                 told = false;
                 let (router, stop) = (router.clone(), stop.clone());
-                connections.spawn(async move {
-                    converse(stream, router, stop).await;
-                    drop(permit);
-                });
+                // The room is never closed.
+                let Ok(permit) = permit else { break };
+                let seat = Seat(Arc::new(permit));
+                connections.spawn(converse(stream, router, stop, seat));
             }
             Err(error) => {
                 // A hundred times a second it would be the same.
@@ -132,12 +134,23 @@ fn hint(error: &io::Error) -> Option<&'static str> {
         .then_some("Raise the limit of open files (ulimit -n, LimitNOFILE=), or lower http.max_connections")
 }
 
-async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, router: Router, stop: Stop) {
+/// A connection's place among those that may be open. Each request carries it: one that becomes a WebSocket keeps it, when
+/// its connection has ended as far as HTTP goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat(#[expect(dead_code, reason = "it is held")] Arc<OwnedSemaphorePermit>);
+
+async fn converse<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    router: Router,
+    stop: Stop,
+    seat: Seat,
+) {
     let asked = Arc::new(AtomicBool::new(false));
     let service = {
         let (asked, router) = (Arc::clone(&asked), TowerToHyperService::new(router));
-        service_fn(move |request| {
+        service_fn(move |mut request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(seat.clone());
             router.call(request)
         })
     };
@@ -175,6 +188,39 @@ mod tests {
 
     use super::*;
 
+    fn room() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(1))
+    }
+
+    fn seat(room: &Arc<Semaphore>) -> Seat {
+        Seat(Arc::new(Arc::clone(room).try_acquire_owned().unwrap()))
+    }
+
+    /// HTTP has done with it when it becomes something else; its file is open still.
+    #[tokio::test]
+    async fn who_leaves_http_keeps_the_seat() {
+        let (room, leave) = (room(), Arc::new(tokio::sync::Notify::new()));
+        let left = Arc::clone(&leave);
+        let route = move |mut request: axum::extract::Request| async move {
+            let seat = request.extensions().get::<Seat>().cloned();
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let _upgraded = upgrade.await;
+                left.notified().await;
+                drop(seat);
+            });
+            (axum::http::StatusCode::SWITCHING_PROTOCOLS, [("upgrade", "x"), ("connection", "upgrade")])
+        };
+        let (mut client, server) = duplex(1 << 10);
+        let ask = b"GET / HTTP/1.1\r\nhost: here\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+        client.write_all(ask).await.unwrap();
+        let (_stopper, stop) = stop();
+        converse(server, Router::new().route("/", get(route)), stop, seat(&room)).await;
+        assert_eq!(room.available_permits(), 0);
+        leave.notify_one();
+        let _ = room.acquire().await.unwrap();
+    }
+
     /// Whether a connection over which this is sent is open for long.
     async fn lasts(said: &[u8]) -> bool {
         let (mut client, server) = duplex(1 << 10);
@@ -184,7 +230,7 @@ mod tests {
         };
         let router = Router::new().route("/", get(unending));
         let (_stopper, stop) = stop();
-        let conversation = tokio::spawn(converse(server, router, stop));
+        let conversation = tokio::spawn(converse(server, router, stop, seat(&room())));
         let ended = timeout(HEAD_WITHIN * 4, conversation).await;
         let mut heard = Vec::new();
         let _ = timeout(HEAD_WITHIN, client.read_to_end(&mut heard)).await;

@@ -4,6 +4,7 @@
 //! position, by the same call whether it is live or a day behind, so there is no join between replay and live, no
 //! queue per reader, and a slow reader costs nothing but its place.
 
+mod back;
 mod filter;
 mod from;
 mod kept;
@@ -21,12 +22,13 @@ use tokio::sync::Semaphore;
 pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
-use crate::journal::{Gone, Journal, Read};
+use crate::journal::{Gone, Journal};
 use crate::record::Batch;
 use crate::stop::Stop;
 
-/// `last:N` looks back over no more events than this for the N that match.
-const LAST_SCAN_EVENTS: u64 = 1_000_000;
+/// Views that nobody has any more leave with the next event. Where none comes, clients that come and go would make ever more:
+/// then they leave when there are so many, or twice as many as were in use when they left last.
+const VIEWS_KEPT: usize = 64;
 
 /// So many readers at a time have about a megabyte each that was read ahead from files; it stays for as long as their
 /// clients do not read. Others read a little at a time.
@@ -45,16 +47,36 @@ pub struct Start {
 #[derive(Clone, Debug)]
 pub struct Feed {
     journal: Journal,
-    views: Arc<Mutex<HashMap<ViewKey, Weak<View>>>>,
+    views: Arc<Mutex<Views>>,
     kept: Arc<Kept>,
     ahead: Arc<Semaphore>,
+    back: Arc<Semaphore>,
+}
+
+/// Views by what they show.
+#[derive(Debug, Default)]
+struct Views {
+    all: HashMap<ViewKey, Weak<View>>,
+    /// With so many it is looked who is gone.
+    sweep_at: usize,
+}
+
+impl Views {
+    fn insert(&mut self, key: ViewKey, view: &Arc<View>) {
+        if self.all.len() >= self.sweep_at.max(VIEWS_KEPT) {
+            self.all.retain(|_, view| view.strong_count() > 0);
+            self.sweep_at = self.all.len() * 2;
+        }
+        self.all.insert(key, Arc::downgrade(view));
+    }
 }
 
 impl Feed {
     /// The feed of a journal. Its hub runs until `stop`.
     pub fn new(journal: Journal, stop: Stop) -> Self {
         let (views, kept, ahead) = (Arc::default(), Arc::default(), Arc::new(Semaphore::new(READ_AHEAD)));
-        let feed = Self { journal, views, kept, ahead };
+        let back = Arc::new(Semaphore::new(back::LOOKS));
+        let feed = Self { journal, views, kept, ahead, back };
         let hub = feed.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -73,7 +95,7 @@ impl Feed {
     /// Views in use.
     pub fn views(&self) -> usize {
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        views.values().filter(|view| view.strong_count() > 0).count()
+        views.all.values().filter(|view| view.strong_count() > 0).count()
     }
 
     /// Looks at each new batch once for every view.
@@ -102,7 +124,7 @@ impl Feed {
 
     fn for_each_view(&self, mut see: impl FnMut(&View)) {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        views.retain(|_, view| match view.upgrade() {
+        views.all.retain(|_, view| match view.upgrade() {
             Some(view) => {
                 see(&view);
                 true
@@ -113,12 +135,12 @@ impl Feed {
 
     fn view(&self, key: ViewKey) -> Arc<View> {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(view) = views.get(&key).and_then(Weak::upgrade) {
+        if let Some(view) = views.all.get(&key).and_then(Weak::upgrade) {
             return view;
         }
         // Under the lock that the hub takes for each batch: nothing can pass between the two.
         let view = Arc::new(View::new(key.clone(), self.journal.newest(), Arc::clone(&self.kept)));
-        views.insert(key, Arc::downgrade(&view));
+        views.insert(key, &view);
         view
     }
 
@@ -139,10 +161,7 @@ impl Feed {
             }
             From::After(id) => return self.after(id),
             From::Time(time) => blocking(move || journal.seek_time(time)).await?,
-            From::Last(count) => {
-                let filter = filter.clone();
-                blocking(move || seek_last(&journal, count, &filter)).await?
-            }
+            From::Last(count) => back::look(&self.back, journal, count, filter.clone()).await?,
         };
         Ok(Start { position, gap: None })
     }
@@ -154,46 +173,41 @@ impl Feed {
     }
 }
 
-/// Looks back in growing steps for the newest `count` events that pass the filter.
-fn seek_last(journal: &Journal, count: u64, filter: &Filter) -> Result<u64> {
-    let newest = journal.newest();
-    if count == 0 {
-        return Ok(newest);
-    }
-    let mut window = count.clamp(64, LAST_SCAN_EVENTS);
-    loop {
-        let start = journal.seek_last(window);
-        let mut found = std::collections::VecDeque::new();
-        let mut position = start;
-        while position < newest {
-            match journal.read(position)? {
-                Read::Batches(batches) => {
-                    for batch in &batches {
-                        let matching = batch.events_where(|channel, op| filter.wants(channel, op));
-                        matching.filter(|event| event.id > start).for_each(|event| {
-                            found.push_back(event.id);
-                            if found.len() as u64 > count {
-                                found.pop_front();
-                            }
-                        });
-                        position = batch.last();
-                    }
-                }
-                Read::Gone(gone) => position = gone.to,
-                Read::AtHead => break,
-            }
-        }
-        if found.len() as u64 == count || start <= journal.seek_earliest() || window >= LAST_SCAN_EVENTS {
-            return Ok(found.front().map_or(newest, |id| id - 1));
-        }
-        window = window.saturating_mul(8).min(LAST_SCAN_EVENTS);
-    }
-}
-
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::failed("A read of the journal was broken off").because(error))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As when many ask for something of their own and nothing happens in the database.
+    #[test]
+    fn views_of_who_has_gone_do_not_stay() {
+        let (mut views, kept) = (Views::default(), Arc::<Kept>::default());
+        let key = |number: u32| ViewKey {
+            filter: Filter::new(vec![Pattern::parse(&format!("a.{number}")).unwrap()], &[]),
+            framing: Framing::Sse,
+            options: crate::format::NativeOptions::default(),
+        };
+        let mut used = Vec::new();
+        for number in 0..10_000 {
+            let view = Arc::new(View::new(key(number), 0, Arc::clone(&kept)));
+            views.insert(key(number), &view);
+            if number % 50 == 0 {
+                used.push(view);
+            }
+            assert!(
+                views.all.len() <= VIEWS_KEPT.max(2 * (used.len() + 1)),
+                "{} of {}",
+                views.all.len(),
+                used.len()
+            );
+        }
+        assert!(used.iter().all(|view| views.all.get(view.key()).is_some_and(|of| of.strong_count() == 1)));
+    }
 }

@@ -94,3 +94,29 @@ fn a_json_object_says_the_same() {
     let nested = serde_json::json!({"channel": {"name": "a"}});
     assert!(pairs_of_object(nested.as_object().expect("an object")).is_err());
 }
+
+#[test]
+fn a_header_that_is_no_number_is_refused() {
+    let header = |ids: &[&[u8]]| {
+        let mut headers = HeaderMap::new();
+        for id in ids {
+            headers.append("last-event-id", axum::http::HeaderValue::from_bytes(id).unwrap());
+        }
+        last_event_id(&headers).map(|id| id.map(str::to_owned)).map_err(|refusal| refusal.message)
+    };
+    assert_eq!(header(&[]).unwrap(), None);
+    assert_eq!(header(&[b""]).unwrap(), None);
+    assert_eq!(header(&[b"7"]).unwrap().as_deref(), Some("7"));
+    for wrong in [&["5\u{e4}".as_bytes()][..], &[b"5", b"6"]] {
+        assert!(header(wrong).unwrap_err().contains("Last-Event-ID"), "{wrong:?}");
+    }
+}
+
+/// Whoever asks says how long the word is.
+#[test]
+fn a_word_longer_than_any_name_is_near_none() {
+    let name = "public.orders";
+    assert_eq!(one_of("public.order", &[name]), "Did you mean public.orders?");
+    let long = format!("public.order{}", "s".repeat(300));
+    assert!(one_of(&long, &[name]).starts_with("It can be one of"));
+}

@@ -36,6 +36,7 @@ use axum::response::{IntoResponse, Response};
 use crate::app::App;
 use crate::clients::{Client, Kind};
 use crate::refusal::Refusal;
+use crate::serve::Seat;
 use crate::websocket::session::Session;
 
 /// The subprotocol.
@@ -56,6 +57,7 @@ pub(crate) async fn upgrade(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
     refused: Option<Extension<Refusal>>,
+    seat: Option<Extension<Seat>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
@@ -70,20 +72,26 @@ pub(crate) async fn upgrade(
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER);
     if let Some(Extension(refusal)) = refused {
-        return Ok(upgrade.on_upgrade(|socket| refuse(socket, close_code::POLICY, refusal)));
+        return Ok(upgrade.on_upgrade(|socket| seated(seat, refuse(socket, close_code::POLICY, refusal))));
     }
     match Client::enter(&app, Kind::WebSocket) {
         Some(client) => {
             let query = query.unwrap_or_default();
-            let live = move |socket| Session::new(app, client, socket, &query).live();
+            let live = move |socket| seated(seat, Session::new(app, client, socket, &query).live());
             Ok(upgrade.on_upgrade(live).into_response())
         }
         // A browser shows a page nothing of a refused upgrade.
         None if headers.contains_key(header::ORIGIN) => {
-            Ok(upgrade.on_upgrade(|socket| refuse(socket, close_code::AGAIN, Refusal::busy())))
+            Ok(upgrade.on_upgrade(|socket| seated(seat, refuse(socket, close_code::AGAIN, Refusal::busy()))))
         }
         None => Err(Refusal::busy()),
     }
+}
+
+/// Keeps the connection's place for as long as it lasts: it is an open file.
+async fn seated(seat: Option<Extension<Seat>>, life: impl Future<Output = ()>) {
+    life.await;
+    drop(seat);
 }
 
 async fn refuse(mut socket: WebSocket, code: u16, refusal: Refusal) {

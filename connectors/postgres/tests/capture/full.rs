@@ -238,8 +238,7 @@ async fn a_table_is_not_locked_for_as_long_as_there_is_no_room_for_its_rows() {
     disk.fill(true);
     is_paused(&capture).await;
     // Each writer, each reader would wait behind this.
-    let locked = "set lock_timeout = '40s'; alter table t alter column v set statistics 50";
-    run(&client, locked).await;
+    run(&client, "set lock_timeout = '40s'; begin; lock table t in access exclusive mode; commit").await;
     assert!(capture.events().is_empty(), "there was room");
     disk.fill(false);
     until("the rows", async || capture.events().len() >= 24).await;

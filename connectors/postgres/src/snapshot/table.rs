@@ -306,7 +306,10 @@ impl Reading {
             return Ok(Round::Next);
         };
         let chunk = match outcome {
-            Ok(Outcome::Read(chunk)) => chunk,
+            Ok(Outcome::Read(chunk)) => {
+                metrics::histogram!("rowcast_snapshot_chunk_seconds").record(chunk.took);
+                chunk
+            }
             Ok(Outcome::Keyless) => {
                 // Others may need it; and of a chunk on its way nothing is wanted any more.
                 drop((memory, sent.take()));

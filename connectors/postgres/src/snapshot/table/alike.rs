@@ -37,10 +37,11 @@ impl Reading {
     }
 }
 
-/// Whether another wish is for the same rows, and waits.
+/// Whether another wish is for the same rows, and waits. One whose place is being looked up may be noted with it any moment.
 fn is_alike(job: &Job, other: &Job) -> bool {
     let of = |job: &Job| (job.schema.clone(), job.table.clone(), job.condition.clone());
-    let waits = !other.paused && other.progress.cursor.is_none();
+    let placed = !matches!(other.since, Since::Commit(_));
+    let waits = placed && !other.paused && other.progress.cursor.is_none();
     other.wish.is_some() && other.wish != job.wish && waits && of(other) == of(job)
 }
 
@@ -66,6 +67,7 @@ mod tests {
             Job { condition: None, ..job(2) },
             Job { table: "u".to_owned(), ..job(2) },
             Job { paused: true, ..job(2) },
+            Job { since: Since::Commit(Lsn(2)), ..job(2) },
             Job { progress: Progress { cursor: Some(Vec::new()), ..Progress::default() }, ..job(2) },
         ] {
             assert!(!is_alike(&job(1), &other), "{other:?}");

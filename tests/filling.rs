@@ -170,12 +170,14 @@ impl House {
         self.network.mend();
         // For a moment behind its start nothing is told of what is left.
         let left = self.left.last().expect("a death");
-        wait_for("the snapshot to be done", READ, async || {
-            let told = self.told().await?;
-            let is_read = left.channels().all(|channel| told["read"].get(channel).is_some());
-            if is_read { Ok(()) } else { Err(told.to_string()) }
-        })
-        .await;
+        // One after the other: so long for each.
+        for channel in left.channels() {
+            wait_for(&format!("the rows of {channel}"), READ, async || {
+                let told = self.told().await?;
+                if told["read"].get(channel).is_some() { Ok(()) } else { Err(told.to_string()) }
+            })
+            .await;
+        }
         println!("{:?}: all is read, {} transactions", self.start.elapsed(), self.application.done());
         // From here on every change has to fit what came before, over one more kill.
         followers.wait_last(self.mark(1).await).await;

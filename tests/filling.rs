@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use rowcast_engine::abort::VARIABLE;
+use rowcast_engine::abort::{Point, VARIABLE};
 use serde_json::Value;
 
 use crate::abort::{KILLED, Scene, points};
@@ -19,7 +19,7 @@ use crate::support::rowcast::command;
 use crate::support::{Database, Kafka, Postgres, Rowcast, http, random, wait_for};
 use crate::workload::alone;
 use application::{Application, create};
-use left::Left;
+use left::{Left, Rest};
 use network::Network;
 
 /// Each in the midst of the reading, further on than the one before.
@@ -137,6 +137,16 @@ impl House {
         self.look(&format!("{point}, time {count}")).await;
     }
 
+    /// Has it read on until keys wait to be read again in the table that is next, and only that, or more, remains of it.
+    async fn until_keys_wait(&mut self, rest: Rest) -> String {
+        loop {
+            match self.left.last().and_then(Left::waiting) {
+                Some((table, found)) if found == rest => return table.to_owned(),
+                _ => self.die_at(Point::SnapshotNoted.name(), 1).await,
+            }
+        }
+    }
+
     /// Looks what the dead rowcast has left: a part of the one reading, and of no table less than before.
     async fn look(&mut self, death: &str) -> &Left {
         let left = Left::by(&self.rowcast.data()).await;
@@ -160,12 +170,19 @@ impl House {
         self.network.mend();
         // For a moment behind its start nothing is told of what is left.
         let left = self.left.last().expect("a death");
-        wait_for("the snapshot to be done", READ, async || {
-            let told = self.told().await?;
-            let is_read = left.channels().all(|channel| told["read"].get(channel).is_some());
-            if is_read { Ok(()) } else { Err(told.to_string()) }
-        })
-        .await;
+        // However long that takes on a busy machine, it gets on.
+        let rows = |told: &Value| -> Vec<Value> {
+            told["tables"].as_array().into_iter().flatten().map(|table| table["rows"].clone()).collect()
+        };
+        let mut told = Value::Null;
+        while !left.channels().all(|channel| told["read"].get(channel).is_some()) {
+            told = wait_for("the snapshot to get on", READ, async || {
+                let now = self.told().await?;
+                let is_further = now["read"] != told["read"] || rows(&now) != rows(&told);
+                if is_further { Ok(now) } else { Err(now.to_string()) }
+            })
+            .await;
+        }
         println!("{:?}: all is read, {} transactions", self.start.elapsed(), self.application.done());
         // From here on every change has to fit what came before, over one more kill.
         followers.wait_last(self.mark(1).await).await;
@@ -216,6 +233,31 @@ async fn killed_at_every_step_of_a_snapshot_it_ends_with_the_tables() {
     for point in points {
         for count in [1, 4] {
             house.die_at(point, count).await;
+        }
+    }
+    house.rowcast.launch().await;
+    house.finish(&followers).await;
+}
+
+/// Both while a chunk of other rows is read, and while those keys are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_every_step_while_keys_wait_it_ends_with_the_tables() {
+    let _alone = alone().await;
+    let mut house = House::new("waiting").await;
+    house.rowcast = house.rowcast.set("source.snapshot_tables=1");
+    let mut points = points(Scene::Snapshot);
+    let first = points.remove(0);
+    house.die_at(first.name(), 1).await;
+    let followers = house.follow();
+    for rest in [Rest::Rows, Rest::Keys] {
+        for point in &points {
+            let table = house.until_keys_wait(rest).await;
+            house.die_at(point.name(), 1).await;
+            let left = house.left.last().expect("a death");
+            // Of the last two the chunk may be on the disk.
+            let told = rest == Rest::Keys && matches!(point, Point::SnapshotHeard | Point::SnapshotNoted);
+            let waits = left.waiting().is_some_and(|(waiting, _)| waiting == table);
+            assert!(waits || told, "{}, {rest:?}: {left}", point.name());
         }
     }
     house.rowcast.launch().await;

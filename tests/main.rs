@@ -29,6 +29,7 @@ mod naps;
 mod neighbours;
 mod page;
 mod power;
+mod progress;
 mod readme;
 mod resnapshot;
 mod resume;

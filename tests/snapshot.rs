@@ -42,6 +42,9 @@ async fn a_topic_is_filled_with_the_rows_and_goes_on_with_the_changes() {
         .collect();
     let ids = [json!(1), json!(2), json!(3), json!(4)];
     assert_eq!(told, ["read", "read", "read", "insert"].into_iter().zip(&ids).collect::<Vec<_>>());
+    let chunks = rowcast.metric("rowcast_snapshot_chunk_seconds_count").await;
+    let seconds = rowcast.metric("rowcast_snapshot_chunk_seconds_sum").await;
+    assert!(chunks >= Some(1.0) && seconds > Some(0.0), "{chunks:?} in {seconds:?}");
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ fn follow(client: &Client, tables: &[String]) -> Result<()> {
     let watched = io::stderr().is_terminal();
     let mut drawn = 0;
     loop {
-        let listed = list(client)?;
+        let listed = list(client).map_err(unwatched)?;
         let left: Vec<&Standing> = listed
             .tables
             .iter()
@@ -186,6 +186,13 @@ fn follow(client: &Client, tables: &[String]) -> Result<()> {
         // A look at a program that works on its own; nothing depends on when.
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Rowcast may have been ended, or only be out of reach: the snapshot is not lost with it.
+fn unwatched(error: Error) -> Error {
+    Error::failed("The snapshot cannot be watched any more")
+        .because(error)
+        .hint("It goes on when rowcast runs again: rowcast snapshot --status shows how far it is")
 }
 
 /// What has become of them, now that all are done.

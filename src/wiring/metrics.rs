@@ -269,6 +269,11 @@ fn describe_snapshots() {
         "rowcast_snapshot_stalls_total",
         "Sessions reading rows that were given up, since what stands between let nothing through any more"
     );
+    describe_histogram!(
+        "rowcast_snapshot_chunk_seconds",
+        Unit::Seconds,
+        "Time that reading a chunk took, and its transaction was open on the server"
+    );
     describe_gauge!("rowcast_snapshot_unfinished_tables", "Tables whose snapshot is wanted and not done");
     describe_gauge!(
         "rowcast_snapshot_failed_tables",

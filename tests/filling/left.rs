@@ -11,6 +11,18 @@ use serde_json::Value;
 
 use crate::support::process::Directory;
 
+/// How many keys have to wait: one may be read in passing.
+const WAITING: usize = 5;
+
+/// What remains of a table some of whose keys wait to be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Rows behind the cursor, and those keys.
+    Rows,
+    /// Those keys.
+    Keys,
+}
+
 /// The tables that are not done, by channel, as the journal's notes have them.
 #[derive(Clone, Default)]
 pub(super) struct Left(BTreeMap<String, Value>);
@@ -56,6 +68,15 @@ impl Left {
     /// Keys that waited to be read again.
     pub(super) fn again(&self) -> usize {
         self.0.values().map(again).sum()
+    }
+
+    /// Which table is read next, where one is read at a time, and what remains of it, if keys wait.
+    pub(super) fn waiting(&self) -> Option<(&str, Rest)> {
+        // Those that had no rows go first, and are done with one chunk.
+        let turn = |(_, table): &(&String, &Value)| (table["rowless"] == false, table["place"].as_u64());
+        let (channel, table) = self.0.iter().min_by_key(turn)?;
+        let rest = if table["progress"]["at_end"] == true { Rest::Keys } else { Rest::Rows };
+        (again(table) >= WAITING).then_some((channel.as_str(), rest))
     }
 
     /// Whether more has been read than was at an earlier death.

@@ -21,6 +21,7 @@ pub(crate) mod rebuild;
 pub(crate) mod rowcast;
 pub(crate) mod small_disk;
 pub(crate) mod sse;
+pub(crate) mod terminal;
 pub(crate) mod wait;
 pub(crate) mod websocket;
 pub(crate) mod witness;

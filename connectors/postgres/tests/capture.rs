@@ -14,6 +14,7 @@ mod hostile;
 mod hosts;
 mod interceptor;
 mod liveness;
+mod measured;
 mod network;
 mod oracle;
 mod origin;

@@ -1,5 +1,6 @@
 //! One table, read to its end.
 
+mod alike;
 mod answer;
 mod attended;
 mod board;
@@ -86,6 +87,8 @@ pub(crate) struct Reading {
     unseen_since: Option<Instant>,
     /// Open still, of a chunk that did not see what was streamed before.
     window: Option<u64>,
+    /// Notes of wishes for the same rows, which have them with this reading.
+    alike: Vec<String>,
     /// How often it has begun anew, since too much had changed, and since when that is too often.
     beginnings: u32,
     anew_since: Option<Instant>,
@@ -111,6 +114,7 @@ impl Reading {
             followed,
             unseen_since,
             window,
+            alike: Vec::new(),
             beginnings,
             anew_since,
             behind: false,
@@ -290,6 +294,7 @@ impl Reading {
         memory: OwnedSemaphorePermit,
     ) -> Result<Round> {
         let relation = self.job.progress.relation;
+        self.look_for_alike()?;
         let window = self.open(relation).await?;
         abort::point(Point::SnapshotOpened);
         let range = self.range();
@@ -306,7 +311,10 @@ impl Reading {
             return Ok(Round::Next);
         };
         let chunk = match outcome {
-            Ok(Outcome::Read(chunk)) => chunk,
+            Ok(Outcome::Read(chunk)) => {
+                metrics::histogram!("rowcast_snapshot_chunk_seconds").record(chunk.took);
+                chunk
+            }
             Ok(Outcome::Keyless) => {
                 // Others may need it; and of a chunk on its way nothing is wanted any more.
                 drop((memory, sent.take()));
@@ -335,6 +343,7 @@ impl Reading {
                 return Ok(Round::Next);
             }
         }
+        self.answer_alike().await?;
         *sent = Some(self.send(window, *chunk, &range, memory).await?);
         Ok(Round::Next)
     }

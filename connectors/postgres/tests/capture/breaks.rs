@@ -7,10 +7,23 @@ use rowcast_postgres::{Config, OnGap};
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
+use super::measured;
 use super::said::logged;
 use super::snapshot::caught_up;
 use crate::support::Server;
 use rowcast_engine::adoption::Adopted;
+
+/// Why a history does not go on.
+const REASONS: [&str; 8] = [
+    "source_lost",
+    "source_restored",
+    "timeline",
+    "another_cluster",
+    "slot_recreated",
+    "journal_behind",
+    "journal_lost",
+    "taken_over",
+];
 
 pub(super) const POLICIES: [OnGap; 2] = [OnGap::Stop, OnGap::Continue];
 
@@ -20,6 +33,8 @@ pub(super) async fn goes_on(config: Config, directory: &Directory, words: &str, 
     let mut capture = Capture::launch(config, directory.path());
     if policy == OnGap::Stop {
         capture.waits(words).await;
+        let told = measured::one_of("rowcast_source_broken", "reason", &REASONS);
+        assert_eq!(told.as_deref(), Some(reason));
         assert!(capture.status.adopted().is_none());
         assert_eq!(gaps(&capture).iter().filter(|gap| gap.new == reason).count(), 0, "told before its time");
         let adopted = capture.status.adopt().await.unwrap().unwrap();
@@ -29,6 +44,7 @@ pub(super) async fn goes_on(config: Config, directory: &Directory, words: &str, 
     let adopted = capture.status.adopted().unwrap();
     assert!(adopted.reason == reason && adopted.detail.contains(words), "{adopted:?}");
     capture.streams().await;
+    assert_eq!(measured::one_of("rowcast_source_broken", "reason", &REASONS), None);
     is_logged(directory, policy, &adopted);
     let gaps = gaps(&capture);
     assert_eq!(gaps.iter().map(|gap| (gap.id, &*gap.new)).collect::<Vec<_>>(), [(adopted.gap, reason)]);
@@ -183,7 +199,7 @@ async fn a_slot_whose_log_was_removed() {
         run(&client, "insert into t values (2)").await;
         let waiting = Config { on_gap: OnGap::Stop, ..config.clone() };
         let capture = Capture::launch(waiting, directory.path());
-        until("the state", async || capture.report().source.slot_state == "wal_removed").await;
+        capture.slot_is("wal_removed").await;
         capture.stop().await;
         let capture = goes_on(config.clone(), &directory, "is lost", "source_lost").await;
         run(&client, "insert into t values (3)").await;
@@ -204,7 +220,7 @@ async fn a_slot_that_pg_recvlogical_has_read_from() {
     })
     .await;
     let mut capture = Capture::launch(config.clone(), directory.path());
-    until("the state", async || capture.report().source.slot_state == "in_use").await;
+    capture.slot_is("in_use").await;
     until("its name", async || {
         capture.report().source.reason.is_some_and(|reason| reason.contains("application pg_recvlogical"))
     })
@@ -221,6 +237,7 @@ async fn a_slot_that_pg_recvlogical_has_read_from() {
     let reason = capture.waits("beyond the journal's position").await;
     assert!(reason.contains("something else has read from it"), "{reason}");
     assert_eq!(capture.events().len(), 1);
+    capture.slot_is("inactive").await;
     capture.stop().await;
     let config = Config { on_gap: OnGap::Continue, ..config };
     let capture =

@@ -60,7 +60,7 @@ async fn a_capture_that_waits_for_a_person_gives_up_its_slot() {
         reason.contains("source.wal_budget (64MB)") && reason.contains("beyond the journal's"),
         "{reason}"
     );
-    until("the state", async || capture.report().source.slot_state == "missing").await;
+    capture.slot_is("missing").await;
     // It is known after a restart, too.
     capture.stop().await;
     let capture = Capture::launch(with_budget(&config), directory.path());

@@ -59,7 +59,7 @@ async fn write(client: Client, from: u32) {
 /// Whoever is to read from the standby, where a slot of this name is the copy, waits for the promotion.
 async fn copy_is_named(standby: &Server, directory: &Directory) {
     let capture = Capture::launch(reading(standby), directory.path());
-    until("the copy", async || capture.report().source.slot_state == "synced").await;
+    capture.slot_is("synced").await;
     until("the word", async || {
         let reason = capture.report().source.reason.unwrap_or_default();
         reason.contains("slot rowcast is a copy of the primary's") && reason.contains("pg_promote()")
@@ -96,7 +96,7 @@ async fn a_fail_over_loses_and_doubles_nothing() {
     })
     .await;
     assert_eq!(capture.report().source.state, "reconnecting");
-    until("the copy", async || capture.report().source.slot_state == "synced").await;
+    capture.slot_is("synced").await;
     standby.promote();
     until("the stream", async || capture.report().source.state == "streaming").await;
     let client = sql(&standby).await;
@@ -118,7 +118,7 @@ async fn a_fail_over_loses_and_doubles_nothing() {
         .collect();
     assert_eq!(rows, there);
     assert!(gaps(&capture).is_empty());
-    until("the slot", async || capture.report().source.slot_state == "active").await;
+    capture.slot_is("active").await;
     capture.stop().await;
     // It is a slot like any other there: `synced` is still set.
     let capture = Capture::start(config(&standby), directory.path()).await;

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tracing::Instrument;
 
+use super::measured;
 use super::said::span_of;
 use crate::support::Server;
 
@@ -31,6 +32,22 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Between two looks at something that must happen.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// What a slot can be.
+const SLOT_STATES: [&str; 12] = [
+    "active",
+    "inactive",
+    "in_use",
+    "missing",
+    "synced",
+    "other",
+    "wal_removed",
+    "rows_removed",
+    "wal_level_insufficient",
+    "idle_timeout",
+    "conflicting",
+    "invalidated",
+];
 
 /// A directory that vanishes.
 pub(super) struct Directory(PathBuf);
@@ -226,6 +243,7 @@ impl Capture {
                 status.sink_began(name, wish.map(began));
             }
         }
+        measured::record();
         let capture = Postgres::new(config).run(ingest, status.clone(), stopped);
         let task = tokio::spawn(capture.instrument(span_of(journal.dir())));
         Self { journal, status, stopper, task }
@@ -253,6 +271,13 @@ impl Capture {
             assert!(Instant::now() < deadline, "still {:?}", self.report().source);
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Waits until the slot is seen to be in this state, which is then told to monitors as well. In a runtime of one thread.
+    pub(super) async fn slot_is(&self, state: &str) {
+        until(state, async || self.report().source.slot_state == state).await;
+        let told = measured::one_of("rowcast_source_slot_state", "state", &SLOT_STATES);
+        assert_eq!(told.as_deref(), Some(state));
     }
 
     pub(super) fn report(&self) -> Report {

@@ -102,9 +102,9 @@ impl Interceptor {
         self.shared.reads_pass.send_modify(|pass| *pass += 1);
     }
 
-    /// Whether a message of the output plugin waits.
+    /// Whether a message of the output plugin waits, and is not just passing.
     pub(super) fn has_message(&self) -> bool {
-        *self.shared.waits.borrow()
+        *self.shared.waits.borrow() && !*self.shared.stream_passes.borrow()
     }
 
     pub(super) fn pass_stream(&self) {

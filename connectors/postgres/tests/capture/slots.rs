@@ -10,11 +10,6 @@ use super::harness::{Capture, Directory, config, run, sql, until, value};
 use super::said::logged;
 use crate::support::Server;
 
-/// Waits until the guard has seen it.
-async fn shows(capture: &Capture, state: &str) {
-    until(state, async || capture.report().source.slot_state == state).await;
-}
-
 /// Fresh: it ends, and says why; with a history: it waits, and says why. Nothing of somebody else's is dropped.
 #[tokio::test]
 async fn a_slot_of_another_kind() {
@@ -40,7 +35,7 @@ async fn a_slot_of_another_kind() {
         let capture = Capture::launch(config.clone(), directory.path());
         let reason = capture.waits(words).await;
         assert!(reason.contains("another one has its name"), "{reason}");
-        shows(&capture, "other").await;
+        capture.slot_is("other").await;
         let error = capture.status.adopt().await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         capture.waits(words).await;
@@ -71,7 +66,7 @@ async fn the_state_is_shown_while_it_streams_and_after() {
     let (server, directory, config) = one_row("", OnGap::Stop).await;
     let mut capture = Capture::launch(config, directory.path());
     capture.streams().await;
-    shows(&capture, "active").await;
+    capture.slot_is("active").await;
     let report = capture.report();
     assert!(report.source.wal_retained_bytes.is_some() && report.healthy, "{report:?}");
     assert_eq!(report.source.wal_status.as_deref(), Some("reserved"));
@@ -82,7 +77,7 @@ async fn the_state_is_shown_while_it_streams_and_after() {
         client.execute(dropped, &[]).await.is_ok_and(|slots| slots == 1)
     })
     .await;
-    shows(&capture, "missing").await;
+    capture.slot_is("missing").await;
     assert_eq!(capture.report().source.wal_retained_bytes, None);
     capture.stop().await;
 }
@@ -110,7 +105,7 @@ async fn a_slot_that_was_idle_for_too_long() {
             let capture = Capture::launch(config.clone(), directory.path());
             let reason = capture.waits("idle_replication_slot_timeout").await;
             assert!(reason.contains("ALTER SYSTEM SET idle_replication_slot_timeout"), "{reason}");
-            shows(&capture, "idle_timeout").await;
+            capture.slot_is("idle_timeout").await;
             capture.stop().await;
         }
         let capture = goes_on(config.clone(), &directory, "it was idle for longer", "source_lost").await;
@@ -118,6 +113,34 @@ async fn a_slot_that_was_idle_for_too_long() {
         let expected = ["insert public.t 1", "gap source_lost", "insert public.t 2"];
         stays(config, capture, &directory, &expected).await;
     }
+}
+
+/// In place of what the server says of its slots: it has invalidated them for a reason of its own.
+const GIVEN_UP: &str = "
+    do $$ declare
+        shown text := (
+            select string_agg(quote_ident(attname), ', ') filter (where attname <> 'invalidation_reason')
+            from pg_attribute where attrelid = 'pg_catalog.pg_replication_slots'::regclass and attnum > 0);
+        slots text := rtrim(pg_get_viewdef('pg_catalog.pg_replication_slots'::regclass), ';');
+    begin
+        execute format('create view public.given_up as select %s, ''solar_flare'' as invalidation_reason from (%s) s',
+            shown, slots);
+        set local allow_system_table_mods = on;
+        alter view pg_catalog.pg_replication_slots rename to pg_replication_slots_as_they_are;
+        alter view public.given_up rename to pg_replication_slots;
+        alter view public.pg_replication_slots set schema pg_catalog;
+    end $$";
+
+/// As a server does that is newer than rowcast.
+#[tokio::test]
+async fn a_slot_that_was_given_up_for_a_reason_that_is_not_known() {
+    let (server, directory, config) = one_row("", OnGap::Stop).await;
+    run(&sql(&server).await, GIVEN_UP).await;
+    let capture = Capture::launch(config, directory.path());
+    let reason = capture.waits("the server has given it up for the reason \"solar_flare\"").await;
+    assert!(reason.contains("pg_replication_slots.invalidation_reason"), "{reason}");
+    capture.slot_is("invalidated").await;
+    capture.stop().await;
 }
 
 /// Whoever takes over a dead reader's slot waits for as long as the server takes to notice, and says for whom.

@@ -137,7 +137,7 @@ async fn a_standbys_slot_that_conflicts_is_named() {
         let capture = Capture::launch(reading(&standby), directory.path());
         let reason = capture.waits("is lost").await;
         assert!(reason.contains("hot_standby_feedback = on"), "{reason}");
-        until(removed, async || capture.report().source.slot_state == removed).await;
+        capture.slot_is(removed).await;
         // Nothing may be dropped or made here: it is said how.
         let error = capture.status.adopt().await.unwrap_err();
         let remedy = error.remedy().unwrap();
@@ -155,7 +155,7 @@ async fn a_standbys_slot_that_conflicts_is_named() {
         let capture = Capture::launch(reading(&standby), directory.path());
         let reason = capture.waits("is lost").await;
         assert!(reason.contains("wal_level"), "{reason}");
-        until(level, async || capture.report().source.slot_state == level).await;
+        capture.slot_is(level).await;
         capture.stop().await;
     }
 }

@@ -15,6 +15,7 @@ mod hosts;
 mod interceptor;
 mod liveness;
 mod network;
+mod not_null;
 mod oracle;
 mod origin;
 mod partitions;

@@ -51,6 +51,7 @@ async fn what_is_lent_is_not_settled_again_in_any_language() {
         "select string_agg(funcname || ' ' || calls, ', ' order by funcname) from pg_stat_xact_user_functions
                  where funcname in ('identify', 'lend')";
     assert_eq!(value(&client, calls).await, "identify 3, lend 1");
+    assert!(!server.log().contains("left to the next look"), "{}", server.log());
     // What a savepoint takes back is written down no more.
     run(
         &client,

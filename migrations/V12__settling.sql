@@ -149,7 +149,7 @@ $$;
 
 revoke all on function rowcast.identify(text, text), rowcast.tree(oid) from public;
 
--- As in V11, but for this: a typed table loses an attribute's column with its type (ALTER TYPE … DROP ATTRIBUTE … CASCADE).
+-- As in V11, but for this: a typed table loses an attribute's column with its type (ALTER TYPE ... DROP ATTRIBUTE ... CASCADE).
 create or replace function rowcast.on_ddl() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

@@ -9,7 +9,7 @@ use super::server::Server;
 use crate::tables::identifier;
 use crate::wire::sql_error;
 
-/// Numbered, forward only; a file that has been released never changes.
+/// Numbered, forward only; a file that has been released never changes. In ASCII: a database may have any encoding.
 const FILES: [(&str, &str); 12] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),

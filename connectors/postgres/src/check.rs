@@ -73,7 +73,9 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
         unwritable.iter().all(|worse| worse.name != table.name)
     }));
     found.extend(unwritable);
-    found.extend(snapshots::of_rights(&client, &source, &server, &wanted(&tables, &source)).await?);
+    let wanted = wanted(&tables, &source);
+    found.extend(publications::of_truncates(&client, &source, &server, &tables, &wanted).await?);
+    found.extend(snapshots::of_rights(&client, &source, &server, &wanted).await?);
     found.extend(snapshots::of_connections(&client, &source).await?);
     found.extend(slots::of_slot(&client, &source, &server).await?);
     found.extend(standbys::of_standbys(&client, &source, &server).await?);

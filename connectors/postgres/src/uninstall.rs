@@ -42,14 +42,15 @@ impl Removal {
 const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
 
 /// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
-const RELATIONS: [&str; 7] =
-    ["capture", "identity", "installation", "lent", "migrations", "pattern", "secret"];
+const RELATIONS: [&str; 8] =
+    ["capture", "identifying", "identity", "installation", "lent", "migrations", "pattern", "secret"];
 
 /// And their functions and procedures.
-const FUNCTIONS: [&str; 20] = [
+const FUNCTIONS: [&str; 22] = [
     "bereft",
     "channel",
     "emit",
+    "identify",
     "is_alone",
     "is_identified",
     "lend",
@@ -66,6 +67,7 @@ const FUNCTIONS: [&str; 20] = [
     "settle",
     "snapshot",
     "tell",
+    "tree",
     "wants",
 ];
 

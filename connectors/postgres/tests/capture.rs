@@ -1,5 +1,6 @@
 //! From a real server's changes to the journal.
 
+mod attached;
 mod blockers;
 mod breaks;
 mod budget;
@@ -13,11 +14,14 @@ mod harness;
 mod hostile;
 mod hosts;
 mod interceptor;
+mod keys;
 mod liveness;
 mod measured;
 mod network;
+mod not_null;
 mod oracle;
 mod origin;
+mod own_commands;
 mod partitions;
 mod pooler;
 mod prepared;
@@ -29,6 +33,7 @@ mod resume;
 mod rotated;
 mod said;
 mod setup;
+mod siblings;
 mod slots;
 mod snapshot;
 mod stalled;
@@ -40,6 +45,7 @@ mod trigger;
 mod types;
 mod uninstall;
 mod unknown;
+mod unlogged;
 mod unseen;
 mod warned;
 mod wraparound;

@@ -99,7 +99,9 @@ impl Server {
             );
             self.write("postgresql.auto.conf", &ours);
             let log = fs::File::create(self.dir.join("server.log")).unwrap();
-            self.child = Some(self.program("postgres").stderr(log).spawn().unwrap());
+            // German, where it is installed, for sessions whose lc_messages is not C.
+            let mut program = self.program("postgres");
+            self.child = Some(program.env("LANGUAGE", "de").stderr(log).spawn().unwrap());
             if self.is_ready() {
                 return;
             }

@@ -13,7 +13,7 @@ pub(super) struct TableFacts {
     pub(super) database: String,
     /// Schema and name of the table and of the partitioned tables above it.
     pub(super) names: Vec<(String, String)>,
-    /// Columns with NOT NULL.
+    /// Columns with NOT NULL that no row was spared: from version 18 on it may be NOT VALID.
     pub(super) not_null: Vec<String>,
     /// Columns of the primary key, in key order.
     pub(super) primary: Vec<String>,
@@ -84,7 +84,9 @@ select current_database()::text as database,
        array(select schema from tree) as schemas,
        array(select name from tree) as names,
        array(select attname::text from pg_attribute
-             where attrelid = $1 and attnum > 0 and attnotnull and not attisdropped) as not_null,
+             where attrelid = $1 and attnum > 0 and attnotnull and not attisdropped
+               and not exists (select from pg_constraint where conrelid = attrelid and contype = 'n'
+                                                           and conkey = array[attnum] and not convalidated)) as not_null,
        coalesce((select columns from key_columns where indisprimary limit 1), '{}') as primary_key,
        coalesce((select columns from key_columns where indisreplident limit 1), '{}') as identity_key,
        coalesce((select columns from key_columns where plain and not indisprimary order by relname limit 1),

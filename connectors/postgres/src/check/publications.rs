@@ -1,5 +1,7 @@
 //! The publications: who made them, what they do to the tables in them, and what looks after them.
 
+use std::collections::HashSet;
+
 use rowcast_engine::Result;
 use rowcast_engine::schema::Schema;
 use tokio_postgres::Client;
@@ -55,20 +57,47 @@ pub(super) async fn of(client: &Client, source: &Source, server: &Server) -> Res
 
 /// What version 14 does not see, unless our event trigger works on publications of ours.
 async fn of_partitions(client: &Client, source: &Source, server: &Server) -> Result<Option<Requirement>> {
-    if server.version >= trigger::SEES_PARTITIONS || !partitions::has_trees(client, source).await? {
-        return Ok(None);
-    }
+    let Some(sql) = partitions::unseen(client, source, server).await? else { return Ok(None) };
     let publication = publications::read(client, server.version, &source.publication).await?;
     let kept = source.manage && publication.is_some_and(|there| there.ours);
-    if kept && trigger::state(client, trigger::NAMES[0]).await? == State::Works {
+    if kept && trigger::state(client, trigger::NAMES[0]).await?.fires() {
         return Ok(None);
     }
     let found = "version 14 does not see that a partition is attached or detached";
-    let remedy = format!(
-        "Behind ATTACH PARTITION and DETACH PARTITION, in the same transaction: {}",
-        partitions::refresh_remedy(source)
-    );
+    let remedy = format!("Behind ATTACH PARTITION and DETACH PARTITION, in the same transaction: {sql}");
     Ok(Some(requirement("partitions", true, found, remedy)))
+}
+
+/// Partitioned tables that are told through their root: the server leaves out that one of their partitions was emptied.
+pub(super) async fn of_truncates(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+    tables: &[Table],
+    wanted: &[&Table],
+) -> Result<Option<Requirement>> {
+    let publication = publications::read(client, server.version, &source.publication).await?;
+    let theirs = publication.filter(|there| !(source.manage && there.ours));
+    if !theirs.as_ref().map_or(source.via_partition_root, |there| there.via_root) {
+        return Ok(None);
+    }
+    let above: HashSet<u32> = tables.iter().flat_map(|table| &table.ancestors).copied().collect();
+    let trees: Vec<String> =
+        wanted.iter().filter(|table| above.contains(&table.oid)).map(|table| table.channel()).collect();
+    if trees.is_empty() {
+        return Ok(None);
+    }
+    let found = format!(
+        "of {} the server does not publish the TRUNCATE of a single partition: whoever follows keeps its rows",
+        publications::named(trees.into_iter())
+    );
+    let option =
+        if theirs.is_some() { ", with publish_via_partition_root = false of the publication" } else { "" };
+    let remedy = format!(
+        "Empty a partition by DELETE, or TRUNCATE the root, or have partitions told by their own names \
+         (source.via_partition_root = false{option})"
+    );
+    Ok(Some(requirement("truncated partitions", true, found, remedy)))
 }
 
 async fn of_main(
@@ -101,12 +130,13 @@ async fn of_main(
 
 /// Good to have. Without it a table is captured some seconds after it was created.
 async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
-    let mut missing = Vec::new();
+    let (mut missing, mut older) = (Vec::new(), Vec::new());
     let mut looked_after = true;
     for name in trigger::wanted(source, true) {
         let before = missing.len();
         match trigger::state(client, name).await? {
             State::Works => {}
+            State::Older => older.push(trigger::renewal(name)),
             State::Missing => missing.push((format!("{name} does not exist"), trigger::create(name))),
             State::Disabled => {
                 missing.push((format!("{name} is disabled"), format!("ALTER EVENT TRIGGER {name} ENABLE;")))
@@ -120,6 +150,12 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
     if source.ddl && !source.manage && missing.is_empty() && !trigger::tells_ddl(client, source).await? {
         let found = "the triggers do not tell of definitions (source.ddl) for this slot";
         return Ok(requirement("event trigger", false, found, trigger::REGISTER_DDL.to_owned()));
+    }
+    if missing.is_empty() && !older.is_empty() {
+        let found = "an older rowcast has made it: a key that goes with what is dropped may be missed for some seconds";
+        let remedy =
+            format!("`rowcast run` makes it anew where it may; else as superuser: {}", older.join(" "));
+        return Ok(requirement("event trigger", true, found, remedy));
     }
     if missing.is_empty() {
         let found = "new tables are captured in the transaction that creates them";

@@ -215,12 +215,6 @@ impl Conninfo {
         self.connect_timeout.saturating_mul(ANSWER_SHARE).max(LONGEST_LOCK_WAIT)
     }
 
-    /// The same, under another name in `pg_stat_activity`.
-    #[must_use]
-    pub fn with_application_name(&self, name: impl Into<String>) -> Self {
-        Self { application_name: name.into(), ..self.clone() }
-    }
-
     /// A URL for people and logs, without password and secrets.
     pub fn redacted(&self) -> String {
         self.to_string()

@@ -74,13 +74,14 @@ pub(crate) fn unpublished_remedy(table: &str, whole: bool) -> String {
     )
 }
 
-/// Says the same as the view of migration V9 and the functions of V2, which look after tables where an event trigger may;
-/// this one also serves where nothing may be created. `$3`: trees are shown as their root.
+/// Says the same as the view of migration V9 and the functions of V2 and V12, which look after tables where an event
+/// trigger may; this one also serves where nothing may be created. `$3`: trees are shown as their root.
 /// `$4`: stored generated columns are published.
 const QUERY: &str = "
 with recursive below as (
     select oid as root, oid as leaf from pg_class where relkind = 'p'
     union all select b.root, i.inhrelid from below b join pg_inherits i on i.inhparent = b.leaf
+    where not i.inhdetachpending
 ), identity as not materialized (
     select c.oid, c.relkind as kind, c.relreplident = 'f' as whole,
            case when c.relreplident = 'f' then

@@ -9,8 +9,8 @@ use super::server::Server;
 use crate::tables::identifier;
 use crate::wire::sql_error;
 
-/// Numbered, forward only; a file that has been released never changes.
-const FILES: [(&str, &str); 11] = [
+/// Numbered, forward only; a file that has been released never changes. In ASCII: a database may have any encoding.
+const FILES: [(&str, &str); 12] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
@@ -22,6 +22,7 @@ const FILES: [(&str, &str); 11] = [
     ("V9__unpublished_keys", include_str!("../../../../migrations/V9__unpublished_keys.sql")),
     ("V10__types", include_str!("../../../../migrations/V10__types.sql")),
     ("V11__bereft", include_str!("../../../../migrations/V11__bereft.sql")),
+    ("V12__settling", include_str!("../../../../migrations/V12__settling.sql")),
 ];
 
 /// Which of them have been applied.

@@ -60,6 +60,9 @@ pub(crate) async fn prepare(
                  tells of them"
             );
         }
+        if let Some(sql) = partitions::unseen(client, source, server).await? {
+            warn_blind(&sql, "source.manage is false, so that no event trigger makes up for it");
+        }
         warn_of_partitions(client, source, server).await?;
         refuse_differing(client, source, server).await?;
         return Ok(Reconciled::default());
@@ -75,6 +78,14 @@ pub(crate) async fn prepare(
     warn_of_partitions(client, source, server).await?;
     refuse_differing(client, source, server).await?;
     Ok(reconciled)
+}
+
+fn warn_blind(sql: &str, why: &str) {
+    tracing::warn!(
+        hint = sql,
+        "PostgreSQL 14 does not see that a partition is attached or detached: run the hint's SQL behind it, in the same \
+         transaction ({why})"
+    );
 }
 
 async fn warn_of_partitions(client: &Client, source: &Source, server: &Server) -> Result<()> {
@@ -151,6 +162,13 @@ pub(crate) fn tell_of(source: &Source, reconciled: &Reconciled) {
             "The publication was made by somebody else and is left as it is: what it publishes is captured"
         );
     }
+    if let Some(sql) = &reconciled.blind {
+        let why = match (&reconciled.theirs, &reconciled.no_trigger) {
+            (None, Some(reason)) => format!("or have an administrator create the event trigger: {reason}"),
+            _ => "the event trigger leaves a publication of somebody else's as it is".to_owned(),
+        };
+        warn_blind(sql, &why);
+    }
     let Some(reason) = &reconciled.no_trigger else { return };
     if source.ddl {
         tracing::warn!("Changes of tables' definitions are not captured (source.ddl): {reason}");
@@ -158,13 +176,6 @@ pub(crate) fn tell_of(source: &Source, reconciled: &Reconciled) {
     if reconciled.theirs.is_none() {
         tracing::info!(
             "New tables are found by looking every few seconds, not when they are created: {reason}"
-        );
-    }
-    if reconciled.blind {
-        tracing::warn!(
-            hint = partitions::refresh_remedy(source),
-            "PostgreSQL 14 does not see that a partition is attached or detached: run the hint's SQL behind it, in the \
-             same transaction, or have an administrator create the event trigger ({reason})"
         );
     }
 }

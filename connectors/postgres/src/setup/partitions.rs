@@ -34,19 +34,30 @@ join pg_class c on c.oid = t.leaf join pg_namespace n on n.oid = c.relnamespace
 join pg_class r on r.oid = t.root join pg_namespace m on m.oid = r.relnamespace
 where of_leaf.columns <> of_root.columns order by 1, 2";
 
-/// Whether a partitioned table is a member of ours.
-pub(crate) async fn has_trees(client: &Client, source: &Source) -> Result<bool> {
-    let sql = "select exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                              join pg_class c on c.oid = r.prrelid
-                              where p.pubname in ($1, $2) and c.relkind = 'p')";
-    let row = client.query_one(sql, &[&source.publication, &source.inserts]).await;
-    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot look for partitioned tables", error))
-}
+/// One of our publications for which it matters what is a partition of what, and how it shows partitions. A publication
+/// for all tables that shows each leaf shows the same whatever the leaf is part of.
+const TREES: &str = "
+select p.pubname::text, p.pubviaroot
+from pg_publication p
+where p.pubname in ($1, $2)
+  and case when p.puballtables
+           then p.pubviaroot and exists (select from pg_class where relkind = 'p' and relpersistence = 'p')
+           else exists (select from pg_publication_rel r join pg_class c on c.oid = r.prrelid
+                        where r.prpubid = p.oid and c.relkind = 'p') end
+order by p.pubname <> $1 limit 1";
 
-/// The SQL that has version 14 look again at what is a partition of what.
-pub(crate) fn refresh_remedy(source: &Source) -> String {
-    let (name, root) = (identifier(&source.publication), source.via_partition_root);
-    format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = {root});")
+/// What has version 14 look again at what is a partition of what; `None` where the server sees that by itself, or no tree is
+/// published. Any change of a publication does it, so an option is set to what it is.
+pub(crate) async fn unseen(client: &Client, source: &Source, server: &Server) -> Result<Option<String>> {
+    if server.version >= SEES_PARTITIONS {
+        return Ok(None);
+    }
+    let row = client.query_opt(TREES, &[&source.publication, &source.inserts]).await;
+    let row = row.map_err(|error| sql_error("Cannot look for partitioned tables", error))?;
+    Ok(row.map(|row| {
+        let (name, root): (&str, bool) = (row.get(0), row.get(1));
+        format!("ALTER PUBLICATION {} SET (publish_via_partition_root = {root});", identifier(name))
+    }))
 }
 
 /// A partition whose rows version 14 may garble, and may end of itself by that: its walsender forgets how they are

@@ -11,6 +11,7 @@ use super::adding;
 use super::busy::Busy;
 use super::candidates::{self, Plan, Table};
 use super::loans;
+use super::partitions;
 use super::published;
 use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use super::trigger::{self, Attempt};
@@ -40,8 +41,8 @@ pub(crate) struct Reconciled {
     pub(crate) no_trigger: Option<String>,
     /// A publication that somebody else made, so that all is left as it is.
     pub(crate) theirs: Option<String>,
-    /// There are partitions, and neither the server nor an event trigger sees that one comes or goes.
-    pub(crate) blind: bool,
+    /// Neither the server nor an event trigger sees that a partition comes or goes: the SQL that makes up for it.
+    pub(crate) blind: Option<String>,
     /// The options of a publication that was there were set right.
     pub(crate) altered: bool,
     /// Tables that are wanted and not captured: channel, and why, with the remedy.
@@ -97,14 +98,17 @@ pub(crate) async fn reconcile(
         trigger::register(client, source, theirs.is_none()).await?;
     }
     let no_trigger = trigger::ensure(client, source, theirs.is_none(), attempt).await?;
+    // In a publication of somebody else's the trigger changes nothing.
+    let blind = match &no_trigger {
+        None if theirs.is_none() => None,
+        _ => partitions::unseen(client, source, server).await?,
+    };
     if theirs.is_some() {
-        return Ok(Reconciled { theirs, no_trigger, altered, ..Reconciled::default() });
+        return Ok(Reconciled { theirs, no_trigger, blind, altered, ..Reconciled::default() });
     }
     let lent = loans::repay(client).await?;
     let tables = candidates::read(client, source, server.version).await?;
     let plan = candidates::plan(&tables, &source.tables);
-    let partitioned = tables.iter().any(|table| !table.ancestors.is_empty());
-    let blind = server.version < trigger::SEES_PARTITIONS && no_trigger.is_some() && partitioned;
     if slot == Slot::Absent {
         refuse_foreign(&plan.foreign, server)?;
     }
@@ -142,12 +146,10 @@ fn uncaptured(foreign: &[Table], server: &Server) -> BTreeMap<String, String> {
 /// Creates the publications or sets their options. Gives the one that somebody else made, if there is one, and whether
 /// options were others.
 async fn make(client: &Client, source: &Source, server: &Server) -> Result<(Option<String>, bool)> {
-    // From the time before publications had a mark.
-    let inherited = trigger::is_unregistered(client, &source.slot).await?;
     let mut altered = false;
     for (name, publish) in publishing(source) {
         let there = read(client, server.version, name).await?;
-        if there.as_ref().is_some_and(|there| there.wholesale || !(there.ours || inherited)) {
+        if there.as_ref().is_some_and(|there| there.wholesale || !there.ours) {
             tracing::debug!(publication = name, "The publication is somebody else's: left as it is");
             return Ok((Some(name.to_owned()), altered));
         }

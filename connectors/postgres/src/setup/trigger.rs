@@ -1,5 +1,5 @@
 //! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
-//! that lose or get a key. What it does stands in migrations V2, V8 and V11; V10 has that of types. Where it may
+//! that lose or get a key. What it does stands in migrations V2, V8, V11 and V12; V10 has that of types. Where it may
 //! not be made, the next look at the tables does the same a few seconds later.
 
 use rowcast_engine::{Error, Result};
@@ -9,10 +9,37 @@ use tokio_postgres::error::SqlState;
 use crate::config::Source;
 use crate::wire::sql_error;
 
-/// Commands that make tables, or change what identifies their rows. What is dropped can take a key with it.
-const TAGS: &str = "'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'ALTER TABLE', 'ALTER INDEX', \
-                    'CREATE INDEX', 'DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', \
-                    'DROP OWNED'";
+/// Commands that make tables, or change what identifies their rows. What is dropped can take a key with it: a column goes
+/// with its type, its collation or what generates it, an index with its operator class and the functions of that. So can
+/// a table or a view whose rows are another one's key, but those are dropped all the time, and keys of that kind are rare.
+const TAGS: [&str; 23] = [
+    "CREATE TABLE",
+    "CREATE TABLE AS",
+    "SELECT INTO",
+    "CREATE SCHEMA",
+    "ALTER TABLE",
+    "ALTER INDEX",
+    "CREATE INDEX",
+    "DROP INDEX",
+    "ALTER TYPE",
+    "DROP TYPE",
+    "DROP DOMAIN",
+    "DROP EXTENSION",
+    "DROP SCHEMA",
+    "DROP OWNED",
+    "DROP COLLATION",
+    "DROP OPERATOR",
+    "DROP OPERATOR CLASS",
+    "DROP OPERATOR FAMILY",
+    "DROP FUNCTION",
+    "DROP ROUTINE",
+    "DROP ACCESS METHOD",
+    "DROP TEXT SEARCH CONFIGURATION",
+    "DROP TEXT SEARCH DICTIONARY",
+];
+
+/// Those that change a type.
+const TYPE_TAGS: [&str; 3] = ["ALTER TYPE", "ALTER DOMAIN", "ALTER TABLE"];
 
 /// From here on the server sees by itself that a partition is attached or detached; before, the event trigger makes it.
 pub(crate) const SEES_PARTITIONS: u32 = 150_000;
@@ -39,14 +66,6 @@ pub(crate) enum Attempt {
     Full,
     /// In between; what was refused then is not asked for again.
     Look,
-}
-
-/// Whether an installation is older than the list of what is captured.
-pub(crate) async fn is_unregistered(client: &Client, slot: &str) -> Result<bool> {
-    let sql = "select exists (select from rowcast.installation where slot = $1)
-                  and not exists (select from rowcast.capture where slot = $1)";
-    let row = client.query_one(sql, &[&slot]).await;
-    row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot read what rowcast captures", error))
 }
 
 /// Says in the database what is captured.
@@ -92,6 +111,12 @@ pub(crate) async fn ensure(
 async fn ensure_one(client: &Client, name: &str, attempt: Attempt) -> Result<Option<String>> {
     let missing = match state(client, name).await? {
         State::Works => return Ok(None),
+        State::Older => {
+            if attempt == Attempt::Full {
+                renew(client, name).await?;
+            }
+            return Ok(None);
+        }
         State::Missing => format!("the event trigger {name} does not exist"),
         State::Disabled => return Ok(Some(format!("the event trigger {name} is disabled"))),
         State::Foreign => return Ok(Some(format!("an event trigger {name} is somebody else's"))),
@@ -114,17 +139,41 @@ async fn ensure_one(client: &Client, name: &str, attempt: Attempt) -> Result<Opt
     Ok(None)
 }
 
+/// Makes one anew that an older rowcast has made. Where that may not be, it goes on with what it hears of.
+async fn renew(client: &Client, name: &str) -> Result<()> {
+    match client.batch_execute(&renewal(name)).await {
+        Ok(()) => tracing::info!(trigger = name, "Made the event trigger of an older rowcast anew"),
+        Err(error) => {
+            let error = sql_error(format!("Cannot make the event trigger {name} anew"), error);
+            if client.is_closed() {
+                return Err(error);
+            }
+            tracing::info!(hint = renewal(name), "{error}: an older rowcast's does not hear of all commands");
+        }
+    }
+    Ok(())
+}
+
+/// Event, commands (none: all) and function.
+fn definition(name: &str) -> (&'static str, &'static [&'static str], &'static str) {
+    match name {
+        TYPES => ("ddl_command_end", &TYPE_TAGS, "on_types"),
+        "rowcast_drop" => ("sql_drop", &[], "on_drop"),
+        _ => ("ddl_command_end", &TAGS, "on_ddl"),
+    }
+}
+
 /// The SQL that makes an event trigger.
 pub(crate) fn create(name: &str) -> String {
-    let (event, function) = match name {
-        TYPES => (
-            "ddl_command_end WHEN TAG IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER TABLE')".to_owned(),
-            "on_types",
-        ),
-        "rowcast_drop" => ("sql_drop".to_owned(), "on_drop"),
-        _ => (format!("ddl_command_end WHEN TAG IN ({TAGS})"), "on_ddl"),
-    };
-    format!("CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION rowcast.{function}();")
+    let (event, tags, function) = definition(name);
+    let when =
+        if tags.is_empty() { String::new() } else { format!(" WHEN TAG IN ('{}')", tags.join("', '")) };
+    format!("CREATE EVENT TRIGGER {name} ON {event}{when} EXECUTE FUNCTION rowcast.{function}();")
+}
+
+/// The SQL that makes one anew.
+pub(crate) fn renewal(name: &str) -> String {
+    format!("DROP EVENT TRIGGER {name}; {}", create(name))
 }
 
 /// What has definitions told where nothing may be changed here.
@@ -141,29 +190,40 @@ pub(crate) async fn tells_ddl(client: &Client, source: &Source) -> Result<bool> 
     }
     let sql = "select exists (select from rowcast.capture where slot = $1 and ddl)";
     let registered: bool = client.query_one(sql, &[&source.slot]).await.map_err(failed)?.get(0);
-    Ok(registered && state(client, NAMES[0]).await? == State::Works)
+    Ok(registered && state(client, NAMES[0]).await?.fires())
 }
 
 /// How an event trigger is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Works,
+    /// It works, but does not hear of all commands that matter.
+    Older,
     Missing,
     Disabled,
     /// It calls another function.
     Foreign,
 }
 
+impl State {
+    pub(crate) fn fires(self) -> bool {
+        matches!(self, Self::Works | Self::Older)
+    }
+}
+
 pub(crate) async fn state(client: &Client, name: &str) -> Result<State> {
-    let sql = "select e.evtenabled in ('O', 'A'), n.nspname = 'rowcast'
+    let (_, tags, _) = definition(name);
+    // A newer rowcast's hears of more.
+    let sql = "select e.evtenabled in ('O', 'A'), n.nspname = 'rowcast', coalesce(e.evttags @> $2, true)
                from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid join pg_namespace n on n.oid = p.pronamespace
                where e.evtname = $1";
-    let row = client.query_opt(sql, &[&name]).await;
+    let row = client.query_opt(sql, &[&name, &tags]).await;
     let row = row.map_err(|error| sql_error("Cannot look for the event trigger", error))?;
-    Ok(match row.map(|row| (row.get(0), row.get(1))) {
+    Ok(match row.map(|row| (row.get(0), row.get(1), row.get(2))) {
         None => State::Missing,
-        Some((_, false)) => State::Foreign,
-        Some((false, true)) => State::Disabled,
-        Some((true, true)) => State::Works,
+        Some((_, false, _)) => State::Foreign,
+        Some((false, true, _)) => State::Disabled,
+        Some((true, true, false)) => State::Older,
+        Some((true, true, true)) => State::Works,
     })
 }

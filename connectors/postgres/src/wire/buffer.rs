@@ -46,7 +46,7 @@ impl Buffer {
     }
 
     /// How many bytes have not been given out.
-    pub(super) fn pending(&self) -> usize {
+    fn pending(&self) -> usize {
         self.end - self.start
     }
 

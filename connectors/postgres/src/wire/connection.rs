@@ -84,11 +84,6 @@ impl Connection {
         self.version
     }
 
-    /// What the server reports about a setting, such as `server_encoding`; None for those it does not report.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.get(name).map(String::as_str)
-    }
-
     /// The process id of the server's side.
     pub fn process_id(&self) -> i32 {
         self.key.0

@@ -122,11 +122,6 @@ impl CopyStream {
         Ok(CopyFrame::decode(self.buffer.body(frame)))
     }
 
-    /// Bytes that have been read and not yet been given out.
-    pub fn buffered(&self) -> usize {
-        self.buffer.pending()
-    }
-
     /// Whether TCP carries the stream: then reading late makes the server faster.
     pub fn is_tcp(&self) -> bool {
         self.socket.is_tcp()

@@ -60,7 +60,7 @@ impl DbError {
         let value = String::from_utf8_lossy(value).into_owned();
         match field {
             b'V' => self.severity = value,
-            // Translated; servers before 9.6 have no other.
+            // Translated where a server sends it, which sends the other, too; PgBouncer has no other.
             b'S' if self.severity.is_empty() => self.severity = value,
             b'C' => self.code = value,
             b'M' => self.message = value,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::harness::{Capture, Directory, Seen, config, run, sql, until, version};
 use crate::support::Server;
 use rowcast_engine::event::Op;
-use rowcast_postgres::{Config, check};
+use rowcast_postgres::{Config, Requirement, check};
 use tokio_postgres::Client;
 
 /// Three levels. Columns in other orders, and with dropped ones between, which no message shows.
@@ -56,6 +56,11 @@ const EXPECTED: &[&str] = &[
     "delete 1 eu 12 NULL",
 ];
 
+/// What `check` says of partitions that are emptied by themselves.
+async fn truncated(config: &Config) -> Option<Requirement> {
+    check(config).await.unwrap().into_iter().find(|found| found.name == "truncated partitions")
+}
+
 #[tokio::test]
 async fn through_the_root() {
     let (server, directory) = (Server::start(""), Directory::new());
@@ -63,7 +68,7 @@ async fn through_the_root() {
     run(&client, TREE).await;
     // The root alone: what is to become a partition, or was one, is not captured as a table of its own.
     let root = Config { tables: vec!["public.p".to_owned()], ..config(&server) };
-    let capture = Capture::start(root, directory.path()).await;
+    let capture = Capture::start(root.clone(), directory.path()).await;
     run(&client, LOAD).await;
     let events = capture.wait(EXPECTED.len()).await;
     let seen: Vec<String> = events.iter().map(|event| by_name(&capture, event)).collect();
@@ -74,7 +79,10 @@ async fn through_the_root() {
     // The leaf's identity is FULL, and the server sends the whole old row; under the root's name for it, a key.
     assert_eq!(events[8].old, "K:3,us,1,three");
 
-    // One that comes later, already written to; a leaf that is emptied is not told, the root is.
+    // One that comes later, already written to; a leaf that is emptied is not told, the root is. `check` says so.
+    let truncated = truncated(&root).await.unwrap();
+    assert!(truncated.ok && truncated.found.contains("of public.p the server"), "{truncated:?}");
+    assert!(truncated.remedy.is_some_and(|remedy| remedy.contains("DELETE")));
     let attach = "create table p_as (v text, day int not null, id int not null, region text not null);
                   insert into p_as values ('before', 1, 9, 'as');
                   alter table p attach partition p_as for values in ('as');";
@@ -106,7 +114,8 @@ async fn leaf_by_leaf() {
     let client = sql(&server).await;
     run(&client, TREE).await;
     let leaves = Config { via_partition_root: false, tables: vec!["public.p".to_owned()], ..config(&server) };
-    let capture = Capture::start(leaves, directory.path()).await;
+    let capture = Capture::start(leaves.clone(), directory.path()).await;
+    assert_eq!(truncated(&leaves).await, None);
     run(&client, LOAD).await;
     let events = capture.wait(EXPECTED.len()).await;
     let seen: Vec<String> = events.iter().map(|event| by_name(&capture, event)).collect();
@@ -133,7 +142,7 @@ async fn is_decoded(client: &Client, capture: &Capture, count: usize) {
 }
 
 /// What is to be attached, and what it is attached to. A row of each is decoded before.
-const ALONE: &str = "
+pub(super) const ALONE: &str = "
     create table p (id int primary key, v text) partition by range (id);
     create table p_first partition of p for values from (0) to (100);
     create table p_late (v text, id int primary key);

@@ -25,6 +25,7 @@ mod log;
 mod missing;
 mod mistaken;
 mod model;
+mod names;
 mod notes;
 mod positions;
 mod power;

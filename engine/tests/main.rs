@@ -11,6 +11,7 @@ mod compression;
 mod confirm;
 mod cuts;
 mod damage;
+mod deep;
 mod delivery;
 mod disk;
 mod failures;

@@ -59,6 +59,8 @@ pub(crate) struct Leftover {
     pub(crate) position: Option<Vec<u8>>,
     pub(crate) last_tx_end: Lsn,
     pub(crate) schemas: Vec<u32>,
+    /// Schema versions that are there and cannot be read.
+    pub(crate) unread: u32,
     pub(crate) notes: Notes,
 }
 
@@ -131,7 +133,7 @@ pub(crate) fn load(
     segment.close(sidecar.closed);
     let position = sidecar.position.map(|json| json.get().as_bytes().to_vec());
     let notes = sidecar.notes.into_iter().map(|(name, json)| (name, json.get().as_bytes().into())).collect();
-    Some(Leftover { position, last_tx_end: Lsn(sidecar.last_tx_end), schemas, notes })
+    Some(Leftover { position, last_tx_end: Lsn(sidecar.last_tx_end), schemas, unread: 0, notes })
 }
 
 /// What an index says of its segment, for one who does not have the segment, or less of it.

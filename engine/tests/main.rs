@@ -6,6 +6,7 @@ mod backup;
 mod blind;
 mod blocked;
 mod campaign;
+mod clock;
 mod compressed_damage;
 mod compression;
 mod confirm;

@@ -53,7 +53,7 @@ impl Writer {
         // Durable before retention may remove an older one.
         self.sync_file()?;
         abort::point(Point::RollDone);
-        retention::apply(&self.shared, now());
+        retention::apply(&self.shared);
         if let Some(compressor) = &self.compressor {
             compressor.look();
         }

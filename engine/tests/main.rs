@@ -10,6 +10,7 @@ mod clock;
 mod compressed_damage;
 mod compression;
 mod confirm;
+mod cursors;
 mod cuts;
 mod damage;
 mod deep;

@@ -98,14 +98,35 @@ impl Cursor {
     /// only makes the target get some events again.
     pub fn decide(&self, place: Place) -> Result<()> {
         self.save(place)?;
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let synced = File::open(dir).and_then(|dir| dir.sync_all());
+        sync_dir(self.dir()).map_err(|error| Error::transient(self.cannot("write")).because(error))
+    }
+
+    /// Stores where a sink begins. No power cut takes the file away, or the directory, which may have been made for it:
+    /// the sink would begin anew then, behind what it had not been sent.
+    pub fn begin(&self, place: Place) -> Result<()> {
+        self.begin_with(place, sync_dir)
+    }
+
+    fn begin_with(&self, place: Place, sync_dir: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
+        self.save(place)?;
+        // Above it too, whoever has made it: an earlier try may have, and failed.
+        let above = self.dir().parent().filter(|above| !above.as_os_str().is_empty());
+        let dirs = [self.dir(), above.unwrap_or(Path::new("."))];
+        let synced = dirs.into_iter().try_for_each(sync_dir);
         synced.map_err(|error| Error::transient(self.cannot("write")).because(error))
+    }
+
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     fn cannot(&self, what: &str) -> String {
         format!("Cannot {what} the sink's position in {}", self.path.display())
     }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -122,19 +143,61 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The positions of all sinks that have a cursor in a directory, by name.
+/// The positions of all sinks that have a cursor in a directory, by name. One that cannot be read may be anywhere: it
+/// counts as the beginning, so that nothing goes that its sink may lack.
 pub fn positions(dir: &Path) -> BTreeMap<String, u64> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
     let position = |entry: io::Result<fs::DirEntry>| {
         let path = entry.ok()?.path();
         path.extension().filter(|found| *found == EXTENSION)?;
-        let content: Content = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-        Some((path.file_stem()?.to_str()?.to_owned(), content.place.id))
+        let content = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            read => read.ok().and_then(|bytes| serde_json::from_slice::<Content>(&bytes).ok()),
+        };
+        Some((path.file_stem()?.to_str()?.to_owned(), content.map_or(0, |content| content.place.id)))
     };
     entries.filter_map(position).collect()
 }
 
-/// The highest position of all cursors in a directory: numbers start above it.
+/// The highest position of all cursors in a directory that can be read: numbers start above it.
 pub fn highest(dir: &Path) -> u64 {
     positions(dir).into_values().max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn where_a_sink_begins_is_durable_by_its_name() {
+        let data = tempfile::tempdir().unwrap();
+        let cursors = data.path().join("cursors");
+        let cursor = Cursor::new(&cursors, "kafka", Uuid::nil());
+        let place = Place { id: 7, ..Place::default() };
+        let (synced, ill) = (RefCell::new(Vec::new()), RefCell::new(true));
+        let sync = |dir: &Path| {
+            // The file has its name before the directory that names it is synced.
+            assert_eq!(cursor.load().unwrap(), Some(place));
+            synced.borrow_mut().push(dir.to_owned());
+            if ill.replace(false) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        };
+        assert!(cursor.begin_with(place, sync).is_err());
+        cursor.begin_with(place, sync).unwrap();
+        assert_eq!(*synced.borrow(), [cursors.clone(), cursors.clone(), data.path().to_owned()]);
+        cursor.begin(place).unwrap();
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_at_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        Cursor::new(dir.path(), "sound", Uuid::nil()).save(Place { id: 7, ..Place::default() }).unwrap();
+        fs::write(dir.path().join("torn.json"), "{").unwrap();
+        fs::create_dir(dir.path().join("odd.json")).unwrap();
+        fs::write(dir.path().join("half.new"), "{").unwrap();
+        let found: Vec<_> = positions(dir.path()).into_iter().collect();
+        assert_eq!(found, [("odd".to_owned(), 0), ("sound".to_owned(), 7), ("torn".to_owned(), 0)]);
+        assert_eq!(highest(dir.path()), 7);
+    }
 }

@@ -56,13 +56,15 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     let Seat { cursor, orders } = seat;
     let name = sink.name().to_owned();
     let stored = cursor.load().inspect_err(|error| {
+        // What it holds stays held, but nobody works on it.
+        journal.hold_idle(&name);
         status.door(&name, |door| (door.state, door.reason) = ("stopped", Some(sentence(error))));
     })?;
     let place = stored.unwrap_or_else(|| {
         let started = status.moment_of(&name, &journal).begin(start, &journal);
         Place { id: started.id, started: Some(started), ..Place::default() }
     });
-    let target = Target {
+    let mut target = Target {
         sink,
         name,
         journal,
@@ -74,16 +76,19 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
         moved: false,
         progress: false,
     };
+    // From here on retention knows where the sink is.
+    target.journal.hold_above(&target.name, place.id);
     if stored.is_none() {
-        // From here on retention knows where the sink is, and a restart starts at the same place.
-        target.remember(place);
-        tell_beginning(&target.name, place.started);
+        // And from here on a restart starts at the same place.
+        tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            () = target.begin() => tell_beginning(&target.name, place.started),
+        }
     }
     // Behind the storing: what is read for it now is not read again after a crash.
     target.status.sink_began(&target.name, place.started);
     let parked = place.paused.then(|| Parked::paused(&target.name));
     let mut delivering = Delivering { target, orders, stop, parked: None, lost_to: 0, pause: RETRY_MIN };
-    delivering.target.journal.hold_above(&delivering.target.name, place.id);
     delivering.target.status.door(&delivering.target.name, |door| {
         (door.position, door.started) = (Some(place.id), place.started)
     });

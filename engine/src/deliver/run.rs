@@ -181,15 +181,27 @@ impl<S: Sink> Target<S> {
     /// that lasts.
     async fn reached(&mut self, id: u64) {
         let place = Place { id, skipped_from: None, ..self.place };
+        self.stored(|cursor| cursor.save(place)).await;
+        self.place = place;
+        (self.moved, self.progress) = (false, true);
+    }
+
+    /// Stores where it begins, before anything is sent: a sink that has been sent something and has no place begins
+    /// anew after a power cut, behind what it has not been sent.
+    pub(super) async fn begin(&mut self) {
+        let place = self.place;
+        self.stored(|cursor| cursor.begin(place)).await;
+        self.say("starting", None);
+    }
+
+    async fn stored(&mut self, store: impl Fn(&Cursor) -> Result<()>) {
         let mut pause = RETRY_MIN;
-        while let Err(error) = self.cursor.save(place) {
+        while let Err(error) = store(&self.cursor) {
             tracing::warn!(sink = %self.name, %error, "Delivery waits until its position can be stored");
             self.say("retrying", Some(sentence(&error)));
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
-        self.place = place;
-        (self.moved, self.progress) = (false, true);
     }
 
     /// Stores a place that is found again if it cannot be stored.

@@ -33,6 +33,7 @@
 //! not at all. A failed sync ends all writing until the process starts again, because the kernel may have thrown
 //! away what it could not write.
 
+mod age;
 mod backup;
 mod cache;
 mod check;

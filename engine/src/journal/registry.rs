@@ -37,7 +37,8 @@ impl Registry {
         versions.get(&id).map(|version| Arc::clone(&version.json))
     }
 
-    /// The number of a version: the one it has if it is known, else the next.
+    /// The number of a version: the one it has if it is known, else the next. One that could not be read back is refused:
+    /// after a restart all its rows would be unreadable.
     pub(crate) fn register(&self, mut schema: Schema) -> Result<Arc<Schema>> {
         let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
         let known = versions.values().find(|version| {
@@ -51,6 +52,7 @@ impl Registry {
         schema.id = self.highest.fetch_add(1, Ordering::AcqRel) + 1;
         let json = serde_json::to_vec(&schema)
             .map_err(|error| Error::failed("Cannot write a schema version as JSON").because(error))?;
+        serde_json::from_slice::<Schema>(&json).map_err(|error| too_deep(&schema, error))?;
         let schema = Arc::new(schema);
         versions.insert(schema.id, Version { schema: Arc::clone(&schema), json: json.into() });
         Ok(schema)
@@ -84,6 +86,12 @@ impl Registry {
         let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
         versions.values().map(|version| Arc::clone(&version.schema)).collect()
     }
+}
+
+fn too_deep(schema: &Schema, error: serde_json::Error) -> Error {
+    Error::failed(format!("The types of {} are too much to be stored with its rows", schema.channel))
+        .because(error)
+        .hint("Row types, arrays or domains are nested too deep in one of its columns: nest them less deep, or leave the table out of what is captured.")
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use metrics::{counter, gauge};
 
 use crate::abort::{self, Point};
-use crate::event::Micros;
 use crate::journal::holds::{Claim, Loss};
 use crate::journal::refusal::{FEWER_FILES, is_out_of_files};
 use crate::journal::segment::Segment;
@@ -38,13 +37,12 @@ pub(crate) struct Applied {
 }
 
 /// Removes segments that are too old or too many. The one being written always stays.
-pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
+pub(crate) fn apply(shared: &Shared) -> Applied {
     let segments = shared.segments.load_full();
     let mut size: u64 = segments.iter().map(|segment| segment.stored()).sum();
     // To what is open, which may come to nothing, only that gives way which nobody needs.
     let open = shared.spilled.load(Ordering::Acquire);
     let max_size = max_size(shared);
-    let age_max = Micros::try_from(shared.options.retention.as_micros()).unwrap_or(Micros::MAX);
     shared.holds.note_newest(*shared.head.borrow());
     let mut losses = BTreeMap::new();
     let mut applied = Applied::default();
@@ -56,7 +54,7 @@ pub(crate) fn apply(shared: &Shared, now: Micros) -> Applied {
         if applied.more || shared.release.is_behind() {
             break;
         }
-        let old = segment.closed() > 0 && now.saturating_sub(segment.closed()) > age_max;
+        let old = segment.age().is_some_and(|age| age > shared.options.retention);
         let too_much = |size| size > max_size && newest != Some(at);
         let (reason, losers) = match shared.holds.claim_on(segment.last()) {
             Claim::Free if old => ("age", Vec::new()),

@@ -53,7 +53,7 @@ impl Writer {
         // Durable before retention may remove an older one.
         self.sync_file()?;
         abort::point(Point::RollDone);
-        retention::apply(&self.shared, now());
+        retention::apply(&self.shared);
         if let Some(compressor) = &self.compressor {
             compressor.look();
         }
@@ -119,6 +119,7 @@ impl Writer {
             position: (!position.slot.is_empty()).then(|| json_of(&position, highest).ok()).flatten(),
             last_tx_end: Lsn(self.shared.last_tx_end.load(Ordering::Acquire)),
             schemas: self.active.schemas.clone(),
+            unread: 0,
             notes: self.shared.notes(),
         };
         sidecar::store(&*self.shared.disk, &self.active.segment, &self.shared.registry, &left);

@@ -13,7 +13,6 @@ use metrics::counter;
 use crate::error::{Error, Kind, Result};
 use crate::journal::refusal::{FEWER_FILES, is_out_of_files};
 use crate::journal::rolling::is_full;
-use crate::journal::writer::now;
 use crate::journal::{Shared, State, retention};
 
 /// How long to wait before trying again on a full disk.
@@ -126,7 +125,7 @@ impl Shared {
         if self.closing.load(Ordering::Acquire) {
             return Err(Error::journal(STOPPED));
         }
-        retention::apply(self, now());
+        retention::apply(self);
         self.disk.pause(FULL_RETRY);
         Ok(())
     }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::event::Micros;
+use crate::journal::age::Age;
 use crate::journal::zeros::without_zeros;
 use crate::lsn::Lsn;
 use crate::record::layout::{NUMBERS_END, get_i64, get_u16, get_u32, get_u64, put};
@@ -166,6 +168,8 @@ pub(crate) struct Segment {
     lsn_max: AtomicU64,
     /// When it was closed, by our clock; 0 while it is written.
     closed: AtomicI64,
+    /// Likewise, for how long it has been.
+    age: Mutex<Option<Age>>,
     index: RwLock<Vec<IndexEntry>>,
 }
 
@@ -181,6 +185,7 @@ impl Segment {
             time_max: AtomicI64::new(time_before),
             lsn_max: AtomicU64::new(lsn_before.0),
             closed: AtomicI64::new(0),
+            age: Mutex::default(),
             index: RwLock::new(Vec::new()),
         }
     }
@@ -261,8 +266,20 @@ impl Segment {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// It has been closed a moment ago.
     pub(crate) fn close(&self, at: Micros) {
+        self.close_before(at, at);
+    }
+
+    /// It was closed at some time before `now`.
+    pub(crate) fn close_before(&self, at: Micros, now: Micros) {
+        *self.age.lock().unwrap_or_else(PoisonError::into_inner) = Some(Age::of(at, now));
         self.closed.store(at, Ordering::Release);
+    }
+
+    /// For how long it has been closed; `None` while it is written.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.age.lock().unwrap_or_else(PoisonError::into_inner).map(Age::so_far)
     }
 
     /// Number of its last event, or of the last one before it when it has none.

@@ -22,6 +22,7 @@ use crate::journal::notes::Notes;
 use crate::journal::registry::Registry;
 use crate::journal::scan::Scanner;
 use crate::journal::segment::{IndexEntry, Segment, SegmentHeader};
+use crate::journal::writer::now;
 use crate::lsn::Lsn;
 
 /// One of a larger segment is synced: after a power cut a scan would take long.
@@ -59,6 +60,8 @@ pub(crate) struct Leftover {
     pub(crate) position: Option<Vec<u8>>,
     pub(crate) last_tx_end: Lsn,
     pub(crate) schemas: Vec<u32>,
+    /// Schema versions that are there and cannot be read.
+    pub(crate) unread: u32,
     pub(crate) notes: Notes,
 }
 
@@ -128,10 +131,10 @@ pub(crate) fn load(
     registry.note_given(sidecar.highest);
     segment.restore(index, sidecar.length, sidecar.events, times);
     (!newest || ends_as_said(segment, data)).then_some(())?;
-    segment.close(sidecar.closed);
+    segment.close_before(sidecar.closed, now());
     let position = sidecar.position.map(|json| json.get().as_bytes().to_vec());
     let notes = sidecar.notes.into_iter().map(|(name, json)| (name, json.get().as_bytes().into())).collect();
-    Some(Leftover { position, last_tx_end: Lsn(sidecar.last_tx_end), schemas, notes })
+    Some(Leftover { position, last_tx_end: Lsn(sidecar.last_tx_end), schemas, unread: 0, notes })
 }
 
 /// What an index says of its segment, for one who does not have the segment, or less of it.

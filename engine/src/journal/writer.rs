@@ -410,7 +410,7 @@ impl Writer {
 
     /// Goes on with what retention had no time for, until something is to be written.
     fn remove_while_idle(&self, commands: &mpsc::Receiver<Command>) {
-        while commands.is_empty() && retention::apply(&self.shared, now()).more {}
+        while commands.is_empty() && retention::apply(&self.shared).more {}
     }
 
     /// Waits while what is about to be written, the round and so many bytes more, would take the last room of others
@@ -434,7 +434,7 @@ impl Writer {
     /// Why the journal stays above its size, where that has to be waited for: not when it is to be closed. What was
     /// taken is written all the same, which is little.
     fn kept_large(&self) -> Option<(String, &'static str)> {
-        let kept = retention::apply(&self.shared, now()).kept;
+        let kept = retention::apply(&self.shared).kept;
         kept.filter(|_| !self.shared.closing.load(Ordering::Acquire))
     }
 

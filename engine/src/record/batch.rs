@@ -157,13 +157,16 @@ impl Batch {
             rest = rest.get(5..)?;
         }
         let schemas = shares.len();
-        let count = get_u16(rest, 0)?;
+        let count = usize::from(get_u16(rest, 0)?);
         rest = rest.get(2..)?;
-        for _ in 0..count {
+        while !rest.is_empty() {
             let (name, after) = string(rest)?;
             shares.push(Share { schema: None, name: name.into(), ops: *after.first()? });
             rest = after.get(1..)?;
         }
+        // Earlier versions of rowcast named all channels, however many, behind a count that goes no further.
+        let named = shares.len() - schemas;
+        (named == count || (count == COUNT_MAX && named > count)).then_some(())?;
         Some(Self { bytes, header, base, shares, schemas, spilled, next: OnceLock::new() })
     }
 
@@ -458,6 +461,9 @@ impl<'a> Events<'a> {
         })
     }
 }
+
+/// The most channels that a summary can say it names.
+const COUNT_MAX: usize = u16::MAX as usize;
 
 pub(super) fn string(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let length = usize::from(get_u16(bytes, 0)?);

@@ -18,6 +18,7 @@ use crate::schema::SchemaId;
 
 pub(crate) use part::Note;
 pub use part::Part;
+use summary::Summary;
 pub(crate) use unfinished::{end, know};
 
 /// A transaction that grows past this is given batches of its own, so that readers render and send it in
@@ -39,12 +40,6 @@ pub struct TxStart<'a> {
     pub origin: &'a str,
 }
 
-#[derive(Debug, Default)]
-struct Summary {
-    schemas: Vec<(SchemaId, u8)>,
-    channels: Vec<(String, u8)>,
-}
-
 /// The transaction being written.
 #[derive(Debug)]
 struct Open {
@@ -55,7 +50,7 @@ struct Open {
     /// What the batch was when it began, to cut there.
     batch_events: u32,
     batch_times: (Micros, Micros),
-    summary: (usize, usize),
+    schemas: usize,
     xid: u32,
     final_lsn: Lsn,
     previous_end_lsn: Lsn,
@@ -125,12 +120,13 @@ impl Builder {
 
     fn start(&mut self, start: TxStart<'_>, local: bool) {
         self.abort();
+        self.summary.begin();
         self.open = Some(Open {
             record: self.bytes.len(),
             seq: 0,
             batch_events: self.events,
             batch_times: self.times,
-            summary: (self.summary.schemas.len(), self.summary.channels.len()),
+            schemas: self.summary.schemas(),
             xid: start.xid,
             final_lsn: start.final_lsn,
             previous_end_lsn: start.previous_end_lsn,
@@ -267,7 +263,8 @@ impl Builder {
                 self.done.push(part);
             }
             self.finish_batch(0);
-        } else if self.bytes.len() >= PART_BYTES {
+        } else if self.bytes.len() >= PART_BYTES || self.summary.is_full() {
+            // None begins in a batch that is full: what stands before its first event stays with it.
             self.finish_batch(0);
         }
     }
@@ -283,8 +280,7 @@ impl Builder {
         self.bytes.truncate(open.record);
         self.events = open.batch_events;
         self.times = open.batch_times;
-        self.summary.schemas.truncate(open.summary.0);
-        self.summary.channels.truncate(open.summary.1);
+        self.summary.undo(open.schemas);
     }
 
     /// Whether a transaction is open.
@@ -338,22 +334,18 @@ impl Builder {
         if open.record > BATCH_HEADER {
             let tail = self.bytes.split_off(open.record);
             let events = self.events - open.batch_events;
-            // Schemas and channels are numbered per batch: the tail keeps the whole list.
-            let schemas = self.summary.schemas.clone();
-            let channels = self.summary.channels.clone();
+            let summary = self.summary.cut(open.schemas);
             self.events = open.batch_events;
             self.times = open.batch_times;
-            self.summary.schemas.truncate(open.summary.0);
-            self.summary.channels.truncate(open.summary.1);
             self.finish_batch(0);
             self.bytes.extend_from_slice(&tail);
             self.events = events;
             self.times = (open.committed, open.committed);
-            self.summary = Summary { schemas, channels };
+            self.summary = summary;
             open.record = BATCH_HEADER;
             open.batch_events = 0;
             open.batch_times = NO_TIMES;
-            open.summary = (0, 0);
+            open.schemas = 0;
         }
         self.open = Some(open);
     }
@@ -367,7 +359,19 @@ impl Builder {
 
     /// Before an event, never after one: the last part of a transaction holds its last event.
     fn split_if_full(&mut self) {
-        if self.open.as_ref().is_some_and(|open| self.bytes.len() - open.record >= PART_BYTES) {
+        let Some(open) = &self.open else { return };
+        if self.bytes.len() - open.record >= PART_BYTES {
+            self.split_open();
+        } else if self.summary.is_full() {
+            self.split_named();
+        }
+    }
+
+    /// The batch names as much as one may: the open transaction gets one of its own, or another.
+    #[cold]
+    fn split_named(&mut self) {
+        self.cut_open();
+        if self.summary.is_full() {
             self.split_open();
         }
     }
@@ -403,7 +407,7 @@ impl Builder {
         put(&mut self.bytes, 48, &times.0.to_le_bytes());
         put(&mut self.bytes, 56, &times.1.to_le_bytes());
         self.hint = self.bytes.len().clamp(4096, PART_BYTES + (PART_BYTES >> 3));
-        let schemas = self.summary.schemas.iter().map(|(id, _)| *id).collect();
+        let schemas = self.summary.versions();
         let bytes = std::mem::take(&mut self.bytes);
         let notes = std::mem::take(&mut self.notes);
         // A part of an open transaction is changed once more, when its end is known.
@@ -421,8 +425,7 @@ impl Builder {
         self.lsn_max = Lsn::ZERO;
         self.tx_end = Lsn::ZERO;
         self.times = NO_TIMES;
-        self.summary.schemas.clear();
-        self.summary.channels.clear();
+        self.summary.clear();
     }
 
     fn record(&mut self, kind: u8, flags: u8, schema: u16) -> usize {

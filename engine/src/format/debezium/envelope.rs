@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::event::{Body, Event, Marks, Micros, Old, Op};
-use crate::format::debezium::key::{key_columns, old_key_columns};
+use crate::format::debezium::key::{old_key_columns, sent_key_columns, write_unrendered};
 use crate::format::debezium::placeholder::Placeholders;
 use crate::format::debezium::records::{Header, Records};
 use crate::format::debezium::shape::Shape;
@@ -107,7 +107,9 @@ impl Debezium {
         let Some(new) = new else {
             return self.delete(out, &row, old_key.as_ref().map(|(_, key)| key), None);
         };
-        let Some(columns) = key_columns(schema) else { return self.upsert(out, &row, None, new) };
+        let Some(columns) = sent_key_columns(schema, old, new) else {
+            return self.upsert(out, &row, None, new);
+        };
         let key = self.key(out, &row, columns, new);
         let Some((old_columns, old_key)) = old_key else { return self.upsert(out, &row, Some(&key), new) };
         // The same columns, so that an old row that was sent for another reason is not taken for a change.
@@ -279,7 +281,14 @@ impl RowWriter<'_> {
             let before = row.old.and_then(|old| old.tuple().values().nth(index));
             let value = tuple.values().nth(index).unwrap_or(Value::Null);
             let shape = Shape::of_key(&column.ty, column.typmod);
-            self.member(out, column, &shape, filled(column, value, before, row.old));
+            let value = filled(column, value, before, row.old);
+            let unrendered = self.unrendered;
+            self.member(out, column, &shape, value);
+            if let Value::Text(text) = value
+                && self.unrendered > unrendered
+            {
+                write_unrendered(out, text);
+            }
         }
         out.push(b'}');
     }

@@ -6,7 +6,9 @@
 //! by headers. Columns of types that Debezium does not know are left out of the row.
 //!
 //! Where Debezium is wrong, this is right instead: `before` has null, not an invented value, for what Postgres did
-//! not send; a key that the old row does not hold is replaced by the replica identity's columns; columns of type
+//! not send; a key that the old row does not hold, or that was not sent whole, is replaced by the replica identity's columns (the
+//! records of such a row may have either key, then); bit strings in keys keep their length, and values that cannot be
+//! written are there as their bytes; columns of type
 //! `name` have their value; arrays of several dimensions are nested; a numeric NaN or infinity, an infinite date and
 //! an interval beyond 64 bits of microseconds are strings, where Debezium has null or an arbitrary number.
 

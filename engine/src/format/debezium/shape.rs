@@ -97,14 +97,18 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The form in a key, which leaves no column out.
+    /// The form in a key, which leaves no column out: as text where the form of rows is the same for different values.
     pub(super) fn of_key(ty: &'a Type, typmod: i32) -> Self {
-        Self::of(ty, typmod).unwrap_or(Self::Text)
+        // Without the zeros before it, a bit string has lost its length.
+        if ty.undomained().oid == oid::VARBIT {
+            return Self::Text;
+        }
+        Self::of(ty, typmod).filter(|shape| *shape != Self::Null).unwrap_or(Self::Text)
     }
 
     /// The form of an array's elements.
     pub(super) fn of_element(ty: &'a Type, typmod: i32) -> Self {
-        match Self::of_key(ty, typmod) {
+        match Self::of(ty, typmod).unwrap_or(Self::Text) {
             Self::Time { millis, .. } => Self::Time { millis, cut: true },
             Self::ZonedTime { .. } => Self::ZonedTime { cut: true },
             shape => shape,

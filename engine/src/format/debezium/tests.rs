@@ -11,7 +11,7 @@ use crate::format::sample::Cell::{Bytes, Null, Text, Unchanged};
 use crate::format::sample::{
     Cell, array, base, composite, domain, enumeration, event, full, other, schema, tuple, tuple_data, vector,
 };
-use crate::schema::{Schema, Type, TypeKind};
+use crate::schema::{Identity, Schema, Type, TypeKind};
 
 /// 2026-11-21T04:05:06.5 in nanoseconds.
 const NOW: i64 = 1_795_233_906_500_000_001;
@@ -146,6 +146,48 @@ fn a_key_that_the_old_row_does_not_hold_is_the_identitys() {
         ]
     );
     assert!(records(&schema, Op::Delete, Some(&old), None)[1].starts_with(r#"1 {"name":"c1"}: tombstone"#));
+}
+
+#[test]
+fn rows_whose_long_key_was_not_sent_have_the_identitys() {
+    let mut schema = customers();
+    (schema.primary_key, schema.key, schema.identity) = (vec![1], vec![0], Identity::Index);
+    let key = |new: &[Cell<'_>], old: Option<&[Cell<'_>]>| {
+        let records = records(&schema, Op::Update, old, Some(new));
+        records.iter().map(|line| line.split_once(": ").unwrap().0.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(key(&[Text("1"), Unchanged, Null], None), [r#"0 {"id":1}"#]);
+    assert_eq!(key(&[Text("2"), Unchanged, Null], None), [r#"0 {"id":2}"#]);
+    assert_eq!(key(&[Text("2"), Text("two"), Null], None), [r#"0 {"name":"two"}"#]);
+    // Another identity is another key then.
+    let moved = key(&[Text("3"), Unchanged, Null], Some(&[Text("2"), Null, Null]));
+    assert_eq!(moved, [r#"0 {"id":2}"#, r#"1 {"id":2}"#, r#"2 {"id":3}"#]);
+    let gone = records(&schema, Op::Delete, Some(&[Text("3"), Null, Null]), None);
+    assert!(gone[1].starts_with(r#"1 {"id":3}: tombstone"#), "{gone:?}");
+}
+
+#[test]
+fn no_two_values_of_a_key_are_written_alike() {
+    let key = |ty: &Type, typmod: i32, cell: Cell<'_>| {
+        let (schema, data) = (schema(&[("id", ty.clone(), typmod)], &["id"]), tuple_data(&[cell]));
+        let mut records = Records::default();
+        let debezium = Debezium::new(DebeziumOptions::new("ref"));
+        debezium.records(&event(Op::Insert, &schema, None, Some(tuple(&data))), NOW, &mut records);
+        let key = records.iter().next().unwrap().key.unwrap().to_vec();
+        (String::from_utf8(key).unwrap(), records.unrendered())
+    };
+    for (ty, typmod) in [(base("varbit"), -1), (base("varbit"), 1), (domain(base("varbit"), -1), -1)] {
+        for text in ["", "0", "1", "00", "0101"] {
+            assert_eq!(key(&ty, typmod, Text(text)).0, format!(r#"{{"id":"{text}"}}"#), "{ty:?} {typmod}");
+        }
+    }
+    assert_eq!(key(&base("bit"), 5, Text("00101")).0, r#"{"id":"BQ=="}"#);
+    for text in ["{001,010}", "{010,001}"] {
+        assert_eq!(key(&array(base("bit")), 3, Text(text)).0, format!(r#"{{"id":"{text}"}}"#));
+    }
+    // In the key and in the row.
+    assert_eq!(key(&base("text"), -1, Bytes(b"\xff\x0a")), (r#"{"id":"\\xff0a"}"#.to_owned(), 2));
+    assert_eq!(key(&base("text"), -1, Bytes(b"\xfe\x0a")), (r#"{"id":"\\xfe0a"}"#.to_owned(), 2));
 }
 
 #[test]

@@ -22,6 +22,10 @@ use crate::record::{Aside, Header, asides, last_end};
 const CUT_COPY: &str = "Cut what a copy of the journal, made while that was written, has in part: what follows it is of a \
                         later moment than the rest. If this is no copy, its disk has lost what was written: restore it from a backup";
 
+const UNREAD: &str =
+    "A segment describes tables in a way that cannot be read: their rows in it are unreadable";
+const NAMED: &str = "`rowcast journal check` names the first of them; they go with the segment, by retention";
+
 /// Reads a whole segment, checking every batch; cuts the newest one where it is torn. `notes`: those before it.
 pub(super) fn scan(
     segment: &Segment,
@@ -102,7 +106,12 @@ pub(super) fn scan(
         segment.is_one_transaction(before, (segment.time_max(), segment.lsn_max().max(tx.end_lsn)));
     }
     segment.close(now());
-    sidecar::store(disk, segment, registry, &left);
+    if left.unread > 0 {
+        tracing::error!(%path, versions = left.unread, hint = NAMED, "{UNREAD}");
+    } else {
+        // With one that lacks versions the next opening would not notice.
+        sidecar::store(disk, segment, registry, &left);
+    }
     Ok(left)
 }
 
@@ -143,7 +152,10 @@ pub(crate) fn note_asides(bytes: &[u8], header: &Header, registry: &Registry, le
                 registry.note_given(highest_schema(json));
                 left.position = Some(json.to_vec());
             }
-            Aside::Schema(json) => left.schemas.extend(registry.load(json)),
+            Aside::Schema(json) => match registry.load(json) {
+                Some(id) => left.schemas.push(id),
+                None => left.unread += 1,
+            },
             Aside::Note(name, json) => notes::apply(&mut left.notes, (name.to_owned(), json.into())),
         }
     }

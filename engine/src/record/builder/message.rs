@@ -43,6 +43,7 @@ impl Builder {
     }
 
     fn gap_record(&mut self, channel: &str, from: Option<u64>, reason: &str, detail: &str) {
+        self.split_if_full();
         let ops = if self.is_addressed() { OPS_FOR } else { Op::Gap.bit() };
         self.note_channel(channel, ops);
         let at = self.record(KIND_GAP, if from.is_some() { GAP_NUMBERS } else { 0 }, 0);

@@ -179,11 +179,12 @@ async fn describe(
 }
 
 fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) -> Described {
+    let mut trees = tree::Trees::of(types);
     let mut columns: Vec<Column> = relation
         .columns()
         .map(|column| Column {
             name: column.name.to_owned(),
-            ty: tree::build(types, column.type_oid),
+            ty: trees.build(column.type_oid),
             typmod: column.typmod,
             identity: column.identity,
             not_null: facts.not_null.iter().any(|name| name == column.name),

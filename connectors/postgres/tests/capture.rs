@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod hosts;
 mod interceptor;
+mod keys;
 mod liveness;
 mod network;
 mod oracle;

@@ -23,6 +23,7 @@ mod pooler;
 mod prepared;
 mod publications;
 mod published;
+mod refusals;
 mod resnapshot;
 mod restored;
 mod resume;

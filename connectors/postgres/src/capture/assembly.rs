@@ -17,6 +17,7 @@ use super::composite;
 use super::custom::{self, Said};
 use super::nap;
 use super::proof::Proof;
+use super::refusals::Refusals;
 use super::relations::{Lookup, Relations};
 use super::replay::{Replay, Verdict};
 use super::streams::Streams;
@@ -119,6 +120,7 @@ pub(super) struct Assembly {
     pub(super) by_leaf: bool,
     /// What tells rowcast's own messages from others.
     pub(super) proof: Proof,
+    refusals: Refusals,
     /// Tables that the open transaction wants to be read.
     wanted: Wished,
     /// Those of a transaction that is in a file of its own: there is no room for a note in it.
@@ -157,6 +159,7 @@ impl Assembly {
             reads_new_tables: false,
             by_leaf: false,
             proof: Proof::default(),
+            refusals: Refusals::default(),
             wanted: Wished::default(),
             late: Vec::new(),
         }
@@ -333,7 +336,7 @@ impl Assembly {
             Said::Gap(channel) => return self.gap(channel),
             Said::Wish(job) => {
                 if let Some(reason) = self.wish(*job)? {
-                    let event = custom::refused(prefix, reason, content);
+                    let event = custom::refused(prefix, reason, content, &mut self.refusals);
                     self.builder.message(event.channel, lsn, &event.payload);
                 }
                 return Ok(());
@@ -359,9 +362,11 @@ impl Assembly {
         }
         let event = match said {
             _ if repeated => return Ok(()),
-            Said::Ddl(content) => custom::ddl(content),
-            Said::Event(channel, content) => custom::event(channel, content, &self.status),
-            Said::Forged(reason) => custom::forged(prefix, reason, content),
+            Said::Ddl(content) => custom::ddl(content, &mut self.refusals),
+            Said::Event(channel, content) => {
+                custom::event(channel, content, &self.status, &mut self.refusals)
+            }
+            Said::Forged(reason) => custom::forged(prefix, reason, content, &mut self.refusals),
             Said::Nothing | Said::Gap(_) | Said::Wish(_) | Said::Types => return Ok(()),
         };
         if self.builder.is_open() {

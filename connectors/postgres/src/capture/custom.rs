@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::proof::Proof;
+use super::refusals::Refusals;
 use crate::snapshot::job::Job;
 
 /// What follows it is the channel. Messages with other prefixes are somebody else's.
@@ -125,7 +126,12 @@ pub(super) fn names(channel: &str) -> Option<(String, String)> {
 }
 
 /// The event that a custom message stands for.
-pub(super) fn event<'a>(channel: &'a str, content: &'a [u8], status: &Status) -> Custom<'a> {
+pub(super) fn event<'a>(
+    channel: &'a str,
+    content: &'a [u8],
+    status: &Status,
+    refusals: &mut Refusals,
+) -> Custom<'a> {
     let refused = if check_custom(channel).is_err() {
         Some("the channel's name is not one that a custom channel can have")
     } else if !is_json(content) {
@@ -136,40 +142,54 @@ pub(super) fn event<'a>(channel: &'a str, content: &'a [u8], status: &Status) ->
         None
     };
     match refused {
-        Some(reason) => reject(channel, reason, content),
+        Some(reason) => reject(channel, reason, content, refusals),
         None => Custom { channel, payload: one_line(content) },
     }
 }
 
 /// The event of a changed definition.
-pub(super) fn ddl(content: &[u8]) -> Custom<'_> {
+pub(super) fn ddl<'a>(content: &'a [u8], refusals: &mut Refusals) -> Custom<'a> {
     if is_json(content) {
         return Custom { channel: DDL, payload: one_line(content) };
     }
-    reject(DDL, "the payload is not JSON in UTF-8", content)
+    reject(DDL, "the payload is not JSON in UTF-8", content, refusals)
 }
 
 /// The event of a message that is not rowcast's own although it says so. What it says is repeated nowhere.
-pub(super) fn forged(prefix: &str, reason: &str, content: &[u8]) -> Custom<'static> {
+pub(super) fn forged(
+    prefix: &str,
+    reason: &'static str,
+    content: &[u8],
+    refusals: &mut Refusals,
+) -> Custom<'static> {
     let shown: String = prefix.chars().take(SHOWN).collect();
-    tracing::warn!(
-        name = %in_quotes(&shown),
-        reason,
-        "A message that only rowcast's own functions may send is not believed, and told on {REJECTED}"
-    );
-    untold(&shown, reason, content)
+    if let Some(unsaid) = refusals.note(reason) {
+        tracing::warn!(
+            name = %in_quotes(&shown),
+            reason,
+            unsaid,
+            "A message that only rowcast's own functions may send is not believed, and told on {REJECTED}"
+        );
+    }
+    told(&shown, reason, content, None)
 }
 
 /// The event of a wish that is not fulfilled. A condition may have values in it.
-pub(super) fn refused(prefix: &str, reason: &str, content: &[u8]) -> Custom<'static> {
+pub(super) fn refused(
+    prefix: &str,
+    reason: &'static str,
+    content: &[u8],
+    refusals: &mut Refusals,
+) -> Custom<'static> {
     let shown: String = prefix.chars().take(SHOWN).collect();
-    tracing::warn!(reason, "A snapshot that a transaction asks for is not made, and told on {REJECTED}");
-    untold(&shown, reason, content)
-}
-
-fn untold(shown: &str, reason: &str, content: &[u8]) -> Custom<'static> {
-    metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
-    told(shown, reason, content, None)
+    if let Some(unsaid) = refusals.note(reason) {
+        tracing::warn!(
+            reason,
+            unsaid,
+            "A snapshot that a transaction asks for is not made, and told on {REJECTED}"
+        );
+    }
+    told(&shown, reason, content, None)
 }
 
 fn is_json(content: &[u8]) -> bool {
@@ -186,10 +206,11 @@ fn one_line(content: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn reject<'a>(channel: &str, reason: &str, content: &[u8]) -> Custom<'a> {
-    metrics::counter!("rowcast_source_rejected_messages_total").increment(1);
+fn reject<'a>(channel: &str, reason: &'static str, content: &[u8], refusals: &mut Refusals) -> Custom<'a> {
     let shown: String = channel.chars().take(SHOWN).collect();
-    tracing::warn!(channel = %in_quotes(&shown), reason, "A custom event goes to the channel {REJECTED}");
+    if let Some(unsaid) = refusals.note(reason) {
+        tracing::warn!(channel = %in_quotes(&shown), reason, unsaid, "A custom event goes to the channel {REJECTED}");
+    }
     let one_line = one_line(content);
     let payload: Option<&RawValue> =
         is_json(content).then(|| serde_json::from_slice(&one_line).ok()).flatten();
@@ -233,7 +254,7 @@ mod tests {
     fn events_keep_their_payload_on_one_line() {
         let payload = b"{\n \"x\": \"\\n\"\r\n}";
         assert_eq!(hear(&proof(), "s", None, "rowcast.event.a.b", payload), Said::Event("a.b", payload));
-        let event = event("a.b", payload, &status());
+        let event = event("a.b", payload, &status(), &mut Refusals::default());
         assert_eq!((event.channel, &*event.payload), ("a.b", &b"{ \"x\": \"\\n\"}"[..]));
         for prefix in ["rowcast.heartbeat", "other", "rowcast.snapshots", "rowcast.ddl"] {
             assert_eq!(hear(&proof(), "s", Some(1), prefix, b"{}"), Said::Nothing, "{prefix}");
@@ -260,8 +281,9 @@ mod tests {
         assert!(heard("rowcast.snapshot.mine", wish).starts_with("Wish"));
         assert_eq!(heard("rowcast.snapshot.other", wish), "Nothing");
         assert!(heard("rowcast.snapshot", b"{}").starts_with("Forged"));
-        assert_eq!(&*ddl(b"{\"command\" :\n1}").payload, b"{\"command\" :1}");
-        assert_eq!(ddl(b"{").channel, REJECTED);
+        let mut refusals = Refusals::default();
+        assert_eq!(&*ddl(b"{\"command\" :\n1}", &mut refusals).payload, b"{\"command\" :1}");
+        assert_eq!(ddl(b"{", &mut refusals).channel, REJECTED);
     }
 
     #[test]
@@ -272,7 +294,7 @@ mod tests {
             assert!(matches!(hear(&proof(), "s", Some(5), prefix, wish), Said::Forged(_)), "{prefix}");
             assert!(matches!(hear(&proof(), "s", Some(6), prefix, &content), Said::Forged(_)), "{prefix}");
             assert!(matches!(hear(&proof(), "s", None, prefix, &content), Said::Forged(_)), "{prefix}");
-            let told = forged(prefix, "why", wish);
+            let told = forged(prefix, "why", wish, &mut Refusals::default());
             let payload = String::from_utf8_lossy(&told.payload).into_owned();
             assert!(
                 told.channel == REJECTED && payload.contains("why") && !payload.contains("secret"),
@@ -292,12 +314,12 @@ mod tests {
             ("a", b"no json"),
             ("a", b"\"\xff\""),
         ] {
-            let event = event(channel, content, &status());
+            let event = event(channel, content, &status(), &mut Refusals::default());
             assert_eq!(event.channel, REJECTED, "{channel:?}");
             let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
             assert!(told["reason"].is_string() && told["bytes"] == content.len());
         }
-        let event = event("public.orders", b"{\"a\":1}", &status());
+        let event = event("public.orders", b"{\"a\":1}", &status(), &mut Refusals::default());
         let told: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
         assert_eq!(told["payload"]["a"], 1);
     }
@@ -308,7 +330,7 @@ mod tests {
         let nested = ["[".repeat(500), "]".repeat(500)].concat();
         for content in ["[1e400]", &nested] {
             assert!(serde_json::from_str::<serde_json::Value>(content).is_err());
-            let event = event("public.orders", content.as_bytes(), &status());
+            let event = event("public.orders", content.as_bytes(), &status(), &mut Refusals::default());
             let told = String::from_utf8(event.payload.into_owned()).unwrap();
             assert_eq!(event.channel, REJECTED);
             assert!(told.ends_with(&format!("\"payload\":{content}}}")), "{told}");

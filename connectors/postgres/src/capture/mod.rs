@@ -23,6 +23,7 @@ mod progress;
 pub(crate) mod proof;
 mod published;
 mod reading;
+mod refusals;
 mod relations;
 mod replay;
 mod resume;

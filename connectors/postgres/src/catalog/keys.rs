@@ -15,6 +15,18 @@ pub(super) struct Keys {
     pub(super) hidden: Vec<String>,
 }
 
+impl Keys {
+    /// Whether the columns of the event's key are in an order that the catalog has.
+    pub(super) fn is_ordered(&self, identity: Identity, columns: &[Column], facts: &TableFacts) -> bool {
+        let known = match identity {
+            Identity::Default => &facts.primary,
+            Identity::Index => &facts.identity,
+            Identity::Full | Identity::Nothing => return true,
+        };
+        self.event.len() < 2 || self.event == places(columns, known)
+    }
+}
+
 /// Brings together what the stream says (which columns are the identity, as of the change) and what the catalog
 /// says (order, other keys; as of now).
 pub(super) fn choose(identity: Identity, columns: &[Column], facts: &TableFacts) -> Keys {
@@ -69,7 +81,7 @@ impl HiddenKey {
 }
 
 /// Where the named columns are; empty unless all are there, since a part of a key identifies nothing.
-fn places(columns: &[Column], names: &[String]) -> Vec<u16> {
+pub(super) fn places(columns: &[Column], names: &[String]) -> Vec<u16> {
     let place = |name: &String| u16::try_from(columns.iter().position(|column| column.name == *name)?).ok();
     names.iter().map(place).collect::<Option<_>>().unwrap_or_default()
 }

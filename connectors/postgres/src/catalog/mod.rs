@@ -2,6 +2,7 @@
 
 mod keys;
 mod order;
+mod past;
 mod relation;
 mod seen;
 mod table;
@@ -55,6 +56,10 @@ pub(crate) struct Described {
     pub(crate) names: Vec<(String, String)>,
     /// Columns of its key that are not published, for which its events have no key.
     pub(crate) hidden: Vec<String>,
+    /// The catalog has it no more.
+    pub(crate) gone: bool,
+    /// The key's columns are in the order that they have in its index, not in the table's.
+    pub(crate) ordered: bool,
     /// As the catalog shows it, some publication sends it.
     pub(crate) published: bool,
 }
@@ -173,23 +178,28 @@ async fn describe(
     let types = types::read(transaction, oids).await.map_err(failed)?;
     if facts.names.is_empty() {
         let table = Schema::channel_of(relation.schema, relation.table);
-        tracing::debug!(table, "The table is gone: its keys and types are what the stream says of them");
+        tracing::debug!(
+            table,
+            "The table is gone: its keys are those that it had, its types what the stream says of them"
+        );
     }
     Ok(assemble(relation, facts, &types))
 }
 
 fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) -> Described {
+    let mut trees = tree::Trees::of(types);
     let mut columns: Vec<Column> = relation
         .columns()
         .map(|column| Column {
             name: column.name.to_owned(),
-            ty: tree::build(types, column.type_oid),
+            ty: trees.build(column.type_oid),
             typmod: column.typmod,
             identity: column.identity,
             not_null: facts.not_null.iter().any(|name| name == column.name),
         })
         .collect();
     let keys = keys::choose(relation.identity, &columns, &facts);
+    let (gone, ordered) = (facts.names.is_empty(), keys.is_ordered(relation.identity, &columns, &facts));
     if !keys.hidden.is_empty() && relation.identity != Identity::Full {
         // A part of a key identifies nothing.
         columns.iter_mut().for_each(|column| column.identity = false);
@@ -210,5 +220,5 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
     };
     let (published, mut names) = (facts.published, facts.names);
     names.push((schema.schema.clone(), schema.table.clone()));
-    Described { schema, names, hidden: keys.hidden, published }
+    Described { schema, names, hidden: keys.hidden, gone, ordered, published }
 }

@@ -1,5 +1,7 @@
 //! From rows of `pg_type` to a type with everything below it.
 
+use std::collections::HashMap;
+
 use rowcast_engine::schema::{Field, Type, TypeKind};
 use tokio_postgres::types::{Kind, Type as BuiltIn};
 
@@ -9,13 +11,54 @@ use super::types::{TypeRow, Types};
 /// four of JSON, of which 127 can be read back: with those around it and a built-in array below, 103 of them are used.
 const MAX_DEPTH: usize = 24;
 
+/// So many parts (attributes, elements, labels) the types of a table have together. A row type is told anew wherever it is
+/// used: thirty of them, each with two of the one before, would be a billion.
+const MAX_PARTS: usize = 50_000;
+
 const INT2VECTOR: u32 = 22;
 const OIDVECTOR: u32 = 30;
 
-/// The type with this OID. One that the catalog does not have (any more) is taken from what is built in, else it
-/// is a base type without a name, whose values are shown as their text.
-pub(super) fn build(types: &Types, oid: u32) -> Type {
-    at_depth(types, oid, MAX_DEPTH)
+/// The types of a table's columns.
+pub(super) struct Trees<'a> {
+    types: &'a Types,
+    /// Parts that they may still have.
+    left: usize,
+    /// How many a type has, so many levels of it.
+    parts: HashMap<(u32, usize), usize>,
+}
+
+impl<'a> Trees<'a> {
+    pub(super) fn of(types: &'a Types) -> Self {
+        Self { types, left: MAX_PARTS, parts: HashMap::new() }
+    }
+
+    /// The type of the next column, by its OID. One that the catalog does not have (any more) is taken from what is built
+    /// in, else it is a base type without a name, whose values are shown as their text. One with more parts than are left
+    /// is its text, too, and takes none from the columns behind it.
+    pub(super) fn build(&mut self, oid: u32) -> Type {
+        let parts = self.parts(oid, MAX_DEPTH);
+        match (self.left.checked_sub(parts), self.types.get(&oid)) {
+            (None, Some(row)) => Type { oid, name: row.name.clone(), kind: TypeKind::Opaque },
+            (left, _) => {
+                self.left = left.unwrap_or(0);
+                at_depth(self.types, oid, MAX_DEPTH)
+            }
+        }
+    }
+
+    /// How many parts there would be: counted once for each type and level, however often it is used.
+    fn parts(&mut self, oid: u32, left: usize) -> usize {
+        let (Some(row), Some(below)) = (self.types.get(&oid), left.checked_sub(1)) else { return 0 };
+        if let Some(known) = self.parts.get(&(oid, left)) {
+            return *known;
+        }
+        let attributes = row.attributes.iter().map(|(_, oid)| *oid);
+        let within = attributes.chain(row.element).chain((row.base != 0).then_some(row.base));
+        let parts = within
+            .fold(row.labels.len(), |sum, oid| sum.saturating_add(1).saturating_add(self.parts(oid, below)));
+        self.parts.insert((oid, left), parts);
+        parts
+    }
 }
 
 fn at_depth(types: &Types, oid: u32, left: usize) -> Type {
@@ -60,6 +103,10 @@ fn built_in(oid: u32) -> Type {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn build(types: &Types, oid: u32) -> Type {
+        Trees::of(types).build(oid)
+    }
 
     fn row(kind: u8) -> TypeRow {
         TypeRow {
@@ -124,5 +171,39 @@ mod tests {
     fn a_type_within_itself_ends() {
         let types = Types::from([(99_999, TypeRow { base: 99_999, ..row(b'd') })]);
         assert_eq!(build(&types, 99_999).undomained(), &Type::base(99_999, "unknown"));
+    }
+
+    fn nodes(ty: &Type) -> usize {
+        1 + match &ty.kind {
+            TypeKind::Composite(fields) => fields.iter().map(|field| nodes(&field.ty)).sum(),
+            TypeKind::Array { element, .. } => nodes(element),
+            TypeKind::Enum(labels) => labels.len(),
+            _ => 0,
+        }
+    }
+
+    /// Each level has twice as many.
+    #[test]
+    fn row_types_of_row_types_are_text_where_they_have_too_many_parts() {
+        let of =
+            |number: u32| [("a", number), ("b", number)].map(|(name, oid)| (name.to_owned(), oid)).to_vec();
+        let mut types =
+            Types::from([(1000, TypeRow { attributes: vec![("x".to_owned(), 23)], ..row(b'c') })]);
+        types.extend(
+            (1..=31).map(|level| (1000 + level, TypeRow { attributes: of(999 + level), ..row(b'c') })),
+        );
+        types.insert(2000, TypeRow { element: Some(1031), ..row(b'b') });
+        types.insert(2001, TypeRow { labels: vec!["ok".to_owned(); MAX_PARTS], ..row(b'e') });
+        types.insert(23, TypeRow { name: "int4".to_owned(), ..row(b'b') });
+        let columns = [1031, 2000, 1014, 1002, 1013, 2001, 23];
+        let mut trees = Trees::of(&types);
+        let built = columns.map(|oid| trees.build(oid));
+        let all: usize = built.iter().map(nodes).sum();
+        assert!(all <= columns.len() + MAX_PARTS, "{all}");
+        let opaque = built.each_ref().map(|ty| ty.kind == TypeKind::Opaque);
+        assert_eq!(opaque, [true, true, false, false, true, true, false]);
+        // Whole, or not at all: 3 * 2^14 - 2 parts, and ten.
+        assert_eq!((nodes(&built[2]), nodes(&built[3])), (49_151, 11));
+        assert_eq!((built[0].name.as_str(), &built[6]), ("t", &Type::base(23, "int4")));
     }
 }

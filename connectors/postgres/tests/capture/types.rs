@@ -159,3 +159,27 @@ async fn several_composites_that_have_changed_since() {
     assert_eq!(all[4], "insert public.t 5,(1,2,3,4,5),(6,7,8,9,10)");
     capture.stop().await;
 }
+
+/// Told as it is, the last of them would have some 200,000 parts.
+#[tokio::test]
+async fn row_types_of_row_types_of_row_types() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let nested = |level: u32| format!("; create type c{level} as (a c{0}, b c{0})", level - 1);
+    let types = "create type c0 as (x int)".to_owned() + &(1..=16).map(nested).collect::<String>();
+    run(&client, &types).await;
+    run(
+        &client,
+        "create table deep (id int primary key, v c16, few c2); create table plain (id int primary key)",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "insert into deep values (1, null); insert into plain values (1)").await;
+    assert_eq!(capture.briefs(2).await, ["insert public.deep 1,NULL,NULL", "insert public.plain 1"]);
+    assert_eq!(of_row(&capture, 0), "c16 c2(a,b)");
+    run(&client, "insert into deep values (2, row(row(null, null), null), row(row(row(1), null), null))")
+        .await;
+    let briefs = capture.briefs(3).await;
+    assert!(briefs[2].starts_with("insert public.deep 2,(\"(,)\",),"), "{briefs:?}");
+    capture.stop().await;
+}

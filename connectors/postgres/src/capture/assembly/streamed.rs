@@ -70,15 +70,17 @@ impl Assembly {
             }
             Said::Wish(job) => match open.wish(*job, &self.status) {
                 Ok(()) => return Ok(()),
-                Err(reason) => custom::refused(prefix, reason, content),
+                Err(reason) => custom::refused(prefix, reason, content, &mut self.refusals),
             },
             Said::Types => {
                 open.change_types();
                 return Ok(());
             }
-            Said::Ddl(content) => custom::ddl(content),
-            Said::Event(channel, content) => custom::event(channel, content, &self.status),
-            Said::Forged(reason) => custom::forged(prefix, reason, content),
+            Said::Ddl(content) => custom::ddl(content, &mut self.refusals),
+            Said::Event(channel, content) => {
+                custom::event(channel, content, &self.status, &mut self.refusals)
+            }
+            Said::Forged(reason) => custom::forged(prefix, reason, content, &mut self.refusals),
         };
         open.message(event.channel, lsn, &event.payload);
         Ok(())

@@ -119,7 +119,7 @@ impl Session {
     ///
     /// Of a table that is not `seen` nobody knows what it is a part of. Where no publication sends it, as the catalog shows
     /// it, it has become a partition of one that is sent: it is taken unless it is left out.
-    pub(super) fn register(&mut self, described: Described, seen: bool) -> Result<Option<Arc<Schema>>> {
+    pub(super) fn register(&mut self, mut described: Described, seen: bool) -> Result<Option<Arc<Schema>>> {
         let (schema, name) = (&described.schema.schema, &described.schema.table);
         let may_be_part = self.assembly.by_leaf && !seen && !described.published;
         let wanted = self.tables.takes(schema, name, &described.names)
@@ -128,7 +128,14 @@ impl Session {
         if wanted && !described.hidden.is_empty() {
             warn_of_no_key(&described);
         }
-        wanted.then(|| self.ingest.journal().register(described.schema)).transpose()
+        if !wanted {
+            return Ok(None);
+        }
+        let journal = self.ingest.journal();
+        if described.needs_past() {
+            described.recall(journal.schemas());
+        }
+        journal.register(described.schema).map(Some)
     }
 }
 

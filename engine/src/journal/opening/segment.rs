@@ -106,13 +106,17 @@ pub(super) fn scan(
         segment.is_one_transaction(before, (segment.time_max(), segment.lsn_max().max(tx.end_lsn)));
     }
     segment.close(now());
-    if left.unread > 0 {
-        tracing::error!(%path, versions = left.unread, hint = NAMED, "{UNREAD}");
-    } else {
-        // With one that lacks versions the next opening would not notice.
-        sidecar::store(disk, segment, registry, &left);
-    }
+    keep_index(disk, segment, registry, &left);
     Ok(left)
+}
+
+/// Stores the index, unless there are schema versions that it would lack: the next opening would not tell of them.
+fn keep_index(disk: &dyn Disk, segment: &Segment, registry: &Registry, left: &Leftover) {
+    if left.unread == 0 {
+        return sidecar::store(disk, segment, registry, left);
+    }
+    let path = segment.path.display();
+    tracing::error!(%path, versions = left.unread, hint = NAMED, "{UNREAD}");
 }
 
 /// Whether the stream's position there stands before all notes that there are: at the beginning, or at the end of what was

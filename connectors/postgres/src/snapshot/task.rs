@@ -1,6 +1,7 @@
 //! Looks what is to be read, and has it read: a few tables at a time, each by a reader of its own.
 
 mod board;
+mod quiet;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,14 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::abort::{self, Point};
-use rowcast_engine::journal::{self, Journal};
+use rowcast_engine::journal::Journal;
 use rowcast_engine::schema::Schema;
 use rowcast_engine::snapshots::{Command, Failing, Ordered, State};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result, Stop, Stopper, stop};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout_at};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use super::command;
@@ -30,7 +31,6 @@ use super::table::{Ended, Reading};
 use super::wishes::{self, Wishes};
 use crate::config::{SnapshotMode, Source};
 use crate::setup::captured;
-use crate::tables::Tables;
 use crate::wire::answering_client;
 pub use board::show_left;
 
@@ -39,9 +39,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A table that could not be read is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
-
-/// So long an order waits for readers whose rows are on their way: less than who gives it waits for an answer.
-const QUIET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One that cannot be read before somebody has mended something: a right, a key.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -425,43 +422,6 @@ impl Desk {
         let jobs = self.jobs()?;
         self.show(&jobs);
         Ok(named)
-    }
-
-    /// Waits until nobody reads what is about to be changed: a chunk on its way brings its job as it was.
-    ///
-    /// # Errors
-    ///
-    /// When that takes too long. What was told to stop does so when it can, and goes on.
-    async fn quiet(&mut self, command: &Command) -> Result<()> {
-        let (Command::Pause(patterns) | Command::Cancel(patterns)) = command else { return Ok(()) };
-        let wanted = Tables::parse(patterns, &[])?;
-        let jobs = self.jobs()?.tables;
-        for (note, _) in jobs.iter().filter(|(_, job)| wanted.matches(&job.schema, &job.table)) {
-            self.stops.remove(note).is_some().then(|| self.stopping.insert(note.clone()));
-        }
-        let deadline = tokio::time::Instant::now() + QUIET_PATIENCE;
-        while !self.stopping.is_empty() {
-            match timeout_at(deadline, self.reading.join_next()).await {
-                Ok(Some(Ok((note, ended)))) => self.ended(&note, ended),
-                Ok(Some(Err(_))) => {}
-                Ok(None) => break,
-                Err(_) => return Err(self.unquiet()),
-            }
-        }
-        Ok(())
-    }
-
-    fn unquiet(&self) -> Error {
-        let what = format!("Rows on their way have not arrived after {} s", QUIET_PATIENCE.as_secs());
-        let error = Error::transient("The snapshot is not changed");
-        match &*self.around.journal.state().borrow() {
-            journal::State::Full(detail) => {
-                error.because(format!("{what}: {detail}")).hint("Make room, then say it again")
-            }
-            _ => error
-                .because(what)
-                .hint("Say it again; `rowcast status` says whether the stream stands still"),
-        }
     }
 
     fn tell_filled(&mut self, jobs: &Jobs) {

@@ -28,15 +28,16 @@ async fn a_log_that_cannot_be_written_ends_nothing() {
     }
 }
 
-/// Many segments without an index are read whole. A pipe stands for one: whoever opens it waits for a writer.
+/// Many segments without an index take minutes. A pipe stands for them, in the place of a sink's position, which is read before:
+/// whoever opens it waits for a writer.
 #[tokio::test]
 async fn a_signal_ends_it_while_the_journal_is_being_opened() {
     let database = Postgres::shared().await.create_database("opening").await;
     let mut rowcast = Rowcast::of(&database);
-    let journal = rowcast.data().join("journal");
-    fs::create_dir_all(&journal).unwrap();
-    let segment = journal.join(format!("{:020}.seg", 1));
-    assert!(std::process::Command::new("mkfifo").arg(&segment).status().unwrap().success());
+    let cursors = rowcast.data().join("cursors");
+    fs::create_dir_all(&cursors).unwrap();
+    let cursor = cursors.join("kafka.json");
+    assert!(std::process::Command::new("mkfifo").arg(&cursor).status().unwrap().success());
     rowcast.spawn();
     let pid = rowcast.pid().unwrap();
     wait_for("the signals to be caught", SOON, async || {

@@ -23,6 +23,13 @@ pub(super) fn record() {
     });
 }
 
+/// A counter without labels.
+pub(super) fn counted(counter: &str) -> u64 {
+    let text = RECORDED.with(|recorded| recorded.get().map(PrometheusHandle::render)).unwrap_or_default();
+    let sample = text.lines().find_map(|line| line.strip_prefix(counter)?.strip_prefix(' '));
+    sample.map_or(0, |count| count.parse().unwrap())
+}
+
 /// Which value of its label a gauge is 1 for. For each of `known`, and for nothing else, there has to be one, and all but
 /// one have to be 0.
 pub(super) fn one_of(gauge: &str, label: &str, known: &[&str]) -> Option<String> {

@@ -77,8 +77,11 @@ async fn wishes_of_transactions_wait_behind_what_is_read() {
     read_initial(&way, passed, &capture).await;
     // Nothing is written in the midst of a transaction; one of both for id = 5 is done with all the same.
     way.hold_within();
+    let before = value(&client, "pg_current_wal_insert_lsn()").await.parse::<rowcast_engine::Lsn>().unwrap();
     run(&client, "insert into t values (0)").await;
     until("the stream to be held", async || way.has_message()).await;
+    // Until then it stands between two transactions, where rows are written.
+    until("the row to be taken in", async || capture.report().source.received_lsn > before).await;
     way.pass_all_chunks();
     wishes(&capture, 5).await;
     capture.crash().await;

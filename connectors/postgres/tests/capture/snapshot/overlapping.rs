@@ -69,16 +69,22 @@ async fn wishes_of_transactions_wait_behind_what_is_read() {
         run(&client, "select rowcast.snapshot('t')").await;
     }
     wishes(&capture, 6).await;
+    // As long as it is paused, one of the wishes may go before it.
+    capture.status.ask_for_snapshot(Command::Resume(vec!["public.t".to_owned()])).await.unwrap();
     capture.crash().await;
     let capture = Capture::start(config.clone(), directory.path()).await;
     let again = capture.status.ask_for_snapshot(rows_of_t(Some("id = 9"))).await.unwrap_err();
     assert!(again.to_string().contains("under way already"), "{again}");
-    capture.status.ask_for_snapshot(Command::Resume(vec!["public.t".to_owned()])).await.unwrap();
     read_initial(&way, passed, &capture).await;
     // Nothing is written in the midst of a transaction; one of both for id = 5 is done with all the same.
     way.hold_within();
     let before = value(&client, "pg_current_wal_insert_lsn()").await.parse::<rowcast_engine::Lsn>().unwrap();
-    run(&client, "insert into t values (0)").await;
+    // The row's record begins behind another one of its transaction.
+    run(
+        &client,
+        "begin; select pg_logical_emit_message(true, 'other', ''); insert into t values (0); commit",
+    )
+    .await;
     until("the stream to be held", async || way.has_message()).await;
     // Until then it stands between two transactions, where rows are written.
     until("the row to be taken in", async || capture.report().source.received_lsn > before).await;

@@ -68,12 +68,13 @@ impl Group {
         Ok(())
     }
 
-    /// Writes rows to the file when there are more than memory should hold; the last row stays, to be told as the last.
-    /// Waits for room on a full disk.
+    /// Whether there are more rows than memory should hold.
+    pub(crate) fn is_full(&self) -> bool {
+        self.rows.byte_len() >= HELD_MAX && self.rows.len() >= 2
+    }
+
+    /// Writes the rows to the file; the last one stays, to be told as the last. Waits for room on a full disk.
     pub(crate) async fn relieve(&mut self, journal: &Journal, shared: &Shared) -> Result<()> {
-        if self.rows.byte_len() < HELD_MAX || self.rows.len() < 2 {
-            return Ok(());
-        }
         let rows = self.rows.take_all_but_last();
         let mut filed = match self.filed.take() {
             Some(filed) => filed,

@@ -13,7 +13,7 @@ use rowcast_engine::snapshots::Command;
 use rowcast_postgres::{Config, Streaming};
 
 use super::breaks::gaps;
-use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
 use crate::support::Server;
 
 /// The machine's disk, which takes nothing more while it is full.
@@ -99,13 +99,23 @@ impl DiskFile for BoundedFile {
     }
 }
 
+async fn on(disk: &Bounded, config: Config, directory: &Directory) -> Capture {
+    let options = Options::new(directory.path());
+    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config, options, &[]);
+    capture.streams().await;
+    capture
+}
+
+/// The rows' ids, in their order.
+fn ids(told: &[Seen]) -> Vec<u32> {
+    told.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect()
+}
+
 /// Captures one row; then the disk is full.
 async fn full(server: &Server, config: Config, directory: &Directory) -> (Capture, Bounded) {
     let (client, disk) = (sql(server).await, Bounded::default());
     run(&client, "create table t (id int primary key, v text)").await;
-    let options = Options::new(directory.path());
-    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config, options, &[]);
-    capture.streams().await;
+    let capture = on(&disk, config, directory).await;
     run(&client, "insert into t values (1)").await;
     capture.wait(1).await;
     disk.fill(true);
@@ -170,9 +180,7 @@ async fn fast_shutdown(before: Before) -> Duration {
     until("the stream", async || capture.report().source.state == "streaming").await;
     run(&sql(&server).await, "insert into t values (0)").await;
     let told = capture.wait(last as usize + 1).await;
-    let ids: Vec<u32> =
-        told.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
-    assert_eq!(ids, (1..=last).chain([0]).collect::<Vec<_>>());
+    assert_eq!(ids(&told), (1..=last).chain([0]).collect::<Vec<_>>());
     assert!(gaps(&capture).is_empty());
     capture.stop().await;
     took
@@ -224,9 +232,7 @@ async fn a_table_is_not_locked_for_as_long_as_there_is_no_room_for_its_rows() {
     // More than is kept in memory, of which some goes to the disk before all has been read.
     run(&client, "create table t (id int, v text)").await;
     run(&client, "insert into t select i, repeat('x', 1000000) from generate_series(1, 24) i").await;
-    let options = Options::new(directory.path());
-    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config(&server), options, &[]);
-    capture.streams().await;
+    let capture = on(&disk, config(&server), &directory).await;
     disk.fill(true);
     let order = Command::Start { tables: vec!["public.t".to_owned()], condition: None };
     // The wish itself needs room.
@@ -243,8 +249,7 @@ async fn a_table_is_not_locked_for_as_long_as_there_is_no_room_for_its_rows() {
     disk.fill(false);
     until("the rows", async || capture.events().len() >= 24).await;
     let told = capture.wait(24).await;
-    let mut ids: Vec<u32> =
-        told.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
+    let mut ids = ids(&told);
     ids.sort_unstable();
     assert_eq!(ids, (1..=24).collect::<Vec<_>>());
     capture.stop().await;
@@ -258,9 +263,7 @@ async fn an_order_does_not_wait_for_room() {
     let (client, disk) = (sql(&server).await, Bounded::default());
     run(&client, "create table t (id int primary key, v text)").await;
     run(&client, "insert into t select i, repeat('x', 1000) from generate_series(1, 20000) i").await;
-    let options = Options::new(directory.path());
-    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config(&server), options, &[]);
-    capture.streams().await;
+    let capture = on(&disk, config(&server), &directory).await;
     let tables = || vec!["public.t".to_owned()];
     capture.status.ask_for_snapshot(Command::Start { tables: tables(), condition: None }).await.unwrap();
     disk.fill(true);
@@ -276,8 +279,7 @@ async fn an_order_does_not_wait_for_room() {
     assert!(first.is_err() && gone.is_err());
     disk.fill(false);
     let told = capture.wait(20_000).await;
-    let mut ids: Vec<u32> =
-        told.iter().map(|event| event.new.split(',').next().unwrap().parse().unwrap()).collect();
+    let mut ids = ids(&told);
     ids.sort_unstable();
     assert_eq!(ids, (1..=20_000).collect::<Vec<_>>());
     until("the end", async || capture.report().snapshots.is_empty()).await;

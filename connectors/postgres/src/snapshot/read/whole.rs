@@ -267,9 +267,15 @@ async fn copy_whole(
     let (mut read, begun, mut counted) = (0, Instant::now(), false);
     while let Some(line) = lines.next().await {
         group.push(&line.map_err(failed)?, columns, &mut piece.opened.told)?;
-        let relieved = piece.while_there_is_room(group.relieve(piece.journal, &shared)).await?;
-        if let Err(outcome) = relieved {
-            return Ok(outcome);
+        // Not for each row: waiting has its price.
+        if group.is_full() {
+            let relieved = piece.while_there_is_room(group.relieve(piece.journal, &shared)).await?;
+            if let Err(outcome) = relieved {
+                return Ok(outcome);
+            }
+        }
+        if piece.stopped.is_stopped() {
+            return Ok(WholeOutcome::Stopped);
         }
         read += 1;
         if read % TELL_EVERY == 0 {

@@ -15,7 +15,7 @@ use crate::support::{Database, Kafka, KafkaReader, Postgres, Rowcast, SOON, http
 const ROW_BYTES: u64 = 50_000;
 
 /// The journal may fill the whole disk, in segments that fit.
-fn on(disk: &SmallDisk, database: &Database) -> Rowcast {
+pub(crate) fn on(disk: &SmallDisk, database: &Database) -> Rowcast {
     let dir = format!("journal.dir={}", disk.path().join("journal").display());
     Rowcast::of(database).set(&dir).set("journal.segment_size=4MB").set("journal.max_size=1GB")
 }
@@ -40,7 +40,7 @@ pub(crate) async fn publish(rowcast: &Rowcast, number: i64) -> http::Answer {
 }
 
 /// Waits until the journal says that it has no room, and counts it.
-async fn wait_full(rowcast: &Rowcast) {
+pub(crate) async fn wait_full(rowcast: &Rowcast) {
     wait_for("the journal to be full", SOON * 2, async || {
         let status = http::get(rowcast.address(), "/v1/status").await?.json();
         let (journal, source) = (&status["journal"]["state"], &status["source"]["state"]);

@@ -3,6 +3,7 @@
 
 mod abort;
 mod adopt;
+mod broken_off;
 mod chaos;
 mod commands;
 mod confirm;

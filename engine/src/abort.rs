@@ -2,7 +2,7 @@
 //!
 //! Only with the feature `abort-points`, which the program's tests ask for and a build that is shipped never has;
 //! without it a point is nothing. `ROWCAST_ABORT_AT=append.written:3` ends the process when it comes to that place
-//! for the third time.
+//! for the third time. With `:panic` behind that the thread alone ends there, as by a fault of ours.
 
 /// The environment's variable that says where.
 pub const VARIABLE: &str = "ROWCAST_ABORT_AT";
@@ -162,6 +162,7 @@ mod armed {
     struct Aim {
         point: Point,
         left: AtomicU64,
+        panics: bool,
     }
 
     /// Ends the process here, if the environment says so.
@@ -175,6 +176,7 @@ mod armed {
         let Some(aim) = AIM.get_or_init(from_environment) else { return };
         if aim.point == point && aim.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             last();
+            assert!(!aim.panics, "{}: the tests have this thread panic", point.name());
             die();
         }
     }
@@ -184,7 +186,7 @@ mod armed {
         let text = std::env::var(VARIABLE).ok()?;
         parse(&text).map(Some).unwrap_or_else(|| {
             tracing::error!(
-                "{VARIABLE} is {}, not NAME:COUNT with a name of abort.rs",
+                "{VARIABLE} is {}, not NAME:COUNT or NAME:COUNT:panic with a name of abort.rs",
                 crate::in_quotes(&text)
             );
             std::process::exit(2)
@@ -192,10 +194,11 @@ mod armed {
     }
 
     fn parse(text: &str) -> Option<Aim> {
+        let (text, panics) = text.strip_suffix(":panic").map_or((text, false), |text| (text, true));
         let (name, count) = text.split_once(':')?;
         let point = Point::ALL.iter().copied().find(|point| point.name() == name)?;
         let left = count.parse().ok().filter(|count| *count > 0)?;
-        Some(Aim { point, left: AtomicU64::new(left) })
+        Some(Aim { point, left: AtomicU64::new(left), panics })
     }
 
     fn die() -> ! {
@@ -212,8 +215,9 @@ mod armed {
         #[test]
         fn only_what_exists_is_understood() {
             let aim = parse("sync.done:7").expect("a point");
-            assert_eq!((aim.point, aim.left.into_inner()), (Point::SyncDone, 7));
-            for wrong in ["sync.done", "sync.done:0", "sync.done:x", "sync:1", ""] {
+            assert_eq!((aim.point, aim.left.into_inner(), aim.panics), (Point::SyncDone, 7, false));
+            assert!(parse("sync.done:7:panic").is_some_and(|aim| aim.panics));
+            for wrong in ["sync.done", "sync.done:0", "sync.done:x", "sync.done:panic", "sync:1", ""] {
                 assert!(parse(wrong).is_none(), "{wrong}");
             }
         }

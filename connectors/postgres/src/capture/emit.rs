@@ -5,6 +5,7 @@ mod whole;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rowcast_engine::Lsn;
 use rowcast_engine::Result;
@@ -235,7 +236,7 @@ impl Emitter {
             tracker.end(ready.relation);
             return Ok(Written::Yes(None, job.progress.rows));
         }
-        let (json, rows) = (job.json()?, job.progress.rows);
+        let (json, rows) = (Arc::<[u8]>::from(job.json()?), job.progress.rows);
         builder.note(&name, &json);
         abort::point(Point::SnapshotEmitted);
         Ok(Written::Yes(Some((Box::new(job), json)), rows))

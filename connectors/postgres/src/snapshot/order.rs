@@ -113,7 +113,7 @@ pub(crate) struct Whole {
 #[derive(Debug)]
 pub(crate) enum Written {
     /// It is on its way to the disk: the job as it stands now, and as its note says it; `None` when it is done.
-    Yes(Option<(Box<Job>, Vec<u8>)>, u64),
+    Yes(Option<(Box<Job>, Arc<[u8]>)>, u64),
     /// It has to be read again.
     Repeat(Why),
     /// The table has to be read from its beginning.

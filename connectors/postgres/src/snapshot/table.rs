@@ -6,6 +6,7 @@ mod attended;
 mod board;
 mod gone;
 mod heard;
+mod way;
 mod whole;
 
 use std::panic::AssertUnwindSafe;
@@ -16,15 +17,16 @@ use futures_util::FutureExt;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::{Error, Kind, Lsn, Result, Stop};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use self::attended::{Attendant, Attended};
 use self::gone::is_undefined;
+use self::way::Way;
 use super::condition::{is_at_fault, try_out};
 use super::job::{Job, Progress, note_unless_replaced};
-use super::order::{Gone, Order, Ready, Written};
+use super::order::{Gone, Order, Ready};
 use super::pace::Pace;
 use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
@@ -63,7 +65,6 @@ pub(crate) enum Ended {
 /// A chunk on its way into the journal.
 struct Sent {
     window: u64,
-    answer: oneshot::Receiver<Written>,
     /// The job before it.
     before: Job,
 }
@@ -84,6 +85,8 @@ pub(crate) struct Reading {
     session: Attended,
     /// The stream looks after this table.
     followed: Option<u32>,
+    /// Rows that may be on their way into the journal.
+    way: Option<Way>,
     unseen_since: Option<Instant>,
     /// Open still, of a chunk that did not see what was streamed before.
     window: Option<u64>,
@@ -103,7 +106,7 @@ impl Reading {
         let publications = around.source.publications().map(str::to_owned).to_vec();
         let (started, pace) = (Instant::now(), Pace::new(Instant::now(), job.progress.rows));
         let (rows, session, followed) = (FIRST_ROWS, Attended::default(), None);
-        let (unseen_since, window, beginnings, anew_since) = (None, None, 0, None);
+        let (way, unseen_since, window, beginnings, anew_since) = (None, None, None, 0, None);
         Self {
             around,
             job,
@@ -112,6 +115,7 @@ impl Reading {
             rows,
             session,
             followed,
+            way,
             unseen_since,
             window,
             alike: Vec::new(),
@@ -138,6 +142,12 @@ impl Reading {
         if let Some(relation) = self.followed.filter(|_| !matches!(ended, Ok(Ended::Done))) {
             // The stream may be gone.
             let _ = self.order(Order::End(relation)).await;
+        }
+        let after_all = AssertUnwindSafe(self.read_after_all()).catch_unwind().await;
+        if let Ok(Some(rows)) = after_all {
+            self.note(rows);
+            self.finish(rows);
+            return Ok(Ended::Done);
         }
         ended
     }
@@ -298,54 +308,63 @@ impl Reading {
         let window = self.open(relation).await?;
         abort::point(Point::SnapshotOpened);
         let range = self.range();
-        let (tables, version) = (&self.around.source.tables, self.around.version);
-        let mut reader = Reader { client, publications: &self.publications, tables, version };
-        let outcome = tokio::select! {
-            outcome = reader.read(&self.job, &range) => Some(outcome),
-            () = self.stopped.stopped() => None,
-        };
-        let Some(outcome) = outcome else {
+        let Some(outcome) = self.read(client, &range).await? else {
             self.order(Order::Close(relation, window)).await?;
             // What the server is still looking for is not read.
             self.take_another(client).await?;
             return Ok(Round::Next);
         };
-        let chunk = match outcome {
-            Ok(Outcome::Read(chunk)) => {
-                metrics::histogram!("rowcast_snapshot_chunk_seconds").record(chunk.took);
-                chunk
-            }
-            Ok(Outcome::Keyless) => {
-                // Others may need it; and of a chunk on its way nothing is wanted any more.
-                drop((memory, sent.take()));
-                return Box::pin(self.whole(client)).await;
-            }
-            other => {
+        // What is not read takes none, and the chunk on its way may need it to arrive.
+        let memory = Some(memory).filter(|_| matches!(outcome, Outcome::Read(_)));
+        // Of one that is too large the session has more to send, and another one is asked.
+        let before = sent.take_if(|_| !matches!(outcome, Outcome::TooLarge(_)));
+        let behind_another = before.is_some();
+        let expected = self.job.progress.cursor.clone();
+        // Whatever comes now, it has come first: its note would take the place of a later one.
+        if let Some(before) = before
+            && let Round::Ended(ended) = self.hear(client, before).await?
+        {
+            return Ok(Round::Ended(ended));
+        }
+        match (outcome, memory) {
+            (Outcome::Read(_), Some(_)) if behind_another && expected != self.job.progress.cursor => {
+                // It has to be read again, and so has what comes behind it.
                 self.order(Order::Close(relation, window)).await?;
-                let outcome = match other {
-                    // Not one that the condition names.
-                    Err(error) if is_undefined(&error) && oid(client, &self.job).await? != Some(relation) => {
-                        Outcome::Gone
-                    }
-                    other => other?,
-                };
+            }
+            (Outcome::Read(chunk), Some(memory)) => {
+                self.answer_alike().await?;
+                *sent = Some(self.send(window, *chunk, &range, memory).await?);
+            }
+            (Outcome::Keyless, _) => return Box::pin(self.whole(client)).await,
+            (outcome, _) => {
+                self.order(Order::Close(relation, window)).await?;
                 return self.otherwise(client, outcome).await;
             }
+        }
+        Ok(Round::Next)
+    }
+
+    /// What there is to read next. `None`: somebody has stopped the reading.
+    async fn read(&self, client: &mut Client, range: &Range) -> Result<Option<Outcome>> {
+        let (tables, version) = (&self.around.source.tables, self.around.version);
+        let mut reader = Reader { client, publications: &self.publications, tables, version };
+        let outcome = tokio::select! {
+            outcome = reader.read(&self.job, range) => outcome,
+            () = self.stopped.stopped() => return Ok(None),
         };
-        if let Some(before) = sent.take() {
-            let (expected, heard) = (self.job.clone(), self.hear(client, before).await?);
-            if let Round::Ended(ended) = heard {
-                return Ok(Round::Ended(ended));
+        let relation = self.job.progress.relation;
+        match outcome {
+            // Not one that the condition names.
+            Err(error) if is_undefined(&error) && oid(client, &self.job).await? != Some(relation) => {
+                Ok(Some(Outcome::Gone))
             }
-            // It has to be read again, and so has what comes behind it.
-            if expected.progress.cursor != self.job.progress.cursor {
-                self.order(Order::Close(relation, window)).await?;
-                return Ok(Round::Next);
+            outcome => {
+                if let Ok(Outcome::Read(chunk)) = &outcome {
+                    metrics::histogram!("rowcast_snapshot_chunk_seconds").record(chunk.took);
+                }
+                outcome.map(Some)
             }
         }
-        self.answer_alike().await?;
-        *sent = Some(self.send(window, *chunk, &range, memory).await?);
-        Ok(Round::Next)
     }
 
     fn range(&self) -> Range {
@@ -401,10 +420,8 @@ impl Reading {
             first,
             memory,
         };
-        abort::point(Point::SnapshotRead);
-        let (sender, answer) = oneshot::channel();
-        self.order(Order::Write(Box::new(ready), sender)).await?;
-        Ok(Sent { window, answer, before })
+        self.send_off(ready).await?;
+        Ok(Sent { window, before })
     }
 
     async fn otherwise(&mut self, client: &mut Client, outcome: Outcome) -> Result<Round> {

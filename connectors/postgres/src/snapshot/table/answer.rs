@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 
 use rowcast_engine::Result;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
+use super::board::say;
 use super::{Reading, gone};
+use crate::snapshot::job::Job;
 use crate::snapshot::moment;
-use crate::snapshot::order::{Gone, Order, Taken, Written, begin};
+use crate::snapshot::order::{Gone, Order, Taken, begin};
 use crate::snapshot::read::CHUNK_MB;
 use crate::snapshot::server::{Nudged, nudge};
+use crate::snapshot::task::Surroundings;
 
 /// An idle server does not send what would show that the stream has passed a chunk's position: after this it is given
 /// something to send.
@@ -24,32 +27,7 @@ const NEAR: u64 = 1 << 20;
 /// For how long what a standby has not replayed yet is not worth a word.
 const REPLAY_SILENT: Duration = Duration::from_secs(10);
 
-/// For so long whoever has stopped a reading waits for rows that are on their way. In the midst of a transaction the
-/// stream has no place for them, and that may take long.
-const PLACE_PATIENCE: Duration = Duration::from_secs(2);
-
 impl Reading {
-    /// Waits until rows have been written, or not. `None`: somebody has stopped the reading, and they are withdrawn; they
-    /// are read again when it goes on.
-    pub(super) async fn placed(
-        &self,
-        client: &Client,
-        mut answer: oneshot::Receiver<Written>,
-    ) -> Result<Option<Written>> {
-        let impatient = async {
-            self.stopped.stopped().await;
-            sleep(PLACE_PATIENCE).await;
-        };
-        tokio::select! {
-            biased;
-            written = self.answer(client, &mut answer) => return written.map(Some),
-            () = impatient => {}
-        }
-        self.order(Order::End(self.job.progress.relation)).await?;
-        // They may have been written just before that.
-        Ok(answer.await.ok())
-    }
-
     /// Has the stream look after the table. False when somebody has stopped the reading before it has begun to.
     pub(super) async fn follow(&mut self, relation: u32) -> Result<bool> {
         self.followed = Some(relation);
@@ -70,24 +48,6 @@ impl Reading {
         }
     }
 
-    /// Waits until the stream has passed the rows' position.
-    pub(super) async fn answer<T>(&self, client: &Client, answer: &mut oneshot::Receiver<T>) -> Result<T> {
-        let sent = Instant::now();
-        loop {
-            match timeout(NUDGE_AFTER, &mut *answer).await {
-                Ok(written) => return written.map_err(|_| gone(Gone)),
-                Err(_) if self.around.orders.is_closed() => return Err(gone(Gone)),
-                Err(_) => {}
-            }
-            tokio::select! {
-                biased;
-                // A server that does not hear us has told the stream all the same.
-                written = &mut *answer => return written.map_err(|_| gone(Gone)),
-                nudged = self.nudge(client, sent) => nudged?,
-            }
-        }
-    }
-
     /// Waits until the stream is not far behind the server, or somebody stops it. What it brings that a snapshot sees already
     /// is in vain, and much of that is what a table without a key has no memory for.
     pub(super) async fn catch_up(&self, client: &Client) -> Result<()> {
@@ -100,20 +60,42 @@ impl Reading {
         self.order(Order::Judge(Box::new(taken), sender)).await?;
         self.say(Some("The stream is behind the server, and comes first"));
         tokio::select! {
-            passed = self.answer(client, &mut passed) => passed.map(drop)?,
+            passed = answer((&self.around, &self.job), client, &mut passed) => passed.map(drop)?,
             () = self.stopped.stopped() => {}
         }
         self.say(None);
         Ok(())
     }
+}
 
-    /// Has the server show how far it has sent, for a chunk that has waited since `sent`.
-    async fn nudge(&self, client: &Client, sent: Instant) -> Result<()> {
-        let Nudged::Standby(why) = nudge(client).await? else { return Ok(()) };
-        if sent.elapsed() > REPLAY_SILENT {
-            self.say(Some(why));
+/// Waits until the stream has passed a position of rows, or has said what becomes of them.
+pub(super) async fn answer<T>(
+    of: (&Surroundings, &Job),
+    client: &Client,
+    answer: &mut oneshot::Receiver<T>,
+) -> Result<T> {
+    let sent = Instant::now();
+    loop {
+        match timeout(NUDGE_AFTER, &mut *answer).await {
+            Ok(said) => return said.map_err(|_| gone(Gone)),
+            Err(_) if of.0.orders.is_closed() => return Err(gone(Gone)),
+            Err(_) => {}
         }
-        // It cannot be given anything to send; asked, it says how far it is.
-        self.order(Order::Ask).await
+        tokio::select! {
+            biased;
+            // A server that does not hear us has told the stream all the same.
+            said = &mut *answer => return said.map_err(|_| gone(Gone)),
+            nudged = show(of, client, sent) => nudged?,
+        }
     }
+}
+
+/// Has the server show how far it has sent, for a chunk that has waited since `sent`.
+async fn show((around, job): (&Surroundings, &Job), client: &Client, sent: Instant) -> Result<()> {
+    let Nudged::Standby(why) = nudge(client).await? else { return Ok(()) };
+    if sent.elapsed() > REPLAY_SILENT {
+        say(&around.status, job, Some(why));
+    }
+    // It cannot be given anything to send; asked, it says how far it is.
+    around.orders.send(Order::Ask).await.map_err(|_| gone(Gone))
 }

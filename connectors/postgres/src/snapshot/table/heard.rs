@@ -32,8 +32,8 @@ impl Reading {
 
     /// Waits until a chunk has been written, or not.
     pub(super) async fn hear(&mut self, client: &Client, sent: Sent) -> Result<Round> {
-        let Sent { window, answer, before } = sent;
-        let Some(written) = self.placed(client, answer).await? else {
+        let Sent { window, before } = sent;
+        let Some(written) = self.placed(client).await? else {
             return Ok(Round::Ended(Ended::Stopped));
         };
         match written {
@@ -41,12 +41,11 @@ impl Reading {
                 abort::point(Point::SnapshotHeard);
                 self.note(rows);
                 // Whoever looks at the notes, or changes them, finds them as they are.
-                let (job, json) = job.unzip();
-                if !self.is_noted(json.as_deref()).await? {
+                if !self.is_noted().await? {
                     return Ok(Round::Ended(Ended::Stopped));
                 }
                 abort::point(Point::SnapshotNoted);
-                let Some(job) = job else {
+                let Some((job, _)) = job else {
                     self.finish(rows);
                     return Ok(Round::Ended(Ended::Done));
                 };
@@ -91,15 +90,6 @@ impl Reading {
         self.order(Order::End(relation)).await?;
         // Whoever has stopped it is heard before the next chunk.
         self.follow(relation).await.map(drop)
-    }
-
-    /// Waits until the journal has it; false when another wish has taken its place.
-    pub(super) async fn is_noted(&self, json: Option<&[u8]>) -> Result<bool> {
-        let note = self.job.note();
-        let is =
-            |found: Option<&[u8]>| found == json || found.is_some_and(|noted| self.job.is_another(noted));
-        self.around.journal.noted(&note, is).await?;
-        Ok(self.around.journal.note_named(&note).as_deref() == json)
     }
 
     pub(super) async fn wait_for(&mut self, why: Why) {

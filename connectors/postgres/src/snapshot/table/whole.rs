@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rowcast_engine::Result;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::journal::State;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
@@ -24,7 +24,7 @@ use crate::tables::qualified;
 /// What came of a reading.
 enum Piecework {
     /// It is on its way to the stream.
-    Sent(oneshot::Receiver<Written>),
+    Sent,
     /// It is of no use.
     Not(Written),
     Ends(Round),
@@ -52,6 +52,7 @@ impl Reading {
         }
         let relation = self.job.progress.relation;
         self.order(Order::End(relation)).await?;
+        (self.window, self.behind) = (None, false);
         self.restart(relation);
         (self.job.progress.key, self.job.progress.order) = Default::default();
         self.tell_of_readings();
@@ -72,7 +73,7 @@ impl Reading {
             self.wait_for_journal().await?;
             let Some(memory) = self.memory().await? else { continue };
             let sent = match self.piece(client, memory, &mut opened).await? {
-                Piecework::Sent(sent) => self.placed(client, sent).await?,
+                Piecework::Sent => self.placed(client).await?,
                 Piecework::Not(written) => Some(written),
                 Piecework::Ends(round) => return Ok(round),
             };
@@ -157,7 +158,7 @@ impl Reading {
         }
         let Opened { window, told, .. } = opened;
         if let Ok(WholeOutcome::Read(table)) = read {
-            return self.give(window, *table, told, memory).await.map(Piecework::Sent);
+            return self.give(window, *table, told, memory).await.map(|()| Piecework::Sent);
         }
         self.order(Order::CloseWhole(relation, window, Box::new(told))).await?;
         self.not_read(client, read?).await
@@ -212,7 +213,7 @@ impl Reading {
         table: Table,
         told: Told,
         memory: OwnedSemaphorePermit,
-    ) -> Result<oneshot::Receiver<Written>> {
+    ) -> Result<()> {
         self.job.progress.estimate = table.estimate;
         self.job.progress.at_end = true;
         // What other servers' replication has written may be told by no event.
@@ -237,17 +238,14 @@ impl Reading {
             job: self.job.clone(),
             memory,
         };
-        abort::point(Point::SnapshotRead);
-        let (sender, answer) = oneshot::channel();
-        self.order(Order::Write(Box::new(ready), sender)).await?;
-        Ok(answer)
+        self.send_off(ready).await
     }
 
     /// All of it is on its way to the disk.
     async fn arrived(&mut self, rows: u64) -> Result<Round> {
         abort::point(Point::SnapshotHeard);
         self.note(rows);
-        if !self.is_noted(None).await? {
+        if !self.is_noted().await? {
             return Ok(Round::Ended(Ended::Stopped));
         }
         abort::point(Point::SnapshotNoted);

@@ -136,16 +136,16 @@ impl Reader<'_> {
         let looks = (&shown, &order, unencoded);
         let bound = bound_of(&transaction, job, range, looks).await?;
         let sql = copied(&statement(job, &shown, &order, (range, &bound)), unencoded);
-        let rows = copy(&transaction, &sql, shown.schema.columns.len()).await?;
-        let mut rows = match rows {
-            Ok(rows) => rows,
+        let copied = copy(&transaction, &sql, (shown.schema.columns.len(), bound.kept())).await?;
+        let Copied { rows, more } = match copied {
+            Ok(copied) => copied,
             // What is still to come is not read: the connection ends with the chunk.
             Err(rows) => return Ok(Outcome::TooLarge(rows)),
         };
         let estimate = estimate::of(&transaction, job, &shown).await?;
         transaction.commit().await.map_err(failed)?;
         let looked_at = bound.looked_at(range);
-        let (more, last) = bound.end(&mut rows, &shown.schema)?;
+        let (more, last) = bound.end((&rows, more), &shown.schema)?;
         let (schema, took) = (shown.schema, started.elapsed());
         let chunk = Chunk { schema, rows, visible, lsn, due, more, last, estimate, looked_at, took };
         Ok(Outcome::Read(Box::new(chunk)))
@@ -176,17 +176,19 @@ impl Bound {
         }
     }
 
+    /// How many rows are its own.
+    fn kept(&self) -> usize {
+        match self {
+            Self::Count(limit) => *limit,
+            Self::At(_) | Self::None => usize::MAX,
+        }
+    }
+
     /// Whether there are more rows than these, and behind which key.
-    fn end(self, rows: &mut Rows, schema: &Schema) -> Result<(bool, Option<Vec<String>>)> {
+    fn end(self, (rows, more): (&Rows, bool), schema: &Schema) -> Result<(bool, Option<Vec<String>>)> {
         Ok(match self {
             Self::At(last) => (last.is_some(), last),
-            Self::Count(limit) => {
-                let more = rows.len() > limit;
-                if more {
-                    rows.pop();
-                }
-                (more, last_key(rows, &schema.key, &schema.channel)?)
-            }
+            Self::Count(_) => (more, last_key(rows, &schema.key, &schema.channel)?),
             Self::None => (false, None),
         })
     }
@@ -203,10 +205,11 @@ async fn bound_of(
         return Ok(Bound::Count(*count as usize));
     }
     let width = shown.schema.key.len();
-    let keys = copy(transaction, &copied(&bound(job, shown, order, *count), unencoded), width).await?;
+    let sql = copied(&bound(job, shown, order, *count), unencoded);
+    let keys = copy(transaction, &sql, (width, 1)).await?;
     let keys = keys.map_err(|_| Error::failed("COPY gave more than one row of one"))?;
     let places: Vec<u16> = (0..).take(width).collect();
-    last_key(&keys, &places, &shown.schema.channel).map(Bound::At)
+    last_key(&keys.rows, &places, &shown.schema.channel).map(Bound::At)
 }
 
 /// Whether a table is the one that is wanted, by its name, and still captured.
@@ -279,15 +282,31 @@ pub(super) fn all_of(conditions: &[String]) -> String {
     if conditions.is_empty() { String::new() } else { format!(" where {}", conditions.join(" and ")) }
 }
 
-/// The rows, or how many there were when they became too large.
-async fn copy(transaction: &Transaction<'_>, sql: &str, columns: usize) -> Result<Result<Rows, usize>> {
+/// Rows that were read.
+struct Copied {
+    rows: Rows,
+    /// One was left where it was.
+    more: bool,
+}
+
+/// So many of the rows, or how many there were when they became too large. What comes behind them is not held: it may be as
+/// large as all of them.
+async fn copy(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    (columns, kept): (usize, usize),
+) -> Result<Result<Copied, usize>> {
     let failed = |error| row_error("Cannot read rows", error);
     let columns = u16::try_from(columns).unwrap_or(u16::MAX);
     let lines = transaction.copy_out(sql).await.map_err(failed)?;
     pin_mut!(lines);
-    let mut rows = Rows::default();
+    let (mut rows, mut more) = (Rows::default(), false);
     while let Some(line) = lines.next().await {
         let line = line.map_err(failed)?;
+        if rows.len() >= kept {
+            more = true;
+            continue;
+        }
         rows.push(&line, columns).ok_or_else(|| {
             Error::failed("COPY gave a row that has another number of columns than its table")
         })?;
@@ -295,7 +314,7 @@ async fn copy(transaction: &Transaction<'_>, sql: &str, columns: usize) -> Resul
             return Ok(Err(rows.len()));
         }
     }
-    Ok(Ok(rows))
+    Ok(Ok(Copied { rows, more }))
 }
 
 fn last_key(rows: &Rows, key: &[u16], channel: &str) -> Result<Option<Vec<String>>> {

@@ -39,3 +39,24 @@ async fn large_rows_that_wait_are_read_a_few_at_a_time() {
     equal_to_the_table(&client, &capture.events()).await;
     capture.stop().await;
 }
+
+/// A chunk of one row takes it however large it is; the one behind it, which shows that there are more, is not held.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_each_of_which_is_as_large_as_a_chunk_are_read_one_by_one() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table t (id int primary key, v text, big text); alter table t alter big set storage external;
+         insert into t select i, 'v', repeat('x', case when i % 5 = 0 then 1 when i = 7 then 40 << 20 else 20 << 20 end)
+         from generate_series(1, 9) i",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    capture.status.ask_for_snapshot(rows_of_t(None)).await.unwrap();
+    read_whole(&capture).await;
+    let reads = capture.events().iter().filter(|event| event.op == Op::Read).count();
+    assert_eq!(reads, 9);
+    equal_to_the_table(&client, &capture.events()).await;
+    capture.stop().await;
+}

@@ -70,7 +70,7 @@ pub(super) fn newer<'n>(
 ) -> HashMap<&'n [u8], Newer<'n>> {
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     let mut newer = HashMap::new();
-    for noted in notes.iter().skip(from).filter(|noted| !visible.sees(noted.commit)) {
+    for noted in unseen(notes.iter().skip(from), visible) {
         let all = newer
             .entry(&*noted.key)
             .or_insert_with(|| Newer { incomplete: false, updates: Some(Vec::new()) });
@@ -81,6 +81,17 @@ pub(super) fn newer<'n>(
         }
     }
     newer
+}
+
+/// Those that the snapshot does not surely see. A standby shows commits in the order of its log, and so does the stream: with
+/// one that is seen all before it are, even where their own ids do not say so. Made once more without it they would take
+/// the row back to what it was.
+fn unseen<'n>(
+    notes: impl DoubleEndedIterator<Item = &'n Noted> + ExactSizeIterator + Clone,
+    visible: &Visible,
+) -> impl Iterator<Item = &'n Noted> {
+    let seen = visible.replayed().and_then(|_| notes.clone().rposition(|noted| visible.sees(noted.commit)));
+    notes.skip(seen.map_or(0, |seen| seen + 1)).filter(|noted| !visible.sees(noted.commit))
 }
 
 /// A row with what updates have made of it. Of those that it has in it already, as a standby's may, nothing is changed by
@@ -118,4 +129,31 @@ fn tuple_of(values: &[Value<'_>]) -> Option<Vec<u8>> {
         }
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use rowcast_engine::Lsn;
+
+    use super::*;
+    use crate::snapshot::visible::Commit;
+
+    /// Numbers are given in another order than that of the commits, and one of those in between is still in progress.
+    #[test]
+    fn a_standby_that_shows_a_commit_shows_all_before_it() {
+        let noted = |xid, at| Noted {
+            key: Box::default(),
+            commit: Commit { xid, at: Lsn(at) },
+            incomplete: true,
+            values: None,
+        };
+        let notes = VecDeque::from([noted(20, 105), noted(10, 110), noted(21, 115), noted(22, 120)]);
+        let of = |visible: &Visible| -> Vec<u32> {
+            unseen(notes.iter().skip(0), visible).map(|noted| noted.commit.xid).collect()
+        };
+        let taken: Visible = "15:21:".parse().unwrap();
+        assert_eq!(of(&taken.on_standby(Lsn(100))), [21, 22]);
+        assert_eq!(of(&"15:21:20".parse().unwrap()), [20, 21, 22], "a primary knows it of each");
+        assert_eq!(of(&"9:21:".parse::<Visible>().unwrap().on_standby(Lsn(100))), [20, 10, 21, 22]);
+    }
 }

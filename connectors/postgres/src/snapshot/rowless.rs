@@ -30,7 +30,10 @@ pub(crate) async fn rows_last(client: &Client, mut tables: Vec<(String, String)>
 
 /// Those of which nothing tells the rows apart. Which of its columns are published is not looked at: a table whose key is
 /// not is read in one piece, too, but in the turn of those that have one.
-async fn keyless(client: &Client, tables: &[(String, String)]) -> Result<BTreeSet<(String, String)>> {
+pub(super) async fn keyless(
+    client: &Client,
+    tables: &[(String, String)],
+) -> Result<BTreeSet<(String, String)>> {
     let sql = "select n.nspname, c.relname from unnest($1::text[], $2::text[]) t (schema, name)
                join pg_namespace n on n.nspname = t.schema join pg_class c on c.relnamespace = n.oid and c.relname = t.name
                where not exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid and

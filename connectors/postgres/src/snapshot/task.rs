@@ -25,7 +25,7 @@ use super::job::{ALL, Job, Jobs, Known, Progress, Since, Wanted};
 use super::order::{ORDERS, Order, Orders};
 use super::read::CHUNK_MB;
 use super::room;
-use super::rowless::rows_last;
+use super::rowless::{self, rows_last};
 use super::scan;
 use super::table::{Ended, Reading};
 use super::wishes::{self, Wishes};
@@ -299,12 +299,21 @@ impl Desk {
         jobs.tables.into_iter().filter(is_ready).collect()
     }
 
-    /// Looks up where those begin that were asked for in the log.
+    /// Looks up where those begin that were asked for in the log, and which of their tables have no key.
     async fn find_places(&self, jobs: &mut Jobs) -> Result<()> {
+        let asked = |job: &Job| matches!(job.since, Since::Commit(_));
+        let name = |job: &Job| (job.schema.clone(), job.table.clone());
+        let wished: Vec<_> = jobs.tables.values().filter(|job| asked(job)).map(name).collect();
+        if wished.is_empty() {
+            return Ok(());
+        }
+        let client = answering_client(&self.around.source.info).await?;
+        let keyless = rowless::keyless(&client, &wished).await?;
         for job in jobs.tables.values_mut() {
             let Since::Commit(lsn) = job.since else { continue };
             let found = scan::event_behind(&self.around.journal, lsn).await?;
             job.since = found.map_or(Since::Unknown, Since::Event);
+            job.keyless = keyless.contains(&name(job));
             self.note(&[(job.note(), job.json()?)]).await?;
         }
         Ok(())

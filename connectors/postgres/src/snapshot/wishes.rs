@@ -4,7 +4,7 @@
 //! wish has been taken up stands in a note, stored together with the jobs: a crash before reads nothing twice, a crash
 //! behind forgets nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rowcast_engine::Result;
 use rowcast_engine::cursor::Started;
@@ -82,7 +82,10 @@ pub(super) fn shared_by(job: Job, sinks: &[(String, u64)]) -> Vec<Job> {
 /// would have them twice.
 pub(super) fn before_others(jobs: &Jobs) -> BTreeMap<String, String> {
     let mut first: BTreeMap<String, (Since, String)> = BTreeMap::new();
-    for (note, job) in jobs.tables.iter().filter(|(_, job)| job.keyless) {
+    // Of one table all: one that was wished for by an earlier version of rowcast does not say it.
+    let keyless: BTreeSet<String> =
+        jobs.tables.values().filter(|job| job.keyless).map(Job::channel).collect();
+    for (note, job) in jobs.tables.iter().filter(|(_, job)| keyless.contains(&job.channel())) {
         let mine = (job.since, note.clone());
         let held = first.entry(job.channel()).or_insert_with(|| mine.clone());
         if mine < *held {
@@ -125,10 +128,12 @@ fn gone(note: &str) -> (String, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use rowcast_engine::Lsn;
     use rowcast_engine::event::Micros;
     use rowcast_engine::sink::Start;
 
     use super::*;
+    use crate::snapshot::job::Wish;
 
     fn jobs(sinks: &[&str], taken_up: &[(&str, Micros)]) -> Jobs {
         let sinks = sinks.iter().map(ToString::to_string).collect();
@@ -186,6 +191,11 @@ mod tests {
         assert_eq!(before_others(&all), BTreeMap::from([(everybody.channel(), everybody.note())]));
         all.tables.remove(&everybody.note());
         assert!(before_others(&all).values().next().unwrap().ends_with("for a c"));
+        // As an earlier version noted it, which did not look whether the table has a key.
+        let wish = Wish { at: Lsn(7), number: 0 };
+        let wished = Job { keyless: false, wish: Some(wish), since: Since::Event(3), ..job(false) };
+        all.tables.insert(wished.note(), wished.clone());
+        assert_eq!(before_others(&all), BTreeMap::from([(wished.channel(), wished.note())]));
         let wishes = wishes(&[("a", Some(5)), ("b", None)]);
         assert_eq!(super::places(&Jobs::default(), &wishes), [("a".to_owned(), 100)]);
     }

@@ -8,14 +8,15 @@ use crate::catalog::Shown;
 use crate::snapshot::job::Job;
 use crate::wire::row_error;
 
-/// What statistics say; where there are none yet, what the planner makes of the table's size. Asked once: of a table that
+/// What statistics say; where there are none yet, or conditions leave rows out, what the planner makes of it. Asked once: of a table that
 /// is read by its chunks it costs no more than its first.
 pub(super) async fn of(transaction: &Transaction<'_>, job: &Job, shown: &Shown) -> Result<u64> {
-    let known = if shown.estimate > 0 { shown.estimate } else { job.progress.estimate };
+    let filters = [shown.filter.as_ref(), job.condition.as_ref()];
+    let is_all = filters.iter().all(Option::is_none);
+    let known = if shown.estimate > 0 && is_all { shown.estimate } else { job.progress.estimate };
     if known > 0 {
         return Ok(known);
     }
-    let filters = [shown.filter.as_ref(), job.condition.as_ref()];
     let conditions: Vec<String> = filters.into_iter().flatten().map(|sql| format!("({sql}\n)")).collect();
     let sql = format!("explain (format json) select from {}{}", source(job, shown), all_of(&conditions));
     let failed = |error| row_error("Cannot ask how many rows the table may have", error);

@@ -1,6 +1,8 @@
 //! How many rows a table is thought to have: how far a snapshot has come is told by it.
 
+use super::load::progress;
 use super::*;
+use crate::capture::interceptor::Interceptor;
 
 /// Nested partitions, one of them never filled and never analyzed.
 const TABLE: &str = "
@@ -12,16 +14,46 @@ create table t_high_b partition of t_high for values from (6000) to (7000) with 
 insert into t select generate_series(0, 5999)";
 
 /// What is told of the table when its first chunk has been read, of 2,000 rows.
-async fn estimate(capture: &Capture, client: &Client) -> u64 {
-    run(client, "select pg_advisory_lock(7)").await;
-    let first = "id < 2000 or pg_advisory_xact_lock_shared(7) is not null";
-    capture.status.ask_for_snapshot(rows_of_t(Some(first))).await.unwrap();
-    let shown = async || capture.report().snapshots.first().cloned().unwrap_or_default();
-    until("the first chunk", async || shown().await.rows == 2000).await;
-    let estimate = shown().await.estimate;
-    run(client, "select pg_advisory_unlock(7)").await;
+async fn estimate(way: &Interceptor, client: &Client, capture: &Capture) -> u64 {
+    way.hold();
+    way.pass_stream();
+    capture.status.ask_for_snapshot(rows_of_t(None)).await.unwrap();
+    let before = way.chunks();
+    until("the first chunk to be read", async || way.chunks() > before).await;
+    way.pass_chunk();
+    until("the first chunk to be noted", async || {
+        caught_up(client, capture).await;
+        progress(&capture.journal) == Some((2000, 0))
+    })
+    .await;
+    let job: serde_json::Value =
+        serde_json::from_slice(&capture.journal.note_named("snapshot public.t").unwrap()).unwrap();
+    way.pass_all_chunks();
     read_whole(capture).await;
-    estimate
+    job["progress"]["estimate"].as_u64().unwrap()
+}
+
+/// What is told of some rows of a table whose statistics are known.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_rows_that_meet_a_condition_those_are_counted() {
+    let server = Server::start("jit = off");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table t (id int primary key); insert into t select generate_series(1, 100000); analyze t",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "select pg_advisory_lock(7)").await;
+    let held = "id <= 4100 and (id < 4000 or pg_advisory_xact_lock_shared(7) is not null)";
+    capture.status.ask_for_snapshot(rows_of_t(Some(held))).await.unwrap();
+    let shown = async || capture.report().snapshots.first().cloned().unwrap_or_default();
+    until("the first chunk", async || shown().await.rows >= 2000).await;
+    let estimate = shown().await.estimate;
+    run(&client, "select pg_advisory_unlock(7)").await;
+    read_whole(&capture).await;
+    assert!((2000..20_000).contains(&estimate), "{estimate} of 4100, and the table has 100000");
+    capture.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,20 +61,15 @@ async fn of_a_partitioned_table_each_row_is_counted_once() {
     let server = Server::start("jit = off");
     let (client, directory) = (sql(&server).await, Directory::new());
     run(&client, TABLE).await;
-    // Rows are looked for in the order of the key, one by one.
-    run(
-        &client,
-        "alter database postgres set enable_seqscan = off; alter database postgres set enable_sort = off",
-    )
-    .await;
-    let capture = Capture::start(config(&server), directory.path()).await;
-    let by_size = estimate(&capture, &client).await;
+    let way = Interceptor::start(&server).await;
+    let capture = Capture::start(way.config(), directory.path()).await;
+    let by_size = estimate(&way, &client, &capture).await;
     assert!((3000..15_000).contains(&by_size), "nothing is known but how large it is: {by_size}");
     run(&client, "analyze t_low").await;
-    assert_eq!(estimate(&capture, &client).await, 3000, "one partition is known");
+    assert_eq!(estimate(&way, &client, &capture).await, 3000, "one partition is known");
     run(&client, "analyze t").await;
     assert_eq!(value(&client, "select reltuples from pg_class where relname = 't'").await, "6000");
-    assert_eq!(estimate(&capture, &client).await, 6000);
+    assert_eq!(estimate(&way, &client, &capture).await, 6000);
     // Of partitions that are filled anew nothing is known; of what they were together it is.
     run(&client, "truncate t; insert into t select generate_series(0, 5999)").await;
     assert_eq!(
@@ -53,6 +80,6 @@ async fn of_a_partitioned_table_each_row_is_counted_once() {
         .await,
         "-1"
     );
-    assert_eq!(estimate(&capture, &client).await, 6000);
+    assert_eq!(estimate(&way, &client, &capture).await, 6000);
     capture.stop().await;
 }

@@ -125,7 +125,8 @@ async fn without_its_terminal(name: &str, how: &str) -> (Directory, impl Fn() ->
 
 #[tokio::test]
 async fn a_terminal_that_is_gone_ends_it() {
-    let (_directory, log, _) = without_its_terminal("terminal", "").await;
+    // The tests themselves may have been started with nohup.
+    let (_directory, log, _) = without_its_terminal("terminal", "env --default-signal=HUP").await;
     wait_for("the end", SOON, async || {
         if log().contains("Received SIGHUP") && log().contains("Stopped") { Ok(()) } else { Err(log()) }
     })

@@ -34,6 +34,7 @@ mod restored;
 mod resume;
 mod rotated;
 mod said;
+mod schema;
 mod setup;
 mod siblings;
 mod slots;

@@ -11,6 +11,10 @@ use crate::setup::server::Server;
 use crate::tables::{identifier, shown};
 use crate::wire::sql_error;
 
+/// It locks every table of the database, those of the schema among them.
+const DUMP: &str = "pg_dump by a role that may not read it, such as the application's own, stops there: have it leave that out \
+                    (--exclude-schema=rowcast)";
+
 /// What is in it, and itself: as ALTER and GRANT name it, its owner, and its rights.
 const THINGS: &str = "
 select 'SCHEMA' as kind, 'rowcast' as name, n.nspowner as owner, coalesce(n.nspacl, acldefault('n', n.nspowner)) as acl,
@@ -35,7 +39,7 @@ pub(super) async fn of_schema(client: &Client, source: &Source, server: &Server)
     let mut all = if there.get(0) {
         vec![of_owner(client, server).await?]
     } else {
-        vec![requirement("schema rowcast", true, "not there yet: `rowcast run` makes it", None)]
+        vec![requirement("schema rowcast", true, "not there yet: `rowcast run` makes it", DUMP.to_owned())]
     };
     all.extend(of_publications(client, source, server).await?);
     Ok(all)
@@ -54,7 +58,7 @@ async fn of_owner(client: &Client, server: &Server) -> Result<Requirement> {
             let found = "its tables and functions are there, the history that says how they came is empty";
             requirement("schema rowcast", false, found, migrations::COPIED.to_owned())
         } else {
-            requirement("schema rowcast", true, "there", None)
+            requirement("schema rowcast", true, "there", DUMP.to_owned())
         });
     };
     let (role, owner) = (shown(&server.role), shown(first.get(2)));

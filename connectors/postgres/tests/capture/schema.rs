@@ -62,3 +62,23 @@ async fn a_copy_without_its_history_is_named() {
     Capture::start(config.clone(), again.path()).await.stop().await;
     assert!(named(&config, "schema rowcast").await.unwrap().ok);
 }
+
+/// It locks all tables, and may not lock those of the schema.
+#[tokio::test]
+async fn an_owner_without_rights_here_dumps_what_is_his() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let config = plain(&server, &client).await;
+    run(&client, "create role app login; create table t (id int primary key); alter table t owner to app; grant app to plain")
+        .await;
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    let Some(dumped) = server.dump_by("app", &[]) else { return };
+    assert!(!dumped.status.success(), "nothing would have to be said");
+    let remedy = named(&config, "schema rowcast").await.unwrap().remedy.unwrap();
+    let from = remedy.find("--exclude").unwrap();
+    let option = remedy.get(from..from + remedy.get(from..).unwrap().find(')').unwrap()).unwrap();
+    let dumped = server.dump_by("app", &[option]).unwrap();
+    let (text, said) = (String::from_utf8_lossy(&dumped.stdout), String::from_utf8_lossy(&dumped.stderr));
+    assert!(dumped.status.success() && text.contains("CREATE TABLE public.t"), "{said}");
+    capture.stop().await;
+}

@@ -46,10 +46,11 @@ const RELATIONS: [&str; 8] =
     ["capture", "identifying", "identity", "installation", "lent", "migrations", "pattern", "secret"];
 
 /// And their functions and procedures.
-const FUNCTIONS: [&str; 22] = [
+const FUNCTIONS: [&str; 23] = [
     "bereft",
     "channel",
     "emit",
+    "hinders",
     "identify",
     "is_alone",
     "is_identified",

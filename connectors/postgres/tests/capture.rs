@@ -8,6 +8,7 @@ mod contents;
 mod cut;
 mod encodings;
 mod failover;
+mod foreign;
 mod full;
 mod generated;
 mod harness;

@@ -74,7 +74,7 @@ pub(crate) fn unpublished_remedy(table: &str, whole: bool) -> String {
     )
 }
 
-/// Says the same as the view of migration V9 and the functions of V2 and V12, which look after tables where an event
+/// Says the same as the view of migration V9 and the functions of V2, V12 and V13, which look after tables where an event
 /// trigger may; this one also serves where nothing may be created. `$3`: trees are shown as their root.
 /// `$4`: stored generated columns are published.
 const QUERY: &str = "
@@ -213,7 +213,14 @@ pub(crate) fn plan(tables: &[Table], wanted: &Tables) -> Plan {
     for table in tables {
         let through = table.ancestors.iter().any(|oid| matching.contains(oid));
         let member = table.in_all || table.in_inserts;
-        let list = match (matching.contains(&table.oid) && !through, member) {
+        let is_wanted = matching.contains(&table.oid) && !through;
+        if is_wanted && table.in_all && !table.owned && table.would_fail() {
+            // Its writers fail until it has left, and the other publication it may not be added to.
+            plan.unwanted.push(Table { in_inserts: false, ..table.clone() });
+            plan.foreign.push(Table { in_all: false, ..table.clone() });
+            continue;
+        }
+        let list = match (is_wanted, member) {
             (false, false) => continue,
             (false, true) => &mut plan.unwanted,
             (true, _) if table.in_all == table.identified && table.in_inserts != table.identified => continue,
@@ -255,14 +262,15 @@ mod tests {
             Table { in_inserts: true, ..table(5, "got_a_key") },
             Table { in_all: true, in_inserts: true, ..table(6, "in_both") },
             Table { owned: false, ..table(7, "foreign") },
+            Table { owned: false, in_all: true, identified: false, ..table(9, "theirs_lost_its_key") },
             Table { in_all: true, ..table(8, "secret") },
         ];
         let wanted = Tables::parse(&["public.*".to_owned()], &["public.secret".to_owned()]).unwrap();
         let plan = plan(&tables, &wanted);
         assert_eq!(names(&plan.new), ["new"]);
         assert_eq!(names(&plan.moved), ["lost_its_key", "got_a_key", "in_both"]);
-        assert_eq!(names(&plan.unwanted), ["secret"]);
-        assert_eq!(names(&plan.foreign), ["foreign"]);
+        assert_eq!(names(&plan.unwanted), ["theirs_lost_its_key", "secret"]);
+        assert_eq!(names(&plan.foreign), ["foreign", "theirs_lost_its_key"]);
     }
 
     #[test]

@@ -74,3 +74,35 @@ end
 $$;
 
 revoke all on function rowcast.hinders(oid, text[]) from public;
+
+-- Whoever may read the key may ask for what rowcast.snapshot does, and whoever may write the rest decides what is captured.
+-- ALTER DEFAULT PRIVILEGES gives rights on all that a role makes, these tables and functions among them: taken back from
+-- whom it names. What somebody else was granted was meant.
+do $$
+declare
+    statement text;
+begin
+    for statement in
+        with given as (
+            select distinct d.defaclrole as owner, d.defaclobjtype::text as kind, a.grantee
+            from pg_catalog.pg_default_acl d cross join lateral pg_catalog.aclexplode(d.defaclacl) a
+            where a.grantee <> d.defaclrole
+        ), ours as (
+            select 'r' as kind, pg_catalog.format('all on table rowcast.%I', c.relname) as rights, c.relowner as owner
+            from pg_catalog.pg_class c
+            where c.relnamespace = 'rowcast'::pg_catalog.regnamespace and c.relkind in ('r', 'v')
+            union all
+            select 'f', 'all on function ' || p.oid::pg_catalog.regprocedure::text, p.proowner
+            from pg_catalog.pg_proc p
+            where p.pronamespace = 'rowcast'::pg_catalog.regnamespace and p.proname not in ('publish', 'emit')
+            union all
+            select 'n', 'create on schema rowcast', n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'rowcast'
+        )
+        select pg_catalog.format('revoke %s from %s cascade', o.rights,
+                                 case when g.grantee = 0 then 'public' else g.grantee::pg_catalog.regrole::text end)
+        from ours o join given g using (owner, kind)
+    loop
+        execute statement;
+    end loop;
+end
+$$;

@@ -11,6 +11,7 @@ mod failover;
 mod foreign;
 mod full;
 mod generated;
+mod granted;
 mod harness;
 mod hostile;
 mod hosts;

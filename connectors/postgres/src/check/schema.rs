@@ -37,7 +37,9 @@ pub(super) async fn of_schema(client: &Client, source: &Source, server: &Server)
     let there =
         client.query_one("select to_regnamespace('rowcast') is not null", &[]).await.map_err(failed)?;
     let mut all = if there.get(0) {
-        vec![of_owner(client, server).await?]
+        let mut all = vec![of_owner(client, server).await?];
+        all.extend(of_rights(client).await.map_err(failed)?);
+        all
     } else {
         vec![requirement("schema rowcast", true, "not there yet: `rowcast run` makes it", DUMP.to_owned())]
     };
@@ -70,6 +72,33 @@ async fn of_owner(client: &Client, server: &Server) -> Result<Requirement> {
     );
     let remedy = format!("As superuser: {}", rows.iter().map(alter).collect::<Vec<_>>().join(" "));
     Ok(requirement("schema rowcast", false, found, remedy))
+}
+
+/// What others than the owner may do there; it may be meant.
+async fn of_rights(client: &Client) -> Result<Option<Requirement>, tokio_postgres::Error> {
+    let sql = format!(
+        "select case grantee when 0 then 'PUBLIC' else grantee::regrole::text end, kind, name, string_agg(right_, ', ' order by right_)
+         from (select distinct a.grantee, case kind when 'VIEW' then 'TABLE' else kind end as kind, name, a.privilege_type as right_
+               from ({THINGS}) t cross join lateral aclexplode(t.acl) a
+               where a.grantee <> t.owner and a.privilege_type <> all(t.everybodys)) granted
+         group by 1, 2, 3 order by 1, 2, 3"
+    );
+    let rows = client.query(&sql, &[]).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let told = |row: &Row| -> (String, String) {
+        let (who, kind, name, rights): (&str, &str, &str, &str) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        (format!("{who} may {rights} {name}"), format!("REVOKE {rights} ON {kind} {name} FROM {who};"))
+    };
+    let (found, sql): (Vec<_>, Vec<_>) = rows.iter().map(told).unzip();
+    let remedy = format!(
+        "Who reads rowcast.secret or calls rowcast.snapshot may have rowcast read any captured table; who writes the rest \
+         decides what is captured. If that is not meant (ALTER DEFAULT PRIVILEGES may have done it): {}",
+        sql.join(" ")
+    );
+    Ok(Some(requirement("rights in schema rowcast", true, found.join("; "), remedy)))
 }
 
 /// Only its owner changes which tables a publication has.

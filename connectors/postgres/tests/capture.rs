@@ -1,5 +1,6 @@
 //! From a real server's changes to the journal.
 
+mod adding;
 mod attached;
 mod blockers;
 mod breaks;

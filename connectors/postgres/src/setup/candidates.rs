@@ -28,6 +28,8 @@ pub(crate) struct Table {
     /// Columns of its key, or of its partitions', that are not published: before version 18 generated ones, and those
     /// that a column list leaves out. What is left of such a key identifies nothing.
     pub(crate) hidden: Vec<String>,
+    /// Its rows lie in its partitions.
+    pub(crate) partitioned: bool,
     /// Partitioned tables above it.
     pub(crate) ancestors: Vec<u32>,
     /// Listed by name in the publication for all operations, in the one for inserts.
@@ -130,6 +132,7 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.
                and i.indisvalid and i.indimmediate
                and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
                and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed)) order by 1) as hidden,
+       c.relkind = 'p' as partitioned,
        array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as ancestors,
        coalesce(m.in_all, false) as in_all, coalesce(m.in_inserts, false) as in_inserts,
        coalesce(m.written, '') as written, m.filtered is not null as filters
@@ -173,6 +176,7 @@ pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Resu
             owner: row.try_get("owner")?,
             identified: row.try_get("identified")?,
             hidden: row.try_get("hidden")?,
+            partitioned: row.try_get("partitioned")?,
             ancestors: row.try_get("ancestors")?,
             in_all: row.try_get("in_all")?,
             in_inserts: row.try_get("in_inserts")?,

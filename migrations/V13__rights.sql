@@ -75,6 +75,82 @@ $$;
 
 revoke all on function rowcast.hinders(oid, text[]) from public;
 
+-- As in V12, but for this: those that inherit from what an ALTER TABLE names are looked at, too.
+create or replace function rowcast.on_ddl() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '10ms'
+as $$
+declare
+    item record;
+begin
+    for item in
+        with recursive touched as (
+            select coalesce(i.indrelid, d.objid) as relation,
+                   bool_or(d.command_tag in ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')) as created,
+                   max(d.object_type) as object
+            from pg_event_trigger_ddl_commands() d left join pg_index i on i.indexrelid = d.objid
+            where d.classid = 'pg_class'::regclass and d.schema_name is distinct from 'pg_temp'
+            group by 1
+        ), near as (
+            select t.relation, t.created, t.object, t.relation as oid, 0 as height from touched t
+            union all
+            select t.relation, t.created, t.object, a.relid, a.height
+            from touched t, pg_partition_ancestors(t.relation) with ordinality a(relid, height)
+            where a.relid <> t.relation
+        ), beneath as (
+            -- What a parent loses, they lose, too, and only the parent is named.
+            select i.inhrelid as oid from touched t join pg_inherits i on i.inhparent = t.relation
+            where tg_tag = 'ALTER TABLE'
+            union
+            select i.inhrelid from beneath b join pg_inherits i on i.inhparent = b.oid
+        ), places as (
+            select k, n.relation, n.created, n.object, n.oid, n.height,
+                   rowcast.wants(k.slot, s.nspname::text, c.relname::text) as wanted,
+                   rowcast.channel(s.nspname::text, c.relname::text) as channel
+            from near n join pg_class c on c.oid = n.oid join pg_namespace s on s.oid = c.relnamespace,
+                 rowcast.capture k
+            where c.relkind in ('r', 'p') and c.relpersistence = 'p' and (k.kept or k.ddl)
+        ), tops as (
+            select p.*, p.wanted and not exists (
+                       select from places above where (above.k).slot = (p.k).slot and above.relation = p.relation
+                                                  and above.height > p.height and above.wanted) as top
+            from places p
+        )
+        select k, oid, created and top and oid = relation and (k).kept as created,
+               -- Told once, of the table that is captured.
+               case when (k).ddl and top then object end as object, channel, true as is_near
+        from tops
+        union all
+        select k, b.oid, false, null, null, false
+        from beneath b join pg_publication_rel r on r.prrelid = b.oid join pg_publication p on p.oid = r.prpubid
+             join rowcast.capture k on k.kept and p.pubname in (k.publication, k.inserts)
+        union all
+        -- What is dropped can take a key with it, and does not say whose.
+        select k, b.member, false, null, null, false
+        from rowcast.capture k cross join lateral rowcast.bereft(k) b(member)
+        where k.kept and (tg_tag like 'DROP %' or tg_tag = 'ALTER TYPE')
+    loop
+        begin
+            if (item.k).kept then
+                perform rowcast.settle(item.k, item.oid, item.created);
+            end if;
+        exception when others then
+            raise log 'rowcast: % of % is left to the next look at the tables: %', tg_tag, item.oid::regclass, sqlerrm;
+        end;
+        if (item.k).kept and item.is_near and tg_tag = 'ALTER TABLE' and current_setting('server_version_num')::int < 150000 then
+            perform rowcast.refresh(item.k, item.oid);
+        end if;
+        if item.object is not null then
+            perform rowcast.tell((item.k).slot, tg_tag, item.object, item.channel);
+        end if;
+    end loop;
+exception when others then
+    raise log 'rowcast: % is left to the next look at the tables: %', tg_tag, sqlerrm;
+end
+$$;
+
+
 -- Whoever may read the key may ask for what rowcast.snapshot does, and whoever may write the rest decides what is captured.
 -- ALTER DEFAULT PRIVILEGES gives rights on all that a role makes, these tables and functions among them: taken back from
 -- whom it names. What somebody else was granted was meant.

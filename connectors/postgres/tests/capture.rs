@@ -16,6 +16,7 @@ mod granted;
 mod harness;
 mod hostile;
 mod hosts;
+mod inherited;
 mod interceptor;
 mod keys;
 mod liveness;

@@ -40,6 +40,7 @@ mod rotated;
 mod said;
 mod schema;
 mod setup;
+mod shared;
 mod siblings;
 mod slots;
 mod snapshot;

@@ -73,9 +73,27 @@ begin
 end
 $$;
 
-revoke all on function rowcast.hinders(oid, text[]) from public;
+-- An owner's own choice of FULL stays, if the table was lent it already: for the catalog nothing changes then, so only the
+-- statement tells.
+create function rowcast.keep(relation oid) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from rowcast.lent l using pg_class c
+    where l.relation = keep.relation and c.oid = l.relation
+      and current_query() ~* ('(^|\W)' || regexp_replace(c.relname, '([^[:alnum:]_])', '\\\1', 'g')
+                              || '\W[^;]*\mreplica\s+identity\s+full\M')
+      and not exists (select from rowcast.identifying i where i.transaction = pg_current_xact_id_if_assigned());
+exception when others then
+    raise log 'rowcast: a replica identity that % was lent may be taken back: %', keep.relation::regclass, sqlerrm;
+end
+$$;
 
--- As in V12, but for this: those that inherit from what an ALTER TABLE names are looked at, too.
+revoke all on function rowcast.hinders(oid, text[]), rowcast.keep(oid) from public;
+
+-- As in V12, but for both: an ALTER TABLE is asked whether it has chosen an identity, and those that inherit are looked at,
+-- too.
 create or replace function rowcast.on_ddl() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
@@ -84,6 +102,9 @@ as $$
 declare
     item record;
 begin
+    if tg_tag = 'ALTER TABLE' then
+        perform rowcast.keep(d.objid) from pg_event_trigger_ddl_commands() d where d.classid = 'pg_class'::regclass;
+    end if;
     for item in
         with recursive touched as (
             select coalesce(i.indrelid, d.objid) as relation,
@@ -149,7 +170,6 @@ exception when others then
     raise log 'rowcast: % is left to the next look at the tables: %', tg_tag, sqlerrm;
 end
 $$;
-
 
 -- Whoever may read the key may ask for what rowcast.snapshot does, and whoever may write the rest decides what is captured.
 -- ALTER DEFAULT PRIVILEGES gives rights on all that a role makes, these tables and functions among them: taken back from

@@ -46,7 +46,7 @@ const RELATIONS: [&str; 8] =
     ["capture", "identifying", "identity", "installation", "lent", "migrations", "pattern", "secret"];
 
 /// And their functions and procedures.
-const FUNCTIONS: [&str; 23] = [
+const FUNCTIONS: [&str; 24] = [
     "bereft",
     "channel",
     "emit",
@@ -54,6 +54,7 @@ const FUNCTIONS: [&str; 23] = [
     "identify",
     "is_alone",
     "is_identified",
+    "keep",
     "lend",
     "mac",
     "member",

@@ -5,6 +5,7 @@ mod attached;
 mod blockers;
 mod breaks;
 mod budget;
+mod chosen;
 mod contents;
 mod cut;
 mod encodings;

@@ -20,6 +20,7 @@ mod hosts;
 mod inherited;
 mod interceptor;
 mod keys;
+mod lent;
 mod liveness;
 mod measured;
 mod network;

@@ -3,6 +3,7 @@
 mod others;
 mod publications;
 mod replication;
+mod schema;
 mod server;
 mod slots;
 mod snapshots;
@@ -65,6 +66,7 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     found.extend(replication::of_replication(&client, &here, &server).await);
     found.extend(server::of_minor(&server));
     found.extend(server::of_timeouts(&client, &server).await?);
+    found.extend(schema::of_schema(&client, &source, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);
     let tables = candidates::read(&client, &source, server.version).await?;
     let unwritable = publications::of_writes(&client, &source, &server, &tables).await?;

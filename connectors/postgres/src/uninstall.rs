@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::config::{Config, Source};
 use crate::setup::publications;
 use crate::setup::server::Server;
-use crate::setup::{slot, trigger};
+use crate::setup::{shared, slot, trigger};
 use crate::tables::{identifier, literal};
 use crate::wire::{answering_client, sql_error};
 
@@ -46,13 +46,15 @@ const RELATIONS: [&str; 8] =
     ["capture", "identifying", "identity", "installation", "lent", "migrations", "pattern", "secret"];
 
 /// And their functions and procedures.
-const FUNCTIONS: [&str; 22] = [
+const FUNCTIONS: [&str; 24] = [
     "bereft",
     "channel",
     "emit",
+    "hinders",
     "identify",
     "is_alone",
     "is_identified",
+    "keep",
     "lend",
     "mac",
     "member",
@@ -139,13 +141,17 @@ async fn list(client: &Client, source: &Source, server: &Server) -> Result<Vec<R
     all.extend(of_loans(client, &schema).await?);
     // Before the publications, which the trigger would fill again.
     all.extend(of_triggers(client, &schema).await?);
+    let others = shared::others(client, source).await?;
     for name in source.publications() {
         let Some(publication) = publications::read(client, server.version, name).await? else { continue };
+        let other = others.iter().find(|(_, shared)| shared == name);
         let (title, name) = (format!("publication {name}"), identifier(name));
-        all.push(if publication.ours {
-            Removal::goes(title, format!("DROP PUBLICATION {name};"))
-        } else {
-            Removal::stays(title, "somebody else made it")
+        all.push(match other {
+            _ if !publication.ours => Removal::stays(title, "somebody else made it"),
+            Some((slot, _)) => {
+                Removal::stays(title, format!("another rowcast captures with it, on slot {slot}"))
+            }
+            None => Removal::goes(title, format!("DROP PUBLICATION {name};")),
         });
     }
     all.extend(of_schema(source, &schema));

@@ -1,20 +1,26 @@
 //! From a real server's changes to the journal.
 
+mod adding;
 mod attached;
 mod blockers;
 mod breaks;
 mod budget;
+mod chosen;
 mod contents;
 mod cut;
 mod encodings;
 mod failover;
+mod foreign;
 mod full;
 mod generated;
+mod granted;
 mod harness;
 mod hostile;
 mod hosts;
+mod inherited;
 mod interceptor;
 mod keys;
+mod lent;
 mod liveness;
 mod measured;
 mod network;
@@ -34,7 +40,9 @@ mod restored;
 mod resume;
 mod rotated;
 mod said;
+mod schema;
 mod setup;
+mod shared;
 mod siblings;
 mod slots;
 mod snapshot;

@@ -205,18 +205,24 @@ impl Server {
 
     /// The database's definitions as SQL. `None` where no `pg_dump` reads from this version, which is said.
     pub(crate) fn dump(&self) -> Option<String> {
+        let output = self.dump_by("postgres", &[])?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // A number of its own making for each run.
+        let own = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+        Some(text.lines().filter(own).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// The same by somebody else, with more options, and not trimmed.
+    pub(crate) fn dump_by(&self, role: &str, options: &[&str]) -> Option<Output> {
         // It reads from servers that are older, never from newer ones.
         let Some(program) = self.lent("pg_dump", |version| version >= self.version()) else {
             println!("SKIPPED in part, for want of a pg_dump of version {} or newer", self.version());
             return None;
         };
         let mut command = self.command(&program);
-        command.args(["--schema-only", "-U", "postgres", "-h"]).arg(&self.dir);
-        let output = run(command.args(["-p", &self.port.to_string(), "postgres"]));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // A number of its own making for each run.
-        let own = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
-        Some(text.lines().filter(own).collect::<Vec<_>>().join("\n"))
+        command.args(["--schema-only", "-U", role, "-h"]).arg(&self.dir).args(options);
+        Some(command.args(["-p", &self.port.to_string(), "postgres"]).output().unwrap())
     }
 
     /// Has somebody else read a slot up to a position.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rowcast_engine::{Error, Result};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::candidates::{Plan, Table};
@@ -14,6 +15,13 @@ use crate::wire::sql_error;
 
 /// Writers of a table wait behind us while we wait for them, so it must be short; the next round tries again.
 const TABLE_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
+
+/// All locks of one statement and the look for rows together: a tree is locked with each partition, and of the table's rows
+/// many may be dead.
+const TABLE_TIMEOUT: &str = "set local statement_timeout = '1s'";
+
+/// What follows waits for locks alone, and COMMIT for whom the server says.
+const NO_TIMEOUT: &str = "set local statement_timeout = 0";
 
 /// Each table that is locked takes a second of a round.
 const ROUND_MAX: Duration = Duration::from_secs(20);
@@ -58,12 +66,14 @@ pub(super) async fn add(
 /// Of one that came back the gap is told by whoever remembers it, with rows and without.
 async fn add_one(client: &mut Client, source: &Source, table: &Table, came_back: bool) -> Result<bool> {
     let failed = |error| sql_error("Cannot add it to the publication", error);
-    let transaction = client.transaction().await.map_err(failed)?;
+    let mut transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(TABLE_LOCK_TIMEOUT).await.map_err(failed)?;
-    let lock = format!("lock table {} in share row exclusive mode", table.sql());
+    transaction.batch_execute(TABLE_TIMEOUT).await.map_err(failed)?;
+    let lock = format!("lock table {} in share row exclusive mode", rows_of(table));
     transaction.batch_execute(&lock).await.map_err(failed)?;
     transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
-    let had_rows = has_rows(&transaction, table).await.map_err(failed)?;
+    let had_rows = has_rows(&mut transaction, table).await.map_err(failed)?;
+    transaction.batch_execute(NO_TIMEOUT).await.map_err(failed)?;
     let plan = Plan { new: vec![table.clone()], ..Plan::default() };
     for statement in statements(source, &plan) {
         transaction.batch_execute(&statement).await.map_err(failed)?;
@@ -78,12 +88,29 @@ async fn add_one(client: &mut Client, source: &Source, table: &Table, came_back:
     Ok(had_rows)
 }
 
-async fn has_rows(transaction: &Transaction<'_>, table: &Table) -> Result<bool, tokio_postgres::Error> {
+/// Where its own rows lie: in its partitions, and not in what inherits from it, which is captured by itself.
+fn rows_of(table: &Table) -> String {
+    if table.partitioned { table.sql() } else { format!("only {}", table.sql()) }
+}
+
+async fn has_rows(transaction: &mut Transaction<'_>, table: &Table) -> Result<bool, tokio_postgres::Error> {
     // Where a policy hides rows even from the owner, rows cannot be ruled out.
     let hidden = "select relrowsecurity and relforcerowsecurity from pg_class where oid = $1";
     if transaction.query_one(hidden, &[&table.oid]).await?.get(0) {
         return Ok(true);
     }
-    let sql = format!("select exists (select from {})", table.sql());
-    Ok(transaction.query_one(&sql, &[]).await?.get(0))
+    let sql = format!("select exists (select from {})", rows_of(table));
+    let look = transaction.savepoint("look").await?;
+    match look.query_one(&sql, &[]).await {
+        Ok(row) => {
+            look.commit().await?;
+            Ok(row.get(0))
+        }
+        // It takes too long to see, and its writers wait: rows cannot be ruled out.
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+            look.rollback().await?;
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
 }

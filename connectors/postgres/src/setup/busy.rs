@@ -1,4 +1,5 @@
-//! Tables that are wanted and could not be taken in yet: each try has their writers wait, so tries become rarer.
+//! Tables that are wanted and could not be taken in yet, or were lent an identity that could not be taken back: each try
+//! has those wait who use them, so tries become rarer.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,54 +17,80 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// Told when so many tries have failed: a transaction that was under way is no trouble.
 const TOLD_FROM: u32 = 2;
 
-/// By the table's OID.
+/// When tables are tried again, by OID: how often each was tried in vain, and from when on it may be again.
 #[derive(Debug, Default)]
-pub(crate) struct Busy(BTreeMap<u32, Tried>);
+pub(crate) struct Pauses(BTreeMap<u32, (u32, Instant)>);
+
+impl Pauses {
+    /// Forgets all others.
+    pub(super) fn keep(&mut self, tables: &HashSet<u32>) {
+        self.0.retain(|table, _| tables.contains(table));
+    }
+
+    pub(super) fn may_try(&self, table: u32, now: Instant) -> bool {
+        self.0.get(&table).is_none_or(|(_, again)| *again <= now)
+    }
+
+    /// One has been tried in vain. Gives how often it was, and how long it is left alone now.
+    pub(super) fn note(&mut self, table: u32, now: Instant) -> (u32, Duration) {
+        let times = self.0.get(&table).map_or(0, |(times, _)| *times);
+        let pause = FIRST_PAUSE.saturating_mul(1 << times.min(16)).min(LONGEST_PAUSE);
+        self.0.insert(table, (times + 1, now + pause));
+        (times + 1, pause)
+    }
+}
+
+/// Tables to be taken in.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    tried: BTreeMap<u32, Tried>,
+    pauses: Pauses,
+}
 
 #[derive(Debug)]
 struct Tried {
     channel: String,
     why: String,
     times: u32,
-    again: Instant,
 }
 
 impl Busy {
     /// Forgets those that are no longer among the tables to be taken in.
     pub(super) fn keep(&mut self, new: &[Table]) {
         let new: HashSet<u32> = new.iter().map(|table| table.oid).collect();
-        self.0.retain(|table, _| new.contains(table));
+        self.tried.retain(|table, _| new.contains(table));
+        self.pauses.keep(&new);
     }
 
     /// One has been taken in.
     pub(super) fn forget(&mut self, table: &Table) {
-        self.0.remove(&table.oid);
+        self.tried.remove(&table.oid);
+        self.pauses.0.remove(&table.oid);
     }
 
     pub(super) fn may_try(&self, table: &Table, now: Instant) -> bool {
-        self.0.get(&table.oid).is_none_or(|tried| tried.again <= now)
+        self.pauses.may_try(table.oid, now)
     }
 
     /// One has been tried in vain.
     pub(super) fn note(&mut self, table: &Table, error: &Error, now: Instant) {
-        let times = self.0.get(&table.oid).map_or(0, |tried| tried.times);
-        let pause = FIRST_PAUSE.saturating_mul(1 << times.min(16)).min(LONGEST_PAUSE);
-        let (channel, times, again) = (table.channel(), times + 1, now + pause);
+        let (times, pause) = self.pauses.note(table.oid, now);
+        let channel = table.channel();
         tracing::warn!(
             table = channel,
             again_in_seconds = pause.as_secs(),
             "Cannot capture a new table yet: {error}"
         );
-        self.0.insert(table.oid, Tried { channel, why: error.to_string(), times, again });
+        self.tried.insert(table.oid, Tried { channel, why: error.to_string(), times });
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.tried.is_empty()
     }
 
     /// Channels, each with why it is not captured.
     pub(super) fn told(&self) -> impl Iterator<Item = (String, String)> {
-        let told = self.0.values().filter(|tried| tried.times >= TOLD_FROM);
+        let told = self.tried.values().filter(|tried| tried.times >= TOLD_FROM);
         told.map(|Tried { channel, why, times, .. }| {
             let reason = format!(
                 "it could not be added to the publication in {times} tries ({why}). It is tried again every {} s at \

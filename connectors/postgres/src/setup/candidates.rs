@@ -28,6 +28,8 @@ pub(crate) struct Table {
     /// Columns of its key, or of its partitions', that are not published: before version 18 generated ones, and those
     /// that a column list leaves out. What is left of such a key identifies nothing.
     pub(crate) hidden: Vec<String>,
+    /// Its rows lie in its partitions.
+    pub(crate) partitioned: bool,
     /// Partitioned tables above it.
     pub(crate) ancestors: Vec<u32>,
     /// Listed by name in the publication for all operations, in the one for inserts.
@@ -74,7 +76,7 @@ pub(crate) fn unpublished_remedy(table: &str, whole: bool) -> String {
     )
 }
 
-/// Says the same as the view of migration V9 and the functions of V2 and V12, which look after tables where an event
+/// Says the same as the view of migration V9 and the functions of V2, V12 and V13, which look after tables where an event
 /// trigger may; this one also serves where nothing may be created. `$3`: trees are shown as their root.
 /// `$4`: stored generated columns are published.
 const QUERY: &str = "
@@ -130,6 +132,7 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.
                and i.indisvalid and i.indimmediate
                and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
                and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed)) order by 1) as hidden,
+       c.relkind = 'p' as partitioned,
        array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as ancestors,
        coalesce(m.in_all, false) as in_all, coalesce(m.in_inserts, false) as in_inserts,
        coalesce(m.written, '') as written, m.filtered is not null as filters
@@ -173,6 +176,7 @@ pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Resu
             owner: row.try_get("owner")?,
             identified: row.try_get("identified")?,
             hidden: row.try_get("hidden")?,
+            partitioned: row.try_get("partitioned")?,
             ancestors: row.try_get("ancestors")?,
             in_all: row.try_get("in_all")?,
             in_inserts: row.try_get("in_inserts")?,
@@ -213,7 +217,14 @@ pub(crate) fn plan(tables: &[Table], wanted: &Tables) -> Plan {
     for table in tables {
         let through = table.ancestors.iter().any(|oid| matching.contains(oid));
         let member = table.in_all || table.in_inserts;
-        let list = match (matching.contains(&table.oid) && !through, member) {
+        let is_wanted = matching.contains(&table.oid) && !through;
+        if is_wanted && table.in_all && !table.owned && table.would_fail() {
+            // Its writers fail until it has left, and the other publication it may not be added to.
+            plan.unwanted.push(Table { in_inserts: false, ..table.clone() });
+            plan.foreign.push(Table { in_all: false, ..table.clone() });
+            continue;
+        }
+        let list = match (is_wanted, member) {
             (false, false) => continue,
             (false, true) => &mut plan.unwanted,
             (true, _) if table.in_all == table.identified && table.in_inserts != table.identified => continue,
@@ -255,14 +266,15 @@ mod tests {
             Table { in_inserts: true, ..table(5, "got_a_key") },
             Table { in_all: true, in_inserts: true, ..table(6, "in_both") },
             Table { owned: false, ..table(7, "foreign") },
+            Table { owned: false, in_all: true, identified: false, ..table(9, "theirs_lost_its_key") },
             Table { in_all: true, ..table(8, "secret") },
         ];
         let wanted = Tables::parse(&["public.*".to_owned()], &["public.secret".to_owned()]).unwrap();
         let plan = plan(&tables, &wanted);
         assert_eq!(names(&plan.new), ["new"]);
         assert_eq!(names(&plan.moved), ["lost_its_key", "got_a_key", "in_both"]);
-        assert_eq!(names(&plan.unwanted), ["secret"]);
-        assert_eq!(names(&plan.foreign), ["foreign"]);
+        assert_eq!(names(&plan.unwanted), ["theirs_lost_its_key", "secret"]);
+        assert_eq!(names(&plan.foreign), ["foreign", "theirs_lost_its_key"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::tables::identifier;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes. In ASCII: a database may have any encoding.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
@@ -23,10 +23,18 @@ const FILES: [(&str, &str); 12] = [
     ("V10__types", include_str!("../../../../migrations/V10__types.sql")),
     ("V11__bereft", include_str!("../../../../migrations/V11__bereft.sql")),
     ("V12__settling", include_str!("../../../../migrations/V12__settling.sql")),
+    ("V13__rights", include_str!("../../../../migrations/V13__rights.sql")),
 ];
 
 /// Which of them have been applied.
 const HISTORY: &str = "rowcast.migrations";
+
+/// Definitions came without the rows that say which migrations made them.
+pub(crate) const COPIED: &str = "It is a copy of the definitions without their history (pg_dump --schema-only makes one). Where no rowcast runs on this \
+     database: DROP SCHEMA rowcast CASCADE; and rowcast makes it anew";
+
+/// Everything in the schema is altered in time.
+const FOREIGN: &str = "The user must own the schema rowcast and what is in it: `rowcast check` has the SQL";
 
 /// Held while migrating, so that two programs that start at once do not do it twice. Any number that nobody else
 /// uses: "rowcast" in ASCII.
@@ -58,6 +66,14 @@ async fn applied(client: &Client) -> Result<i64> {
     }
     let sql = format!("select count(*) from {HISTORY}");
     Ok(client.query_one(&sql, &[]).await.map_err(failed)?.get(0))
+}
+
+/// The tables are there, and the history that the first of them comes with is missing or has no row.
+pub(crate) async fn is_copy(client: &Client) -> Result<bool> {
+    let failed = |error| sql_error("Cannot read the history of schema rowcast", error);
+    let sql = "select to_regclass('rowcast.installation') is not null";
+    let made: bool = client.query_one(sql, &[]).await.map_err(failed)?.get(0);
+    Ok(made && applied(client).await? == 0)
 }
 
 /// Refuses where the schema is missing and may not be made.
@@ -100,9 +116,8 @@ async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
             )
             .because(error);
         }
-        Error::new(Kind::Refused, "Cannot bring the schema rowcast up to date")
-            .because(error)
-            .hint("The user must own the schema rowcast: ALTER SCHEMA rowcast OWNER TO … (and what is in it)")
+        let hint = if is_there_already(&error) { COPIED } else { FOREIGN };
+        Error::new(Kind::Refused, "Cannot bring the schema rowcast up to date").because(error).hint(hint)
     })?;
     for migration in report.applied_migrations() {
         tracing::info!("Applied migration {migration} to schema rowcast");
@@ -112,7 +127,16 @@ async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
 
 /// Whether somebody's lock was in the way, who may be waiting for rowcast.
 fn is_locked(error: &(dyn std::error::Error + 'static)) -> bool {
+    is_any_of(error, &[SqlState::T_R_DEADLOCK_DETECTED, SqlState::LOCK_NOT_AVAILABLE])
+}
+
+/// Whether what a migration makes is there, of which the history knows nothing.
+fn is_there_already(error: &(dyn std::error::Error + 'static)) -> bool {
+    is_any_of(error, &[SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_FUNCTION, SqlState::DUPLICATE_OBJECT])
+}
+
+fn is_any_of(error: &(dyn std::error::Error + 'static), states: &[SqlState]) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut codes = causes.filter_map(|error| error.downcast_ref::<tokio_postgres::Error>()?.code());
-    codes.any(|code| *code == SqlState::T_R_DEADLOCK_DETECTED || *code == SqlState::LOCK_NOT_AVAILABLE)
+    codes.any(|code| states.contains(code))
 }

@@ -10,12 +10,13 @@ pub(crate) mod creation;
 pub(crate) mod fingerprint;
 pub(crate) mod installation;
 pub(crate) mod loans;
-mod migrations;
+pub(crate) mod migrations;
 pub(crate) mod partitions;
 pub(crate) mod publications;
 pub(crate) mod published;
 pub(crate) mod secret;
 pub(crate) mod server;
+pub(crate) mod shared;
 pub(crate) mod slot;
 pub(crate) mod synchronous;
 pub(crate) mod trigger;
@@ -70,6 +71,7 @@ pub(crate) async fn prepare(
     if slot == publications::Slot::Absent {
         refuse_first(client, source, server).await?;
     }
+    shared::refuse(client, source).await?;
     migrations::apply(client, server).await?;
     let mut known = Known { left, ..Known::default() };
     let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full, &mut known).await?;

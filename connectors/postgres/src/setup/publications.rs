@@ -8,7 +8,7 @@ use rowcast_engine::{Error, Result};
 use tokio_postgres::{Client, Transaction};
 
 use super::adding;
-use super::busy::Busy;
+use super::busy::{Busy, Pauses};
 use super::candidates::{self, Plan, Table};
 use super::loans;
 use super::partitions;
@@ -58,6 +58,8 @@ pub(crate) struct Known {
     pub(crate) left: BTreeSet<u32>,
     /// Could not be taken in yet.
     pub(crate) busy: Busy,
+    /// Could not be given back yet what they had before they were lent FULL.
+    pub(crate) lent: Pauses,
 }
 
 /// Whether changes are being captured already.
@@ -106,7 +108,7 @@ pub(crate) async fn reconcile(
     if theirs.is_some() {
         return Ok(Reconciled { theirs, no_trigger, blind, altered, ..Reconciled::default() });
     }
-    let lent = loans::repay(client).await?;
+    let lent = loans::repay(client, attempt, &mut known.lent).await?;
     let tables = candidates::read(client, source, server.version).await?;
     let plan = candidates::plan(&tables, &source.tables);
     if slot == Slot::Absent {

@@ -272,7 +272,7 @@ struct RowWriter<'d> {
 }
 
 impl RowWriter<'_> {
-    /// Appends a key; a column of a type that rows leave out stands here as its text, lest keys collide.
+    /// Appends a key; what rows leave out, or write alike for different values, stands here as its text, lest keys collide.
     fn key(&mut self, out: &mut Vec<u8>, row: &Row<'_>, columns: &[u16], tuple: Tuple<'_>) {
         out.push(b'{');
         for index in columns {
@@ -280,8 +280,11 @@ impl RowWriter<'_> {
             let Some(column) = row.schema.columns.get(index) else { continue };
             let before = row.old.and_then(|old| old.tuple().values().nth(index));
             let value = tuple.values().nth(index).unwrap_or(Value::Null);
-            let shape = Shape::of_key(&column.ty, column.typmod);
             let value = filled(column, value, before, row.old);
+            let mut shape = Shape::of_key(&column.ty, column.typmod);
+            if let Value::Text(text) = value {
+                shape = shape.for_key(text);
+            }
             let unrendered = self.unrendered;
             self.member(out, column, &shape, value);
             if let Value::Text(text) = value

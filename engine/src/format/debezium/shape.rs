@@ -99,11 +99,23 @@ impl<'a> Shape<'a> {
 
     /// The form in a key, which leaves no column out: as text where the form of rows is the same for different values.
     pub(super) fn of_key(ty: &'a Type, typmod: i32) -> Self {
-        // Without the zeros before it, a bit string has lost its length.
-        if ty.undomained().oid == oid::VARBIT {
+        let plain = ty.undomained();
+        let loses = match &plain.kind {
+            // In arrays Debezium cuts times.
+            TypeKind::Array { element, .. } => matches!(element.oid, oid::TIME | oid::TIMETZ),
+            // Without the zeros before it, a bit string has lost its length; a month is counted as so many days; a time
+            // in UTC has lost its zone, and 24:00.
+            _ => matches!(plain.oid, oid::VARBIT | oid::INTERVAL | oid::TIMETZ),
+        };
+        if loses {
             return Self::Text;
         }
         Self::of(ty, typmod).filter(|shape| *shape != Self::Null).unwrap_or(Self::Text)
+    }
+
+    /// This value's form in a key: an array says its lower bounds, if it is not numbered from 1, in its text alone.
+    pub(super) fn for_key(self, text: &[u8]) -> Self {
+        if matches!(self, Self::Array { .. }) && text.starts_with(b"[") { Self::Text } else { self }
     }
 
     /// The form of an array's elements.

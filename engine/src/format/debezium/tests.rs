@@ -185,6 +185,23 @@ fn no_two_values_of_a_key_are_written_alike() {
     for text in ["{001,010}", "{010,001}"] {
         assert_eq!(key(&array(base("bit")), 3, Text(text)).0, format!(r#"{{"id":"{text}"}}"#));
     }
+    // What its rows lose: a month's length, a zone, midnight's other name, fractions, where an array begins.
+    let alike = [
+        (base("interval"), ["P1M", "P30DT10H30M"]),
+        (domain(base("interval"), -1), ["P1M", "P30DT10H30M"]),
+        (base("timetz"), ["08:00:00+02", "06:00:00+00"]),
+        (base("timetz"), ["24:00:00+00", "00:00:00+00"]),
+        (array(base("time")), ["{01:02:03.000001}", "{01:02:03.000002}"]),
+        (array(base("timetz")), ["{01:02:03.1+00}", "{01:02:03.2+00}"]),
+        (domain(array(base("time")), -1), ["{01:02:03.000001}", "{01:02:03.000002}"]),
+        (array(base("int4")), ["[0:1]={5,6}", "[2:3]={5,6}"]),
+    ];
+    for (ty, texts) in alike {
+        for text in texts {
+            assert_eq!(key(&ty, -1, Text(text)).0, format!(r#"{{"id":"{text}"}}"#), "{ty:?}");
+        }
+    }
+    assert_eq!(key(&array(base("int4")), -1, Text("{5,6}")).0, r#"{"id":[5,6]}"#);
     // In the key and in the row.
     assert_eq!(key(&base("text"), -1, Bytes(b"\xff\x0a")), (r#"{"id":"\\xff0a"}"#.to_owned(), 2));
     assert_eq!(key(&base("text"), -1, Bytes(b"\xfe\x0a")), (r#"{"id":"\\xfe0a"}"#.to_owned(), 2));

@@ -106,11 +106,13 @@ impl Context {
     pub(crate) async fn drained_to(&self, limit: usize) -> Result<(), Failed> {
         self.wake_at.store(limit, SeqCst);
         loop {
-            // A wake-up between the look and the wait is kept.
+            // A wake-up between the look and the wait is kept. Counted before it is seen whether one was refused: who
+            // reports that counts it as arrived only afterwards.
+            let left = self.outstanding();
             if self.has_failed() {
                 return Err(Failed);
             }
-            if self.outstanding() <= limit {
+            if left <= limit {
                 return Ok(());
             }
             self.wake.notified().await;
@@ -162,6 +164,14 @@ impl Context {
         word
     }
 
+    /// A record is on its way no more, and it is noted what became of it.
+    fn back(&self) {
+        let left = self.outstanding.fetch_sub(1, SeqCst) - 1;
+        if left <= self.wake_at.load(SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+
     fn fail(&self, failure: Option<Failure>) {
         if let Some(failure) = failure {
             let mut known = locked(&self.failure);
@@ -205,10 +215,7 @@ impl ProducerContext<ByKey> for Context {
                 code,
             })),
         }
-        let left = self.outstanding.fetch_sub(1, SeqCst) - 1;
-        if left <= self.wake_at.load(SeqCst) {
-            self.wake.notify_one();
-        }
+        self.back();
     }
 
     fn get_custom_partitioner(&self) -> Option<&ByKey> {
@@ -269,6 +276,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context as TaskContext, Poll, Waker};
+
     use super::*;
 
     fn failure(id: u64, size: usize, code: RDKafkaErrorCode) -> Failure {
@@ -303,6 +312,38 @@ mod tests {
         assert_eq!(tokio::join!(wait, arrive).0, Ok(()));
         let fail = async { context.fail(None) };
         assert_eq!(tokio::join!(context.drained_to(0), fail).0, Err(Failed));
+    }
+
+    /// The report comes on a thread of librdkafka's, at any moment.
+    #[test]
+    fn a_record_that_was_refused_has_never_arrived() {
+        const ROUNDS: usize = 5_000;
+        let contexts: Vec<_> = (0..ROUNDS).map(|_| Context::default()).collect();
+        let begun = AtomicUsize::new(0);
+        let arrived = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, context) in contexts.iter().enumerate() {
+                    while begun.load(SeqCst) <= round {
+                        std::thread::yield_now();
+                    }
+                    context.fail(None);
+                    context.back();
+                }
+            });
+            let mut wait = TaskContext::from_waker(Waker::noop());
+            let mut arrived = |round: usize| {
+                contexts[round].sending();
+                begun.store(round + 1, SeqCst);
+                loop {
+                    if let Poll::Ready(told) = std::pin::pin!(contexts[round].drained_to(0)).poll(&mut wait) {
+                        return told.is_ok();
+                    }
+                    std::hint::spin_loop();
+                }
+            };
+            (0..ROUNDS).filter(|round| arrived(*round)).count()
+        });
+        assert_eq!(arrived, 0, "of {ROUNDS} that were refused");
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use rowcast_engine::cursor;
 use rowcast_engine::deliver::{Delivery, deliver};
-use rowcast_engine::journal::{Gone, Options};
+use rowcast_engine::journal::{self, Gone, Options};
 use rowcast_engine::record::Batch;
 use rowcast_engine::sink::{Missing, OnGap, Reason, Sink, SinkError, Start};
 use rowcast_engine::sinks::{Obeyed, Sinks, Wish};
-use rowcast_engine::status::Status;
+use rowcast_engine::status::{Door, Status};
 use rowcast_engine::{Error, Kind, stop};
 
+use crate::disk::{FakeDisk, Fault, Ill, OPEN};
 use crate::support::Fixture;
 
 #[derive(Clone, Default)]
@@ -158,6 +159,40 @@ async fn a_refusal_stops_the_sink_and_says_why_until_a_person_resumes_it() {
     running.await.unwrap().unwrap();
     let ended = sinks.order("target", Wish::Pause).await.unwrap_err();
     assert!(ended.to_string().contains("target has ended"), "{ended}");
+}
+
+#[tokio::test]
+async fn too_many_open_files_are_waited_out_where_it_reads_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let options = Options { cache_bytes: 2_000, ..Options::new(dir.path().join("journal")) };
+    let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
+    for _ in 0..40 {
+        fixture.transaction(1, &"a text".repeat(100)).await;
+    }
+    disk.plan(Some(Fault { calls: OPEN, after: 0, ill: Ill::Files, times: u32::MAX, waits: u32::MAX }));
+    let target = Target::default();
+    let (delivery, _stopper) = delivery(&fixture, dir.path());
+    let status = delivery.status.clone();
+    tokio::spawn(deliver(target.clone(), delivery));
+    let door = halted(&status, &fixture).await;
+    let reason = door.reason.expect("a reason");
+    assert_eq!(door.state, "retrying", "{reason}");
+    assert!(reason.starts_with("Cannot read ") && reason.contains("goes on by itself"), "{reason}");
+    disk.plan(None);
+    assert_eq!(until(&target, 40).await.len(), 40, "each once");
+}
+
+/// Waits until the sink delivers nothing for now; gives how it stands.
+async fn halted(status: &Status, fixture: &Fixture) -> Door {
+    for _ in 0..1000 {
+        let door = status.report(fixture.journal()).doors.remove("target").unwrap_or_default();
+        if matches!(door.state, "stopped" | "retrying") {
+            return door;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it delivers");
 }
 
 /// Waits until the sink has stopped; gives the reason.

@@ -9,7 +9,7 @@ use metrics::{counter, gauge};
 use crate::abort::{self, Point};
 use crate::cursor::{Cursor, Place};
 use crate::deliver::{RETRY_MAX, RETRY_MIN, jittered, sentence};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::feed::blocking;
 use crate::journal::{Gone, Journal, Read};
 use crate::record::Batch;
@@ -64,6 +64,14 @@ impl From<SinkError> for Halt {
 /// What a person is told of events that are gone.
 pub(super) fn lost(name: &str, gone: Gone) -> Error {
     let what =
+impl Halt {
+    /// What comes next cannot be read.
+    fn reading(error: Error) -> Self {
+        // Too many files are open, by others.
+        if error.kind() == Kind::Transient { Self::Retry(error) } else { Self::Stop(error) }
+    }
+}
+
         format!("Retention has removed the events {} to {} before the sink had them", gone.from, gone.to);
     Error::failed(what).hint(format!(
         "Load anew what reads the target; `rowcast sink resume {name}` then goes on behind the gap. More room before \
@@ -116,7 +124,7 @@ impl<S: Sink> Target<S> {
         let started = Instant::now();
         let (mut position, mut events, mut bytes) = (self.place.id, 0, 0);
         while bytes < ROUND_BYTES && started.elapsed() < ROUND_TIME && !enough.is_stopped() {
-            match ahead.next(&self.journal, position).await.map_err(Halt::Stop)? {
+            match ahead.next(&self.journal, position).await.map_err(Halt::reading)? {
                 Some(Read::Batches(batches)) => {
                     for batch in batches {
                         let waiting = batch.header().time_min;

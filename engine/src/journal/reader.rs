@@ -12,7 +12,9 @@ use crate::journal::Journal;
 use crate::journal::compressed::open_own;
 use crate::journal::history::{Stretch, lineage};
 use crate::journal::last::before_last;
-use crate::journal::refusal::{MEND, broken_middle, cannot_read, unknown_schema};
+use crate::journal::refusal::{
+    MEND, broken_middle, cannot_read, is_out_of_files, no_file_left, unknown_schema,
+};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment};
 use crate::lsn::Lsn;
@@ -194,6 +196,7 @@ impl Journal {
             ScanError::Io(error) => removed || error.kind() == io::ErrorKind::InvalidData,
         };
         let error = match error {
+            ScanError::Io(error) if is_out_of_files(&error) => return no_file_left(&segment.path, error),
             ScanError::Io(error) => {
                 let error = cannot_read(&segment.path, error);
                 if removed { error.hint(MEND) } else { error }

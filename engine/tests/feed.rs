@@ -178,6 +178,28 @@ async fn a_number_of_a_lost_history_is_told_a_gap() {
     }
 }
 
+/// Views are as many as clients' wishes, tables are not.
+#[tokio::test]
+async fn what_is_told_of_a_table_is_there_once_for_all_views() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    let newest = fixture.journal().newest();
+    fixture.transaction(1, "x").await;
+    let pattern = |text: &str| Pattern::parse(text).unwrap();
+    let filter = |count: usize| Filter::new(vec![pattern("public.*"), pattern(&format!("a.{count}"))], &[]);
+    let mut readers: Vec<_> = (0..1000)
+        .map(|count| feed.subscribe(ViewKey { filter: filter(count), ..key("*", &[]) }, newest))
+        .collect();
+    assert_eq!(feed.views(), 1000);
+    let mut told = Vec::new();
+    for reader in &mut readers {
+        let next = tokio::time::timeout(Duration::from_secs(10), reader.next()).await;
+        let Next::Schema(record) = next.expect("a record in time").unwrap() else { panic!("no record") };
+        told.push(record);
+    }
+    assert!(told.iter().all(|record| record.as_ptr() == told[0].as_ptr()));
+}
+
 /// What a reader is told: versions as `schema N`, events as `N: number`; and its place after each.
 async fn told(subscription: &mut Subscription, count: usize) -> Vec<(String, u64)> {
     let mut told = Vec::new();

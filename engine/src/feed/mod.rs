@@ -8,6 +8,7 @@ mod back;
 mod filter;
 mod from;
 mod kept;
+mod records;
 mod subscription;
 mod view;
 
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub use filter::{Filter, Pattern};
 pub use from::From;
 use kept::Kept;
+use records::Records;
 pub use subscription::{Events, Next, Subscription};
 use tokio::sync::Semaphore;
 pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
@@ -50,6 +52,7 @@ pub struct Feed {
     views: Arc<Mutex<Views>>,
     kept: Arc<Kept>,
     ahead: Arc<Semaphore>,
+    records: Arc<Records>,
     back: Arc<Semaphore>,
 }
 
@@ -74,9 +77,10 @@ impl Views {
 impl Feed {
     /// The feed of a journal. Its hub runs until `stop`.
     pub fn new(journal: Journal, stop: Stop) -> Self {
-        let (views, kept, ahead) = (Arc::default(), Arc::default(), Arc::new(Semaphore::new(READ_AHEAD)));
+        let (views, kept, records) = (Arc::default(), Arc::default(), Arc::default());
+        let ahead = Arc::new(Semaphore::new(READ_AHEAD));
         let back = Arc::new(Semaphore::new(back::LOOKS));
-        let feed = Self { journal, views, kept, ahead, back };
+        let feed = Self { journal, views, kept, records, ahead, back };
         let hub = feed.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -139,7 +143,8 @@ impl Feed {
             return view;
         }
         // Under the lock that the hub takes for each batch: nothing can pass between the two.
-        let view = Arc::new(View::new(key.clone(), self.journal.newest(), Arc::clone(&self.kept)));
+        let (kept, records) = (Arc::clone(&self.kept), Arc::clone(&self.records));
+        let view = Arc::new(View::new(key.clone(), self.journal.newest(), kept, records));
         views.insert(key, &view);
         view
     }
@@ -196,7 +201,7 @@ mod tests {
         };
         let mut used = Vec::new();
         for number in 0..10_000 {
-            let view = Arc::new(View::new(key(number), 0, Arc::clone(&kept)));
+            let view = Arc::new(View::new(key(number), 0, Arc::clone(&kept), Arc::default()));
             views.insert(key(number), &view);
             if number % 50 == 0 {
                 used.push(view);

@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
+use crate::event::Micros;
 use crate::journal::{Gone, Journal};
 use crate::record::Batch;
 use crate::stop::Stop;
@@ -51,8 +52,8 @@ pub struct Feed {
     journal: Journal,
     views: Arc<Mutex<Views>>,
     kept: Arc<Kept>,
-    ahead: Arc<Semaphore>,
     records: Arc<Records>,
+    ahead: Arc<Semaphore>,
     back: Arc<Semaphore>,
 }
 
@@ -165,7 +166,7 @@ impl Feed {
                 return Ok(Start { position: newest, gap: Some((gap, "ahead")) });
             }
             From::After(id) => return self.after(id),
-            From::Time(time) => blocking(move || journal.seek_time(time)).await?,
+            From::Time(time) => return blocking(move || since(&journal, time)).await,
             From::Last(count) => back::look(&self.back, journal, count, filter.clone()).await?,
         };
         Ok(Start { position, gap: None })
@@ -176,6 +177,17 @@ impl Feed {
         let lost = lost.or_else(|| self.journal.never_given(id).map(|gone| (gone, "source_lost")));
         Ok(Start { position: lost.map_or(id, |(gone, _)| gone.to), gap: lost })
     }
+}
+
+/// Blocks on the disk.
+fn since(journal: &Journal, time: Micros) -> Result<Start> {
+    let position = journal.seek_time(time)?;
+    // Retention may have gone on meanwhile.
+    let gone = journal.held_since(time, position);
+    Ok(Start {
+        position: gone.map_or(position, |gone| gone.to.max(position)),
+        gap: gone.map(|gone| (gone, "retention")),
+    })
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(

@@ -232,6 +232,17 @@ impl Journal {
             .min(self.newest()))
     }
 
+    /// What is missing of what came at `time` or later, whose place [`Journal::seek_time`] has found at `position`: not
+    /// from where on, but up to where. `None` when nothing is.
+    pub fn held_since(&self, time: Micros, position: u64) -> Option<Gone> {
+        let segments = self.shared.segments.load();
+        let oldest = segments.first().filter(|oldest| oldest.header.previous_last > 0)?;
+        let before = oldest.index().first().map_or_else(|| oldest.time_max(), |entry| entry.time_before);
+        // Zero where it is not known any more what came before: then it may have.
+        let missing = if before == 0 { position < oldest.header.base } else { before >= time };
+        missing.then(|| gone_after(&segments, oldest.header.previous_last - 1)).flatten()
+    }
+
     /// The position before the first batch that may have a transaction of the newest history that ends above `lsn`.
     /// Blocks on the disk.
     pub fn seek_lsn(&self, lsn: Lsn) -> Result<u64> {

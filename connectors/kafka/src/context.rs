@@ -46,6 +46,8 @@ pub(crate) struct Context {
     outstanding: AtomicUsize,
     /// Records that Kafka has.
     acknowledged: AtomicU64,
+    /// Those of them that have not been counted in public yet, and the bytes of their keys and values.
+    untold: (AtomicU64, AtomicU64),
     failed: AtomicBool,
     /// It has failed since it had lost Kafka.
     lost: AtomicBool,
@@ -80,6 +82,17 @@ impl Context {
     /// Records that Kafka has.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(SeqCst)
+    }
+
+    /// Records that Kafka has, and the bytes of their keys and values, since this was asked last.
+    pub(crate) fn newly_acknowledged(&self) -> (u64, u64) {
+        (self.untold.0.swap(0, SeqCst), self.untold.1.swap(0, SeqCst))
+    }
+
+    fn acknowledge(&self, bytes: usize) {
+        self.acknowledged.fetch_add(1, SeqCst);
+        self.untold.0.fetch_add(1, SeqCst);
+        self.untold.1.fetch_add(bytes as u64, SeqCst);
     }
 
     /// Whether the producer is of no use any more.
@@ -205,9 +218,7 @@ impl ProducerContext<ByKey> for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         match result {
-            Ok(_) => {
-                self.acknowledged.fetch_add(1, SeqCst);
-            }
+            Ok(record) => self.acknowledge(record.key_len() + record.payload_len()),
             Err((error, record)) => self.fail(error.rdkafka_error_code().map(|code| Failure {
                 id: id as u64,
                 topic: record.topic().to_owned(),
@@ -295,6 +306,17 @@ mod tests {
         context.fail(Some(failure(6, 9999, RDKafkaErrorCode::InvalidRecord)));
         assert_eq!(context.failure().unwrap().id, 3);
         assert!(context.has_failed());
+    }
+
+    #[test]
+    fn what_kafka_has_is_counted_once() {
+        let context = Context::default();
+        context.sending();
+        assert_eq!(context.newly_acknowledged(), (0, 0), "it is on its way");
+        context.acknowledge(10);
+        context.acknowledge(5);
+        assert_eq!(context.newly_acknowledged(), (2, 15));
+        assert_eq!((context.newly_acknowledged(), context.acknowledged()), ((0, 0), 2));
     }
 
     #[tokio::test]

@@ -247,7 +247,8 @@ async fn arrived(producer: &Producer, beginnings: &mut Beginnings) -> Result<(),
     if context.drained_to(0).await.is_err() {
         return Err(failed(producer).await);
     }
-    beginnings.arrived(&context.partitioner.counted());
+    let partitioner = &context.partitioner;
+    beginnings.arrived(partitioner.notice(), |topic| partitioner.count_of(topic));
     Ok(())
 }
 
@@ -257,17 +258,15 @@ async fn begin(
     beginnings: &mut Beginnings,
     Outgoing { topic, key, .. }: &Outgoing<'_>,
 ) -> Result<(), SinkError> {
-    loop {
-        match beginnings.before(topic, *key) {
-            Before::Nothing => return Ok(()),
-            Before::Count => {
-                let context: &Context = producer.context();
-                context.partitioner.count();
-                return Ok(());
-            }
-            Before::Arrival => arrived(producer, beginnings).await?,
-        }
+    let context: &Context = producer.context();
+    // The record before may have been the first one in a partition that is new.
+    if context.partitioner.has_changed() {
+        arrived(producer, beginnings).await?;
     }
+    while beginnings.before(topic, *key) == Before::Arrival {
+        arrived(producer, beginnings).await?;
+    }
+    Ok(())
 }
 
 /// Puts a record into the producer's queue, waiting for its turn, and while that is full.
@@ -340,6 +339,7 @@ fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
 #[cfg(test)]
 mod tests {
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::Partitioner as _;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
@@ -369,6 +369,29 @@ mod tests {
             sent += 1;
         }
         assert_eq!((sent, connection.context().outstanding()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_first_record_in_a_new_partition_waits_for_it() {
+        let config = Config { brokers: "127.0.0.1:1".to_owned(), ..Config::default() };
+        let connection = Connection::new(&config).unwrap();
+        let (producer, mut beginnings) = (connection.producer(), Beginnings::default());
+        let partitioner = &connection.context().partitioner;
+        assert_eq!(beginnings.before("a", None), Before::Nothing);
+        partitioner.partition("a", None, 1, |_| true);
+        arrived(&producer, &mut beginnings).await.unwrap();
+        let mut sent = Vec::new();
+        for id in 1..=3 {
+            let outgoing =
+                Outgoing { id, part: 0, topic: "a", key: None, value: None, schema: None, header: None };
+            let produced = produce(&producer, &mut beginnings, outgoing);
+            if tokio::time::timeout(Duration::from_millis(300), produced).await.is_ok() {
+                sent.push(id);
+            }
+            // As librdkafka does with the second one, since it has heard of another partition.
+            partitioner.partition("a", None, if id == 1 { 1 } else { 2 }, |_| true);
+        }
+        assert_eq!(sent, [1, 2]);
     }
 
     #[tokio::test]

@@ -259,9 +259,9 @@ async fn opened_journal(
 
 fn open_journal(config: &Config, adjust: impl FnOnce(&mut Options)) -> Result<Journal> {
     let cursors = config.cursors();
-    let mut options = config.journal.options(&config.data, cursor::highest(&cursors));
+    let mut options = config.journal.options(&config.data, cursor::highest(&cursors)?);
     // What was a sink once and is none now holds nothing.
-    options.holds = cursor::positions(&cursors);
+    options.holds = cursor::positions(&cursors)?;
     options.holds.retain(|name, _| config.sinks.iter().any(|(sink, _)| sink == name));
     options.repair = Some(config.repair());
     adjust(&mut options);

@@ -22,7 +22,7 @@ const LISTED: &str = "It has to be a directory that the user who runs rowcast ma
                       is in it keeps events from being removed before a sink has them";
 
 /// The file of one push door.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cursor {
     path: PathBuf,
     installation: Uuid,

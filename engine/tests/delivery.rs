@@ -161,6 +161,45 @@ async fn a_refusal_stops_the_sink_and_says_why_until_a_person_resumes_it() {
     assert!(ended.to_string().contains("target has ended"), "{ended}");
 }
 
+/// On one thread, with a disk that stands still: a pipe that nobody reads, in the place of the file.
+#[tokio::test]
+async fn a_position_that_cannot_be_stored_yet_holds_up_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path().join("journal"))).await;
+    fixture.transaction(3, "before").await;
+    let target = Target::default();
+    let (delivery, stopper, sinks) = commanded(&fixture, dir.path());
+    let cursors = dir.path().join("cursors");
+    let running = tokio::spawn(deliver(target.clone(), delivery));
+    until(&target, 3).await;
+    let at = fixture.journal().newest();
+    // Nothing is being stored now.
+    sinks.order("target", Wish::Pause).await.unwrap();
+    let pipe = cursors.join("target.new");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (go, stands) = std::sync::mpsc::sync_channel::<()>(1);
+    let disk = std::thread::spawn(move || {
+        let in_time = stands.recv_timeout(Duration::from_secs(20)).is_ok();
+        let reader = std::fs::File::open(&pipe).unwrap();
+        std::fs::remove_file(&pipe).unwrap();
+        drop(reader);
+        in_time
+    });
+    let resumed = tokio::spawn(async move { sinks.order("target", Wish::Resume).await });
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        fixture.transaction(1, "meanwhile").await;
+    }
+    assert!(!resumed.is_finished(), "it is not stored");
+    go.send(()).unwrap();
+    assert!(disk.join().unwrap(), "others were held up");
+    // A pipe cannot be synced: whoever ordered it is told, and orders it again.
+    assert!(resumed.await.unwrap().is_err());
+    stopper.stop();
+    running.await.unwrap().unwrap();
+    assert_eq!(cursor::highest(&cursors).unwrap(), at);
+}
+
 #[tokio::test]
 async fn too_many_open_files_are_waited_out_where_it_reads_from_disk() {
     let dir = tempfile::tempdir().unwrap();

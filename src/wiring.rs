@@ -11,7 +11,6 @@ mod capture;
 mod doors;
 mod metrics;
 mod signals;
-mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -174,7 +173,6 @@ impl House {
                 return Err(error.into());
             }
         };
-        let watch = watch::spawn(journal.clone());
         let ended = tokio::select! {
             () = signals.first() => Ok(ExitCode::SUCCESS),
             ended = async {
@@ -185,7 +183,7 @@ impl House {
             } => ended,
         };
         tracing::info!("Stopping");
-        let ended = tokio::select! {
+        tokio::select! {
             in_time = timeout(END_WITHIN, end(Some(capture), doors, &journal)) => {
                 if in_time.is_err() {
                     tracing::warn!("Not everything has ended in time; the next start goes on where the journal ends");
@@ -196,9 +194,7 @@ impl House {
                 tracing::warn!("A second signal: ends at once");
                 ended.and(Ok(ExitCode::from(code::FAILED)))
             }
-        };
-        watch.abort();
-        ended
+        }
     }
 }
 
@@ -263,9 +259,9 @@ async fn opened_journal(
 
 fn open_journal(config: &Config, adjust: impl FnOnce(&mut Options)) -> Result<Journal> {
     let cursors = config.cursors();
-    let mut options = config.journal.options(&config.data, cursor::highest(&cursors));
+    let mut options = config.journal.options(&config.data, cursor::highest(&cursors)?);
     // What was a sink once and is none now holds nothing.
-    options.holds = cursor::positions(&cursors);
+    options.holds = cursor::positions(&cursors)?;
     options.holds.retain(|name, _| config.sinks.iter().any(|(sink, _)| sink == name));
     options.repair = Some(config.repair());
     adjust(&mut options);

@@ -11,13 +11,18 @@ use uuid::Uuid;
 use crate::abort::{self, Point};
 use crate::error::{Error, Result};
 use crate::event::Micros;
+use crate::journal::or_files;
 use crate::sink::Start;
 
 /// Of the files, which tells them from ones that are half written.
 const EXTENSION: &str = "json";
 
+/// What to do where it is not known which sinks there are.
+const LISTED: &str = "It has to be a directory that the user who runs rowcast may read and enter (chmod u+rwx): what \
+                      is in it keeps events from being removed before a sink has them";
+
 /// The file of one push door.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cursor {
     path: PathBuf,
     installation: Uuid,
@@ -145,10 +150,22 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The positions of all sinks that have a cursor in a directory, by name. One that cannot be read may be anywhere: it
 /// counts as the beginning, so that nothing goes that its sink may lack.
-pub fn positions(dir: &Path) -> BTreeMap<String, u64> {
-    let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
-    let position = |entry: io::Result<fs::DirEntry>| {
-        let path = entry.ok()?.path();
+///
+/// # Errors
+/// When it cannot be seen which sinks there are: nothing could be kept for them.
+pub fn positions(dir: &Path) -> Result<BTreeMap<String, u64>> {
+    let cannot = |error: io::Error| {
+        let what = format!("Cannot list the positions of sinks in {}", dir.display());
+        let hint = or_files(&error, LISTED);
+        Error::failed(what).because(error).hint(hint)
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(cannot)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(cannot(error)),
+    };
+    let position = |entry: fs::DirEntry| {
+        let path = entry.path();
         path.extension().filter(|found| *found == EXTENSION)?;
         let content = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -156,12 +173,15 @@ pub fn positions(dir: &Path) -> BTreeMap<String, u64> {
         };
         Some((path.file_stem()?.to_str()?.to_owned(), content.map_or(0, |content| content.place.id)))
     };
-    entries.filter_map(position).collect()
+    Ok(entries.into_iter().filter_map(position).collect())
 }
 
 /// The highest position of all cursors in a directory that can be read: numbers start above it.
-pub fn highest(dir: &Path) -> u64 {
-    positions(dir).into_values().max().unwrap_or(0)
+///
+/// # Errors
+/// As [`positions`].
+pub fn highest(dir: &Path) -> Result<u64> {
+    Ok(positions(dir)?.into_values().max().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -196,8 +216,21 @@ mod tests {
         fs::write(dir.path().join("torn.json"), "{").unwrap();
         fs::create_dir(dir.path().join("odd.json")).unwrap();
         fs::write(dir.path().join("half.new"), "{").unwrap();
-        let found: Vec<_> = positions(dir.path()).into_iter().collect();
+        let found: Vec<_> = positions(dir.path()).unwrap().into_iter().collect();
         assert_eq!(found, [("odd".to_owned(), 0), ("sound".to_owned(), 7), ("torn".to_owned(), 0)]);
-        assert_eq!(highest(dir.path()), 7);
+        assert_eq!(highest(dir.path()).unwrap(), 7);
+    }
+
+    /// One that is not there yet holds none; of one that cannot be listed nobody knows.
+    #[test]
+    fn a_directory_that_cannot_be_listed_is_not_taken_for_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let cursors = dir.path().join("cursors");
+        assert!(positions(&cursors).unwrap().is_empty());
+        fs::write(&cursors, "").unwrap();
+        let error = positions(&cursors).unwrap_err();
+        assert!(error.to_string().starts_with("Cannot list the positions of sinks in "), "{error}");
+        assert!(error.remedy().unwrap().contains("chmod"), "{error}");
+        assert!(highest(&cursors).is_err());
     }
 }

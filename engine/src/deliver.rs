@@ -75,13 +75,17 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
         pass: false,
         moved: false,
         progress: false,
+        storing: None,
     };
     // From here on retention knows where the sink is.
     target.journal.hold_above(&target.name, place.id);
     if stored.is_none() {
         // And from here on a restart starts at the same place.
         tokio::select! {
-            () = stop.stopped() => return Ok(()),
+            () = stop.stopped() => {
+                target.finish().await;
+                return Ok(());
+            }
             () = target.begin() => tell_beginning(&target.name, place.started),
         }
     }
@@ -96,6 +100,7 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
         delivering.park(parked);
     }
     delivering.live().await;
+    delivering.target.finish().await;
     Ok(())
 }
 
@@ -209,7 +214,7 @@ impl<S: Sink> Delivering<S> {
             }
             Halt::Told { id, error } => {
                 self.target.place.id = self.target.place.id.max(id - 1);
-                self.target.remember(self.target.place);
+                self.target.remember(self.target.place).await;
                 self.park(Parked { why: Why::Told(id), reason: sentence(&error) });
             }
             Halt::Stop(error) => {
@@ -278,9 +283,9 @@ impl<S: Sink> Delivering<S> {
     async fn obey(&mut self, order: Order) {
         let before = self.target.place.id;
         let done = match order.wish {
-            Wish::Pause => self.pause(),
-            Wish::Resume => self.resume(),
-            Wish::Move(to) => self.move_to(to),
+            Wish::Pause => self.pause().await,
+            Wish::Resume => self.resume().await,
+            Wish::Move(to) => self.move_to(to).await,
         };
         if self.parked.is_some() {
             self.target.sink.rest().await;
@@ -290,22 +295,22 @@ impl<S: Sink> Delivering<S> {
         let _ = order.reply.send(done.map(|()| Obeyed { before, position }));
     }
 
-    fn pause(&mut self) -> Result<()> {
+    async fn pause(&mut self) -> Result<()> {
         if self.parked.as_ref().is_some_and(|parked| parked.why == Why::Paused) {
             return Ok(());
         }
-        self.target.decide(Place { paused: true, ..self.target.place })?;
+        self.target.decide(Place { paused: true, ..self.target.place }).await?;
         self.park(Parked::paused(&self.target.name));
         Ok(())
     }
 
-    fn resume(&mut self) -> Result<()> {
+    async fn resume(&mut self) -> Result<()> {
         let why = self.parked.as_ref().map(|parked| parked.why);
         let place = self.target.place;
         match why {
             None => return Ok(()),
-            Some(Why::Paused) => self.target.decide(Place { paused: false, ..place })?,
-            Some(Why::Told(id)) => self.target.decide(Place { id, ..place })?,
+            Some(Why::Paused) => self.target.decide(Place { paused: false, ..place }).await?,
+            Some(Why::Told(id)) => self.target.decide(Place { id, ..place }).await?,
             Some(Why::Lost) => self.target.pass = true,
             Some(Why::Refused) => {}
         }
@@ -313,10 +318,10 @@ impl<S: Sink> Delivering<S> {
         Ok(())
     }
 
-    fn move_to(&mut self, to: u64) -> Result<()> {
+    async fn move_to(&mut self, to: u64) -> Result<()> {
         let place = self.target.place;
         let first = place.skipped_from.unwrap_or(place.id + 1);
-        self.target.decide(Place { id: to, skipped_from: (to >= first).then_some(first), ..place })?;
+        self.target.decide(Place { id: to, skipped_from: (to >= first).then_some(first), ..place }).await?;
         (self.target.pass, self.target.moved) = (false, true);
         tracing::warn!(sink = %self.target.name, from = place.id, to, "The sink was moved by hand");
         if place.paused {

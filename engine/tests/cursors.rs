@@ -82,7 +82,8 @@ async fn nothing_is_sent_before_it_is_stored_where_the_sink_begins() {
     fixture.transaction(2, "y").await;
     assert_eq!(sink.0.load(Ordering::SeqCst), 0);
     std::fs::remove_dir(in_the_way).unwrap();
-    until(|| sink.0.load(Ordering::SeqCst) == 5 && cursor::highest(&cursors) == journal.newest()).await;
+    until(|| sink.0.load(Ordering::SeqCst) == 5 && cursor::highest(&cursors).unwrap() == journal.newest())
+        .await;
     assert!(!status.report(&journal).reasons.join("; ").contains("Cannot write"));
     stopper.stop();
     running.await.unwrap().unwrap();
@@ -111,7 +112,8 @@ async fn one_that_cannot_be_read_holds_all_until_the_journal_is_full() {
     let mut options = Options::new(dir.path().join("journal"));
     (options.segment_bytes, options.cache_bytes, options.min_free) = (3000, 1000, 0);
     (options.retention, options.max_size) = (Duration::from_millis(50), Some(60_000));
-    (options.holds, options.seen) = (cursor::positions(&cursors), cursor::highest(&cursors));
+    (options.holds, options.seen) =
+        (cursor::positions(&cursors).unwrap(), cursor::highest(&cursors).unwrap());
     let mut fixture = Fixture::open(options).await;
     let (delivery, status, _stopper) = delivery(&fixture, &cursors);
     assert!(deliver(Counting::default(), delivery).await.is_err());

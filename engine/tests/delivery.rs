@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use rowcast_engine::cursor;
 use rowcast_engine::deliver::{Delivery, deliver};
-use rowcast_engine::journal::{Gone, Options};
+use rowcast_engine::journal::{self, Gone, Options};
 use rowcast_engine::record::Batch;
 use rowcast_engine::sink::{Missing, OnGap, Reason, Sink, SinkError, Start};
 use rowcast_engine::sinks::{Obeyed, Sinks, Wish};
-use rowcast_engine::status::Status;
+use rowcast_engine::status::{Door, Status};
 use rowcast_engine::{Error, Kind, stop};
 
+use crate::disk::{FakeDisk, Fault, Ill, OPEN};
 use crate::support::Fixture;
 
 #[derive(Clone, Default)]
@@ -101,12 +102,12 @@ async fn everything_arrives_once_when_nothing_fails_and_the_cursor_survives() {
     until(&target, 150).await;
     let (cursors, newest) = (dir.path().join("cursors"), fixture.journal().newest());
     for _ in 0..1000 {
-        if cursor::highest(&cursors) == newest {
+        if cursor::highest(&cursors).unwrap() == newest {
             break;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(cursor::highest(&cursors), newest);
+    assert_eq!(cursor::highest(&cursors).unwrap(), newest);
     stopper.stop();
     running.await.unwrap().unwrap();
 
@@ -158,6 +159,79 @@ async fn a_refusal_stops_the_sink_and_says_why_until_a_person_resumes_it() {
     running.await.unwrap().unwrap();
     let ended = sinks.order("target", Wish::Pause).await.unwrap_err();
     assert!(ended.to_string().contains("target has ended"), "{ended}");
+}
+
+/// On one thread, with a disk that stands still: a pipe that nobody reads, in the place of the file.
+#[tokio::test]
+async fn a_position_that_cannot_be_stored_yet_holds_up_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path().join("journal"))).await;
+    fixture.transaction(3, "before").await;
+    let target = Target::default();
+    let (delivery, stopper, sinks) = commanded(&fixture, dir.path());
+    let cursors = dir.path().join("cursors");
+    let running = tokio::spawn(deliver(target.clone(), delivery));
+    until(&target, 3).await;
+    let at = fixture.journal().newest();
+    // Nothing is being stored now.
+    sinks.order("target", Wish::Pause).await.unwrap();
+    let pipe = cursors.join("target.new");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (go, stands) = std::sync::mpsc::sync_channel::<()>(1);
+    let disk = std::thread::spawn(move || {
+        let in_time = stands.recv_timeout(Duration::from_secs(20)).is_ok();
+        let reader = std::fs::File::open(&pipe).unwrap();
+        std::fs::remove_file(&pipe).unwrap();
+        drop(reader);
+        in_time
+    });
+    let resumed = tokio::spawn(async move { sinks.order("target", Wish::Resume).await });
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        fixture.transaction(1, "meanwhile").await;
+    }
+    assert!(!resumed.is_finished(), "it is not stored");
+    go.send(()).unwrap();
+    assert!(disk.join().unwrap(), "others were held up");
+    // A pipe cannot be synced: whoever ordered it is told, and orders it again.
+    assert!(resumed.await.unwrap().is_err());
+    stopper.stop();
+    running.await.unwrap().unwrap();
+    assert_eq!(cursor::highest(&cursors).unwrap(), at);
+}
+
+#[tokio::test]
+async fn too_many_open_files_are_waited_out_where_it_reads_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let options = Options { cache_bytes: 2_000, ..Options::new(dir.path().join("journal")) };
+    let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
+    for _ in 0..40 {
+        fixture.transaction(1, &"a text".repeat(100)).await;
+    }
+    disk.plan(Some(Fault { calls: OPEN, after: 0, ill: Ill::Files, times: u32::MAX, waits: u32::MAX }));
+    let target = Target::default();
+    let (delivery, _stopper) = delivery(&fixture, dir.path());
+    let status = delivery.status.clone();
+    tokio::spawn(deliver(target.clone(), delivery));
+    let door = halted(&status, &fixture).await;
+    let reason = door.reason.expect("a reason");
+    assert_eq!(door.state, "retrying", "{reason}");
+    assert!(reason.starts_with("Cannot read ") && reason.contains("goes on by itself"), "{reason}");
+    disk.plan(None);
+    assert_eq!(until(&target, 40).await.len(), 40, "each once");
+}
+
+/// Waits until the sink delivers nothing for now; gives how it stands.
+async fn halted(status: &Status, fixture: &Fixture) -> Door {
+    for _ in 0..1000 {
+        let door = status.report(fixture.journal()).doors.remove("target").unwrap_or_default();
+        if matches!(door.state, "stopped" | "retrying") {
+            return door;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it delivers");
 }
 
 /// Waits until the sink has stopped; gives the reason.
@@ -268,10 +342,10 @@ async fn what_the_target_has_is_not_sent_again_because_the_position_cannot_be_st
     assert_eq!(ids.len(), 30, "each once");
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
     for _ in 0..1000 {
-        if !is_stuck() && cursor::highest(&cursors) == journal.newest() {
+        if !is_stuck() && cursor::highest(&cursors).unwrap() == journal.newest() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{}; {} of {}", told(), cursor::highest(&cursors), journal.newest());
+    panic!("{}; {} of {}", told(), cursor::highest(&cursors).unwrap(), journal.newest());
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rowcast_engine::event::Op;
 use rowcast_engine::feed::{Events, Feed, Filter, Framing, From, Next, Pattern, Subscription, ViewKey};
-use rowcast_engine::journal::{Options, Read};
+use rowcast_engine::journal::{Journal, Options, Read};
 use rowcast_engine::{Stopper, stop};
 
 use crate::support::{Fixture, table};
@@ -176,6 +176,74 @@ async fn a_number_of_a_lost_history_is_told_a_gap() {
     for good in [last, gone.to, gone.to + 1] {
         assert_eq!(feed.start(From::After(good), &filter).await.unwrap().gap, None);
     }
+}
+
+/// Between numbers as between times: what is not held any more is told.
+#[tokio::test]
+async fn a_time_below_what_is_held_is_told_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path());
+    (options.segment_bytes, options.max_size) = (4_000, Some(20_000));
+    let mut fixture = Fixture::open(options).await;
+    let (_stopper, stop) = stop();
+    let feed = Feed::new(fixture.journal().clone(), stop);
+    let filter = Filter::new(vec![Pattern::All], &[]);
+    fixture.transaction(1, "the first").await;
+    let (first, early) = (fixture.journal().newest(), time_of(&fixture));
+    let start = feed.start(From::Time(early), &filter).await.unwrap();
+    assert_eq!((start.position, start.gap), (first - 1, None), "nothing was removed");
+    let before = feed.start(From::Time(early - 1_000_000), &filter).await.unwrap();
+    assert_eq!((before.position, before.gap), (first - 1, None), "nor was anything before it");
+    while fixture.journal().oldest() == first {
+        fixture.transaction(1, &"x".repeat(500)).await;
+    }
+    fixture.transaction(1, "the last").await;
+    let journal = fixture.journal().clone();
+    let (oldest, late) = (journal.oldest(), time_of(&fixture));
+    let start = feed.start(From::Time(early), &filter).await.unwrap();
+    let (gone, reason) = start.gap.expect("a gap");
+    assert_eq!((gone.to, reason, start.position), (oldest - 1, "retention", oldest - 1));
+    assert!(gone.from > first && gone.from <= gone.to, "{gone:?}");
+    let start = feed.start(From::Time(late), &filter).await.unwrap();
+    assert_eq!((start.position, start.gap), (journal.newest() - 1, None), "it is held");
+    // Of what is held first nothing lies before it but what was removed.
+    let held = first_time(&journal);
+    assert_eq!(feed.start(From::Time(held), &filter).await.unwrap().gap, None);
+    assert!(feed.start(From::Time(held - 1), &filter).await.unwrap().gap.is_none());
+    assert!(feed.start(From::Time(held - 100), &filter).await.unwrap().gap.is_some());
+}
+
+/// The commit time of the newest transaction.
+fn time_of(fixture: &Fixture) -> i64 {
+    1_800_000_000_000_000 + i64::try_from(fixture.lsn).unwrap()
+}
+
+/// The commit time of the oldest one that is held.
+fn first_time(journal: &Journal) -> i64 {
+    let Read::Batches(batches) = journal.read(journal.seek_earliest()).unwrap() else { panic!("none") };
+    batches[0].header().time_min
+}
+
+/// Views are as many as clients' wishes, tables are not.
+#[tokio::test]
+async fn what_is_told_of_a_table_is_there_once_for_all_views() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    let newest = fixture.journal().newest();
+    fixture.transaction(1, "x").await;
+    let pattern = |text: &str| Pattern::parse(text).unwrap();
+    let filter = |count: usize| Filter::new(vec![pattern("public.*"), pattern(&format!("a.{count}"))], &[]);
+    let mut readers: Vec<_> = (0..1000)
+        .map(|count| feed.subscribe(ViewKey { filter: filter(count), ..key("*", &[]) }, newest))
+        .collect();
+    assert_eq!(feed.views(), 1000);
+    let mut told = Vec::new();
+    for reader in &mut readers {
+        let next = tokio::time::timeout(Duration::from_secs(10), reader.next()).await;
+        let Next::Schema(record) = next.expect("a record in time").unwrap() else { panic!("no record") };
+        told.push(record);
+    }
+    assert!(told.iter().all(|record| record.as_ptr() == told[0].as_ptr()));
 }
 
 /// What a reader is told: versions as `schema N`, events as `N: number`; and its place after each.

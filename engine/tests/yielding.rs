@@ -122,7 +122,8 @@ impl House {
         let mut options = Options::new(dir.join("journal"));
         (options.segment_bytes, options.max_size, options.cache_bytes) = (SEGMENT, Some(MAX_SIZE), 1000);
         (options.min_free, options.stalled_after) = (0, stalled_after);
-        (options.holds, options.seen) = (cursor::positions(&cursors), cursor::highest(&cursors));
+        (options.holds, options.seen) =
+            (cursor::positions(&cursors).unwrap(), cursor::highest(&cursors).unwrap());
         let (stopper, stop) = stop();
         let (fixture, sinks) = (Fixture::open(options).await, Sinks::new(cursors));
         Self { fixture, sinks, status: Status::default(), stopper, stop, running: Vec::new() }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::config;
 
 /// Where it listens unless told otherwise.
 const DEFAULT: &str = "127.0.0.1:8080";
+/// Names its data directory, as it does for the program itself.
+const DATA_VARIABLE: &str = "ROWCAST__DATA";
 /// For a connection, and for the head of an answer: longer means that nobody is there.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of an answer that is read as a whole.
@@ -35,8 +37,9 @@ pub(crate) struct Target {
     /// Its address [default: the socket in the data directory, else http://127.0.0.1:8080]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Its data directory [default: ./rowcast-data]
-    #[arg(long, value_name = "DIR", env = "ROWCAST__DATA", conflicts_with = "url")]
+    /// Its data directory [env: ROWCAST__DATA] [default: ./rowcast-data]
+    // Not by clap's `env`: what stands in the environment is not said beside --url, and does not contradict it.
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
     data: Option<PathBuf>,
 }
 
@@ -57,11 +60,17 @@ pub(crate) enum Client {
 impl Target {
     /// Looks where it is.
     pub(crate) fn client(&self) -> Result<Client> {
+        self.client_where(std::env::var_os(DATA_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from))
+    }
+
+    /// The same, with the data directory that the environment names.
+    fn client_where(&self, given: Option<PathBuf>) -> Result<Client> {
         if let Some(url) = &self.url {
             return parse(url);
         }
-        let socket = config::socket(&self.data.clone().unwrap_or_else(|| config::DATA.into()));
-        if socket.exists() || self.data.is_some() {
+        let data = self.data.clone().or(given);
+        let socket = config::socket(data.as_deref().unwrap_or(Path::new(config::DATA)));
+        if socket.exists() || data.is_some() {
             return Ok(Client::Socket(socket));
         }
         Ok(Client::Http { authority: DEFAULT.to_owned(), prefix: String::new() })
@@ -288,6 +297,28 @@ mod tests {
         for wrong in ["https://h", "ftp://h", "http://", "http://me@h", "http://h/?a"] {
             assert_eq!(parse(wrong).unwrap_err().kind(), rowcast_engine::Kind::Usage, "{wrong}");
         }
+    }
+
+    /// The environment speaks where nothing is typed.
+    #[test]
+    fn what_is_typed_decides_where_it_is() {
+        #[derive(Debug, clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            target: Target,
+        }
+        let typed = |arguments: &[&str]| {
+            let arguments = ["rowcast"].iter().chain(arguments);
+            <Program as clap::Parser>::try_parse_from(arguments).map(|program| program.target)
+        };
+        let socket = |dir: &str| Client::Socket(config::socket(Path::new(dir)));
+        let given = || Some(PathBuf::from("/given"));
+        let url = typed(&["--url", "h:1"]).unwrap().client_where(given()).unwrap();
+        assert_eq!(url, Client::Http { authority: "h:1".into(), prefix: String::new() });
+        assert_eq!(typed(&["--data", "/typed"]).unwrap().client_where(given()).unwrap(), socket("/typed"));
+        assert_eq!(typed(&[]).unwrap().client_where(given()).unwrap(), socket("/given"));
+        let both = typed(&["--url", "h:1", "--data", "/typed"]).unwrap_err();
+        assert_eq!(both.kind(), clap::error::ErrorKind::ArgumentConflict);
     }
 
     /// Whoever is there and busy is not to be started once more.

@@ -64,7 +64,7 @@ fn read(key: &str, path: &Path, origin: &Origin) -> Result<String> {
 
 /// Whether an option of librdkafka holds a secret.
 pub(crate) fn is_secret(name: &str) -> bool {
-    ["password", "secret", "key.pem", "oauthbearer.config", "sasl.jaas.config"]
+    ["password", "passphrase", "secret", "key.pem", "oauthbearer.config", "sasl.jaas.config"]
         .iter()
         .any(|part| name.contains(part))
 }
@@ -106,7 +106,14 @@ mod tests {
 
     #[test]
     fn secrets_are_known_by_their_names() {
-        for name in ["sasl.password", "ssl.key.password", "sasl.oauthbearer.client.secret", "ssl.key.pem"] {
+        for name in [
+            "sasl.password",
+            "ssl.key.password",
+            "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.oauthbearer.assertion.private.key.pem",
+            "ssl.key.pem",
+        ] {
             assert!(is_secret(name), "{name}");
         }
         assert!(!is_secret("ssl.key.location") && !is_secret("linger.ms"));

@@ -63,7 +63,7 @@ impl Door {
             TcpListener::bind(address).await.map_err(|error| cannot_listen(&config.listen, error))?;
         let address = listener.local_addr().map_err(|error| cannot_listen(&config.listen, error))?;
         let admin = match admin_socket {
-            Some(path) => Some(AdminSocket::bind(path).await?),
+            Some(path) => AdminSocket::bind(path).await?,
             None => None,
         };
         Ok(Self { config, listener, address, admin })

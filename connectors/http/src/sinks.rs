@@ -17,7 +17,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rowcast_engine::beginnings::Filling;
 use rowcast_engine::cursor::Started;
-use rowcast_engine::feed::{Filter, Pattern};
+use rowcast_engine::feed::{Filter, From, Pattern};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::sinks::{Obeyed, Wish};
 use rowcast_engine::status::Door;
@@ -173,13 +173,18 @@ fn answer(app: &App, name: &str, obeyed: Obeyed) -> Value {
 /// A position that is held, and so can be delivered from.
 async fn place(app: &App, text: &str) -> Result<u64, Refusal> {
     let everything = Filter::new(vec![Pattern::All], &[]);
-    let start = app.feed.start(query::from(text)?, &everything).await?;
+    let from = query::from(text)?;
+    let start = app.feed.start(from, &everything).await?;
     let Some((gone, reason)) = start.gap else { return Ok(start.position) };
     let (oldest, newest) = (app.journal().oldest(), app.journal().newest());
     let (message, hint) = match reason {
         "ahead" => (
             format!("Event {} lies above the newest one, {newest}", gone.to),
             "Write latest for what comes next.",
+        ),
+        "retention" if matches!(from, From::Time(_)) => (
+            format!("Of what came since then event {} is not held any more; the oldest is {oldest}", gone.to),
+            "Write earliest for all that is held.",
         ),
         "retention" => (
             format!("What comes after event {} is not held any more; the oldest is {oldest}", gone.from - 1),

@@ -1,5 +1,6 @@
 use serde_json::json;
 
+use crate::rows::orders;
 use crate::support::{Server, Sse, request};
 
 #[tokio::test]
@@ -63,6 +64,20 @@ async fn what_cannot_be_an_event_is_refused() {
     let answer = request(server.address, "POST", "/v1/channels/a/events", &[], &large).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["error"]["code"]), (413, &json!("too_large")));
     assert_eq!(server.journal.newest(), newest);
+}
+
+/// As after a restart, before the source has been reached.
+#[tokio::test]
+async fn a_table_stays_one_while_it_is_not_known_what_is_captured() {
+    let server = Server::start().await;
+    orders(&server);
+    server.status.source(|source| source.tables.clear());
+    let newest = server.journal.newest();
+    let answer = request(server.address, "POST", "/v1/channels/public.orders/events", &[], "1").await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["error"]["code"]), (409, &json!("is_table")));
+    assert_eq!(server.journal.newest(), newest);
+    let other = request(server.address, "POST", "/v1/channels/orders.shipped/events", &[], "1").await;
+    assert_eq!(other.status, 201, "{}", other.text());
 }
 
 #[tokio::test]

@@ -137,6 +137,7 @@ async fn what_cannot_be_ordered_is_refused_with_what_can() {
     assert_eq!((&standing["state"], &standing["position"]), (&json!("running"), &json!(first)));
 
     let large = format!("\"{}\"", "x".repeat(20_000));
+    let since = json!({"from": "2023-01-01T00:00:00Z"}).to_string();
     while server.journal.held_after(first).is_none() {
         server.journal.publish(&[("c", large.as_bytes())], 0).await.unwrap();
         at(&server, server.journal.newest()).await;
@@ -144,4 +145,6 @@ async fn what_cannot_be_ordered_is_refused_with_what_can() {
     let body = json!({"from": first.to_string()}).to_string();
     let (status, told) = order(&server, "/v1/sinks/taker/rewind", &body).await;
     assert!(status == 400 && told.to_string().contains("is not held any more"), "{told}");
+    let (status, told) = order(&server, "/v1/sinks/taker/rewind", &since).await;
+    assert!(status == 400 && told.to_string().contains("Of what came since then"), "{told}");
 }

@@ -46,6 +46,8 @@ pub(crate) struct Context {
     outstanding: AtomicUsize,
     /// Records that Kafka has.
     acknowledged: AtomicU64,
+    /// Those of them that have not been counted in public yet, and the bytes of their keys and values.
+    untold: (AtomicU64, AtomicU64),
     failed: AtomicBool,
     /// It has failed since it had lost Kafka.
     lost: AtomicBool,
@@ -82,6 +84,17 @@ impl Context {
         self.acknowledged.load(SeqCst)
     }
 
+    /// Records that Kafka has, and the bytes of their keys and values, since this was asked last.
+    pub(crate) fn newly_acknowledged(&self) -> (u64, u64) {
+        (self.untold.0.swap(0, SeqCst), self.untold.1.swap(0, SeqCst))
+    }
+
+    fn acknowledge(&self, bytes: usize) {
+        self.acknowledged.fetch_add(1, SeqCst);
+        self.untold.0.fetch_add(1, SeqCst);
+        self.untold.1.fetch_add(bytes as u64, SeqCst);
+    }
+
     /// Whether the producer is of no use any more.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(SeqCst)
@@ -106,11 +119,13 @@ impl Context {
     pub(crate) async fn drained_to(&self, limit: usize) -> Result<(), Failed> {
         self.wake_at.store(limit, SeqCst);
         loop {
-            // A wake-up between the look and the wait is kept.
+            // A wake-up between the look and the wait is kept. Counted before it is seen whether one was refused: who
+            // reports that counts it as arrived only afterwards.
+            let left = self.outstanding();
             if self.has_failed() {
                 return Err(Failed);
             }
-            if self.outstanding() <= limit {
+            if left <= limit {
                 return Ok(());
             }
             self.wake.notified().await;
@@ -162,6 +177,14 @@ impl Context {
         word
     }
 
+    /// A record is on its way no more, and it is noted what became of it.
+    fn back(&self) {
+        let left = self.outstanding.fetch_sub(1, SeqCst) - 1;
+        if left <= self.wake_at.load(SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+
     fn fail(&self, failure: Option<Failure>) {
         if let Some(failure) = failure {
             let mut known = locked(&self.failure);
@@ -195,9 +218,7 @@ impl ProducerContext<ByKey> for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         match result {
-            Ok(_) => {
-                self.acknowledged.fetch_add(1, SeqCst);
-            }
+            Ok(record) => self.acknowledge(record.key_len() + record.payload_len()),
             Err((error, record)) => self.fail(error.rdkafka_error_code().map(|code| Failure {
                 id: id as u64,
                 topic: record.topic().to_owned(),
@@ -205,10 +226,7 @@ impl ProducerContext<ByKey> for Context {
                 code,
             })),
         }
-        let left = self.outstanding.fetch_sub(1, SeqCst) - 1;
-        if left <= self.wake_at.load(SeqCst) {
-            self.wake.notify_one();
-        }
+        self.back();
     }
 
     fn get_custom_partitioner(&self) -> Option<&ByKey> {
@@ -269,6 +287,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context as TaskContext, Poll, Waker};
+
     use super::*;
 
     fn failure(id: u64, size: usize, code: RDKafkaErrorCode) -> Failure {
@@ -288,6 +308,17 @@ mod tests {
         assert!(context.has_failed());
     }
 
+    #[test]
+    fn what_kafka_has_is_counted_once() {
+        let context = Context::default();
+        context.sending();
+        assert_eq!(context.newly_acknowledged(), (0, 0), "it is on its way");
+        context.acknowledge(10);
+        context.acknowledge(5);
+        assert_eq!(context.newly_acknowledged(), (2, 15));
+        assert_eq!((context.newly_acknowledged(), context.acknowledged()), ((0, 0), 2));
+    }
+
     #[tokio::test]
     async fn waiting_ends_at_the_limit_and_at_a_failure() {
         let context = Context::default();
@@ -303,6 +334,38 @@ mod tests {
         assert_eq!(tokio::join!(wait, arrive).0, Ok(()));
         let fail = async { context.fail(None) };
         assert_eq!(tokio::join!(context.drained_to(0), fail).0, Err(Failed));
+    }
+
+    /// The report comes on a thread of librdkafka's, at any moment.
+    #[test]
+    fn a_record_that_was_refused_has_never_arrived() {
+        const ROUNDS: usize = 5_000;
+        let contexts: Vec<_> = (0..ROUNDS).map(|_| Context::default()).collect();
+        let begun = AtomicUsize::new(0);
+        let arrived = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, context) in contexts.iter().enumerate() {
+                    while begun.load(SeqCst) <= round {
+                        std::thread::yield_now();
+                    }
+                    context.fail(None);
+                    context.back();
+                }
+            });
+            let mut wait = TaskContext::from_waker(Waker::noop());
+            let mut arrived = |round: usize| {
+                contexts[round].sending();
+                begun.store(round + 1, SeqCst);
+                loop {
+                    if let Poll::Ready(told) = std::pin::pin!(contexts[round].drained_to(0)).poll(&mut wait) {
+                        return told.is_ok();
+                    }
+                    std::hint::spin_loop();
+                }
+            };
+            (0..ROUNDS).filter(|round| arrived(*round)).count()
+        });
+        assert_eq!(arrived, 0, "of {ROUNDS} that were refused");
     }
 
     #[test]

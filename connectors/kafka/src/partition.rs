@@ -7,28 +7,55 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::producer::Partitioner;
+
+/// Custom channels are anyone's to name: beyond so many topics all are counted anew.
+pub(crate) const TOPICS_MAX: usize = 10_000;
 
 /// Partitions by key, or by topic where there is no key.
 #[derive(Debug, Default)]
 pub(crate) struct ByKey {
-    /// Somebody wants to know how many partitions topics have.
-    counts: AtomicBool,
+    /// How many partitions each topic has, as the record before told.
     counted: Mutex<HashMap<String, i32>>,
+    /// One has another number than before.
+    changed: AtomicBool,
 }
 
 impl ByKey {
-    /// From here on partitions are counted, without a question to Kafka: each record tells.
-    pub(crate) fn count(&self) {
-        self.counts.store(true, SeqCst);
+    /// The partitions of a topic, without a question to Kafka: each record tells.
+    pub(crate) fn count_of(&self, topic: &str) -> Option<i32> {
+        self.counted().get(topic).copied()
     }
 
-    /// The partitions of the topics that records went to meanwhile. They are not counted any more.
-    pub(crate) fn counted(&self) -> HashMap<String, i32> {
-        self.counts.store(false, SeqCst);
-        std::mem::take(&mut self.counted.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Whether a topic has had its partitions changed, and nobody has taken notice yet.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed.load(SeqCst)
+    }
+
+    /// Takes notice.
+    pub(crate) fn notice(&self) -> bool {
+        self.changed.swap(false, SeqCst)
+    }
+
+    fn note(&self, topic: &str, partitions: i32) {
+        let mut counted = self.counted();
+        if let Some(known) = counted.get_mut(topic) {
+            if std::mem::replace(known, partitions) != partitions {
+                self.changed.store(true, SeqCst);
+            }
+            return;
+        }
+        if counted.len() >= TOPICS_MAX {
+            counted.clear();
+            self.changed.store(true, SeqCst);
+        }
+        counted.insert(topic.to_owned(), partitions);
+    }
+
+    fn counted(&self) -> MutexGuard<'_, HashMap<String, i32>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -40,10 +67,7 @@ impl Partitioner for ByKey {
         partition_cnt: i32,
         _is_partition_available: impl Fn(i32) -> bool,
     ) -> i32 {
-        if self.counts.load(SeqCst) {
-            let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-            counted.insert(topic_name.to_owned(), partition_cnt);
-        }
+        self.note(topic_name, partition_cnt);
         place(hashed(topic_name, key), partition_cnt)
     }
 }
@@ -100,17 +124,29 @@ mod tests {
     }
 
     #[test]
+    fn each_record_tells_how_many_partitions_there_are() {
+        let by_key = ByKey::default();
+        let sent = |topic: &str, count| _ = by_key.partition(topic, None, count, |_| true);
+        assert_eq!(by_key.count_of("a"), None);
+        sent("a", 12);
+        sent("b", 1);
+        sent("a", 12);
+        assert_eq!((by_key.count_of("a"), by_key.count_of("b")), (Some(12), Some(1)));
+        assert!(!by_key.has_changed(), "what was not known is no change");
+        sent("a", 13);
+        assert!(by_key.has_changed() && by_key.notice() && !by_key.has_changed());
+        assert_eq!(by_key.count_of("a"), Some(13));
+        (0..2 * TOPICS_MAX).for_each(|topic| sent(&topic.to_string(), 1));
+        assert!(by_key.counted().len() <= TOPICS_MAX);
+        assert!(by_key.has_changed(), "whoever knew more cannot compare any more");
+    }
+
+    #[test]
     fn records_without_a_key_stay_together() {
         let at = |topic: &str, key: Option<&[u8]>| ByKey::default().partition(topic, key, 12, |_| true);
         assert_eq!(at("app.public.log", None), at("app.public.log", None));
         assert_ne!(at("app.public.log", None), at("app.public.journal", None));
         assert_eq!(at("a", Some(b"{\"id\":1}")), at("b", Some(b"{\"id\":1}")));
-        let by_key = ByKey::default();
-        by_key.count();
-        by_key.partition("a", None, 12, |_| true);
-        assert_eq!(by_key.counted(), [("a".to_owned(), 12)].into());
-        by_key.partition("a", None, 12, |_| true);
-        assert!(by_key.counted().is_empty());
         assert!((0..1000).all(|n: i32| (0..7).contains(&place(&n.to_le_bytes(), 7))));
     }
 }

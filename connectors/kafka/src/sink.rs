@@ -42,14 +42,7 @@ pub(crate) struct KafkaSink {
     /// Reused from event to event.
     records: Records,
     value: Vec<u8>,
-    tally: Tally,
-}
-
-/// Counted in a batch, told once.
-#[derive(Default)]
-struct Tally {
-    records: u64,
-    bytes: u64,
+    /// Values that could not be shown, counted in a batch and told once.
     unrendered: u64,
 }
 
@@ -81,7 +74,7 @@ impl KafkaSink {
             beginnings: Beginnings::default(),
             records: Records::default(),
             value: Vec::new(),
-            tally: Tally::default(),
+            unrendered: 0,
         })
     }
 
@@ -119,13 +112,13 @@ impl KafkaSink {
         schema: SchemaId,
     ) -> Result<(), SinkError> {
         self.debezium.records(event, gap::now(), &mut self.records);
-        self.tally.unrendered += self.records.unrendered() as u64;
+        self.unrendered += self.records.unrendered() as u64;
         for record in self.records.iter() {
             let topic = self.topics.name(record.topic_suffix);
             let header = record.header.map(|(header, value)| (header.name(), value));
             let (part, key, value) = (record.part, record.key, record.value);
             let outgoing = Outgoing { id: event.id, part, topic, key, value, schema: Some(schema), header };
-            produce(producer, &mut self.beginnings, &mut self.tally, outgoing).await?;
+            produce(producer, &mut self.beginnings, outgoing).await?;
         }
         Ok(())
     }
@@ -148,7 +141,7 @@ impl KafkaSink {
         let topic = self.topics.name(channel);
         let value = Some(self.value.as_slice());
         let outgoing = Outgoing { id, part: 0, topic, key: None, value, schema: None, header };
-        produce(producer, &mut self.beginnings, &mut self.tally, outgoing).await
+        produce(producer, &mut self.beginnings, outgoing).await
     }
 
     /// Sends the gap that stands in `value`.
@@ -157,15 +150,17 @@ impl KafkaSink {
         let topic = self.topics.name(gap::SUFFIX);
         let value = Some(self.value.as_slice());
         let outgoing = Outgoing { id, part: 0, topic, key: None, value, schema: None, header: None };
-        produce(&self.connection.producer(), &mut self.beginnings, &mut self.tally, outgoing).await
+        produce(&self.connection.producer(), &mut self.beginnings, outgoing).await
     }
 
-    fn tell_tally(&mut self) {
-        let tally = std::mem::take(&mut self.tally);
+    /// Counts in public what Kafka has acknowledged since it was counted last, and what could not be shown.
+    fn tell_counts(&mut self) {
+        let (records, bytes) = self.connection.context().newly_acknowledged();
+        let unrendered = std::mem::take(&mut self.unrendered);
         let count = |name: &'static str, value| counter!(name, "sink" => self.name.clone()).increment(value);
-        count("rowcast_kafka_records_total", tally.records);
-        count("rowcast_kafka_bytes_total", tally.bytes);
-        count("rowcast_kafka_unrendered_values_total", tally.unrendered);
+        count("rowcast_kafka_records_total", records);
+        count("rowcast_kafka_bytes_total", bytes);
+        count("rowcast_kafka_unrendered_values_total", unrendered);
     }
 }
 
@@ -175,6 +170,7 @@ impl Sink for KafkaSink {
     }
 
     async fn resume(&mut self) -> Result<Option<u64>, SinkError> {
+        self.tell_counts();
         self.connection.alone().await?;
         let mut context = self.connection.context();
         loop {
@@ -212,7 +208,7 @@ impl Sink for KafkaSink {
                 break;
             }
         }
-        self.tell_tally();
+        self.tell_counts();
         if let Err(SinkError::Stop(_)) = sent {
             // Whether they arrived is of no consequence: the position stays, and they are sent again.
             let _ = tokio::time::timeout(LAST_ONES, self.commit()).await;
@@ -226,13 +222,16 @@ impl Sink for KafkaSink {
     }
 
     async fn commit(&mut self) -> Result<(), SinkError> {
-        arrived(&self.connection.producer(), &mut self.beginnings).await
+        let arrived = arrived(&self.connection.producer(), &mut self.beginnings).await;
+        self.tell_counts();
+        arrived
     }
 
     async fn rest(&mut self) {
         if self.connection.context().outstanding() == 0 {
             return;
         }
+        self.tell_counts();
         // A broker that comes back would get what waits here, though the sink is told to rest.
         self.beginnings.anew();
         if let Err(SinkError::Retry(error) | SinkError::Stop(error)) = self.connection.renew().await {
@@ -248,7 +247,8 @@ async fn arrived(producer: &Producer, beginnings: &mut Beginnings) -> Result<(),
     if context.drained_to(0).await.is_err() {
         return Err(failed(producer).await);
     }
-    beginnings.arrived(&context.partitioner.counted());
+    let partitioner = &context.partitioner;
+    beginnings.arrived(partitioner.notice(), |topic| partitioner.count_of(topic));
     Ok(())
 }
 
@@ -258,24 +258,21 @@ async fn begin(
     beginnings: &mut Beginnings,
     Outgoing { topic, key, .. }: &Outgoing<'_>,
 ) -> Result<(), SinkError> {
-    loop {
-        match beginnings.before(topic, *key) {
-            Before::Nothing => return Ok(()),
-            Before::Count => {
-                let context: &Context = producer.context();
-                context.partitioner.count();
-                return Ok(());
-            }
-            Before::Arrival => arrived(producer, beginnings).await?,
-        }
+    let context: &Context = producer.context();
+    // The record before may have been the first one in a partition that is new.
+    if context.partitioner.has_changed() {
+        arrived(producer, beginnings).await?;
     }
+    while beginnings.before(topic, *key) == Before::Arrival {
+        arrived(producer, beginnings).await?;
+    }
+    Ok(())
 }
 
 /// Puts a record into the producer's queue, waiting for its turn, and while that is full.
 async fn produce(
     producer: &Producer,
     beginnings: &mut Beginnings,
-    tally: &mut Tally,
     outgoing: Outgoing<'_>,
 ) -> Result<(), SinkError> {
     begin(producer, beginnings, &outgoing).await?;
@@ -301,8 +298,6 @@ async fn produce(
         }
         record = returned;
     }
-    tally.records += 1;
-    tally.bytes += size as u64;
     Ok(())
 }
 
@@ -344,6 +339,7 @@ fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
 #[cfg(test)]
 mod tests {
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::Partitioner as _;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
@@ -352,7 +348,7 @@ mod tests {
     async fn what_follows_the_first_record_waits_for_it() {
         let config = Config { brokers: "127.0.0.1:1".to_owned(), ..Config::default() };
         let connection = Connection::new(&config).unwrap();
-        let (mut beginnings, mut tally) = (Beginnings::default(), Tally::default());
+        let mut beginnings = Beginnings::default();
         let mut sent = 0;
         for topic in ["a", "b", "a"] {
             let outgoing = Outgoing {
@@ -365,7 +361,7 @@ mod tests {
                 header: None,
             };
             let producer = connection.producer();
-            let produced = produce(&producer, &mut beginnings, &mut tally, outgoing);
+            let produced = produce(&producer, &mut beginnings, outgoing);
             match tokio::time::timeout(Duration::from_millis(300), produced).await {
                 Ok(produced) => produced.unwrap(),
                 Err(_) => break,
@@ -373,6 +369,29 @@ mod tests {
             sent += 1;
         }
         assert_eq!((sent, connection.context().outstanding()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_first_record_in_a_new_partition_waits_for_it() {
+        let config = Config { brokers: "127.0.0.1:1".to_owned(), ..Config::default() };
+        let connection = Connection::new(&config).unwrap();
+        let (producer, mut beginnings) = (connection.producer(), Beginnings::default());
+        let partitioner = &connection.context().partitioner;
+        assert_eq!(beginnings.before("a", None), Before::Nothing);
+        partitioner.partition("a", None, 1, |_| true);
+        arrived(&producer, &mut beginnings).await.unwrap();
+        let mut sent = Vec::new();
+        for id in 1..=3 {
+            let outgoing =
+                Outgoing { id, part: 0, topic: "a", key: None, value: None, schema: None, header: None };
+            let produced = produce(&producer, &mut beginnings, outgoing);
+            if tokio::time::timeout(Duration::from_millis(300), produced).await.is_ok() {
+                sent.push(id);
+            }
+            // As librdkafka does with the second one, since it has heard of another partition.
+            partitioner.partition("a", None, if id == 1 { 1 } else { 2 }, |_| true);
+        }
+        assert_eq!(sent, [1, 2]);
     }
 
     #[tokio::test]
@@ -386,7 +405,7 @@ mod tests {
         let outgoing =
             Outgoing { id: 7, part: 0, topic: "t", key: None, value: None, schema: None, header: None };
         let producer = connection.producer();
-        produce(&producer, &mut beginnings, &mut Tally::default(), outgoing).await.unwrap();
+        produce(&producer, &mut beginnings, outgoing).await.unwrap();
         let failed = arrived(&producer, &mut beginnings).await;
         let Err(SinkError::Stop(error)) = failed else { panic!("not for good: {failed:?}") };
         assert!(error.to_string().starts_with("Kafka's client has given up: "), "{error}");

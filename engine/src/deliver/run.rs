@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
+use tokio::task::JoinHandle;
 
 use crate::abort::{self, Point};
 use crate::cursor::{Cursor, Place};
 use crate::deliver::{RETRY_MAX, RETRY_MIN, jittered, sentence};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::feed::blocking;
 use crate::journal::{Gone, Journal, Read};
 use crate::record::Batch;
@@ -37,6 +38,8 @@ pub(super) struct Target<S> {
     pub(super) moved: bool,
     /// Something was delivered since the last failure.
     pub(super) progress: bool,
+    /// A position that is being stored, on a thread that may wait for the disk.
+    pub(super) storing: Option<JoinHandle<Result<()>>>,
 }
 
 /// Why a run has ended.
@@ -58,6 +61,14 @@ impl From<SinkError> for Halt {
             SinkError::Stop(error) => Self::Stop(error),
             SinkError::Gap { id, error } => Self::Told { id, error },
         }
+    }
+}
+
+impl Halt {
+    /// What comes next cannot be read.
+    fn reading(error: Error) -> Self {
+        // Too many files are open, by others.
+        if error.kind() == Kind::Transient { Self::Retry(error) } else { Self::Stop(error) }
     }
 }
 
@@ -116,7 +127,7 @@ impl<S: Sink> Target<S> {
         let started = Instant::now();
         let (mut position, mut events, mut bytes) = (self.place.id, 0, 0);
         while bytes < ROUND_BYTES && started.elapsed() < ROUND_TIME && !enough.is_stopped() {
-            match ahead.next(&self.journal, position).await.map_err(Halt::Stop)? {
+            match ahead.next(&self.journal, position).await.map_err(Halt::reading)? {
                 Some(Read::Batches(batches)) => {
                     for batch in batches {
                         let waiting = batch.header().time_min;
@@ -181,7 +192,7 @@ impl<S: Sink> Target<S> {
     /// that lasts.
     async fn reached(&mut self, id: u64) {
         let place = Place { id, skipped_from: None, ..self.place };
-        self.stored(|cursor| cursor.save(place)).await;
+        self.stored(move |cursor| cursor.save(place)).await;
         self.place = place;
         (self.moved, self.progress) = (false, true);
     }
@@ -190,13 +201,35 @@ impl<S: Sink> Target<S> {
     /// anew after a power cut, behind what it has not been sent.
     pub(super) async fn begin(&mut self) {
         let place = self.place;
-        self.stored(|cursor| cursor.begin(place)).await;
+        self.stored(move |cursor| cursor.begin(place)).await;
         self.say("starting", None);
     }
 
-    async fn stored(&mut self, store: impl Fn(&Cursor) -> Result<()>) {
+    /// Stores a place where a disk that stands still holds up nobody else. One after the other: what a round that was
+    /// broken off has left behind must not replace what comes after it.
+    async fn store(&mut self, store: impl FnOnce(&Cursor) -> Result<()> + Send + 'static) -> Result<()> {
+        self.finish().await;
+        let cursor = self.cursor.clone();
+        let storing = self.storing.insert(tokio::task::spawn_blocking(move || store(&cursor)));
+        let stored = storing.await;
+        self.storing = None;
+        stored.map_err(|error| {
+            Error::transient("The storing of the sink's position was broken off").because(error)
+        })?
+    }
+
+    /// Waits until nothing is being stored any more.
+    pub(super) async fn finish(&mut self) {
+        if let Some(storing) = &mut self.storing {
+            // Whoever wanted it has gone.
+            let _ = storing.await;
+        }
+        self.storing = None;
+    }
+
+    async fn stored(&mut self, store: impl Fn(&Cursor) -> Result<()> + Copy + Send + 'static) {
         let mut pause = RETRY_MIN;
-        while let Err(error) = store(&self.cursor) {
+        while let Err(error) = self.store(store).await {
             tracing::warn!(sink = %self.name, %error, "Delivery waits until its position can be stored");
             self.say("retrying", Some(sentence(&error)));
             tokio::time::sleep(jittered(pause)).await;
@@ -205,15 +238,15 @@ impl<S: Sink> Target<S> {
     }
 
     /// Stores a place that is found again if it cannot be stored.
-    pub(super) fn remember(&self, place: Place) {
-        if let Err(error) = self.cursor.save(place) {
+    pub(super) async fn remember(&mut self, place: Place) {
+        if let Err(error) = self.store(move |cursor| cursor.save(place)).await {
             tracing::warn!(sink = %self.name, %error, "The sink's position is not stored yet");
         }
     }
 
     /// Stores what a person has decided, and then follows it.
-    pub(super) fn decide(&mut self, place: Place) -> Result<()> {
-        self.cursor.decide(place)?;
+    pub(super) async fn decide(&mut self, place: Place) -> Result<()> {
+        self.store(move |cursor| cursor.decide(place)).await?;
         self.place = place;
         Ok(())
     }

@@ -8,6 +8,7 @@ mod back;
 mod filter;
 mod from;
 mod kept;
+mod records;
 mod subscription;
 mod view;
 
@@ -17,11 +18,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub use filter::{Filter, Pattern};
 pub use from::From;
 use kept::Kept;
+use records::Records;
 pub use subscription::{Events, Next, Subscription};
 use tokio::sync::Semaphore;
 pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
+use crate::event::Micros;
 use crate::journal::{Gone, Journal};
 use crate::record::Batch;
 use crate::stop::Stop;
@@ -49,6 +52,7 @@ pub struct Feed {
     journal: Journal,
     views: Arc<Mutex<Views>>,
     kept: Arc<Kept>,
+    records: Arc<Records>,
     ahead: Arc<Semaphore>,
     back: Arc<Semaphore>,
 }
@@ -74,9 +78,10 @@ impl Views {
 impl Feed {
     /// The feed of a journal. Its hub runs until `stop`.
     pub fn new(journal: Journal, stop: Stop) -> Self {
-        let (views, kept, ahead) = (Arc::default(), Arc::default(), Arc::new(Semaphore::new(READ_AHEAD)));
+        let (views, kept, records) = (Arc::default(), Arc::default(), Arc::default());
+        let ahead = Arc::new(Semaphore::new(READ_AHEAD));
         let back = Arc::new(Semaphore::new(back::LOOKS));
-        let feed = Self { journal, views, kept, ahead, back };
+        let feed = Self { journal, views, kept, records, ahead, back };
         let hub = feed.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -139,7 +144,8 @@ impl Feed {
             return view;
         }
         // Under the lock that the hub takes for each batch: nothing can pass between the two.
-        let view = Arc::new(View::new(key.clone(), self.journal.newest(), Arc::clone(&self.kept)));
+        let (kept, records) = (Arc::clone(&self.kept), Arc::clone(&self.records));
+        let view = Arc::new(View::new(key.clone(), self.journal.newest(), kept, records));
         views.insert(key, &view);
         view
     }
@@ -160,7 +166,7 @@ impl Feed {
                 return Ok(Start { position: newest, gap: Some((gap, "ahead")) });
             }
             From::After(id) => return self.after(id),
-            From::Time(time) => blocking(move || journal.seek_time(time)).await?,
+            From::Time(time) => return blocking(move || since(&journal, time)).await,
             From::Last(count) => back::look(&self.back, journal, count, filter.clone()).await?,
         };
         Ok(Start { position, gap: None })
@@ -171,6 +177,17 @@ impl Feed {
         let lost = lost.or_else(|| self.journal.never_given(id).map(|gone| (gone, "source_lost")));
         Ok(Start { position: lost.map_or(id, |(gone, _)| gone.to), gap: lost })
     }
+}
+
+/// Blocks on the disk.
+fn since(journal: &Journal, time: Micros) -> Result<Start> {
+    let position = journal.seek_time(time)?;
+    // Retention may have gone on meanwhile.
+    let gone = journal.held_since(time, position);
+    Ok(Start {
+        position: gone.map_or(position, |gone| gone.to.max(position)),
+        gap: gone.map(|gone| (gone, "retention")),
+    })
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -196,7 +213,7 @@ mod tests {
         };
         let mut used = Vec::new();
         for number in 0..10_000 {
-            let view = Arc::new(View::new(key(number), 0, Arc::clone(&kept)));
+            let view = Arc::new(View::new(key(number), 0, Arc::clone(&kept), Arc::default()));
             views.insert(key(number), &view);
             if number % 50 == 0 {
                 used.push(view);

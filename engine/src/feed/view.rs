@@ -1,6 +1,6 @@
 //! A view: what readers with equal wishes share. It is evaluated and rendered once per batch.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::event::{Body, Event, Op};
 use crate::feed::Filter;
 use crate::feed::kept::{Cell, Kept};
-use crate::format::Described;
+use crate::feed::records::Records;
 use crate::format::native::{self, NativeOptions};
 use crate::record::{Batch, fitted};
 use crate::schema::{Schema, SchemaId};
@@ -97,12 +97,11 @@ pub struct View {
     evaluated: AtomicU64,
     recent: Mutex<VecDeque<Recent>>,
     kept: Arc<Kept>,
-    /// What readers are told of schema versions, by their number: each table's few.
-    records: Mutex<HashMap<SchemaId, Bytes>>,
+    records: Arc<Records>,
 }
 
 impl View {
-    pub(crate) fn new(key: ViewKey, newest: u64, kept: Arc<Kept>) -> Self {
+    pub(crate) fn new(key: ViewKey, newest: u64, kept: Arc<Kept>, records: Arc<Records>) -> Self {
         // What came before is not known to match or not: readers behind look for themselves.
         Self {
             key,
@@ -110,7 +109,7 @@ impl View {
             evaluated: AtomicU64::new(newest),
             recent: Mutex::new(VecDeque::new()),
             kept,
-            records: Mutex::default(),
+            records,
         }
     }
 
@@ -199,20 +198,7 @@ impl View {
 
     /// What readers are told of a schema version before its first event: an object on one line.
     pub(crate) fn record(&self, schema: &Schema) -> Bytes {
-        #[derive(serde::Serialize)]
-        struct Record<'a> {
-            #[serde(rename = "type")]
-            kind: &'static str,
-            #[serde(flatten)]
-            described: Described<'a>,
-        }
-        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = || {
-            let record = Record { kind: "schema", described: Described::of(schema) };
-            // Plain structures of numbers and strings: they always serialize.
-            serde_json::to_vec(&record).unwrap_or_default().into()
-        };
-        records.entry(schema.id).or_insert_with(made).clone()
+        self.records.of(schema)
     }
 
     fn frame(&self, out: &mut Vec<u8>, event: &Event<'_>) {

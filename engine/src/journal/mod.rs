@@ -92,6 +92,7 @@ pub use opening::open;
 pub use place::{Start, first_of_last};
 pub use position::{Broken, StreamPosition};
 pub use reader::{Gone, Read, StoredTransaction};
+pub(crate) use refusal::or_files;
 pub use refusal::{quoted, with_repair};
 pub use repair::{Cut, LostNumbers, RepairReport, repair};
 pub(crate) use rolling::RowsEnd;

@@ -12,7 +12,9 @@ use crate::journal::Journal;
 use crate::journal::compressed::open_own;
 use crate::journal::history::{Stretch, lineage};
 use crate::journal::last::before_last;
-use crate::journal::refusal::{MEND, broken_middle, cannot_read, unknown_schema};
+use crate::journal::refusal::{
+    MEND, broken_middle, cannot_read, is_out_of_files, no_file_left, unknown_schema,
+};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::{SEGMENT_HEADER, Segment};
 use crate::lsn::Lsn;
@@ -194,6 +196,7 @@ impl Journal {
             ScanError::Io(error) => removed || error.kind() == io::ErrorKind::InvalidData,
         };
         let error = match error {
+            ScanError::Io(error) if is_out_of_files(&error) => return no_file_left(&segment.path, error),
             ScanError::Io(error) => {
                 let error = cannot_read(&segment.path, error);
                 if removed { error.hint(MEND) } else { error }
@@ -227,6 +230,17 @@ impl Journal {
         Ok(found
             .map_or_else(|| segment.last(), |header| segment.header.base + header.first - 1)
             .min(self.newest()))
+    }
+
+    /// What is missing of what came at `time` or later, whose place [`Journal::seek_time`] has found at `position`: not
+    /// from where on, but up to where. `None` when nothing is.
+    pub fn held_since(&self, time: Micros, position: u64) -> Option<Gone> {
+        let segments = self.shared.segments.load();
+        let oldest = segments.first().filter(|oldest| oldest.header.previous_last > 0)?;
+        let before = oldest.index().first().map_or_else(|| oldest.time_max(), |entry| entry.time_before);
+        // Zero where it is not known any more what came before: then it may have.
+        let missing = if before == 0 { position < oldest.header.base } else { before >= time };
+        missing.then(|| gone_after(&segments, oldest.header.previous_last - 1)).flatten()
     }
 
     /// The position before the first batch that may have a transaction of the newest history that ends above `lsn`.

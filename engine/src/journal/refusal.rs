@@ -109,6 +109,11 @@ pub(crate) fn cannot_read(path: &Path, error: io::Error) -> Error {
     Error::journal(format!("Cannot read {}", path.display())).because(error).hint(hint)
 }
 
+/// A file that whoever reads tries again by himself, once others are closed.
+pub(crate) fn no_file_left(path: &Path, error: io::Error) -> Error {
+    Error::transient(format!("Cannot read {}", path.display())).because(error).hint(FEWER_FILES)
+}
+
 /// The directory itself, not what lies in it.
 pub(crate) fn cannot_list(dir: &Path, error: io::Error) -> Error {
     let hint = or_files(&error, RIGHTS);

@@ -313,8 +313,8 @@ pub(super) fn cursors(seed: u64) -> Outcome {
             std::fs::write(&path, &bytes).unwrap();
             let loaded = cursor.load();
             assert_eq!(
-                cursor::highest(dir.path()),
-                cursor::positions(dir.path()).get("kafka").copied().unwrap_or(0)
+                cursor::highest(dir.path()).unwrap(),
+                cursor::positions(dir.path()).unwrap().get("kafka").copied().unwrap_or(0)
             );
             assert!(!matches!(loaded, Ok(None)), "a file that is there is not taken for none");
         }

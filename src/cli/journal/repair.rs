@@ -39,7 +39,7 @@ impl Repair {
 
     pub(super) fn execute(self) -> Result<()> {
         let dir = journal_dir(&self.base)?;
-        let seen = cursor::highest(&self.base.load()?.cursors());
+        let seen = cursor::highest(&self.base.load()?.cursors())?;
         let report = repair(&dir, &RealDisk, seen, self.dry_run)?;
         if self.json {
             return output::print_json(&report);

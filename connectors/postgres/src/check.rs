@@ -65,6 +65,7 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     }
     found.extend(replication::of_replication(&client, &here, &server).await);
     found.extend(server::of_minor(&server));
+    found.extend(server::of_encoding(&server));
     found.extend(server::of_timeouts(&client, &server).await?);
     found.extend(schema::of_schema(&client, &source, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);

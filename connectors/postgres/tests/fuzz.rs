@@ -89,10 +89,10 @@ fn look(bytes: &[u8], place: &Place) {
             assert!(usize::from(change.columns) < bytes.len());
         }
         Ok(Message::Logical { prefix, content, .. }) => {
-            within(bytes, prefix.as_bytes());
+            within(bytes, prefix);
             within(bytes, content);
         }
-        Ok(Message::Origin { name }) => within(bytes, name.as_bytes()),
+        Ok(Message::Origin { name }) => within(bytes, name),
         Ok(
             Message::Begin { .. }
             | Message::Commit { .. }

@@ -214,7 +214,7 @@ impl Assembly {
     /// For messages that cannot be understood, and for a history that is not the journal's. For good.
     pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
         self.sent = sent.saturating_add(POSTGRES_EPOCH);
-        self.caught_up = false;
+        let was_caught_up = std::mem::replace(&mut self.caught_up, false);
         if self.streams.is_within() {
             return self.take_within(lsn, body);
         }
@@ -232,7 +232,7 @@ impl Assembly {
             }
             Message::Origin { name } => {
                 if self.open.as_ref().is_some_and(|open| !open.repeated) {
-                    self.builder.origin(name);
+                    self.builder.origin(&String::from_utf8_lossy(name));
                 }
                 Ok(Step::Next)
             }
@@ -242,7 +242,12 @@ impl Assembly {
                 self.truncate(lsn, relations, cascade, restart_identity)
             }
             Message::Logical { transactional, lsn, prefix, content } => {
-                self.message(transactional, lsn, prefix, content)?;
+                if !transactional && was_caught_up {
+                    // Nobody has committed it, so it is not late.
+                    self.committed = self.sent;
+                }
+                // No name of ours has anything in it that is no text.
+                self.message(transactional, lsn, &String::from_utf8_lossy(prefix), content)?;
                 Ok(Step::Next)
             }
             Message::StreamStart { xid, first } => self.stream_start(xid, first),

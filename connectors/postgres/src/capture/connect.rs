@@ -11,19 +11,16 @@ use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result};
 use tokio_postgres::Client;
 
-use super::assembly::Assembly;
 use super::broken::Break;
 use super::contents::{self, Keeper};
 use super::during::during;
-use super::feedback::Feedback;
 use super::lasting::Repeats;
 use super::published::{self, Publications};
 use super::reading::Reading;
-use super::replay::Replay;
 use super::resume::{self, Facts, System, Verdict};
 use super::session::Session;
 use super::starting::start_command;
-use super::taking::{caught_up, identify_system, same_server};
+use super::taking::{caught_up, identify_system, same_server, switched};
 use super::waiting::told;
 use crate::catalog::Catalog;
 use crate::config::{Origin, Source};
@@ -31,7 +28,7 @@ use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Observed, Slot};
-use crate::setup::{self, captured, installation, publications, secret};
+use crate::setup::{self, captured, installation, publications};
 use crate::snapshot::Snapshots;
 use crate::snapshot::job::{self, ALL, Wanted};
 use crate::wire::{Connection, Purpose, sql_session};
@@ -41,6 +38,9 @@ pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The server's function that looks up the publications of a stream.
 const UNPUBLISHED: &str = "get_publication_oid";
+
+/// SQLSTATE `untranslatable_character`.
+const UNTRANSLATABLE: &str = "22P05";
 
 /// Between two tries to take the slot.
 pub(super) const SLOT_RETRY: Duration = Duration::from_millis(500);
@@ -176,25 +176,17 @@ impl Link {
         self.status.source(|source| source.large_transactions = sent.told(self.source.streaming));
         let command = start_command(&self.source, from, &names, sent);
         let starts = Box::pin(self.start(&client, connection, &server, &command));
-        let stream = during(&board, "Starts the stream", starts).await?;
+        let mut stream = during(&board, "Starts the stream", starts).await?;
         let told = during(&board, "Reads where the slot stands", self.confirmed(&client, position)).await?;
-        let confirmed = told.max(from);
-        let replay = Replay::start(&journal, (confirmed, stored.captured_since), position).await?;
-        let (tables, status) = (&self.source.tables, &self.status);
-        let mut assembly = Assembly::new(tables, status, replay, stored, journal.last_tx_end());
-        assembly.reads_new_tables = self.source.snapshot.is_on();
-        assembly.by_leaf = !self.source.via_partition_root;
-        assembly.proof = secret::read(&client).await?;
+        let start = (told, told.max(from), position);
+        let reads = Box::pin(self.read_ahead(&client, &mut stream, &server, start));
+        let what = "Reads what the journal holds beyond the slot's position";
+        let (assembly, feedback, taken) = during(&board, what, reads).await?;
         let catalog = Catalog::new(&self.here, &self.source.publications(), server.version);
         self.source.adopt = false;
-        let taken = publications::taken(&client, &self.source, server.version).await?;
         let parts = (taken, self.ingest.clone(), self.status.clone());
         let source = Source { info: self.here.clone(), ..self.source.clone() };
         let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, server.version)?;
-        // Where it is asked to start was not told for that.
-        let told = self.ingest.confirmable(told);
-        let feedback = Feedback::new(told, confirmed, position, server.sender_timeout)
-            .hastened_by(self.reading.commits_wait());
         tracing::info!(
             slot = self.source.slot,
             %position,
@@ -458,22 +450,15 @@ pub(super) fn explain(error: Error) -> Error {
         "55000" | "42704" if error.kind() != Kind::Transient => {
             Error::transient("The replication slot cannot be read").because(error)
         }
+        UNTRANSLATABLE => Error::refused("The server's log holds text that has no UTF-8: nothing beyond can be sent")
+            .because(error)
+            .hint(
+                "It stands in the log, and cannot be mended there: replace such characters in the rows that have them; \
+                 select pg_drop_replication_slot('NAME'); restart rowcast, and `rowcast adopt` lets it go on behind a \
+                 gap",
+            ),
         _ => error,
     }
-}
-
-/// Where the journal's timeline ended, if the server is on another one.
-async fn switched(
-    connection: &mut Connection,
-    stored: &StreamPosition,
-    system: &System,
-) -> Result<Option<Lsn>> {
-    if stored.slot.is_empty() || stored.system != system.id || stored.timeline == system.timeline {
-        return Ok(None);
-    }
-    let rows = connection.simple_query(&format!("TIMELINE_HISTORY {}", system.timeline)).await?;
-    let history = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
-    Ok(resume::switch_point(history.unwrap_or_default(), stored.timeline))
 }
 
 /// Microseconds since 1970.

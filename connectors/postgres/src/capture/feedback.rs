@@ -1,5 +1,6 @@
 //! What the server is told, and when: received, durable. It goes on whatever else waits.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -248,6 +249,27 @@ impl Feedback {
             () = sleep_until(due) => {}
             // An error means that the journal is gone; the next hand-over says so.
             Ok(()) = self.durable.changed(), if waits_for_disk => {}
+        }
+    }
+}
+
+/// Waits for something while the server is told that we are alive. Nothing is read meanwhile.
+pub(super) async fn meanwhile<T>(
+    stream: &mut CopyStream,
+    feedback: &mut Feedback,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => {
+                feedback.heard();
+                return result;
+            }
+            () = feedback.wake(None) => {
+                feedback.heard();
+                feedback.keep_up(stream).await?;
+            }
         }
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use rowcast_engine::journal::{Journal, StoredTransaction};
 use rowcast_engine::units::show_size;
-use rowcast_engine::{Error, Lsn, Result};
-use tokio::time::{Instant, timeout};
+use rowcast_engine::{Lsn, Result};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::connect::{Link, Situation};
-use super::feedback::gone_after;
+use super::feedback::{Feedback, meanwhile};
 use super::replay::page_above;
 use super::starting::Sent;
 use crate::pgoutput::{Message, decode};
@@ -60,10 +61,11 @@ impl Link {
         let command = super::starting::start_command(&self.source, Lsn::ZERO, &names, Sent::Whole);
         let connection = self.replication(client).await?;
         let stream = self.start(client, connection, &situation.server, &command).await?;
-        let silence = gone_after(situation.server.sender_timeout);
-        let journal = self.ingest.journal();
-        let comparison = Comparison::start(journal, confirmed, COMPARED).await?;
-        let mut reading = Reading { stream, confirmed, end, silence, comparison };
+        // It is told that we are there, and nothing else.
+        let (_, told) = watch::channel(confirmed);
+        let feedback = Feedback::new(told, confirmed, end, situation.server.sender_timeout);
+        let comparison = Comparison::new(self.ingest.journal(), confirmed, COMPARED);
+        let mut reading = Reading { stream, feedback, end, comparison };
         let done = reading.run().await;
         let Reading { stream, comparison, .. } = reading;
         // In order, so that the slot is free again.
@@ -75,17 +77,16 @@ impl Link {
 /// The stream that is compared.
 struct Reading {
     stream: CopyStream,
-    /// What the slot has confirmed, and goes on having.
-    confirmed: Lsn,
+    /// What the slot has confirmed it goes on having.
+    feedback: Feedback,
     end: Lsn,
-    silence: Duration,
     comparison: Comparison,
 }
 
 impl Reading {
     /// Reads up to the end, or until it is enough: then it is true.
     async fn run(&mut self) -> Result<bool> {
-        let (mut heard, mut asked) = (Instant::now(), None::<Instant>);
+        let mut ask_at = Instant::now();
         loop {
             if self.drain().await? {
                 return Ok(false);
@@ -93,41 +94,43 @@ impl Reading {
             if self.comparison.left == 0 {
                 return Ok(true);
             }
-            if asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
-                let Self { confirmed, stream, .. } = self;
-                stream.send_status(*confirmed, *confirmed, *confirmed, true).await?;
-                asked = Some(Instant::now());
+            let now = Instant::now();
+            if now >= ask_at {
+                self.feedback.ask();
+                ask_at = now + ASK_EVERY;
             }
-            match timeout(ASK_EVERY, self.stream.fill()).await {
-                Ok(count) => {
+            let Self { stream, feedback, comparison, .. } = self;
+            feedback.keep_up(stream).await?;
+            tokio::select! {
+                count = stream.fill() => {
                     let count = u64::try_from(count?).unwrap_or(u64::MAX);
-                    self.comparison.left = self.comparison.left.saturating_sub(count);
-                    heard = Instant::now();
+                    comparison.left = comparison.left.saturating_sub(count);
+                    feedback.heard();
                 }
-                Err(_) if heard.elapsed() >= self.silence => {
-                    let seconds = heard.elapsed().as_secs();
-                    return Err(Error::transient(format!(
-                        "Nothing came from the server for {seconds} s while its history was compared with the journal"
-                    )));
-                }
-                Err(_) => {}
+                () = feedback.wake(Some(ask_at)) => {}
             }
         }
     }
 
     /// Takes all that has been read. Gives whether the end is reached.
     async fn drain(&mut self) -> Result<bool> {
-        while let Some(frame) = self.stream.next()? {
+        let Self { stream, feedback, comparison, .. } = self;
+        while let Some(frame) = stream.next()? {
             let step = match frame {
                 CopyFrame::Data { body, .. } => match body.first() {
-                    Some(b'B' | b'C') => self.comparison.take(body),
+                    Some(b'B' | b'C') => comparison.take(body),
                     _ => continue,
                 },
                 CopyFrame::Keepalive { end, .. } if end >= self.end => return Ok(true),
-                CopyFrame::Keepalive { .. } => continue,
+                CopyFrame::Keepalive { reply, .. } => {
+                    // How far it has come is not to be told.
+                    feedback.keepalive(Lsn::ZERO, reply);
+                    continue;
+                }
             };
             let Some(end) = step else { continue };
-            self.comparison.compare(end).await?;
+            // It may read the journal for as long as that takes.
+            meanwhile(stream, feedback, comparison.compare(end)).await?;
             if end >= self.end {
                 return Ok(true);
             }
@@ -151,11 +154,9 @@ struct Comparison {
 }
 
 impl Comparison {
-    async fn start(journal: &Journal, confirmed: Lsn, left: u64) -> Result<Self> {
+    fn new(journal: &Journal, confirmed: Lsn, left: u64) -> Self {
         let (page, more, begun) = (VecDeque::new(), Some(confirmed), None);
-        let mut new = Self { journal: journal.clone(), page, more, begun, shared: confirmed, left };
-        new.next_page().await?;
-        Ok(new)
+        Self { journal: journal.clone(), page, more, begun, shared: confirmed, left }
     }
 
     async fn next_page(&mut self) -> Result<()> {

@@ -101,13 +101,15 @@ fn same_server(stored: &StreamPosition, facts: &Facts<'_>, confirmed: Lsn) -> Re
     let made_anew = decoded == Some(0) && facts.newest > stored.slot_birth;
     let across = |switched| stored.lsn <= switched || (confirmed > switched && !made_anew);
     if stored.timeline != system.timeline && !facts.switched.is_some_and(across) {
+        let (now, then, at) = (system.timeline, stored.timeline, stored.lsn);
+        let way = match facts.switched {
+            Some(switched) => {
+                format!("which left timeline {then} at {switched}, before the journal's position {at}")
+            }
+            None => format!("which did not come of timeline {then}, the journal's"),
+        };
         let what = format!(
-            "The server is on timeline {}, which left timeline {} {}, before the journal's position {}: changes that \
-             the journal holds do not exist there",
-            system.timeline,
-            stored.timeline,
-            facts.switched.map_or_else(|| "nowhere".to_owned(), |at| format!("at {at}")),
-            stored.lsn
+            "The server is on timeline {now}, {way}: changes that the journal holds do not exist there"
         );
         return Err(Break::new(Reason::Timeline, what));
     }
@@ -286,7 +288,10 @@ mod tests {
         let cases = [
             (Case { system: System { id: 8, ..system.clone() }, ..usual() }, "another_cluster"),
             (Case { system: System { end: Lsn(99), ..system.clone() }, ..usual() }, "source_restored"),
-            (Case { system: System { timeline: 2, ..system.clone() }, ..usual() }, "nowhere"),
+            (
+                Case { system: System { timeline: 2, ..system.clone() }, ..usual() },
+                "did not come of timeline 1",
+            ),
             (
                 Case { system: System { timeline: 2, ..system }, switched: Some(Lsn(99)), ..usual() },
                 "timeline The server is on timeline 2, which left timeline 1 at 0/63",

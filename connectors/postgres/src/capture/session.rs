@@ -5,7 +5,6 @@ mod describing;
 mod filed;
 mod streamed;
 
-use std::future::Future;
 use std::time::Duration;
 
 use metrics::Counter;
@@ -19,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::assembly::{Assembly, Step};
 use super::emit::Emitter;
-use super::feedback::Feedback;
+use super::feedback::{Feedback, meanwhile};
 use super::nap::{self, Naps, Pace};
 use super::spill::Large;
 use super::starting::{Sent, wants_snapshots};
@@ -442,25 +441,4 @@ async fn fill(stream: &mut CopyStream, nap: Option<Duration>, naps: &Naps) -> Re
         naps.take(nap);
     }
     stream.fill().await
-}
-
-/// Waits for something while the server is told that we are alive. Nothing is read meanwhile.
-async fn meanwhile<T>(
-    stream: &mut CopyStream,
-    feedback: &mut Feedback,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    let mut work = std::pin::pin!(work);
-    loop {
-        tokio::select! {
-            result = &mut work => {
-                feedback.heard();
-                return result;
-            }
-            () = feedback.wake(None) => {
-                feedback.heard();
-                feedback.keep_up(stream).await?;
-            }
-        }
-    }
 }

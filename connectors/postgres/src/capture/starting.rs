@@ -7,13 +7,16 @@ use rowcast_engine::{Error, Lsn, Result};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
+use super::assembly::Assembly;
 use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY, explain};
+use super::feedback::{Feedback, meanwhile};
+use super::replay::Replay;
 use super::taking::same_server;
 use crate::config::{Origin, Source, Streaming};
 use crate::setup::server::Server;
-use crate::setup::slot;
+use crate::setup::{publications, secret, slot};
 use crate::snapshot::job::Jobs;
-use crate::tables::{identifier, literal};
+use crate::tables::{Tables, identifier};
 use crate::wire::{Connection, CopyStream, Purpose};
 
 /// After a network cut the server notices within wal_sender_timeout; so much longer is enough.
@@ -111,6 +114,35 @@ impl Link {
         }
     }
 
+    /// Reads what the stream is compared with from its start on, where it has `confirmed` what was `told`, or was asked for
+    /// something later. It runs: a server that heard nothing for as long as this takes would end it, each time anew.
+    pub(super) async fn read_ahead(
+        &self,
+        client: &Client,
+        stream: &mut CopyStream,
+        server: &Server,
+        (told, confirmed, position): (Lsn, Lsn, Lsn),
+    ) -> Result<(Assembly, Feedback, Tables)> {
+        let journal = self.ingest.journal();
+        let stored = journal.position();
+        // Where it is asked to start was not told for that.
+        let told = self.ingest.confirmable(told);
+        let mut feedback = Feedback::new(told, confirmed, position, server.sender_timeout)
+            .hastened_by(self.reading.commits_wait());
+        let reads = async {
+            let replay = Replay::start(journal, (confirmed, stored.captured_since), position).await?;
+            let proof = secret::read(client).await?;
+            Ok((replay, proof, publications::taken(client, &self.source, server.version).await?))
+        };
+        let (replay, proof, taken) = meanwhile(stream, &mut feedback, reads).await?;
+        let (tables, status) = (&self.source.tables, &self.status);
+        let mut assembly = Assembly::new(tables, status, replay, stored, journal.last_tx_end());
+        assembly.reads_new_tables = self.source.snapshot.is_on();
+        assembly.by_leaf = !self.source.via_partition_root;
+        assembly.proof = proof;
+        Ok((assembly, feedback, taken))
+    }
+
     /// One more replication connection to the same server.
     pub(super) async fn replication(&self, client: &Client) -> Result<Connection> {
         let mut next = Connection::connect(&self.here, Purpose::Replication).await?;
@@ -135,6 +167,11 @@ fn patience(sender_timeout: Duration) -> Duration {
     (sender_timeout + PATIENCE_SLACK).min(PATIENCE_MAX)
 }
 
+/// A string in a replication command: a backslash is one like any other, and there is no `E'…'`.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// Older servers refuse options that they do not know: `origin` is sent only where it was asked for.
 pub(super) fn start_command(source: &Source, from: Lsn, publications: &[String], sent: Sent) -> String {
     let (version, more) = match sent.streaming() {
@@ -148,7 +185,7 @@ pub(super) fn start_command(source: &Source, from: Lsn, publications: &[String],
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '{version}', publication_names {}, \
          messages 'true'{more}{origin})",
         identifier(&source.slot),
-        literal(&names.join(","))
+        quoted(&names.join(","))
     )
 }
 
@@ -165,13 +202,13 @@ mod tests {
 
     #[test]
     fn names_are_quoted_at_each_layer() {
-        let names = ["rowcast".to_owned(), "My \"Pub's\"".to_owned()];
+        let names = ["rowcast".to_owned(), "My \\ \"Pub's\"".to_owned()];
         let config = Config { url: "host=/tmp user=u dbname=d".to_owned(), ..Config::default() };
         let source = Source::new(&config).unwrap();
         assert_eq!(
             start_command(&source, Lsn::ZERO, &names, Sent::Whole),
             "START_REPLICATION SLOT \"rowcast\" LOGICAL 0/0 (proto_version '1', \
-             publication_names '\"rowcast\",\"My \"\"Pub''s\"\"\"', messages 'true')"
+             publication_names '\"rowcast\",\"My \\ \"\"Pub''s\"\"\"', messages 'true')"
         );
         let local = Source { origin: Origin::None, ..source };
         assert!(start_command(&local, Lsn(0x1A), &[], Sent::Whole).contains(" LOGICAL 0/1A ("));

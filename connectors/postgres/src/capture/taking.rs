@@ -9,12 +9,18 @@ use tokio_postgres::Client;
 
 use super::connect::Link;
 use super::during::during;
-use super::resume::System;
+use super::resume::{System, switch_point};
 use super::with_remedy;
 use crate::setup::creation::{self, Made};
 use crate::setup::server::{FAILOVER_SLOTS, Server};
 use crate::setup::slot;
 use crate::wire::{Connection, NAME_THE_SERVER, sql_error};
+
+/// A cluster's timeline before anything was promoted.
+const FIRST_TIMELINE: u32 = 1;
+
+/// SQLSTATE `undefined_file`: nothing there says where the server's timeline came from.
+const NO_FILE: &str = "58P01";
 
 /// SQLSTATE `syntax_error`.
 const SYNTAX: &str = "42601";
@@ -118,6 +124,27 @@ pub(super) async fn identify_system(connection: &mut Connection) -> Result<Syste
         (Ok(id), Ok(timeline), Ok(end)) => Ok(System { id, timeline, end }),
         _ => Err(Error::failed("IDENTIFY_SYSTEM gave no answer that can be understood")),
     }
+}
+
+/// Where the journal's timeline ended, if the server is on another one that came of it, as far as the server knows.
+pub(super) async fn switched(
+    connection: &mut Connection,
+    stored: &StreamPosition,
+    system: &System,
+) -> Result<Option<Lsn>> {
+    if stored.slot.is_empty() || stored.system != system.id || stored.timeline == system.timeline {
+        return Ok(None);
+    }
+    // The first one comes of none: no file says so.
+    if system.timeline == FIRST_TIMELINE {
+        return Ok(None);
+    }
+    let rows = match connection.simple_query(&format!("TIMELINE_HISTORY {}", system.timeline)).await {
+        Err(error) if slot::sqlstate(&error) == Some(NO_FILE) => return Ok(None),
+        rows => rows?,
+    };
+    let history = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
+    Ok(switch_point(history.unwrap_or_default(), stored.timeline))
 }
 
 /// Makes sure that replication commands are understood.

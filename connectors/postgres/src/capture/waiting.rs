@@ -14,6 +14,7 @@ use super::guard::Call;
 use super::{note_lost, show_lost, with_remedy};
 use crate::config::OnGap;
 use crate::setup::slot;
+use crate::wire::NotLetIn;
 
 /// How often it is looked whether the source is the right one again: the address may have led to the wrong server.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -139,9 +140,10 @@ fn show_broken(reason: Option<&str>) {
     }
 }
 
-/// Whether it is the login itself that the server refuses: the password, the role, the address.
+/// Whether it is the login itself that comes to nothing: the server refuses the password, the role, the address, or what
+/// the login takes on either end is not as it should be, such as a password file, a key, a certificate.
 fn is_login_refused(error: &Error) -> bool {
-    matches!(slot::sqlstate(error), Some("28P01" | "28000"))
+    matches!(slot::sqlstate(error), Some("28P01" | "28000")) || NotLetIn::is_behind(error)
 }
 
 /// Whether the board says so.

@@ -18,7 +18,7 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Message, Relation, decode};
-use crate::wire::{sql_client, sql_error};
+use crate::wire::{Observed, observed_client, sql_error};
 pub(crate) use order::{KeyOrder, read as key_order};
 use relation::Published;
 pub(crate) use seen::Seen;
@@ -45,8 +45,11 @@ pub(crate) struct Catalog {
     publications: Vec<String>,
     /// The server's.
     version: u32,
-    client: Option<Client>,
+    session: Option<Session>,
 }
+
+/// It ends with the second also where the answer never comes: the next try would stand beside it.
+type Session = (Client, Observed);
 
 /// What the catalog says of a table, now.
 #[derive(Debug)]
@@ -67,12 +70,12 @@ pub(crate) struct Described {
 impl Catalog {
     pub(crate) fn new(info: &Conninfo, publications: &[&str], version: u32) -> Self {
         let publications = publications.iter().map(|name| (*name).to_owned()).collect();
-        Self { info: info.clone(), publications, version, client: None }
+        Self { info: info.clone(), publications, version, session: None }
     }
 
     /// A new connection to the server, tried once.
-    pub(crate) async fn connect(&self) -> Result<Client> {
-        let connect = timeout(READ_TIMEOUT, sql_client(&self.info)).await;
+    async fn connect(&self) -> Result<Session> {
+        let connect = timeout(READ_TIMEOUT, observed_client(&self.info)).await;
         connect.map_err(|_| Error::transient("The server takes too long to let us in"))?
     }
 
@@ -85,10 +88,10 @@ impl Catalog {
     ///
     /// When the catalog cannot be read; the next call connects anew.
     pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
-        let mut client = self.take_client().await?;
-        let read = timeout(READ_TIMEOUT, self.read(&mut client, relation)).await;
+        let mut session = self.take_session().await?;
+        let read = timeout(READ_TIMEOUT, self.read(&mut session.0, relation)).await;
         let described = read.map_err(|_| seen::too_long())??;
-        self.client = Some(client);
+        self.session = Some(session);
         Ok(described)
     }
 
@@ -99,18 +102,18 @@ impl Catalog {
     ///
     /// When the catalog cannot be read.
     pub(crate) async fn describe_unchanging(&mut self, relation: &Relation<'_>) -> Result<Option<Described>> {
-        let client = self.take_client().await?;
-        let asked = timeout(READ_TIMEOUT, client.query_one(CHANGING, &[&relation.id])).await;
+        let session = self.take_session().await?;
+        let asked = timeout(READ_TIMEOUT, session.0.query_one(CHANGING, &[&relation.id])).await;
         let row = asked.map_err(|_| seen::too_long())?.map_err(|error| sql_error(CANNOT_READ, error))?;
-        self.client = Some(client);
+        self.session = Some(session);
         // What somebody has changed who has ended since is in the snapshot.
         if row.get(0) { Ok(None) } else { self.describe(relation).await.map(Some) }
     }
 
     /// The connection, if there is one that lives. Who has used it gives it back.
-    async fn take_client(&mut self) -> Result<Client> {
-        match self.client.take() {
-            Some(client) if !client.is_closed() => Ok(client),
+    async fn take_session(&mut self) -> Result<Session> {
+        match self.session.take() {
+            Some(session) if !session.0.is_closed() => Ok(session),
             _ => self.connect().await,
         }
     }

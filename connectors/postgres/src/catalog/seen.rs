@@ -30,11 +30,11 @@ impl Catalog {
     ///
     /// When the server cannot be asked; the next call connects anew.
     pub(crate) async fn sees(&mut self, slot: &str, commits: &[Commit]) -> Result<Seen> {
-        let client = self.take_client().await?;
+        let session = self.take_session().await?;
         let sql = format!("select {SNAPSHOT}, {COMMITS_WAIT}");
-        let row = timeout(READ_TIMEOUT, client.query_one(&sql, &[&slot])).await;
+        let row = timeout(READ_TIMEOUT, session.0.query_one(&sql, &[&slot])).await;
         let row = row.map_err(|_| too_long())?.map_err(|error| sql_error(CANNOT_READ, error))?;
-        self.client = Some(client);
+        self.session = Some(session);
         let Some(text) = row.get::<_, Option<&str>>(0) else { return Ok(Seen::Yes) };
         let visible: Visible =
             text.parse().map_err(|_| Error::failed("The server's snapshot cannot be understood"))?;

@@ -30,6 +30,39 @@ pub(super) fn of_minor(server: &Server) -> Option<Requirement> {
     Some(requirement("minor version", true, format!("Postgres {} {why}", server.version_text), remedy))
 }
 
+/// Server encodings of which every character has its UTF-8: of all others some byte can be stored that has none.
+const WHOLE: [&str; 16] = [
+    "UTF8",
+    "LATIN1",
+    "LATIN2",
+    "LATIN4",
+    "LATIN5",
+    "LATIN6",
+    "LATIN7",
+    "LATIN8",
+    "LATIN9",
+    "LATIN10",
+    "ISO_8859_5",
+    "KOI8R",
+    "KOI8U",
+    "WIN866",
+    "WIN1256",
+    // Not recoded at all.
+    "SQL_ASCII",
+];
+
+/// An encoding that the server cannot recode in all cases.
+pub(super) fn of_encoding(server: &Server) -> Option<Requirement> {
+    if WHOLE.contains(&server.encoding.as_str()) {
+        return None;
+    }
+    let found = format!("{}: the server sends nothing of what has no UTF-8", server.encoding);
+    let remedy = "One such character in a captured row, or in the prefix of a message (pg_logical_emit_message, which every \
+                  role may call), ends capture, and it goes on only behind a gap. Move to a database in UTF8 (pg_dump, \
+                  CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8')";
+    Some(requirement("encoding", true, found, remedy.to_owned()))
+}
+
 /// How long the server waits for us.
 pub(super) async fn of_timeouts(client: &Client, server: &Server) -> Result<Vec<Requirement>> {
     let timeout = server.sender_timeout;
@@ -57,6 +90,17 @@ pub(super) async fn of_timeouts(client: &Client, server: &Server) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn encodings_that_cannot_all_be_recoded_are_named() {
+        let of = |encoding: &str| of_encoding(&Server { encoding: encoding.to_owned(), ..Server::default() });
+        for lacking in ["WIN1252", "LATIN3", "EUC_JP"] {
+            assert!(of(lacking).unwrap().found.contains(lacking));
+        }
+        for whole in ["UTF8", "LATIN1", "SQL_ASCII"] {
+            assert_eq!(of(whole), None);
+        }
+    }
 
     #[test]
     fn minors_with_faults_are_named() {

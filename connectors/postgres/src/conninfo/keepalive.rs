@@ -11,6 +11,10 @@ const IDLE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(10);
 const COUNT: u32 = 3;
 
+/// What Linux takes at most, in seconds and probes.
+const SECONDS_MAX: i32 = 32_767;
+const COUNT_MAX: i32 = 127;
+
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -44,16 +48,19 @@ impl Default for Keepalive {
 impl Keepalive {
     pub(super) fn read(parameters: &Parameters) -> Result<Self> {
         let default = Self::default();
+        let on = number(parameters, "keepalives")?.is_none_or(|on| on != 0);
+        // What is not used may be anything.
+        let probing = |name, most| number(parameters, name)?.map(|n| at_most(name, n, most, on)).transpose();
         let seconds = |name, default| -> Result<Option<Duration>> {
-            Ok(number(parameters, name)?
+            Ok(probing(name, SECONDS_MAX)?
                 .map_or(default, |n| above_zero(n).map(|n| Duration::from_secs(n.into()))))
         };
         let millis = |n| Duration::from_millis(u64::from(n));
         Ok(Self {
-            on: number(parameters, "keepalives")?.is_none_or(|on| on != 0),
+            on,
             idle: seconds("keepalives_idle", default.idle)?,
             interval: seconds("keepalives_interval", default.interval)?,
-            count: number(parameters, "keepalives_count")?.map_or(default.count, above_zero),
+            count: probing("keepalives_count", COUNT_MAX)?.map_or(default.count, above_zero),
             user_timeout: number(parameters, "tcp_user_timeout")?
                 .map_or(default.user_timeout, |n| above_zero(n).map(millis)),
         })
@@ -63,6 +70,15 @@ impl Keepalive {
 /// Zero, and as in libpq anything below, means the system's own.
 fn above_zero(number: i32) -> Option<u32> {
     u32::try_from(number).ok().filter(|n| *n > 0)
+}
+
+/// The kernel would refuse more, and the server would look as if it could not be reached.
+fn at_most(name: &str, number: i32, most: i32, matters: bool) -> Result<i32> {
+    if number <= most || !matters {
+        return Ok(number);
+    }
+    Err(Error::usage(format!("{name}={number} is more than the system takes"))
+        .hint(format!("{name}={most} is the most; keepalives=0 turns probing off")))
 }
 
 fn number(parameters: &Parameters, name: &'static str) -> Result<Option<i32>> {

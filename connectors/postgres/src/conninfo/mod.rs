@@ -226,9 +226,18 @@ impl Conninfo {
         self.password.clone().or_else(from_file)
     }
 
-    /// The password file, if it is there and not used because others may read it.
-    pub(crate) fn open_passfile(&self) -> Option<&std::path::Path> {
-        self.passfile.as_deref().filter(|path| passfile::is_open(path))
+    /// Why there is none, and what to do.
+    pub(crate) fn why_no_password(&self) -> (String, String) {
+        let Some(path) = self.passfile.as_deref() else {
+            let remedy = "Set PGPASSWORD, or name a file with passfile=FILE".to_owned();
+            return ("neither the source URL nor PGPASSWORD has it".to_owned(), remedy);
+        };
+        passfile::unusable(path).unwrap_or_else(|| {
+            let path = path.display();
+            let remedy =
+                format!("Set PGPASSWORD, or write HOST:PORT:DATABASE:USER:PASSWORD into {path} (mode 0600)");
+            (format!("neither the source URL nor PGPASSWORD has it, nor a line of {path}"), remedy)
+        })
     }
 }
 

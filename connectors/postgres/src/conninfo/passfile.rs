@@ -2,7 +2,7 @@
 //! Source: <https://www.postgresql.org/docs/current/libpq-pgpass.html>.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -14,9 +14,20 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// What nobody but the owner may do.
 const OTHERS: u32 = 0o077;
 
-/// Whether it is there and others may read it.
-pub(super) fn is_open(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.mode() & OTHERS != 0)
+/// Why it is not used although it is there, and what to do.
+pub(super) fn unusable(path: &Path) -> Option<(String, String)> {
+    let shown = path.display();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            let why = format!("the password file {shown} cannot be read ({error})");
+            return Some((why, format!("Give {shown} to the user that runs rowcast: chown USER {shown}")));
+        }
+    };
+    let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let why = format!("the password file {shown} is not used, since others may read it");
+    (about.mode() & OTHERS != 0).then(|| (why, format!("chmod 0600 {shown}")))
 }
 
 /// The first matching line's password. A file that others may read is ignored with a warning, as in libpq.
@@ -28,14 +39,17 @@ pub(super) fn lookup(path: &Path, host: &Host, dbname: &str, user: &str) -> Opti
         tracing::warn!("Password file {path} is ignored: others may read it (chmod 0600 {path})");
         return None;
     }
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text).ok()?;
-    find(&text, host, dbname, user)
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    find(&bytes, host, dbname, user)
 }
 
-fn find(text: &str, host: &Host, dbname: &str, user: &str) -> Option<String> {
+fn find(bytes: &[u8], host: &Host, dbname: &str, user: &str) -> Option<String> {
     let port = host.port().to_string();
-    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+    // A line that is no text is nobody's; the others are as good without it.
+    let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    let lines = lines.map(|line| line.strip_suffix('\r').unwrap_or(line));
+    lines.filter(|line| !line.starts_with('#')).find_map(|line| {
         let [h, p, d, u, password] = fields(line)?;
         let named = matches(&p, &port) && matches(&d, dbname) && matches(&u, user) && host_matches(&h, host);
         (named && !password.text.is_empty()).then_some(password.text)
@@ -97,7 +111,7 @@ mod tests {
     fn takes_the_first_matching_line() {
         let text = "# comment\nother:5432:*:*:no\n*:5433:shop:anna:wrong port\ndb:*:sh\\:op:anna:a:b\\:c\\\\\n\
                     localhost:*:*:*:sock\n";
-        let find = |host: &Host, db: &str, user: &str| find(text, host, db, user);
+        let find = |host: &Host, db: &str, user: &str| find(text.as_bytes(), host, db, user);
         assert_eq!(find(&tcp("db", 5432), "sh:op", "anna").as_deref(), Some("a:b:c\\"));
         assert_eq!(find(&tcp("db", 5432), "shop", "anna"), None);
         assert_eq!(find(&tcp("db", 5433), "shop", "anna").as_deref(), Some("wrong port"));
@@ -108,8 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_no_text_is_passed_over() {
+        let text = b"# f\xfcr die Tests\r\ndb:*:*:anna:gro\xdf\ndb:*:*:anna:good\r\n";
+        assert_eq!(find(text, &tcp("db", 1), "shop", "anna").as_deref(), Some("good"));
+    }
+
+    #[test]
     fn an_escaped_star_is_a_star() {
-        assert_eq!(find("\\*:*:*:*:p", &tcp("db", 1), "d", "u"), None);
-        assert_eq!(find("\\*:*:*:*:p", &tcp("*", 1), "d", "u").as_deref(), Some("p"));
+        assert_eq!(find(b"\\*:*:*:*:p", &tcp("db", 1), "d", "u"), None);
+        assert_eq!(find(b"\\*:*:*:*:p", &tcp("*", 1), "d", "u").as_deref(), Some("p"));
     }
 }

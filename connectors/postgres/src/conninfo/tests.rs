@@ -211,6 +211,21 @@ fn is_shown_without_the_password() {
 }
 
 #[test]
+fn probes_are_as_the_system_takes_them() {
+    let refused = |text: &str| {
+        let error = Conninfo::parse(&format!("host=h user=u {text}")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage, "{text}");
+        error.remedy().unwrap().to_owned()
+    };
+    assert!(refused("keepalives_idle=32768").contains("keepalives_idle=32767"));
+    assert!(refused("keepalives_interval=86400").contains("keepalives_interval=32767"));
+    assert!(refused("keepalives_count=128").contains("keepalives_count=127"));
+    assert_eq!(parse("host=h user=u keepalives_idle=32767").keepalive.idle.unwrap().as_secs(), 32_767);
+    // What is not used may be anything.
+    assert!(!parse("host=h user=u keepalives=0 keepalives_idle=99999").keepalive.on);
+}
+
+#[test]
 fn the_password_file_is_used_only_when_private() {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::temp_dir().join(format!("rowcast-pgpass-{}", std::process::id()));
@@ -220,9 +235,15 @@ fn the_password_file_is_used_only_when_private() {
     allow(0o600);
     assert_eq!(info.password_for(&info.hosts[0]).as_deref(), Some("from file"));
     assert_eq!(info.with_dbname("e").password_for(&info.hosts[0]), None);
+    assert!(info.why_no_password().0.contains("nor a line of"));
     allow(0o640);
     assert_eq!(info.password_for(&info.hosts[0]), None);
+    assert!(info.why_no_password().1.starts_with("chmod 0600 "));
     std::fs::remove_file(&path).unwrap();
+    // What cannot be read, whoever runs the test.
+    let path = std::path::Path::new("/dev/null/passwords");
+    let info = parse(&format!("host=h user=u dbname=d passfile={}", path.display()));
+    assert!(info.why_no_password().0.contains("cannot be read"), "{:?}", info.why_no_password());
 }
 
 proptest! {

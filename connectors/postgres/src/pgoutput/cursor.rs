@@ -114,12 +114,18 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
-    /// A string that ends with a zero byte.
-    pub(super) fn string(&mut self) -> Result<&'a str, Malformed> {
+    /// What ends with a zero byte. A database without encoding sends any other bytes.
+    pub(super) fn zero_ended(&mut self) -> Result<&'a [u8], Malformed> {
         let length =
             self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.bad("a name has no end"))?;
         let bytes = self.bytes(length)?;
         self.u8()?;
+        Ok(bytes)
+    }
+
+    /// A string that ends with a zero byte.
+    pub(super) fn string(&mut self) -> Result<&'a str, Malformed> {
+        let bytes = self.zero_ended()?;
         std::str::from_utf8(bytes).map_err(|_| self.bad("a name is not UTF-8"))
     }
 

@@ -58,13 +58,13 @@ fn message(mut cursor: Cursor<'_>, tag: u8) -> Result<Message<'_>, Malformed> {
         b'R' => relation(cursor).map(Message::Relation),
         b'Y' => {
             cursor.u32()?;
-            cursor.string()?;
-            cursor.string()?;
+            cursor.zero_ended()?;
+            cursor.zero_ended()?;
             cursor.done().map(|()| Message::Type)
         }
         b'O' => {
             cursor.lsn()?;
-            let name = cursor.string()?;
+            let name = cursor.zero_ended()?;
             cursor.done().map(|()| Message::Origin { name })
         }
         b'T' => truncate(cursor),
@@ -217,7 +217,7 @@ fn logical(mut cursor: Cursor<'_>) -> Result<Message<'_>, Malformed> {
         return Err(cursor.unknown("its flags are unknown", flags));
     }
     let lsn = cursor.lsn()?;
-    let prefix = cursor.string()?;
+    let prefix = cursor.zero_ended()?;
     let length = cursor.u32()? as usize;
     let content = cursor.bytes(length)?;
     cursor.done().map(|()| Message::Logical { transactional: flags == 1, lsn, prefix, content })

@@ -40,8 +40,8 @@ pub enum Message<'a> {
     },
     /// `O`: the transaction was replicated from elsewhere.
     Origin {
-        /// Name of the replication origin.
-        name: &'a str,
+        /// Name of the replication origin, in the database's encoding where the server does not recode.
+        name: &'a [u8],
     },
     /// `R`: a table as it is from here on.
     Relation(Relation<'a>),
@@ -64,8 +64,8 @@ pub enum Message<'a> {
         transactional: bool,
         /// Where it stands in the log.
         lsn: Lsn,
-        /// Whose message it is.
-        prefix: &'a str,
+        /// Whose message it is. Whoever sends one may write any bytes where the server does not recode.
+        prefix: &'a [u8],
         /// What it says.
         content: &'a [u8],
     },

@@ -146,7 +146,7 @@ fn the_ends_of_a_transaction() {
         decode(&commit()),
         Ok(Message::Commit { commit_lsn: Lsn(0x1234), end_lsn: Lsn(0x1300), committed })
     );
-    assert_eq!(decode(&origin()), Ok(Message::Origin { name: "elsewhere" }));
+    assert_eq!(decode(&origin()), Ok(Message::Origin { name: b"elsewhere" }));
     assert_eq!(decode(&ty()), Ok(Message::Type));
 }
 
@@ -191,8 +191,22 @@ fn truncates_and_messages() {
     assert_eq!(relations.iter().collect::<Vec<_>>(), [16_400, 16_410]);
     assert!(cascade && restart_identity);
     let expected =
-        Message::Logical { transactional: true, lsn: Lsn(0x99), prefix: "rowcast.event.a", content: b"{}" };
+        Message::Logical { transactional: true, lsn: Lsn(0x99), prefix: b"rowcast.event.a", content: b"{}" };
     assert_eq!(decode(&logical()), Ok(expected));
+}
+
+/// A database without encoding sends what is in it, and every role may send a message.
+#[test]
+fn names_that_nobody_is_known_by_may_be_any_bytes() {
+    let message = [&b"M\0"[..], &7_u64.to_be_bytes(), b"\xe4\0", &0_u32.to_be_bytes()].concat();
+    let expected = Message::Logical { transactional: false, lsn: Lsn(7), prefix: b"\xe4", content: b"" };
+    assert_eq!(decode(&message), Ok(expected));
+    let origin = [&b"O"[..], &7_u64.to_be_bytes(), b"\xe4\0"].concat();
+    assert_eq!(decode(&origin), Ok(Message::Origin { name: b"\xe4" }));
+    assert_eq!(decode(&[&b"Y"[..], &7_u32.to_be_bytes(), b"\xe4\0\xf6\0"].concat()), Ok(Message::Type));
+    // A table has to be one that can be named.
+    let table = [&b"R"[..], &7_u32.to_be_bytes(), b"public\0\xe4\0d", &0_u16.to_be_bytes()].concat();
+    assert!(decode(&table).is_err());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::connection::{Connection, Purpose};
 use super::db_error::DbError;
 use super::dial::dial;
 use super::messages::{Incoming, Messages};
+use super::not_let_in::NotLetIn;
 use super::remedy;
 use super::session;
 use super::socket::Socket;
@@ -110,6 +111,7 @@ pub(super) fn other_server(host: &Host, target: TargetServer) -> Error {
 /// Whether the login may succeed without TLS: the handshake failed, or pg_hba.conf has no line for it.
 fn is_about_tls(error: &Error, under_tls: bool) -> bool {
     let Some(cause) = error.source() else { return false };
+    let cause = cause.downcast_ref().map_or(cause, NotLetIn::cause);
     let not_admitted = cause.downcast_ref::<DbError>().is_some_and(|e| e.code == "28000");
     let handshake = cause
         .downcast_ref::<io::Error>()
@@ -190,21 +192,12 @@ impl Attempt<'_> {
     pub(super) fn password(&self) -> Result<String> {
         self.info.password_for(self.host).ok_or_else(|| {
             let (host, user) = (self.host, identifier(&self.info.user));
-            let error = Error::refused(format!(
+            let (why, remedy) = self.info.why_no_password();
+            Error::refused(format!(
                 "Postgres at {host} asks for the password of user {user}, and none is given"
-            ));
-            error.hint(match self.info.open_passfile() {
-                Some(path) => {
-                    let path = path.display();
-                    format!(
-                        "The password file {path} is not used, since others may read it: chmod 0600 {path}"
-                    )
-                }
-                None => {
-                    "Set PGPASSWORD, or write HOST:PORT:DATABASE:USER:PASSWORD into ~/.pgpass (mode 0600)"
-                        .to_owned()
-                }
-            })
+            ))
+            .because(NotLetIn::because(why))
+            .hint(remedy)
         })
     }
 }

@@ -6,6 +6,7 @@ use rowcast_engine::{Error, Kind};
 use rustls::CertificateError;
 
 use super::db_error::DbError;
+use super::not_let_in::NotLetIn;
 use crate::conninfo::{Host, SslMode};
 use crate::setup::server::WAL_LEVEL_REMEDY;
 use crate::tables::identifier;
@@ -90,7 +91,7 @@ pub(super) fn handshake(host: &Host, cause: io::Error) -> Error {
                 .because(cause);
         }
     };
-    Error::refused(what).because(cause).hint(hint)
+    Error::refused(what).because(NotLetIn::because(cause)).hint(hint)
 }
 
 fn certificate(host: &Host, error: &CertificateError) -> (String, &'static str) {

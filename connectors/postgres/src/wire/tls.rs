@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::not_let_in::NotLetIn;
 use super::remedy;
 use super::socket::Socket;
 use super::verifier::Verifier;
@@ -119,7 +120,7 @@ fn client_config(tls: &Tls) -> Result<ClientConfig> {
     builder.with_client_auth_cert(chain, key).map_err(|e| {
         let (cert, key) = (identity.cert.display(), identity.key.display());
         Error::usage(format!("The client certificate {cert} and the key {key} do not go together"))
-            .because(e)
+            .because(NotLetIn::because(e))
             .hint("Name the key that the certificate was made for with sslkey=FILE")
     })
 }
@@ -136,7 +137,7 @@ fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Verifier> {
     let revoked = revoked.map(read_revoked).transpose()?.unwrap_or_default();
     Verifier::new(provider, verify, trusted, revoked).map_err(|e| {
         Error::usage("There is no trusted root certificate to check the server's with")
-            .because(e)
+            .because(NotLetIn::because(e))
             .hint("Install ca-certificates, or name the authority's file with sslrootcert=FILE")
     })
 }
@@ -183,12 +184,13 @@ fn refuse_open_key(path: &Path) -> Result<()> {
         return Ok(());
     }
     let path = path.display();
-    Err(Error::usage(format!("The private key {path} may be read by others"))
+    Err(Error::usage(format!("The private key {path} is not used"))
+        .because(NotLetIn::because("it may be read by others"))
         .hint(format!("chmod 0600 {path}")))
 }
 
 fn unreadable(path: &Path, parameter: &str, cause: rustls::pki_types::pem::Error) -> Error {
     Error::usage(format!("Cannot read {parameter} {}", path.display()))
-        .because(cause)
+        .because(NotLetIn::because(cause))
         .hint("The file must hold PEM, a private key unencrypted: openssl pkey -in client.key -out plain.key")
 }

@@ -2,9 +2,9 @@
 
 use rowcast_engine::format::native::{self, NativeOptions};
 use rowcast_engine::journal::Read;
-use rowcast_postgres::Config;
 use rowcast_postgres::conninfo::Conninfo;
 use rowcast_postgres::wire::sql_client;
+use rowcast_postgres::{Config, Streaming};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -114,5 +114,61 @@ async fn names_and_values_in_latin_1() {
     run(&client, r#"select rowcast.snapshot('größe', '"Maß" = ''gänz''')"#).await;
     assert_eq!(capture.briefs(5).await[4], "read public.\"größe\" 1,gänz");
     assert_eq!(capture.schema("public.\"größe\"").columns[1].name, "Maß");
+    capture.stop().await;
+}
+
+/// Every role may send a message, and the server does not look at what is in its prefix.
+#[tokio::test]
+async fn a_message_whose_prefix_is_no_text_ends_no_capture() {
+    for streaming in [Streaming::Off, Streaming::On] {
+        let (server, directory) = (Server::start("logical_decoding_work_mem = '64kB'"), Directory::new());
+        let (client, config) = database(&server, "SQL_ASCII").await;
+        run(&client, "create table t (id int primary key, v text); create role anybody login").await;
+        let capture = Capture::start(Config { streaming, ..config }, directory.path()).await;
+        let sent = "set role anybody;
+            select pg_logical_emit_message(false, E'\\xe4', ''), pg_logical_emit_message(true, E'\\xe4', '');
+            select pg_logical_emit_message(false, E'rowcast.event.\\xe4', '1');
+            reset role";
+        run(&client, sent).await;
+        // In the midst of a transaction that may be sent before it commits.
+        run(
+            &client,
+            "begin; insert into t select 1, repeat('x', 1000000);
+             select pg_logical_emit_message(true, E'\\xe4', ''); insert into t values (2); commit",
+        )
+        .await;
+        let events = capture.wait(3).await;
+        assert!(events[0].brief().starts_with("message rowcast.rejected"), "{}", events[0].brief());
+        assert_eq!(events[2].brief(), "insert public.t 2,NULL");
+        assert_eq!(capture.report().source.reconnects, 0);
+        capture.stop().await;
+    }
+}
+
+/// What the server cannot recode it does not send, and it stands in the log: who reads is told how to get past it.
+#[tokio::test]
+async fn a_character_without_utf_8_is_passed_behind_a_gap() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, config) = database(&server, "WIN1252").await;
+    run(&client, "create table t (id int primary key)").await;
+    let found = rowcast_postgres::check(&config).await.unwrap();
+    let encoding = found.iter().find(|found| found.name == "encoding").unwrap();
+    assert!(encoding.ok && encoding.found.contains("WIN1252") && encoding.remedy.is_some(), "{encoding:?}");
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    run(&client, "select pg_logical_emit_message(true, chr(129), ''); insert into t values (2)").await;
+    let error = capture.fails().await;
+    let remedy = error.remedy().unwrap();
+    assert!(error.to_string().contains("has no UTF-8") && error.to_string().contains("22P05"), "{error}");
+    assert!(remedy.contains("pg_drop_replication_slot") && remedy.contains("rowcast adopt"), "{remedy}");
+    // As it says.
+    run(&client, "select pg_drop_replication_slot('rowcast')").await;
+    let mut capture = Capture::launch(config, directory.path());
+    capture.waits("is gone").await;
+    capture.status.adopt().await.unwrap().unwrap();
+    capture.streams().await;
+    run(&client, "insert into t values (3)").await;
+    assert_eq!(capture.briefs(3).await, ["insert public.t 1", "gap source_lost", "insert public.t 3"]);
     capture.stop().await;
 }

@@ -82,10 +82,15 @@ impl Interceptor {
 
     /// From behind the next row that is inserted nothing is streamed: the stream stands in the midst of its transaction.
     pub(super) fn hold_within(&self) {
+        self.hold_behind(b'I');
+    }
+
+    /// From behind the next message of this kind nothing is streamed.
+    pub(super) fn hold_behind(&self, kind: u8) {
         let passes = self.shared.stream_passes.clone();
         let mut held = false;
         self.rule(move |message| {
-            if message.first() == Some(&b'I') && !std::mem::replace(&mut held, true) {
+            if message.first() == Some(&kind) && !std::mem::replace(&mut held, true) {
                 passes.send_replace(false);
             }
             Fate::Pass

@@ -256,3 +256,32 @@ async fn a_standby_that_was_promoted_too_early() {
         stays(config, capture, &directory, &expected).await;
     }
 }
+
+/// A promotion was followed, and the address leads to the old primary: which knows of no other timeline than its own.
+#[tokio::test]
+async fn the_old_primary_comes_back() {
+    let (mut primary, standby, directory, config) = pair(OnGap::Stop).await;
+    caught_up(&primary, &standby).await;
+    primary.stop_in_order();
+    standby.promote();
+    let right = at(&standby, &config);
+    let capture = Capture::start(right.clone(), directory.path()).await;
+    run(&sql(&standby).await, "insert into t values (2)").await;
+    capture.wait(2).await;
+    capture.stop().await;
+    primary.launch("");
+    let wrong = at(&primary, &config);
+    let capture = Capture::launch(wrong.clone(), directory.path());
+    capture.waits("timeline 1, which did not come of timeline 2").await;
+    capture.stop().await;
+    // For a while only: nothing is lost.
+    run(&sql(&standby).await, "insert into t values (3)").await;
+    let capture = Capture::start(right, directory.path()).await;
+    assert_eq!(capture.briefs(3).await, BEFORE);
+    capture.stop().await;
+    // For good: behind a gap it goes on.
+    let capture = goes_on(wrong.clone(), &directory, "did not come of timeline 2", "timeline").await;
+    run(&sql(&primary).await, "insert into t values (4)").await;
+    let expected = [&BEFORE[..], &["gap timeline", "insert public.t 4"]].concat();
+    stays(wrong, capture, &directory, &expected).await;
+}

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::harness::{Capture, Directory, config, run, sql};
+use super::harness::{Capture, Directory, config, run, sql, until};
 use crate::support::Server;
 
 /// Twelve times the connect_timeout of two seconds is less than the shortest limit, 40 s.
@@ -44,6 +44,7 @@ pub(super) struct Stall {
     port: u16,
     stalls: Arc<AtomicBool>,
     open: Arc<AtomicUsize>,
+    held: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -58,23 +59,29 @@ impl Stall {
         let port = listener.local_addr().unwrap().port();
         let stalls = Arc::new(AtomicBool::new(true));
         let open = Arc::new(AtomicUsize::new(0));
-        let shared = (Arc::clone(&stalls), Arc::clone(&open));
+        let held = Arc::new(AtomicUsize::new(0));
+        let shared = (Arc::clone(&stalls), Arc::clone(&open), Arc::clone(&held));
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (stalls, open) = shared.clone();
+                let (stalls, open, held) = shared.clone();
                 tokio::spawn(async move {
                     open.fetch_add(1, Ordering::Relaxed);
-                    connection(client, server, (words, lost), stalls).await;
+                    connection(client, server, (words, lost), (stalls, held)).await;
                     open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
-        Self { port, stalls, open, task }
+        Self { port, stalls, open, held, task }
     }
 
     /// Connections that clients have not closed.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that are stalled.
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     pub(super) fn end(&self) {
@@ -98,7 +105,7 @@ async fn connection(
     mut client: TcpStream,
     server: SocketAddr,
     (words, lost): (&'static str, Lost),
-    stalls: Arc<AtomicBool>,
+    (stalls, held): (Arc<AtomicBool>, Arc<AtomicUsize>),
 ) {
     let mut server = TcpStream::connect(server).await.unwrap();
     let (mut said, mut answered) = (vec![0; 64 << 10], vec![0; 64 << 10]);
@@ -111,7 +118,9 @@ async fn connection(
         }
         if left == Some(0) {
             // Everything is taken.
+            held.fetch_add(1, Ordering::Relaxed);
             while matches!(client.read(&mut said).await, Ok(1..)) {}
+            held.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         tokio::select! {
@@ -188,4 +197,26 @@ async fn a_slot_that_nobody_makes_is_not_waited_for() {
     let stall = Stall::at(server.address(), "CREATE_REPLICATION_SLOT").await;
     let error = Capture::launch(stall.config(&config(&server)), directory.path()).fails().await;
     assert!(error.to_string().contains("does not make the replication slot any more"), "{error}");
+}
+
+/// A table that cannot be looked up is tried for ever: no try leaves a session behind.
+#[tokio::test]
+async fn a_catalog_that_does_not_answer_is_asked_by_one_session() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    server.admit("host all all all trust");
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let stall = Stall::at(server.address(), "with key_columns as").await;
+    let capture = Capture::start(stall.config(&config(&server)), directory.path()).await;
+    run(&client, "insert into t values (1)").await;
+    until("the question", async || stall.held() == 1).await;
+    let reason =
+        async || capture.report().source.reason.is_some_and(|said| said.contains("longer than 30 s"));
+    until("the end of its time", reason).await;
+    // Before the next try begins.
+    until("the end of its session", async || stall.held() == 0).await;
+    stall.end();
+    assert_eq!(capture.briefs(1).await, ["insert public.t 1"]);
+    assert_eq!(capture.report().source.reconnects, 0);
+    capture.stop().await;
 }

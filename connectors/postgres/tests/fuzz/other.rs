@@ -58,6 +58,7 @@ fn judge(
         (Ok(ours), Ok(theirs)) => {
             (format!("{ours:?}"), ours.xid == xid(theirs) && same(&ours.message, &theirs.message))
         }
+        (Ok(ours), Err(_)) if is_no_text(&ours.message, bytes, protocol) => return Ok(false),
         (Ok(ours), Err(_)) => (format!("{ours:?}"), false),
         (Err(_), Err(_)) => return Ok(false),
         (Err(malformed), Ok(theirs)) if is_stricter(&malformed, bytes, &theirs.message, &read(theirs)) => {
@@ -74,6 +75,18 @@ fn xid(theirs: &StreamingReplicationMessage) -> u32 {
         Theirs::Origin { .. } | Theirs::StreamStart { .. } | Theirs::StreamStop => 0,
         _ => theirs.xid.unwrap_or(0),
     }
+}
+
+/// Whether it has a name in bytes that are no text, which a database without encoding sends, and only we let pass.
+fn is_no_text(ours: &Message<'_>, bytes: &[u8], protocol: u8) -> bool {
+    let name = match ours {
+        Message::Origin { name } => name,
+        Message::Logical { prefix, .. } => prefix,
+        // Behind its tag and OID, and the number of the subtransaction.
+        Message::Type => &bytes[if protocol == WHOLE { 5 } else { 9 }..],
+        _ => return false,
+    };
+    std::str::from_utf8(name).is_err()
 }
 
 /// Whether we refuse with reason what the other one lets pass; `read` is what it has read.
@@ -103,7 +116,7 @@ fn same(ours: &Message<'_>, theirs: &Theirs) -> bool {
             Message::Commit { commit_lsn, end_lsn, committed },
             Theirs::Commit { flags: 0, commit_lsn: at, end_lsn: end, timestamp },
         ) => (commit_lsn.0, end_lsn.0, *committed) == (*at, *end, moved(*timestamp)),
-        (Message::Origin { name }, Theirs::Origin { origin_name, .. }) => name == origin_name,
+        (Message::Origin { name }, Theirs::Origin { origin_name, .. }) => *name == origin_name.as_bytes(),
         (Message::Type, Theirs::Type { .. }) => true,
         (
             Message::Truncate { relations, cascade, restart_identity },
@@ -116,7 +129,8 @@ fn same(ours: &Message<'_>, theirs: &Theirs) -> bool {
             Message::Logical { transactional, lsn, prefix, content },
             Theirs::Message { flags, lsn: at, prefix: before, content: says },
         ) => {
-            (u8::from(*transactional), lsn.0, *prefix, *content) == (*flags, *at, before.as_str(), &says[..])
+            let (of, as_bytes) = ((u8::from(*transactional), lsn.0), before.as_bytes());
+            (of, *prefix, *content) == ((*flags, *at), as_bytes, &says[..])
         }
         (Message::StreamStart { xid, first }, Theirs::StreamStart { xid: id, first_segment }) => {
             (xid, first) == (id, first_segment)

@@ -39,12 +39,12 @@ impl Assembly {
                 return Ok(if ask { Step::Ask(relation.id) } else { Step::Next });
             }
             Message::Logical { transactional: true, lsn, prefix, content } => {
-                self.message_within(lsn, prefix, content)?;
+                self.message_within(lsn, &String::from_utf8_lossy(prefix), content)?;
             }
             Message::Logical { transactional, lsn, prefix, content } => {
-                self.message(transactional, lsn, prefix, content)?;
+                self.message(transactional, lsn, &String::from_utf8_lossy(prefix), content)?;
             }
-            Message::Origin { name } => open.set_origin(name),
+            Message::Origin { name } => open.set_origin(&String::from_utf8_lossy(name)),
             Message::StreamStop => {
                 self.streams.stop()?;
                 // What comes next is not late because this was.

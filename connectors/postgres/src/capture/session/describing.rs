@@ -7,7 +7,8 @@ use rowcast_engine::schema::{Identity, Schema};
 use rowcast_engine::{Error, Kind, Result};
 use tokio::time::{Instant, sleep};
 
-use super::{CATALOG_RETRY, Session, meanwhile};
+use super::{CATALOG_RETRY, Session};
+use crate::capture::feedback::meanwhile;
 use crate::catalog::{Catalog, Described, Seen};
 use crate::pgoutput::{Message, decode};
 use crate::setup::candidates::unpublished_remedy;

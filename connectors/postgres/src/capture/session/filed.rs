@@ -3,8 +3,9 @@
 use rowcast_engine::Result;
 use rowcast_engine::ingest::finish_spill;
 
-use super::{Session, meanwhile};
+use super::Session;
 use crate::capture::emit::Ending;
+use crate::capture::feedback::meanwhile;
 
 impl Session {
     /// Whether that is due.

@@ -12,9 +12,10 @@ use rowcast_engine::record::{Builder, Recast, TxStart};
 use rowcast_engine::schema::SchemaId;
 use rowcast_engine::{Error, Result};
 
-use super::{Session, meanwhile};
+use super::Session;
 use crate::capture::assembly::StreamCommit;
 use crate::capture::connect::explain;
+use crate::capture::feedback::meanwhile;
 use crate::capture::spill::MAX_OPEN;
 use crate::capture::starting::Sent;
 use crate::capture::streamed::{Found, Streamed};

@@ -149,7 +149,7 @@ mod tests {
         };
         let notes = VecDeque::from([noted(20, 105), noted(10, 110), noted(21, 115), noted(22, 120)]);
         let of = |visible: &Visible| -> Vec<u32> {
-            unseen(notes.iter().skip(0), visible).map(|noted| noted.commit.xid).collect()
+            unseen(notes.iter(), visible).map(|noted| noted.commit.xid).collect()
         };
         let taken: Visible = "15:21:".parse().unwrap();
         assert_eq!(of(&taken.on_standby(Lsn(100))), [21, 22]);

@@ -143,9 +143,15 @@ begin
                case when (k).ddl and top then object end as object, channel, true as is_near
         from tops
         union all
+        -- Of them those that may have lost a key, or got one: there may be thousands.
         select k, b.oid, false, null, null, false
-        from beneath b join pg_publication_rel r on r.prrelid = b.oid join pg_publication p on p.oid = r.prpubid
-             join rowcast.capture k on k.kept and p.pubname in (k.publication, k.inserts)
+        from rowcast.capture k cross join lateral (
+                 select l.member from rowcast.bereft(k) l(member)
+                 union
+                 select r.prrelid from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                 where p.pubname = k.inserts
+             ) changed join beneath b on b.oid = changed.member
+        where k.kept and exists (select from beneath)
         union all
         -- What is dropped can take a key with it, and does not say whose.
         select k, b.member, false, null, null, false
@@ -183,6 +189,7 @@ begin
             select distinct d.defaclrole as owner, d.defaclobjtype::text as kind, a.grantee
             from pg_catalog.pg_default_acl d cross join lateral pg_catalog.aclexplode(d.defaclacl) a
             where a.grantee <> d.defaclrole
+              and d.defaclnamespace in (0, 'rowcast'::pg_catalog.regnamespace)
         ), ours as (
             select 'r' as kind, pg_catalog.format('all on table rowcast.%I', c.relname) as rights, c.relowner as owner
             from pg_catalog.pg_class c

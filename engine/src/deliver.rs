@@ -206,6 +206,7 @@ impl<S: Sink> Delivering<S> {
             Halt::Retry(error) => return self.wait_to_retry(&error).await,
             // It has come by it meanwhile.
             Halt::Lost(gone) if gone.to <= self.target.place.id => {
+                self.target.remember(self.target.place).await;
                 self.target.journal.hold_above(&name, self.target.place.id);
             }
             Halt::Lost(gone) => {

@@ -182,9 +182,16 @@ impl Status {
         self.source.lock().unwrap_or_else(PoisonError::into_inner).tables.clone()
     }
 
-    /// Whether a channel is a captured table.
+    /// Whether a channel is a captured table, as far as is known.
     pub fn is_table(&self, channel: &str) -> bool {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner).tables.contains_key(channel)
+        self.table(channel) == Some(true)
+    }
+
+    /// Whether a channel is a captured table; `None` before the source has been reached, when nobody knows.
+    pub fn table(&self, channel: &str) -> Option<bool> {
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = !source.tables.is_empty() || !source.server_version.is_empty();
+        is_known.then(|| source.tables.contains_key(channel))
     }
 
     /// The whole board.

@@ -207,6 +207,11 @@ impl Client {
 
     fn hint(&self) -> String {
         match self {
+            // It writes that file when it listens.
+            Self::Socket(path) if path.with_file_name("http.addr").exists() => {
+                "Start it with rowcast run, or name its address: --url http://HOST:PORT. If it runs, it has found no room for \
+                 its socket: make room on the file system of its data directory, and restart it"
+            }
             Self::Socket(_) => "Start it with rowcast run, or name its address: --url http://HOST:PORT",
             Self::Http { .. } => {
                 "Start it with rowcast run or rowcast demo, or say where it is: --url http://HOST:PORT, or --data \

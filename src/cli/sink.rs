@@ -96,7 +96,7 @@ Says what is repeated or skipped, and asks before it does so. What is skipped is
 struct Rewind {
     #[command(flatten)]
     which: Which,
-    /// Where to go on: latest, earliest, an event's number (what comes after it), a time (2026-11-21T04:00:00Z; behind the newest event: latest), last:N
+    /// Where to go on: latest, earliest, an event's number (what comes after it), a time (2026-11-21T04:00:00Z; behind the newest event: latest; before what is held: refused), last:N
     #[arg(long, value_name = "PLACE")]
     from: String,
     /// Do it without asking

@@ -57,18 +57,22 @@ pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> 
 
 fn check_name(app: &App, channel: &str) -> Result<(), Refusal> {
     check_custom(channel).map_err(|why| Refusal::parameter("channel", why.to_owned()))?;
-    if app.status.is_table(channel) || may_be_table(app, channel) {
-        let message = format!("{channel} is a captured table, whose events come from Postgres alone");
-        let refusal = Refusal::new(StatusCode::CONFLICT, "is_table", message);
-        return Err(refusal.hint("Publish to a channel of another name, or write to the table."));
+    match app.status.table(channel) {
+        Some(true) => {
+            let message = format!("{channel} is a captured table, whose events come from Postgres alone");
+            let refusal = Refusal::new(StatusCode::CONFLICT, "is_table", message);
+            Err(refusal.hint("Publish to a channel of another name, or write to the table."))
+        }
+        // The journal has rows of such a table.
+        None if app.journal().schemas().iter().any(|schema| schema.channel == channel) => {
+            let message = format!(
+                "Whether {channel} is still a captured table is not known before the source has been reached"
+            );
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+            Err(refusal.hint("Nothing was stored: try again, or publish to a channel of another name."))
+        }
+        _ => Ok(()),
     }
-    Ok(())
-}
-
-/// Which tables are captured is not known until the source has been reached once; then a table of which the journal has
-/// rows counts as one.
-fn may_be_table(app: &App, channel: &str) -> bool {
-    app.status.tables().is_empty() && app.journal().schemas().iter().any(|schema| schema.channel == channel)
 }
 
 fn check_json(body: &[u8]) -> Result<(), Refusal> {

@@ -93,10 +93,10 @@ mod tests {
     async fn a_full_disk_does_not_keep_readers_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
-        let left = fs::write(&path, "").map(|()| path.clone()).unwrap();
         for full in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            fs::write(&path, "").unwrap();
             let bound = AdminSocket::bind_with(path.clone(), |_, _| Err(full.into())).await;
-            assert!(bound.unwrap().is_none() && !left.exists(), "{full}");
+            assert!(bound.unwrap().is_none() && !path.exists(), "{full}");
         }
         let denied = |_: &Path, _: &Path| Err(ErrorKind::PermissionDenied.into());
         assert!(AdminSocket::bind_with(path.clone(), denied).await.is_err());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::abort::{self, Point};
 use crate::cursor::{Cursor, Place};
@@ -22,6 +23,9 @@ use crate::stop::Stop;
 const ROUND_BYTES: usize = 16 << 20;
 /// And a round lasts no longer than this: what a killed process sent without a commit is sent again.
 const ROUND_TIME: Duration = Duration::from_secs(1);
+
+/// For so long the storing of a position is not worth a word.
+const STORE_SILENT: Duration = Duration::from_secs(5);
 
 /// A sink and how far it is.
 pub(super) struct Target<S> {
@@ -192,9 +196,10 @@ impl<S: Sink> Target<S> {
     /// that lasts.
     async fn reached(&mut self, id: u64) {
         let place = Place { id, skipped_from: None, ..self.place };
-        self.stored(move |cursor| cursor.save(place)).await;
+        // Known before it is stored: whoever breaks this off while the disk stands still must not decide by what was before.
         self.place = place;
         (self.moved, self.progress) = (false, true);
+        self.stored(move |cursor| cursor.save(place)).await;
     }
 
     /// Stores where it begins, before anything is sent: a sink that has been sent something and has no place begins
@@ -210,21 +215,31 @@ impl<S: Sink> Target<S> {
     async fn store(&mut self, store: impl FnOnce(&Cursor) -> Result<()> + Send + 'static) -> Result<()> {
         self.finish().await;
         let cursor = self.cursor.clone();
-        let storing = self.storing.insert(tokio::task::spawn_blocking(move || store(&cursor)));
-        let stored = storing.await;
-        self.storing = None;
-        stored.map_err(|error| {
-            Error::transient("The storing of the sink's position was broken off").because(error)
-        })?
+        self.storing = Some(tokio::task::spawn_blocking(move || store(&cursor)));
+        self.stored_one().await.unwrap_or(Ok(()))
     }
 
     /// Waits until nothing is being stored any more.
     pub(super) async fn finish(&mut self) {
-        if let Some(storing) = &mut self.storing {
-            // Whoever wanted it has gone.
-            let _ = storing.await;
+        // Whoever wanted it has gone.
+        let _ = self.stored_one().await;
+    }
+
+    /// What has become of the position that is being stored, if one is. A disk that does not answer is told.
+    async fn stored_one(&mut self) -> Option<Result<()>> {
+        let broken_off =
+            |error| Err(Error::transient("The storing of the sink's position was broken off").because(error));
+        loop {
+            let storing = self.storing.as_mut()?;
+            if let Ok(stored) = timeout(STORE_SILENT, storing).await {
+                self.storing = None;
+                return Some(stored.unwrap_or_else(broken_off));
+            }
+            self.say(
+                "retrying",
+                Some("Its position is being stored, and the disk does not answer".to_owned()),
+            );
         }
-        self.storing = None;
     }
 
     async fn stored(&mut self, store: impl Fn(&Cursor) -> Result<()> + Copy + Send + 'static) {

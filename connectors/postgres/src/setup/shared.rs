@@ -4,7 +4,6 @@ use rowcast_engine::{Error, Result};
 use tokio_postgres::Client;
 
 use crate::config::Source;
-use crate::tables::literal;
 use crate::wire::sql_error;
 
 /// Our two publications that another slot's rowcast keeps, too, each with that slot.
@@ -13,8 +12,10 @@ pub(crate) async fn others(client: &Client, source: &Source) -> Result<Vec<(Stri
     if !super::may_read(client, "capture").await.map_err(failed)? {
         return Ok(Vec::new());
     }
+    // A slot that is gone captures nothing, and one of another database nothing here.
     let sql = "select k.slot, p.name
                from rowcast.capture k cross join lateral unnest(array[k.publication, k.inserts]) p(name)
+                    join pg_replication_slots s on s.slot_name = k.slot and s.database = current_database()
                where k.slot <> $1 and k.kept and p.name in ($2, $3) order by 1, 2";
     let rows = client.query(sql, &[&source.slot, &source.publication, &source.inserts]).await;
     Ok(rows.map_err(failed)?.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -30,16 +31,14 @@ pub(super) async fn refuse(client: &Client, source: &Source) -> Result<()> {
             format!("The publication {publication} is kept by another rowcast, which reads the slot {slot}");
         return Err(Error::refused(what).hint(format!(
             "Name another publication (source.publication); the slot's own name is taken where none is named. If that \
-             rowcast is gone for good: SELECT pg_drop_replication_slot({});",
-            literal(&slot)
+             rowcast is gone for good, have what it made removed: rowcast uninstall --source … --set source.slot={slot} --yes"
         )));
     }
     Ok(())
 }
 
 async fn came_before(client: &Client, slot: &str, source: &Source) -> Result<bool> {
-    let sql = "select exists (select from pg_replication_slots where slot_name = $1)
-                  and not exists (select from rowcast.installation ours, rowcast.installation other
+    let sql = "select not exists (select from rowcast.installation ours, rowcast.installation other
                                   where ours.slot = $2 and other.slot = $1 and ours.created_at < other.created_at)";
     let row = client.query_one(sql, &[&slot, &source.slot]).await;
     row.map(|row| row.get(0)).map_err(|error| sql_error("Cannot see who came first", error))

@@ -184,6 +184,9 @@ impl Reading {
             && self.job.condition.is_some()
             && slot::sqlstate(error).is_some_and(is_at_fault)
         {
+            self.order(Order::End(relation)).await?;
+            // What is on its way comes before the end of the wish.
+            self.read_after_all().await;
             ended = self.drop_it(&format!("cannot be read with that condition: {error}")).await;
         }
         if ended.is_ok() {

@@ -14,8 +14,8 @@ use super::breaks::{gaps, one_row};
 use super::harness::{Capture, Directory, confirmed, run, set, sql, until, value};
 use super::restored::put_back;
 
-/// A server that waits for no longer than this; it is told after 60 % of it.
-const PATIENCE: &str = "wal_sender_timeout = '2s'";
+/// A server that waits for no longer than this; it is told after 60 % of it. Long enough for a busy machine.
+const PATIENCE: &str = "wal_sender_timeout = '8s'";
 
 /// So many words of ours take longer than that.
 const WORDS: usize = 3;
@@ -211,7 +211,7 @@ async fn where_histories_part_is_looked_for_while_the_server_hears_of_us() {
     let (server, directory, config) = put_back(OnGap::Continue).await;
     let client = sql(&server).await;
     set(&client, PATIENCE).await;
-    until("the setting", async || value(&client, "current_setting('wal_sender_timeout')").await == "2s")
+    until("the setting", async || value(&client, "current_setting('wal_sender_timeout')").await == "8s")
         .await;
     // Less than the journal has, so that it is seen at once.
     run(&client, "insert into t values (4)").await;

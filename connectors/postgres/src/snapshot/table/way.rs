@@ -63,8 +63,8 @@ impl Reading {
     pub(super) async fn is_noted(&mut self) -> Result<bool> {
         let Some(Way::Written(json, _)) = &self.way else { return Err(gone(Gone)) };
         let (note, json) = (self.job.note(), json.as_deref());
-        let is =
-            |found: Option<&[u8]>| found == json || found.is_some_and(|noted| self.job.is_another(noted));
+        // Where there is none any more somebody has given it up.
+        let is = |found: Option<&[u8]>| found == json || found.is_none_or(|noted| self.job.is_another(noted));
         self.around.journal.noted(&note, is).await?;
         let is_ours = self.around.journal.note_named(&note).as_deref() == json;
         self.way = None;

@@ -2,7 +2,9 @@
 
 use rowcast_engine::snapshots::{Command, State};
 
+use super::load::progress;
 use super::*;
+use crate::capture::interceptor::Interceptor;
 
 #[tokio::test]
 async fn a_right_that_is_missing_is_told_until_it_is_given() {
@@ -85,5 +87,35 @@ async fn several_large_tables_at_a_time_share_one_memory() {
     assert_eq!(read.values().copied().collect::<Vec<_>>(), [12; 7]);
     let reads = capture.events().iter().filter(|event| event.op == Op::Read).count();
     assert_eq!(reads, 7 * 12, "none twice");
+    capture.stop().await;
+}
+
+/// Its note comes before the end of the wish: else the wish would come back with it, or be waited for for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_fails_while_a_chunk_is_on_its_way() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, other) = (sql(&server).await, sql(&server).await);
+    run(&client, "create table t (id int primary key); insert into t select generate_series(1, 9000)").await;
+    let way = Interceptor::start(&server).await;
+    let capture = Capture::start(way.config(), directory.path()).await;
+    way.hold();
+    way.pass_stream();
+    capture.status.ask_for_snapshot(rows_of_t(Some("1 / (id - 2001) < 9"))).await.unwrap();
+    until("a chunk to be read", async || way.chunks() == 1).await;
+    // The second one waits for the table, and the first is written meanwhile.
+    run(&other, "begin; lock table t").await;
+    way.pass_all_chunks();
+    until("the first chunk to be noted", async || {
+        caught_up(&client, &capture).await;
+        progress(&capture.journal) == Some((2000, 0))
+    })
+    .await;
+    run(&other, "commit").await;
+    until("the wish to be given up", async || !capture.status.dropped_tables().is_empty()).await;
+    // Nobody is in the way of the next one.
+    capture.status.ask_for_snapshot(rows_of_t(Some("id < 10"))).await.unwrap();
+    read_whole(&capture).await;
+    let read = capture.events().iter().filter(|event| event.op == Op::Read).count();
+    assert_eq!(read, 2000 + 9);
     capture.stop().await;
 }

@@ -18,7 +18,7 @@ of_connector="" of_program=""
 if [ "${ROWCAST_MATRIX:-whole}" = short ]; then
   for name in network:: liveness::confirmations_that_do_not_arrive budget::slots_that_are_not_given_up \
     full::a_full_journal_costs_no_connection full::an_order_does_not full::a_table_is_not_locked refusals:: \
-    pooler:: rotated:: snapshot::stalled::rows_that_do_not_arrive snapshot::overlapping:: \
+    pooler:: rotated:: slow:: snapshot::stalled::rows_that_do_not_arrive snapshot::overlapping:: \
     snapshot::room:: snapshot::unread:: snapshot::failing:: snapshot::selective:: snapshot::slow:: \
     snapshot::wide:: snapshot::busy:: snapshot::generated:: snapshot::keyless::under_full_write_load_sinks; do
     of_connector="$of_connector --skip capture::$name"

@@ -14,6 +14,7 @@ mod foreign;
 mod full;
 mod generated;
 mod granted;
+mod guarded;
 mod harness;
 mod hostile;
 mod hosts;

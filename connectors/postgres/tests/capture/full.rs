@@ -1,18 +1,18 @@
 //! A journal without room: reading stops, which costs no connection, and keeps no server from stopping.
 
-use std::io::{Error, ErrorKind, IoSlice, Result};
-use std::path::{Path, PathBuf};
+use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{Options, open};
 use rowcast_engine::snapshots::Command;
 use rowcast_postgres::{Config, Streaming};
 
 use super::breaks::gaps;
+use super::guarded::{Guard, Guarded};
 use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
 use crate::support::Server;
 
@@ -24,84 +24,17 @@ impl Bounded {
     fn fill(&self, full: bool) {
         self.0.store(full, Ordering::SeqCst);
     }
+}
 
-    fn room(&self) -> Result<()> {
+impl Guard for Bounded {
+    fn write(&self) -> Result<()> {
         if self.0.load(Ordering::SeqCst) { Err(Error::from(ErrorKind::StorageFull)) } else { Ok(()) }
-    }
-
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(BoundedFile { disk: self.clone(), file })
-    }
-}
-
-impl Disk for Bounded {
-    fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
-        // An empty file needs no room.
-        RealDisk.create(path).map(|file| self.file(file))
-    }
-
-    fn open(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
-        RealDisk.open(path).map(|file| self.file(file))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> Result<(u64, u64)> {
-        RealDisk.space(dir)
-    }
-}
-
-#[derive(Debug)]
-struct BoundedFile {
-    disk: Bounded,
-    file: Arc<dyn DiskFile>,
-}
-
-impl DiskFile for BoundedFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.disk.room()?;
-        self.file.write_at(bytes, offset)
-    }
-
-    fn write_vectored_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<()> {
-        self.disk.room()?;
-        self.file.write_vectored_at(buffers, offset)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.file.sync()
-    }
-
-    fn truncate(&self, length: u64) -> Result<()> {
-        self.file.truncate(length)
-    }
-
-    fn length(&self) -> Result<u64> {
-        self.file.length()
     }
 }
 
 async fn on(disk: &Bounded, config: Config, directory: &Directory) -> Capture {
     let options = Options::new(directory.path());
-    let mut capture = Capture::launch_on(Arc::new(disk.clone()), config, options, &[]);
+    let mut capture = Capture::launch_on(Arc::new(Guarded(disk.clone())), config, options, &[]);
     capture.streams().await;
     capture
 }

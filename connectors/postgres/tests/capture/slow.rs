@@ -1,16 +1,15 @@
 //! A journal that takes long to be read while the stream runs already: the server hears of us all the while.
 
-use std::io::{IoSlice, Result};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::{Disk, RealDisk};
 use rowcast_engine::journal::{Compression, Options, open};
 use rowcast_postgres::{Config, OnGap};
 use tokio_postgres::Client;
 
 use super::breaks::{gaps, one_row};
+use super::guarded::{Guard, Guarded};
 use super::harness::{Capture, Directory, confirmed, run, set, sql, until, value};
 use super::restored::put_back;
 
@@ -48,7 +47,9 @@ impl Slow {
     fn waits(&self) -> bool {
         *self.0.0.lock().unwrap() == Reads::Waits
     }
+}
 
+impl Guard for Slow {
     fn read(&self) {
         let mut reads = self.0.0.lock().unwrap();
         while *reads != Reads::Pass {
@@ -59,73 +60,6 @@ impl Slow {
                 return;
             }
         }
-    }
-
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(SlowFile { disk: self.clone(), file })
-    }
-}
-
-impl Disk for Slow {
-    fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
-        RealDisk.create(path).map(|file| self.file(file))
-    }
-
-    fn open(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
-        RealDisk.open(path).map(|file| self.file(file))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> Result<(u64, u64)> {
-        RealDisk.space(dir)
-    }
-}
-
-#[derive(Debug)]
-struct SlowFile {
-    disk: Slow,
-    file: Arc<dyn DiskFile>,
-}
-
-impl DiskFile for SlowFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_at(bytes, offset)
-    }
-
-    fn write_vectored_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<()> {
-        self.file.write_vectored_at(buffers, offset)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.disk.read();
-        self.file.read_at(buffer, offset)
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.file.sync()
-    }
-
-    fn truncate(&self, length: u64) -> Result<()> {
-        self.file.truncate(length)
-    }
-
-    fn length(&self) -> Result<u64> {
-        self.file.length()
     }
 }
 
@@ -148,7 +82,7 @@ fn journal(disk: Arc<dyn Disk>, directory: &Directory, sinks: &[&str]) -> Ingest
 /// Captures on a disk whose next read waits until the server has heard of us for longer than it would wait.
 async fn goes_on(client: &Client, config: Config, directory: &Directory, sinks: &[&str]) -> Capture {
     let disk = Slow::default();
-    let ingest = journal(Arc::new(disk.clone()), directory, sinks);
+    let ingest = journal(Arc::new(Guarded(disk.clone())), directory, sinks);
     let _release = Release(disk.clone());
     disk.set(Reads::Wait);
     let mut capture = Capture::launch_into(ingest, config, &[]);

@@ -321,7 +321,6 @@ impl Reading {
         let memory = Some(memory).filter(|_| matches!(outcome, Outcome::Read(_)));
         // Of one that is too large the session has more to send, and another one is asked.
         let before = sent.take_if(|_| !matches!(outcome, Outcome::TooLarge(_)));
-        let behind_another = before.is_some();
         let expected = self.job.progress.cursor.clone();
         // Whatever comes now, it has come first: its note would take the place of a later one.
         if let Some(before) = before
@@ -330,8 +329,8 @@ impl Reading {
             return Ok(Round::Ended(ended));
         }
         match (outcome, memory) {
-            (Outcome::Read(_), Some(_)) if behind_another && expected != self.job.progress.cursor => {
-                // It has to be read again, and so has what comes behind it.
+            (Outcome::Read(_), _) if expected != self.job.progress.cursor => {
+                // The one before has to be read again, and so has this one, which comes behind it.
                 self.order(Order::Close(relation, window)).await?;
             }
             (Outcome::Read(chunk), Some(memory)) => {

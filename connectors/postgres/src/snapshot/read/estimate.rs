@@ -8,8 +8,8 @@ use crate::catalog::Shown;
 use crate::snapshot::job::Job;
 use crate::wire::row_error;
 
-/// What statistics say; where there are none yet, or conditions leave rows out, what the planner makes of it. Asked once: of a table that
-/// is read by its chunks it costs no more than its first.
+/// What statistics say; where there are none yet, or conditions leave rows out, what the planner makes of it. Asked once:
+/// of a table that is read by its chunks it costs no more than its first.
 pub(super) async fn of(transaction: &Transaction<'_>, job: &Job, shown: &Shown) -> Result<u64> {
     let filters = [shown.filter.as_ref(), job.condition.as_ref()];
     let is_all = filters.iter().all(Option::is_none);

@@ -236,10 +236,12 @@ fn sinks(config: &Config) -> Vec<String> {
     config.sinks.iter().map(|(name, _)| name.clone()).collect()
 }
 
-/// Makes the data directory, which the journal need not lie in, for its owner only.
+/// Makes the data directory, which the journal need not lie in, for its owner only. One that is there already may be
+/// somebody else's, which is told before a directory in it is asked for.
 fn make_data(data: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.and_then(|()| std::fs::read_dir(data)).map(drop).map_err(|error| {
         Error::journal(format!("Cannot open the journal in {}", data.display()))
             .because(error)
             .hint("Name one that the user who runs rowcast may write to (--data DIR)")

@@ -88,6 +88,7 @@ impl Followers {
 
     /// How often each HTTP reader connected.
     pub(crate) fn connections(&self) -> Vec<u64> {
+        self.doors.iter().for_each(Follower::check);
         self.doors.iter().map(Follower::connections).collect()
     }
 

@@ -4,6 +4,7 @@ mod backup;
 mod repair;
 mod show;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,8 +75,9 @@ impl Journal {
 
 fn journal_dir(base: &Base) -> Result<PathBuf> {
     let dir = base.load()?.journal_dir();
-    // One that may not be looked at is not one that is not there: whoever reads it says so.
-    if !dir.try_exists().unwrap_or(true) {
+    // One that may not be looked at is not one that is not there: whoever reads it says so. Below a file nothing is.
+    let there = dir.try_exists().unwrap_or_else(|error| error.kind() != ErrorKind::NotADirectory);
+    if !there {
         return Err(Error::journal(format!("There is no journal in {}", dir.display()))
             .hint("Name rowcast's data directory: --data DIR"));
     }

@@ -95,6 +95,7 @@ impl<T: Send + 'static> Follower<T> {
         if let Some(failure) = &lock(&self.state).failure {
             panic!("{}: {failure}", self.name);
         }
+        assert!(!self.task.is_finished(), "{}: its reader has panicked", self.name);
     }
 }
 

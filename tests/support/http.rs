@@ -141,7 +141,8 @@ pub(crate) async fn request(
     answer(send(address, method, path, headers, body).await?).await
 }
 
+/// All of it: one that breaks off is none.
 async fn answer(stream: Stream) -> Result<Answer, String> {
-    let (status, headers) = (stream.status, stream.headers.clone());
-    Ok(Answer { status, headers, body: stream.rest().await })
+    let body = stream.body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok(Answer { status: stream.status, headers: stream.headers, body })
 }

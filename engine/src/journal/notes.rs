@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::error::Result;
 use crate::journal::{Journal, Shared, gone};
 use crate::record::Note;
@@ -37,9 +39,14 @@ impl Journal {
         self.shared.locked_notes().iter().any(|(name, json)| is(name, json))
     }
 
+    /// Changes whenever notes have.
+    pub fn note_changes(&self) -> watch::Receiver<u64> {
+        self.shared.noted.subscribe()
+    }
+
     /// Waits until a note that is durable, or gone, is what is waited for. Cancel safe.
     pub async fn noted(&self, name: &str, is: impl Fn(Option<&[u8]>) -> bool) -> Result<()> {
-        let mut changes = self.shared.noted.subscribe();
+        let mut changes = self.note_changes();
         loop {
             changes.mark_unchanged();
             if is(self.note_named(name).as_deref()) {

@@ -5,6 +5,7 @@ mod order;
 mod past;
 mod relation;
 mod seen;
+mod statements;
 mod table;
 mod tree;
 mod types;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use rowcast_engine::schema::{Column, Identity, Schema};
 use rowcast_engine::{Error, Result};
 use tokio::time::timeout;
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio_postgres::{Client, IsolationLevel};
 
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Message, Relation, decode};
@@ -22,6 +23,7 @@ use crate::wire::{Observed, observed_client, sql_error};
 pub(crate) use order::{KeyOrder, read as key_order};
 use relation::Published;
 pub(crate) use seen::Seen;
+pub(crate) use statements::{Asked, Statements};
 use table::TableFacts;
 
 /// A catalog read takes milliseconds; one that takes longer waits for a lock or a lost connection.
@@ -49,7 +51,7 @@ pub(crate) struct Catalog {
 }
 
 /// It ends with the second also where the answer never comes: the next try would stand beside it.
-type Session = (Client, Observed);
+type Session = (Client, Observed, Statements);
 
 /// What the catalog says of a table, now.
 #[derive(Debug)]
@@ -76,7 +78,8 @@ impl Catalog {
     /// A new connection to the server, tried once.
     async fn connect(&self) -> Result<Session> {
         let connect = timeout(READ_TIMEOUT, observed_client(&self.info)).await;
-        connect.map_err(|_| Error::transient("The server takes too long to let us in"))?
+        let connected = connect.map_err(|_| Error::transient("The server takes too long to let us in"))?;
+        connected.map(|(client, observed)| (client, observed, Statements::default()))
     }
 
     /// Everything about a table as the stream has just described it. No table's lock is waited for.
@@ -89,7 +92,7 @@ impl Catalog {
     /// When the catalog cannot be read; the next call connects anew.
     pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
         let mut session = self.take_session().await?;
-        let read = timeout(READ_TIMEOUT, self.read(&mut session.0, relation)).await;
+        let read = timeout(READ_TIMEOUT, self.read(&mut session, relation)).await;
         let described = read.map_err(|_| seen::too_long())??;
         self.session = Some(session);
         Ok(described)
@@ -118,7 +121,11 @@ impl Catalog {
         }
     }
 
-    async fn read(&self, client: &mut Client, relation: &Relation<'_>) -> Result<Described> {
+    async fn read(
+        &self,
+        (client, _, statements): &mut Session,
+        relation: &Relation<'_>,
+    ) -> Result<Described> {
         let failed = |error| sql_error(CANNOT_READ, error);
         // One snapshot: keys and types of the same moment.
         let transaction = client
@@ -128,7 +135,8 @@ impl Catalog {
             .start()
             .await
             .map_err(failed)?;
-        let described = describe(&transaction, relation, &self.publications, self.version).await?;
+        let asked = Asked { transaction: &transaction, statements };
+        let described = describe(asked, relation, &self.publications, self.version).await?;
         transaction.commit().await.map_err(failed)?;
         Ok(described)
     }
@@ -154,31 +162,31 @@ pub(crate) struct Shown {
 ///
 /// When the catalog cannot be read.
 pub(crate) async fn show(
-    transaction: &Transaction<'_>,
+    asked: Asked<'_>,
     oid: u32,
     publications: &[String],
     version: u32,
 ) -> Result<Option<Shown>> {
     let failed = |error| sql_error(CANNOT_READ, error);
-    let published = relation::read(transaction, oid, publications, version).await.map_err(failed)?;
+    let published = relation::read(asked, oid, publications, version).await.map_err(failed)?;
     let Some(Published { message, filter, partitioned, estimate }) = published else { return Ok(None) };
     let Ok(Message::Relation(relation)) = decode(&message) else {
         return Err(Error::failed("A table's description in the catalog cannot be understood"));
     };
-    let Described { schema, names, .. } = describe(transaction, &relation, publications, version).await?;
+    let Described { schema, names, .. } = describe(asked, &relation, publications, version).await?;
     Ok(Some(Shown { schema, names, filter, partitioned, estimate }))
 }
 
 async fn describe(
-    transaction: &Transaction<'_>,
+    asked: Asked<'_>,
     relation: &Relation<'_>,
     publications: &[String],
     version: u32,
 ) -> Result<Described> {
     let failed = |error| sql_error(CANNOT_READ, error);
-    let facts = table::read(transaction, relation.id, publications, version).await?;
+    let facts = table::read(asked, relation.id, publications, version).await?;
     let oids = relation.columns().map(|column| column.type_oid).collect();
-    let types = types::read(transaction, oids).await.map_err(failed)?;
+    let types = types::read(asked, oids).await.map_err(failed)?;
     if facts.names.is_empty() {
         let table = Schema::channel_of(relation.schema, relation.table);
         tracing::debug!(

@@ -4,8 +4,9 @@
 //! finds `text`'s for `citext`, and none for `ltree`. Two orders in one query would skip rows.
 
 use rowcast_engine::{Error, Result};
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::Row;
 
+use super::statements::Asked;
 use crate::tables::{identifier, literal};
 use crate::wire::sql_error;
 
@@ -77,9 +78,9 @@ order by array_position($2::text[], a.attname::text)";
 /// # Errors
 ///
 /// When there is no index of it that has an order.
-pub(crate) async fn read(transaction: &Transaction<'_>, relation: u32, key: &[String]) -> Result<KeyOrder> {
+pub(crate) async fn read(asked: Asked<'_>, relation: u32, key: &[String]) -> Result<KeyOrder> {
     let failed = |error| sql_error(super::CANNOT_READ, error);
-    let rows = transaction.query(QUERY, &[&relation, &key]).await.map_err(failed)?;
+    let rows = asked.query(QUERY, &[&relation, &key]).await.map_err(failed)?;
     let columns: Option<Vec<Column>> = rows.iter().map(column).collect();
     columns.filter(|columns| columns.len() == key.len()).map(KeyOrder).ok_or_else(|| {
         Error::refused(format!("The key ({}) has no B-tree index that gives its order", key.join(", ")))

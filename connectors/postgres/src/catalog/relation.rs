@@ -1,8 +1,9 @@
 //! What the stream would say of a table: its Relation message, made from the catalog, for tables that it has not
 //! described.
 
-use tokio_postgres::{Error, Row, Transaction};
+use tokio_postgres::{Error, Row};
 
+use super::statements::Asked;
 use crate::setup::published;
 use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS};
 
@@ -48,12 +49,12 @@ where c.oid = $1";
 
 /// `None` when the table is gone or in none of the publications.
 pub(super) async fn read(
-    transaction: &Transaction<'_>,
+    asked: Asked<'_>,
     relation: u32,
     publications: &[String],
     version: u32,
 ) -> Result<Option<Published>, Error> {
-    let Some(table) = transaction.query_opt(TABLE, &[&relation]).await? else { return Ok(None) };
+    let Some(table) = asked.query_opt(TABLE, &[&relation]).await? else { return Ok(None) };
     let (schema, name): (&str, &str) = (table.get("schema"), table.get("name"));
     let lists =
         if version >= LISTED_COLUMNS { "attnames::text[], rowfilter" } else { "null::text[], null::text" };
@@ -62,12 +63,12 @@ pub(super) async fn read(
          where pubname::text = any($1) and schemaname = $2 and tablename = $3 order by pubname",
         published::tables(version)
     );
-    let members = transaction.query(&published, &[&publications, &schema, &name]).await?;
+    let members = asked.query(&published, &[&publications, &schema, &name]).await?;
     let Some(member) = members.first() else { return Ok(None) };
     let columns: Option<Vec<String>> = member.get(0);
     // Generated columns are in the list from 18 on, where they are published.
     let generated = if version >= GENERATED_COLUMNS { "s" } else { "" };
-    let columns = transaction.query(COLUMNS, &[&relation, &columns, &generated]).await?;
+    let columns = asked.query(COLUMNS, &[&relation, &columns, &generated]).await?;
     let mut message = vec![b'R'];
     message.extend_from_slice(&relation.to_be_bytes());
     for text in [schema, name] {

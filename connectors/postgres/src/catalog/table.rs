@@ -2,8 +2,9 @@
 
 use rowcast_engine::{Error, Result};
 use serde::Deserialize;
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::Row;
 
+use super::statements::Asked;
 use crate::setup::published::BY_SCHEMA;
 use crate::wire::sql_error;
 
@@ -96,14 +97,14 @@ select current_database()::text as database,
        exists (select from members) as published";
 
 pub(super) async fn read(
-    transaction: &Transaction<'_>,
+    asked: Asked<'_>,
     relation: u32,
     publications: &[String],
     version: u32,
 ) -> Result<TableFacts> {
     let failed = |error| sql_error(super::CANNOT_READ, error);
     let sql = QUERY.replace("IN_SCHEMA", if version >= BY_SCHEMA { IN_SCHEMA } else { "false" });
-    let row = transaction.query_one(&sql, &[&relation, &publications]).await.map_err(failed)?;
+    let row = asked.query_one(&sql, &[&relation, &publications]).await.map_err(failed)?;
     let hidden = serde_json::from_str(row.try_get("hidden").map_err(failed)?).map_err(|error| {
         Error::failed("A table's keys in the catalog cannot be understood").because(error)
     })?;

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::{Error, Transaction};
+use tokio_postgres::Error;
+
+use super::statements::Asked;
 
 /// Levels of types within types. Postgres has no such limit, a table that comes near it does not exist.
 const MAX_LEVELS: usize = 32;
@@ -52,7 +54,7 @@ from pg_type t
 where t.oid = any($1)";
 
 /// Reads the types and everything below them, level by level. Types that are gone are missing in the result.
-pub(super) async fn read(transaction: &Transaction<'_>, oids: Vec<u32>) -> Result<Types, Error> {
+pub(super) async fn read(asked: Asked<'_>, oids: Vec<u32>) -> Result<Types, Error> {
     let mut types = Types::new();
     let mut wanted = oids;
     for _ in 0..MAX_LEVELS {
@@ -62,7 +64,7 @@ pub(super) async fn read(transaction: &Transaction<'_>, oids: Vec<u32>) -> Resul
         if wanted.is_empty() {
             break;
         }
-        let rows = transaction.query(QUERY, &[&wanted]).await?;
+        let rows = asked.query(QUERY, &[&wanted]).await?;
         wanted.clear();
         for row in rows {
             let oid: u32 = row.try_get("oid")?;

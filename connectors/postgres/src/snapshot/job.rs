@@ -222,6 +222,11 @@ impl Known {
         Ok(jobs)
     }
 
+    /// Whether there was a note of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     fn job(&mut self, name: &str, json: &Arc<[u8]>) -> serde_json::Result<Job> {
         if let Some((known, job)) = self.0.get(name)
             && Arc::ptr_eq(known, json)

@@ -44,14 +44,14 @@ pub(super) struct Moment {
 /// transaction.
 pub(super) async fn replayed(client: &Client) -> Result<Option<Lsn>> {
     let sql = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()::text end";
-    let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    let row = client.query_typed_one(sql, &[]).await.map_err(failed)?;
     row.get::<_, Option<&str>>(0).map(lsn_of).transpose()
 }
 
 /// Where the server's log ends, as far as a standby has replayed it.
 pub(super) async fn position(client: &Client) -> Result<Lsn> {
     let sql = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end::text";
-    let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    let row = client.query_typed_one(sql, &[]).await.map_err(failed)?;
     row.get::<_, Option<&str>>(0).map_or(Ok(Lsn::ZERO), lsn_of)
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn from_now_on(client: &Client) -> Result<Visible> {
     if let Some(replayed) = replayed(client).await? {
         return Ok(Visible::default().on_standby(replayed));
     }
-    let row = client.query_one("select pg_current_snapshot()::text", &[]).await.map_err(failed)?;
+    let row = client.query_typed_one("select pg_current_snapshot()::text", &[]).await.map_err(failed)?;
     visible_of(row.get(0))
 }
 
@@ -127,7 +127,7 @@ async fn of_primary(transaction: &Transaction<'_>) -> Result<Moment> {
     let sql = "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text,
                       current_setting('wal_block_size')::int8,
                       current_setting('server_encoding') = 'SQL_ASCII'";
-    let row = transaction.query_one(sql, &[]).await.map_err(failed)?;
+    let row = transaction.query_typed_one(sql, &[]).await.map_err(failed)?;
     let (visible, lsn) = (visible_of(row.get(0))?, lsn_of(row.get(1))?);
     let block = u64::try_from(row.get::<_, i64>(2)).unwrap_or(8192);
     let lsn = end_of_record(lsn, block);
@@ -138,10 +138,10 @@ async fn of_standby(transaction: &Transaction<'_>, before: Lsn) -> Result<Option
     let sql = "select pg_current_snapshot()::text, current_setting('server_encoding') = 'SQL_ASCII',
                       pg_get_wal_replay_pause_state() = 'paused',
                       exists (select from pg_stat_wal_receiver), pg_last_wal_receive_lsn()::text";
-    let seen = transaction.query_one(sql, &[]).await.map_err(failed)?;
+    let seen = transaction.query_typed_one(sql, &[]).await.map_err(failed)?;
     // By a statement of its own: whatever began to be applied before those answers has been by now, or begins here.
     let sql = "select pg_is_in_recovery(), pg_last_wal_replay_lsn()::text";
-    let behind = transaction.query_one(sql, &[]).await.map_err(failed)?;
+    let behind = transaction.query_typed_one(sql, &[]).await.map_err(failed)?;
     if !behind.get::<_, bool>(0) {
         return Ok(None);
     }

@@ -15,7 +15,7 @@ use super::job::{Job, Progress};
 use super::moment::{self, Moment};
 use super::rows::{Rows, key_texts, key_values};
 use super::visible::Visible;
-use crate::catalog::{self, KeyOrder, Shown};
+use crate::catalog::{self, Asked, KeyOrder, Shown, Statements};
 use crate::tables::{Tables, identifier, qualified};
 use crate::wire::{row_error, sql_error};
 pub(crate) use whole::{Piece, Table, WholeOutcome};
@@ -84,6 +84,8 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     pub(crate) client: &'a mut Client,
+    /// The client's.
+    pub(crate) statements: &'a Statements,
     pub(crate) publications: &'a [String],
     /// Those that are captured.
     pub(crate) tables: &'a Tables,
@@ -120,7 +122,8 @@ impl Reader<'_> {
         let Some(moment) = moment::take(&transaction, replayed).await? else { return Ok(Outcome::Promoted) };
         let Moment { visible, lsn, due, unencoded } = moment;
         let oid = job.progress.relation;
-        let shown = catalog::show(&transaction, oid, self.publications, self.version).await?;
+        let asked = Asked { transaction: &transaction, statements: self.statements };
+        let shown = catalog::show(asked, oid, self.publications, self.version).await?;
         let Some(shown) = shown else { return Ok(Outcome::Gone) };
         let key: Vec<String> = names(&shown.schema, &shown.schema.key);
         if !is_of(job, &shown, self.tables) {
@@ -129,7 +132,7 @@ impl Reader<'_> {
         if key.is_empty() {
             return Ok(Outcome::Keyless);
         }
-        let order = catalog::key_order(&transaction, oid, &key).await?;
+        let order = catalog::key_order(asked, oid, &key).await?;
         if !is_same_key(job, &key, &order) {
             return Ok(Outcome::OtherKey(key, order.described()));
         }

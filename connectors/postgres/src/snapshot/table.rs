@@ -90,6 +90,8 @@ pub(crate) struct Reading {
     unseen_since: Option<Instant>,
     /// Open still, of a chunk that did not see what was streamed before.
     window: Option<u64>,
+    /// Of the next chunk: opened before the stream was given one to write, while which it answers nobody.
+    early: Option<u64>,
     /// Notes of wishes for the same rows, which have them with this reading.
     alike: Vec<String>,
     /// How often it has begun anew, since too much had changed, and since when that is too often.
@@ -106,7 +108,7 @@ impl Reading {
         let publications = around.source.publications().map(str::to_owned).to_vec();
         let (started, pace) = (Instant::now(), Pace::new(Instant::now(), job.progress.rows));
         let (rows, session, followed) = (FIRST_ROWS, Attended::default(), None);
-        let (way, unseen_since, window, beginnings, anew_since) = (None, None, None, 0, None);
+        let (way, unseen_since, beginnings, anew_since) = (None, None, 0, None);
         Self {
             around,
             job,
@@ -117,7 +119,8 @@ impl Reading {
             followed,
             way,
             unseen_since,
-            window,
+            window: None,
+            early: None,
             alike: Vec::new(),
             beginnings,
             anew_since,
@@ -263,7 +266,7 @@ impl Reading {
                 // Far behind, the stream brings more in between than can be kept, however small a chunk is.
                 self.catch_up(client).await?;
             }
-            self.make_room().await;
+            self.make_room().await?;
             // Whoever waits for memory holds none: a chunk on its way may need its reader to arrive.
             let memory = Arc::clone(&self.around.memory).try_acquire_many_owned(CHUNK_MB).ok();
             if (memory.is_none() || self.settles_first())
@@ -277,7 +280,10 @@ impl Reading {
             }
             let memory = match memory {
                 Some(memory) => Some(memory),
-                None => self.memory().await?,
+                None => {
+                    self.close_early().await?;
+                    self.memory().await?
+                }
             };
             let Some(memory) = memory.filter(|_| !self.stopped.is_stopped()) else { continue };
             match self.round(client, &mut sent, memory).await? {
@@ -335,6 +341,9 @@ impl Reading {
             }
             (Outcome::Read(chunk), Some(memory)) => {
                 self.answer_alike().await?;
+                if chunk.more && !self.settles_first() {
+                    self.open_early(relation).await?;
+                }
                 *sent = Some(self.send(window, *chunk, &range, memory).await?);
             }
             (Outcome::Keyless, _) => return Box::pin(self.whole(client)).await,
@@ -349,7 +358,8 @@ impl Reading {
     /// What there is to read next. `None`: somebody has stopped the reading.
     async fn read(&self, client: &mut Client, range: &Range) -> Result<Option<Outcome>> {
         let (tables, version) = (&self.around.source.tables, self.around.version);
-        let mut reader = Reader { client, publications: &self.publications, tables, version };
+        let statements = &*self.session.statements();
+        let mut reader = Reader { client, statements, publications: &self.publications, tables, version };
         let outcome = tokio::select! {
             outcome = reader.read(&self.job, range) => outcome,
             () = self.stopped.stopped() => return Ok(None),
@@ -446,12 +456,13 @@ impl Reading {
     }
 
     /// Waits for sinks that are far behind.
-    async fn make_room(&self) {
+    async fn make_room(&mut self) -> Result<()> {
         let mut told = false;
         while let Some(reason) = self.around.journal.crowded_for(&self.job.sinks) {
             if self.stopped.is_stopped() {
-                return;
+                return Ok(());
             }
+            self.close_early().await?;
             if !told {
                 tracing::info!(table = self.job.channel(), "The snapshot waits: {reason}");
                 told = true;
@@ -459,6 +470,7 @@ impl Reading {
             self.say(Some(&reason));
             sleep(CROWDED_PAUSE).await;
         }
+        Ok(())
     }
 
     async fn order(&self, order: Order) -> Result<()> {

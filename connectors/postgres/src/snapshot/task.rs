@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use super::command;
-use super::job::{ALL, Job, Jobs, Known, Progress, Since, Wanted};
+use super::job::{ALL, Job, Jobs, Known, Progress, Since, Wanted, is_job};
 use super::order::{ORDERS, Order, Orders};
 use super::read::CHUNK_MB;
 use super::room;
@@ -34,7 +34,8 @@ use crate::setup::captured;
 use crate::wire::answering_client;
 pub use board::show_left;
 
-/// How often the journal's notes are looked at for something to read.
+/// How often the journal's notes are looked at for what has changed, and may be read now. A new one is looked at when it
+/// comes.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A table that could not be read is tried again after this.
@@ -194,9 +195,16 @@ impl Desk {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let status = self.around.status.clone();
+        let mut notes = self.around.journal.note_changes();
         loop {
             let begun = tokio::select! {
                 _ = looks.tick() => Ok(()),
+                Ok(()) = notes.changed() => {
+                    if !self.is_new_wished() {
+                        continue;
+                    }
+                    Ok(())
+                }
                 Some(begun) = self.beginning.join_next(), if !self.beginning.is_empty() => self.watched(begun),
                 Some(ended) = self.reading.join_next(), if !self.reading.is_empty() => {
                     if let Ok((note, ended)) = ended {
@@ -230,6 +238,11 @@ impl Desk {
                 }
             }
         }
+    }
+
+    /// Whether something is to be read that was not wanted at the last look. Each chunk changes the notes, too.
+    fn is_new_wished(&self) -> bool {
+        self.around.journal.any_note(|name, _| is_job(name) && !self.known.has(name))
     }
 
     /// What the journal's notes want.

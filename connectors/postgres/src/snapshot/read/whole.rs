@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::{IsolationLevel, Transaction};
 
 use super::{LOCK_TIMEOUT, Reader, UNENCODED, estimate, is_of};
-use crate::catalog::{self, Shown};
+use crate::catalog::{self, Asked, Shown};
 use crate::snapshot::group::{Group, Shared};
 use crate::snapshot::job::{Job, note_unless_replaced};
 use crate::snapshot::moment::{self, Moment};
@@ -210,7 +210,8 @@ impl Reader<'_> {
             return Ok(WholeOutcome::Doubt);
         }
         let oid = job.progress.relation;
-        let shown = catalog::show(&transaction, oid, self.publications, self.version).await?;
+        let asked = Asked { transaction: &transaction, statements: self.statements };
+        let shown = catalog::show(asked, oid, self.publications, self.version).await?;
         let Some(shown) = shown.filter(|shown| is_of(job, shown, self.tables)) else {
             return Ok(WholeOutcome::Gone);
         };

@@ -14,6 +14,7 @@ use tokio_postgres::Client;
 
 use super::Reading;
 use super::board::say;
+use crate::catalog::Statements;
 use crate::conninfo::Conninfo;
 use crate::setup::slot;
 use crate::snapshot::job::Job;
@@ -37,6 +38,7 @@ struct Session {
     /// When the server began it, since numbers are given again. Not everybody is told: who is not looks after nothing.
     begun: Option<String>,
     observed: Observed,
+    statements: Arc<Statements>,
 }
 
 /// The session that reads at the moment.
@@ -64,8 +66,13 @@ impl Attended {
         let late =
             |_| Error::transient("The server does not say which of its processes reads a table's rows");
         let (backend, begun) = asked.map_err(late)??;
-        self.set(Some(Session { backend, begun, observed }));
+        self.set(Some(Session { backend, begun, observed, statements: Arc::default() }));
         Ok(client)
+    }
+
+    /// What it has had the server parse.
+    pub(super) fn statements(&self) -> Arc<Statements> {
+        self.get().map(|session| Arc::clone(&session.statements)).unwrap_or_default()
     }
 }
 

@@ -23,9 +23,27 @@ impl Reading {
     /// A window: the one that is open still, since a snapshot in it did not see what was streamed before it, or a new one,
     /// before which there is always something that was streamed a moment ago.
     pub(super) async fn open(&mut self, relation: u32) -> Result<u64> {
-        if let Some(window) = self.window.take() {
-            return Ok(window);
+        match self.window.take().or_else(|| self.early.take()) {
+            Some(window) => Ok(window),
+            None => self.ask_for_window(relation).await,
         }
+    }
+
+    /// That of the next chunk.
+    pub(super) async fn open_early(&mut self, relation: u32) -> Result<()> {
+        self.early = Some(self.ask_for_window(relation).await?);
+        Ok(())
+    }
+
+    /// Whoever waits for long keeps none open: all that is changed meanwhile would be noted.
+    pub(super) async fn close_early(&mut self) -> Result<()> {
+        match self.early.take() {
+            Some(window) => self.order(Order::Close(self.job.progress.relation, window)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask_for_window(&self, relation: u32) -> Result<u64> {
         let window = ask(&self.around.orders, |answer| Order::Open(relation, answer)).await.map_err(gone)?;
         window.ok_or_else(|| gone(Gone))
     }
@@ -54,6 +72,7 @@ impl Reading {
                 self.job.progress.rows = rows;
             }
             Written::Repeat(why) => {
+                self.close_early().await?;
                 self.job = before;
                 self.window = (why == Why::Unseen).then_some(window);
                 self.wait_for(why).await;
@@ -85,7 +104,7 @@ impl Reading {
     pub(super) async fn begin_anew(&mut self) -> Result<()> {
         let relation = self.job.progress.relation;
         self.restart(relation);
-        self.window = None;
+        (self.window, self.early) = (None, None);
         note_unless_replaced(&self.around.journal, &self.job, &self.job.json()?).await?;
         self.order(Order::End(relation)).await?;
         // Whoever has stopped it is heard before the next chunk.

@@ -52,7 +52,7 @@ impl Reading {
         }
         let relation = self.job.progress.relation;
         self.order(Order::End(relation)).await?;
-        (self.window, self.behind) = (None, false);
+        (self.window, self.early, self.behind) = (None, None, false);
         self.restart(relation);
         (self.job.progress.key, self.job.progress.order) = Default::default();
         self.tell_of_readings();
@@ -69,7 +69,7 @@ impl Reading {
             if self.stopped.is_stopped() {
                 return Ok(Round::Ended(Ended::Stopped));
             }
-            self.make_room().await;
+            self.make_room().await?;
             self.wait_for_journal().await?;
             let Some(memory) = self.memory().await? else { continue };
             let sent = match self.piece(client, memory, &mut opened).await? {
@@ -150,7 +150,8 @@ impl Reading {
         let mut piece =
             Piece { journal: &journal, stopped: &stopped, opened: &mut opened, orders: &orders, first };
         let tables = &source.tables;
-        let mut reader = Reader { client, publications: &publications, tables, version };
+        let statements = &*self.session.statements();
+        let mut reader = Reader { client, statements, publications: &publications, tables, version };
         let read = reader.read_whole(&job, &mut piece, |rows, estimate| self.tell(rows, estimate)).await;
         if let Ok(WholeOutcome::Unseen) = read {
             *open = Some(opened);

@@ -361,7 +361,7 @@ impl Journal {
     }
 
     /// A push door is stopped or paused: what it needs is the first to go when the journal reaches its `max_size`.
-    pub(crate) fn hold_idle(&self, door: &str) {
+    pub fn hold_idle(&self, door: &str) {
         self.shared.holds.idle(door);
     }
 

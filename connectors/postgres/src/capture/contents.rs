@@ -185,7 +185,8 @@ impl Keeper {
     ) -> Result<Vec<(String, Vec<u8>)>> {
         let snapshot = u64::try_from(now()).unwrap_or(0);
         let since = Since::Event(self.journal.newest());
-        let found = if tables.is_empty() { Vec::new() } else { rows_last(client, tables).await? };
+        let history = self.journal.position().slot_birth;
+        let found = if tables.is_empty() { Vec::new() } else { rows_last(client, tables, history).await? };
         let of = |(number, job): (u32, Job)| {
             let job = Job { snapshot, since, wish: Some(Wish { at, number }), ..job };
             Ok((job.note(), job.json()?))

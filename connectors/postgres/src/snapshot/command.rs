@@ -59,7 +59,7 @@ async fn start(
     let newest = around.journal.newest();
     let since = Since::Event(newest);
     let mut changed = Changed::default();
-    for job in rows_last(&client, chosen).await? {
+    for job in rows_last(&client, chosen, around.history).await? {
         let job = Job { snapshot, since, ad_hoc: true, condition: condition.clone(), ..job };
         let is_same = |other: &Job| (&other.schema, &other.table) == (&job.schema, &job.table);
         if jobs.tables.values().any(|other| other.sinks.is_empty() && is_same(other)) {

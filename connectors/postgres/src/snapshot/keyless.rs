@@ -95,7 +95,7 @@ pub(super) async fn give_up(client: &Client, around: &Surroundings, job: &Job, r
     } else {
         note_unless_replaced(&around.journal, job, b"").await?;
     }
-    if is_told {
+    if is_told && job.sinks.is_empty() {
         // Whoever sees that finds no wish any more.
         around.status.note_dropped(&channel, &format!("has no key, and {why}"));
     }

@@ -4,7 +4,8 @@ use rowcast_engine::event::{Body, Event, Old, Op};
 use rowcast_engine::journal::{Journal, Read};
 use rowcast_engine::record::{Batch, Value};
 use rowcast_engine::schema::SchemaId;
-use rowcast_engine::{Error, Lsn, Result};
+use rowcast_engine::{Error, Lsn, Result, Stop};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::job::{Job, Since};
 use super::rows::{key_behind, key_bytes};
@@ -16,8 +17,8 @@ use super::visible::{Commit, Visible};
 /// commit waits for a standby all the while.
 const BACK: u64 = 4 << 30;
 
-/// Transactions that are looked at for it.
-const LOOKED_AT: usize = 2_000_000;
+/// So many of those are looked at together: 2 MB. Few of them are kept.
+const PAGE: usize = 100_000;
 
 /// Where no transaction older than the newest completed one is in progress, and no commit waits for a standby, only one that
 /// came since can be invisible: it was streamed no further back than this.
@@ -37,19 +38,29 @@ pub(super) async fn streamed(journal: &Journal, visible: Visible, waits: bool) -
     let look = move || -> Result<Vec<Commit>> {
         let back = if waits || visible.running().next().is_some() { BACK } else { NEAR };
         let position = journal.position().lsn;
-        let from = Lsn(position.0.saturating_sub(back));
-        let stored = journal.transactions_above(from, LOOKED_AT)?;
-        // A primary's snapshots go by the id alone.
-        let commit = |xid| Commit { xid, at: position };
-        let commits = stored.iter().map(|stored| commit(stored.xid));
-        let mut unseen: Vec<Commit> = commits.filter(|commit| !visible.sees(*commit)).collect();
-        // More than can be looked at: all that are in progress may have been.
-        if stored.len() >= LOOKED_AT {
-            unseen.extend(visible.running().map(commit));
-        }
-        Ok(unseen)
+        unseen_above(&journal, Lsn(position.0.saturating_sub(back)), (&visible, position), PAGE)
     };
     on_its_own(look).await
+}
+
+/// To the newest: those that came last are the least likely to be seen.
+fn unseen_above(
+    journal: &Journal,
+    mut from: Lsn,
+    (visible, at): (&Visible, Lsn),
+    page: usize,
+) -> Result<Vec<Commit>> {
+    let mut unseen = Vec::new();
+    loop {
+        let stored = journal.transactions_above(from, page)?;
+        // A primary's snapshots go by the id alone.
+        let commits = stored.iter().map(|stored| Commit { xid: stored.xid, at });
+        unseen.extend(commits.filter(|commit| !visible.sees(*commit)));
+        match stored.last() {
+            Some(last) if stored.len() >= page => from = last.end_lsn,
+            _ => return Ok(unseen),
+        }
+    }
 }
 
 const REMOVED: &str = "the journal does not hold all events since";
@@ -145,16 +156,35 @@ pub(super) enum Unknown {
     NoPlace,
 }
 
+/// What is looked up of a table without a key may be much to keep: one at a time, also of those whose reader has gone
+/// meanwhile.
+static LOOKING: Semaphore = Semaphore::const_new(1);
+
+/// The leave to look up what has been [`told`] of a table.
+pub(super) async fn may_look() -> Result<SemaphorePermit<'static>> {
+    LOOKING.acquire().await.map_err(|_| Error::failed("Nothing can be looked up in the journal any more"))
+}
+
 /// What a consumer has of a table without a key who began with an empty one where the job was wanted, and followed its events
 /// up to those of the transaction that ends at `until`. Reads the disk.
-pub(super) async fn told(journal: &Journal, job: &Job, until: Lsn) -> Result<Result<Told, Unknown>> {
-    let (journal, job) = (journal.clone(), job.clone());
+/// It ends when nobody waits for it any more.
+pub(super) async fn told(
+    journal: &Journal,
+    job: &Job,
+    until: Lsn,
+    (stopped, permit): (&Stop, SemaphorePermit<'static>),
+) -> Result<Result<Told, Unknown>> {
+    let (journal, job, stopped) = (journal.clone(), job.clone(), stopped.clone());
     on_its_own(move || {
+        let _permit = permit;
         let (channel, sinks, told) = (job.channel(), job.sinks, Told::default());
         let mut following = Following { channel, sinks, until, told, version: None };
         let Since::Event(first) = job.since else { return Ok(Err(Unknown::NoPlace)) };
         let mut after = first;
         loop {
+            if stopped.is_stopped() {
+                return Err(Error::transient("Nobody waits for what the journal has of a table any more"));
+            }
             let batches = match journal.read(after)? {
                 Read::AtHead => return Ok(Ok(following.told)),
                 Read::Gone(_) => return Ok(Err(Unknown::Removed)),
@@ -241,4 +271,43 @@ async fn on_its_own<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send +
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::failed("Reading the journal was broken off").because(error))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rowcast_engine::ingest::Ingest;
+    use rowcast_engine::journal::disk::RealDisk;
+    use rowcast_engine::journal::{self, Options, StreamPosition};
+    use rowcast_engine::record::{Builder, TxStart};
+
+    use super::*;
+
+    /// However many came before it, the newest is found that a snapshot may not see.
+    #[tokio::test]
+    async fn what_may_be_unseen_is_looked_for_up_to_the_newest() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = journal::open(Options::new(directory.path()), Arc::new(RealDisk)).unwrap();
+        let ingest = Ingest::new(journal.clone());
+        let start = StreamPosition { slot: "s".into(), system: 7, timeline: 1, ..journal.position() };
+        ingest.identify(start, &[]).await.unwrap();
+        for xid in 1..=10 {
+            let end = Lsn(1000 + 100 * u64::from(xid));
+            let mut builder = Builder::new();
+            let previous_end_lsn = journal.last_tx_end();
+            builder.begin(TxStart { xid, final_lsn: Lsn(end.0 - 8), previous_end_lsn, ..TxStart::default() });
+            builder.gap("public.t", "test", "");
+            builder.commit(end);
+            ingest.room().await.unwrap().append(&journal, builder.take(), end);
+            journal.durable().wait_for(|durable| *durable >= end).await.unwrap();
+        }
+        let visible: Visible = "3:9:3".parse().unwrap();
+        for page in [1, 2, 3, 5, 10, 100] {
+            let unseen = unseen_above(&journal, Lsn(1150), (&visible, Lsn(2000)), page).unwrap();
+            let ids: Vec<u32> = unseen.iter().map(|commit| commit.xid).collect();
+            assert_eq!(ids, [3, 9, 10], "{page} at a time");
+        }
+        journal.close().await;
+    }
 }

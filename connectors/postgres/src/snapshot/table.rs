@@ -4,6 +4,7 @@ mod alike;
 mod answer;
 mod attended;
 mod board;
+mod crowded;
 mod gone;
 mod heard;
 mod way;
@@ -11,17 +12,17 @@ mod whole;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::{Error, Kind, Lsn, Result, Stop};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use self::attended::{Attendant, Attended};
+pub(super) use self::board::say;
 use self::gone::is_undefined;
 use self::way::Way;
 use super::condition::{is_at_fault, try_out};
@@ -47,9 +48,6 @@ const KEY_BYTES_FIRST: usize = 4 << 20;
 
 /// Bytes of the server's log whose events are not looked through twice, when a table is taken up again.
 const LOOKED_THROUGH: u64 = 16 << 20;
-
-/// Between two looks whether sinks have come by.
-const CROWDED_PAUSE: Duration = Duration::from_millis(500);
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +86,8 @@ pub(crate) struct Reading {
     /// Rows that may be on their way into the journal.
     way: Option<Way>,
     unseen_since: Option<Instant>,
+    /// The table is in none of our publications.
+    unpublished_since: Option<Instant>,
     /// Open still, of a chunk that did not see what was streamed before.
     window: Option<u64>,
     /// Of the next chunk: opened before the stream was given one to write, while which it answers nobody.
@@ -119,6 +119,7 @@ impl Reading {
             followed,
             way,
             unseen_since,
+            unpublished_since: None,
             window: None,
             early: None,
             alike: Vec::new(),
@@ -166,8 +167,8 @@ impl Reading {
 
     async fn read_on(&mut self, client: &mut Client) -> Result<Ended> {
         let Some(relation) = oid(client, &self.job).await? else {
-            self.tell_of_new_name(client).await?;
-            return self.drop_it("does not exist").await;
+            self.leave(client, None).await?;
+            return self.drop_it("does not exist, or has another name").await;
         };
         if let Some(condition) = &self.job.condition
             && let Err(error) = self.try_out(client, condition).await
@@ -180,6 +181,7 @@ impl Reading {
         if !self.follow(relation).await? {
             return Ok(Ended::Stopped);
         }
+        self.leave(client, Some(relation)).await?;
         let again = self.take_up(relation).await?;
         self.order(Order::Again(relation, again.into_keys())).await?;
         let mut ended = self.chunks(client).await;
@@ -266,7 +268,12 @@ impl Reading {
                 // Far behind, the stream brings more in between than can be kept, however small a chunk is.
                 self.catch_up(client).await?;
             }
-            self.make_room().await?;
+            if !self.make_room().await? {
+                if let Some(sent) = sent.take() {
+                    self.hear(client, sent).await?;
+                }
+                return Ok(Ended::Stopped);
+            }
             // Whoever waits for memory holds none: a chunk on its way may need its reader to arrive.
             let memory = Arc::clone(&self.around.memory).try_acquire_many_owned(CHUNK_MB).ok();
             if (memory.is_none() || self.settles_first())
@@ -340,6 +347,7 @@ impl Reading {
                 self.order(Order::Close(relation, window)).await?;
             }
             (Outcome::Read(chunk), Some(memory)) => {
+                self.unpublished_since = None;
                 self.answer_alike().await?;
                 if chunk.more && !self.settles_first() {
                     self.open_early(relation).await?;
@@ -453,24 +461,6 @@ impl Reading {
             Outcome::OtherKey(key, order) => self.begin_with_key(key, order).await?,
         }
         Ok(Round::Next)
-    }
-
-    /// Waits for sinks that are far behind.
-    async fn make_room(&mut self) -> Result<()> {
-        let mut told = false;
-        while let Some(reason) = self.around.journal.crowded_for(&self.job.sinks) {
-            if self.stopped.is_stopped() {
-                return Ok(());
-            }
-            self.close_early().await?;
-            if !told {
-                tracing::info!(table = self.job.channel(), "The snapshot waits: {reason}");
-                told = true;
-            }
-            self.say(Some(&reason));
-            sleep(CROWDED_PAUSE).await;
-        }
-        Ok(())
     }
 
     async fn order(&self, order: Order) -> Result<()> {

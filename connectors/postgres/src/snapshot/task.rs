@@ -2,6 +2,7 @@
 
 mod board;
 mod quiet;
+mod turn;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use super::command;
-use super::job::{ALL, Job, Jobs, Known, Progress, Since, Wanted, is_job};
+use super::job::{ALL, Job, Jobs, Known, Since, Wanted, is_job};
 use super::order::{ORDERS, Order, Orders};
 use super::read::CHUNK_MB;
 use super::room;
@@ -78,8 +79,6 @@ pub(crate) struct Surroundings {
     pub(crate) history: Lsn,
     /// A permit for each megabyte that chunks may take.
     pub(crate) memory: Arc<Semaphore>,
-    /// A permit for what is looked up of a table without a key: one at a time.
-    pub(crate) looking: Arc<Semaphore>,
 }
 
 impl Snapshots {
@@ -104,7 +103,6 @@ impl Snapshots {
             orders,
             version,
             memory: Arc::new(Semaphore::new(CHUNKS_MB)),
-            looking: Arc::new(Semaphore::new(1)),
         };
         // By now it is known of which tables all rows are wanted, if they are.
         show_left(journal, status);
@@ -277,9 +275,6 @@ impl Desk {
         let jobs_left = !jobs.tables.is_empty();
         let free = self.around.source.snapshot_tables.saturating_sub(self.reading.len());
         let mut ready = self.ready(jobs);
-        ready.sort_by_key(|(_, job)| (job.snapshot, !job.rowless, !job.keyless, job.place));
-        let mut taken: BTreeSet<String> = self.tables.values().cloned().collect();
-        ready.retain(|(_, job)| taken.insert(job.channel()));
         if ready.is_empty() && self.tables.is_empty() && self.stops.is_empty() {
             self.rest(jobs_left).await;
         }
@@ -288,28 +283,6 @@ impl Desk {
             ready.into_iter().for_each(|(note, job)| self.begin(note, job));
         }
         Ok(())
-    }
-
-    /// Those whose turn it is: tables with rows come when those without are done with.
-    fn ready(&self, jobs: Jobs) -> Vec<(String, Job)> {
-        let now = Instant::now();
-        let may = |note: &String, job: &Job| {
-            !job.paused && self.failed.get(note).is_none_or(|failure| failure.again <= now)
-        };
-        let first: BTreeSet<u64> = jobs
-            .tables
-            .iter()
-            .filter(|(note, job)| job.rowless && may(note, job))
-            .map(|(_, job)| job.snapshot)
-            .collect();
-        let before = wishes::before_others(&jobs);
-        let is_ready = |(note, job): &(String, Job)| {
-            may(note, job)
-                && !self.stops.contains_key(note)
-                && (job.rowless || !first.contains(&job.snapshot))
-                && before.get(&job.channel()).is_none_or(|first| first == note)
-        };
-        jobs.tables.into_iter().filter(is_ready).collect()
     }
 
     /// Looks up where those begin that were asked for in the log, and which of their tables have no key.
@@ -321,12 +294,13 @@ impl Desk {
             return Ok(());
         }
         let client = answering_client(&self.around.source.info).await?;
-        let keyless = rowless::keyless(&client, &wished).await?;
+        let tables = rowless::look_up(&client, &wished).await?;
         for job in jobs.tables.values_mut() {
             let Since::Commit(lsn) = job.since else { continue };
             let found = scan::event_behind(&self.around.journal, lsn).await?;
             job.since = found.map_or(Since::Unknown, Since::Event);
-            job.keyless = keyless.contains(&name(job));
+            let table = tables.get(&name(job)).copied().unwrap_or_default();
+            (job.keyless, job.progress) = (table.keyless, table.progress(self.around.history));
             self.note(&[(job.note(), job.json()?)]).await?;
         }
         Ok(())
@@ -474,9 +448,8 @@ pub(super) async fn jobs_of(around: &Surroundings, like: &Job, sinks: &[(String,
     command::hurry(&client).await?;
     let tables = tables(&client, &around.source, around.version).await?;
     let mut jobs = Vec::new();
-    for found in rows_last(&client, tables).await? {
-        let Job { place, schema, table, rowless, keyless, .. } = found;
-        let progress = Progress::default();
+    for found in rows_last(&client, tables, around.history).await? {
+        let Job { place, schema, table, rowless, keyless, progress, .. } = found;
         let job = Job { place, schema, table, rowless, keyless, progress, ..like.clone() };
         jobs.extend(wishes::shared_by(job, sinks));
     }

@@ -28,6 +28,7 @@ mod slow;
 mod stalled;
 mod standby;
 mod streamed;
+mod unpublished;
 mod unread;
 mod wide;
 mod window;

@@ -72,10 +72,13 @@ impl Reading {
 const BEGINNINGS_MAX: u32 = 3;
 
 /// Puts on the board what a table waits for.
-pub(super) fn say(status: &Status, job: &Job, reason: Option<&str>) {
+pub(in crate::snapshot) fn say(status: &Status, job: &Job, reason: Option<&str>) {
     status.snapshots(|board| {
         if let Some(shown) = board.get_mut(&job.note()) {
             shown.reason = reason.map(str::to_owned);
+            if reason.is_some() {
+                shown.rows_per_second = 0;
+            }
         }
     });
 }

@@ -1,6 +1,5 @@
 //! A table without a key: read in one piece.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::Result;
@@ -10,12 +9,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
+use super::gone::is_undefined;
 use super::{Ended, Reading, Round, gone};
 use crate::config::Origin;
 use crate::snapshot::keyless::{self, Reason};
 use crate::snapshot::order::{Gone, Order, Ready, Whole, Why, Written, ask, begin};
 use crate::snapshot::read::{Piece, Reader, Table, WholeOutcome, no_text};
 use crate::snapshot::scan;
+use crate::snapshot::server::oid;
 use crate::snapshot::task::Surroundings;
 use crate::snapshot::told::Told;
 use crate::snapshot::tracker::{Flaw, Opened};
@@ -69,7 +70,9 @@ impl Reading {
             if self.stopped.is_stopped() {
                 return Ok(Round::Ended(Ended::Stopped));
             }
-            self.make_room().await?;
+            if !self.make_room().await? {
+                return Ok(Round::Ended(Ended::Stopped));
+            }
             self.wait_for_journal().await?;
             let Some(memory) = self.memory().await? else { continue };
             let sent = match self.piece(client, memory, &mut opened).await? {
@@ -116,11 +119,10 @@ impl Reading {
 
     /// Has the stream look after the table, and know what a consumer has of it who began where it was wanted.
     async fn look_up(&self, relation: u32) -> Result<Result<(), Reason>> {
-        let permit = Arc::clone(&self.around.looking).acquire_owned().await;
-        let _permit = permit.map_err(|_| gone(Gone))?;
+        let permit = scan::may_look().await?;
         let order = |begun| Order::BeginWhole(relation, begun);
         let until = begin(&self.around.orders, &self.around.journal, order).await.map_err(gone)?;
-        let told = match scan::told(&self.around.journal, &self.job, until).await? {
+        let told = match scan::told(&self.around.journal, &self.job, until, (&self.stopped, permit)).await? {
             Ok(told) => Box::new(told),
             Err(unknown) => return Ok(Err(unknown.into())),
         };
@@ -162,7 +164,13 @@ impl Reading {
             return self.give(window, *table, told, memory).await.map(|()| Piecework::Sent);
         }
         self.order(Order::CloseWhole(relation, window, Box::new(told))).await?;
-        self.not_read(client, read?).await
+        let outcome = match read {
+            Err(error) if is_undefined(&error) && oid(client, &self.job).await? != Some(relation) => {
+                WholeOutcome::Gone
+            }
+            read => read?,
+        };
+        self.not_read(client, outcome).await
     }
 
     async fn opened(&self, open: Option<Opened>) -> Result<Result<Opened, Flaw>> {

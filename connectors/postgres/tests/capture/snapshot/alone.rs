@@ -122,3 +122,28 @@ async fn a_table_can_be_read_for_everybody_and_for_a_sink_one_after_the_other() 
     assert_eq!(rebuilt(&capture.events_for("a"), "public.t", 2), actual(&client, "t", &["id", "v"]).await);
     capture.stop().await;
 }
+
+/// The table that would go first, since it has no rows, waits for what somebody else has paused.
+#[tokio::test]
+async fn one_that_cannot_begin_keeps_no_other_table_back() {
+    let server = Server::start("");
+    let client = fresh(&server, 500).await;
+    run(&client, "create table audit (a int)").await;
+    let directory = Directory::new();
+    let audit = || vec!["public.audit".to_owned()];
+    let one_at_a_time = rowcast_postgres::Config { snapshot_tables: 1, ..config(&server) };
+    let capture = Capture::start(one_at_a_time, directory.path()).await;
+    let endless = rows_of_t(Some("pg_sleep(3600) is not null"));
+    let after = Command::Start { tables: audit(), condition: None };
+    let cancel = Command::Cancel(vec!["public.t".to_owned()]);
+    for order in [endless, after, Command::Pause(audit()), cancel] {
+        capture.status.ask_for_snapshot(order).await.unwrap();
+    }
+    capture.stop().await;
+    let capture = Capture::start_for(config(&server), directory.path(), &[A]).await;
+    until("the rows of the other table", async || reads(&capture.events_for("a")) == 500).await;
+    paused(&capture).await;
+    capture.status.ask_for_snapshot(Command::Resume(audit())).await.unwrap();
+    read_whole(&capture).await;
+    capture.stop().await;
+}

@@ -93,6 +93,47 @@ async fn rows_wait_for_a_sink_and_the_stream_does_not() {
     capture.stop().await;
 }
 
+/// It has been stopped, and has the only place there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_for_others_do_not_wait_for_a_sink_that_stands_still() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key, v text); create table u (id int primary key)").await;
+    run(&client, "insert into t select i, repeat('x', 300) from generate_series(1, 300000) i").await;
+    let options =
+        Options { segment_bytes: 1 << 20, max_size: Some(64 << 20), ..Options::new(directory.path()) };
+    let one_at_a_time = rowcast_postgres::Config { snapshot_tables: 1, ..config(&server) };
+    let mut capture = Capture::launch_for(one_at_a_time.clone(), options.clone(), &[("a", Some(5))]);
+    capture.streams().await;
+    let place = capture.place_of("a");
+    capture.journal.hold_above("a", place);
+    let is_waited_for = |capture: &Capture| {
+        let snapshots = capture.report().snapshots;
+        snapshots.iter().any(|shown| shown.reason.as_ref().is_some_and(|why| why.contains("the sink a is")))
+    };
+    until("the rows to wait", async || is_waited_for(&capture)).await;
+    capture.stop().await;
+    run(&client, "insert into u values (1), (2)").await;
+    let both = [("a", Some(5)), ("b", Some(7))];
+    let capture = Capture::launch_for(one_at_a_time, options, &both);
+    capture.journal.hold_above("a", place);
+    capture.journal.hold_idle("a");
+    until("the rows of the other sink", async || {
+        capture.journal.hold_above("b", capture.journal.newest());
+        reads(&capture.events_for("b")).iter().any(|row| row == "read public.u 2")
+    })
+    .await;
+    assert!(is_waited_for(&capture));
+    // Nor do those of one that is stopped go on without it.
+    assert!(reads(&capture.events_for("a")).len() < 300_000);
+    until("the rest", async || {
+        ["a", "b"].into_iter().for_each(|sink| capture.journal.hold_above(sink, capture.journal.newest()));
+        capture.report().snapshots.is_empty()
+    })
+    .await;
+    capture.stop().await;
+}
+
 #[tokio::test]
 async fn what_a_publication_keeps_back_is_not_read() {
     let server = Server::start("");

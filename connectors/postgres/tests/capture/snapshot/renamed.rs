@@ -31,7 +31,7 @@ fn read(capture: &Capture, channel: &str) -> Vec<i64> {
     reads.map(|event| event.new.parse().unwrap()).collect()
 }
 
-/// The one that has the name now is read, from its beginning.
+/// The one that has the name now is read, from its beginning, and what the other one lacks is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_table_that_takes_the_name_is_read() {
     let swap = "begin; alter table t rename to t_old; alter table t_new rename to t; commit";
@@ -39,6 +39,12 @@ async fn another_table_that_takes_the_name_is_read() {
     let read = read(&capture, "public.t");
     assert!(read.ends_with(&[10_001, 10_002, 10_003]), "{:?}", read.last());
     assert!(read.len() < 5_000, "the other one was not read to its end");
+    let events = capture.events();
+    let gaps: Vec<_> = events.iter().filter(|event| event.op == Op::Gap).collect();
+    assert_eq!(
+        gaps.iter().map(|gap| (&*gap.channel, &*gap.new)).collect::<Vec<_>>(),
+        [("public.t_old", "renamed")]
+    );
     capture.stop().await;
 }
 
@@ -50,5 +56,37 @@ async fn one_that_has_only_another_name_now_leaves_a_gap() {
     let events = capture.events();
     let gap = events.iter().find(|event| event.op == Op::Gap).expect("a gap");
     assert_eq!((gap.channel.as_str(), gap.new.as_str()), ("public.t_other", "renamed"));
+    capture.stop().await;
+}
+
+/// Nothing of it has been told yet: all of it is, under the name that it has now. So with one without a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_for_its_turn_is_read_under_its_new_name() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table t (id int primary key); insert into t select generate_series(1, 1000);
+         create table u (id int primary key); insert into u select generate_series(1, 30);
+         create table k (a int); insert into k select generate_series(1, 20)",
+    )
+    .await;
+    let one_at_a_time = rowcast_postgres::Config { snapshot_tables: 1, ..config(&server) };
+    let capture = Capture::start(one_at_a_time, directory.path()).await;
+    capture.status.ask_for_snapshot(rows_of_t(Some(SLOW))).await.unwrap();
+    let slow = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    until("the chunk to be read", async || value(&client, slow).await == "1").await;
+    let tables = vec!["public.u".to_owned(), "public.k".to_owned()];
+    capture.status.ask_for_snapshot(Command::Start { tables, condition: None }).await.unwrap();
+    run(&client, "alter table u rename to u2; alter table k rename to k2").await;
+    read_whole(&capture).await;
+    assert_eq!(read(&capture, "public.u2"), (1..=30).collect::<Vec<_>>());
+    assert_eq!(read(&capture, "public.k2").len(), 20);
+    let events = capture.events();
+    assert!(
+        events
+            .iter()
+            .all(|event| event.op == Op::Read && !["public.u", "public.k"].contains(&&*event.channel))
+    );
     capture.stop().await;
 }

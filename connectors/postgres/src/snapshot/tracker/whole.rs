@@ -193,6 +193,10 @@ impl Whole {
             return Ok(None);
         };
         let told = self.brought_up(told);
+        if told.is_empty() {
+            // What he has had and has no more says nothing of what comes.
+            self.shape = None;
+        }
         self.before = Before::Away(told.byte_len(), told.is_empty());
         self.opened += 1;
         let spoilt = Arc::<AtomicBool>::default();

@@ -23,6 +23,13 @@ pub(crate) struct ReadWhole<'a> {
     pub(crate) exact: bool,
 }
 
+/// What rows take that are to be told, or to be told no more, beside those that were read. A row is noted once, however many
+/// there are of it: beyond this the table is read again, of which the next snapshot sees it.
+const SETTLED_MAX: u64 = 64 << 20;
+
+/// What one takes beside its bytes.
+const ROW_BYTES: u64 = 24;
+
 /// A row of which fewer are to be told than were read.
 #[derive(Debug)]
 struct Fewer {
@@ -71,6 +78,10 @@ impl Whole {
         }
         let mut changes = Changes { cleared: window.cleared, ..Changes::default() };
         let mut excess = if window.cleared { 0 } else { read.told.unmet() };
+        let mut bytes: u64 = 0;
+        let mut take = |row: &[u8], by: i64| {
+            bytes = bytes.saturating_add((ROW_BYTES + row.len() as u64).saturating_mul(by.unsigned_abs()));
+        };
         for (row, since) in &mut self.since {
             let (has, met) = if window.cleared { (0, 0) } else { read.told.standing(*row) };
             excess = excess.saturating_sub(u64::from(has - met));
@@ -81,12 +92,19 @@ impl Whole {
                 // He had more than the table, and what was read has none of them.
                 (..0, _) if met < has => excess += by.unsigned_abs(),
                 (..0, row_bytes) => {
+                    row_bytes.iter().for_each(|row| take(row, by));
                     changes.fewer.insert(*row, Fewer { by: by.unsigned_abs(), row: row_bytes });
                 }
-                (_, Some(row)) => changes.more.push((row, by.unsigned_abs())),
+                (_, Some(row)) => {
+                    take(&row, by);
+                    changes.more.push((row, by.unsigned_abs()));
+                }
                 // It has been told by no event that the snapshot sees, nor taken away by one.
                 (_, None) => return Err(Flaw::Changed),
             }
+        }
+        if bytes > SETTLED_MAX {
+            return Err(Flaw::Changed);
         }
         if read.exact && excess > 0 { Err(Flaw::Excess) } else { Ok(changes) }
     }

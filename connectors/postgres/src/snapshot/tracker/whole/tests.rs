@@ -192,3 +192,35 @@ fn another_window_or_none_is_of_no_use() {
     tracker.close_whole(TABLE, window, told);
     assert!(tracker.open_whole(TABLE).is_some());
 }
+
+/// A row is noted once, however many there are of it.
+#[test]
+fn many_of_one_row_take_no_memory() {
+    let deletes = |count: usize| {
+        settled(|tracker| {
+            let row = "x".repeat(1 << 20);
+            (0..count).for_each(|_| tracker.change(TABLE, LATER, Op::Delete, &raw(&[(b'O', &["1", &row])])));
+        })
+    };
+    assert!(deletes(50).is_ok());
+    assert_eq!(deletes(70).map(drop), Err(Flaw::Changed));
+}
+
+/// What he has had of rows that looked another way, and has no more, is no reason to give the table up.
+#[test]
+fn rows_of_another_shape_of_which_he_has_none_do_not_matter() {
+    let mut tracker = tracker();
+    let identity = rowcast_engine::schema::Identity::Full;
+    tracker.describe(&rowcast_engine::schema::Schema { id: 2, identity, ..schema() });
+    tracker.tell(TABLE, Told::default()).unwrap();
+    tracker.change(TABLE, SEEN, Op::Insert, &raw(&[(b'N', &["1", "x"])]));
+    tracker.change(TABLE, SEEN, Op::Delete, &raw(&[(b'O', &["1", "x"])]));
+    let Opened { window, told, .. } = opened(&mut tracker);
+    tracker.know(TABLE, window, &visible(), Lsn(80));
+    assert!(told.is_empty());
+    assert_eq!(settle(&mut tracker, window, &told, true).map(drop), Ok(()));
+    tracker.close_whole(TABLE, window, told);
+    tracker.describe(&schema());
+    tracker.change(TABLE, SEEN, Op::Insert, &raw(&[(b'N', &["2", "x"])]));
+    assert!(tracker.wholes[&TABLE].soundness().is_ok());
+}

@@ -10,6 +10,7 @@ mod contents;
 mod cut;
 mod encodings;
 mod failover;
+mod first_tables;
 mod foreign;
 mod full;
 mod generated;

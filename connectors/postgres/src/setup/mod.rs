@@ -10,6 +10,7 @@ pub(crate) mod creation;
 pub(crate) mod fingerprint;
 pub(crate) mod installation;
 pub(crate) mod loans;
+pub(crate) mod members;
 pub(crate) mod migrations;
 pub(crate) mod partitions;
 pub(crate) mod publications;

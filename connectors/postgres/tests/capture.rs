@@ -38,6 +38,7 @@ mod prepared;
 mod publications;
 mod published;
 mod refusals;
+mod relieved;
 mod resnapshot;
 mod restored;
 mod resume;

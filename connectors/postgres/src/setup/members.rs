@@ -5,9 +5,10 @@ use std::time::Duration;
 use rowcast_engine::{Kind, Result};
 use tokio_postgres::{Client, Transaction};
 
-use super::candidates::{Plan, Table};
+use super::candidates::{self, Plan, Table};
 use super::loans;
-use super::publications::listed;
+use super::publications::{self, listed};
+use super::server::Server;
 use crate::config::Source;
 use crate::tables::identifier;
 use crate::wire::sql_error;
@@ -174,4 +175,35 @@ pub(super) async fn change(client: &mut Client, source: &Source, plan: Plan) -> 
         }
     }
     Ok(())
+}
+
+/// Takes those out of the publication for all operations whose UPDATE and DELETE fail because of it, and changes nothing
+/// else: that can be done whoever's turn it is.
+///
+/// # Errors
+///
+/// When the database cannot be asked. What is in the way of one table is logged.
+pub(crate) async fn relieve(client: &mut Client, source: &Source, server: &Server) -> Result<()> {
+    let mut there = Vec::new();
+    for name in source.publications() {
+        let Some(publication) = publications::read(client, server.version, name).await? else { continue };
+        if !publication.is_kept(source) {
+            return Ok(());
+        }
+        there.push(name);
+    }
+    if !there.contains(&source.publication.as_str()) {
+        return Ok(());
+    }
+    let tables = candidates::read(client, source, server.version).await?;
+    let failing = |tables: Vec<Table>| -> Vec<Table> {
+        tables.into_iter().filter(|table| table.in_all && table.would_fail()).collect()
+    };
+    let Plan { moved, unwanted, .. } = candidates::plan(&tables, &source.tables);
+    let (mut moved, mut unwanted) = (failing(moved), failing(unwanted));
+    if there.len() == 1 {
+        // Nowhere to go to. It is taken in again when capture goes on.
+        unwanted.append(&mut moved);
+    }
+    change(client, source, Plan { moved, unwanted, ..Plan::default() }).await
 }

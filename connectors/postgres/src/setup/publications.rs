@@ -76,6 +76,13 @@ pub(crate) struct Publication {
     options: String,
 }
 
+impl Publication {
+    /// Of our making, and showing trees as configured.
+    pub(crate) fn is_kept(&self, source: &Source) -> bool {
+        self.ours && !self.wholesale && self.via_root == source.via_partition_root
+    }
+}
+
 /// Makes the publications what they should be.
 ///
 /// # Errors

@@ -42,8 +42,17 @@ impl Removal {
 const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
 
 /// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
-const RELATIONS: [&str; 8] =
-    ["capture", "identifying", "identity", "installation", "lent", "migrations", "pattern", "secret"];
+const RELATIONS: [&str; 9] = [
+    "capture",
+    "chosen",
+    "identifying",
+    "identity",
+    "installation",
+    "lent",
+    "migrations",
+    "pattern",
+    "secret",
+];
 
 /// And their functions and procedures.
 const FUNCTIONS: [&str; 24] = [
@@ -105,7 +114,14 @@ struct Schema {
     others: Vec<String>,
     /// What is in it or depends on it and is not ours.
     foreign: Vec<String>,
+    /// Tables of it with rows of a slot; an older one has fewer.
+    by_slot: Vec<String>,
 }
+
+/// Tables from which a slot's rows go; last the one that says that the slot is ours.
+const BY_SLOT: &str = "
+select t from unnest(array['chosen', 'capture', 'installation']) with ordinality x(t, place)
+where to_regclass('rowcast.' || t) is not null order by place";
 
 /// Lists what is there, and with `really` removes it, in an order in which a break leaves the rest to be removed by
 /// another call.
@@ -174,7 +190,9 @@ async fn read_schema(client: &Client, slot: &str) -> Result<Schema> {
     let slots: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let ours = slots.iter().any(|other| other == slot);
     let others = slots.into_iter().filter(|other| other != slot).collect();
-    Ok(Schema { exists: true, ours, others, foreign })
+    let by_slot = client.query(BY_SLOT, &[]).await.map_err(failed)?;
+    let by_slot = by_slot.iter().map(|row| row.get(0)).collect();
+    Ok(Schema { exists: true, ours, others, foreign, by_slot })
 }
 
 /// The slot. While it is read, rowcast runs on it.
@@ -246,9 +264,10 @@ fn of_schema(source: &Source, schema: &Schema) -> Vec<Removal> {
         return vec![Removal::goes(title, DROP_SCHEMA.to_owned())];
     }
     let slot = literal(&source.slot);
-    let rows = format!(
-        "DELETE FROM rowcast.capture WHERE slot = {slot}; DELETE FROM rowcast.installation WHERE slot = {slot};"
-    );
+    let tables = schema.by_slot.iter();
+    let rows: Vec<String> =
+        tables.map(|table| format!("DELETE FROM rowcast.{table} WHERE slot = {slot};")).collect();
+    let rows = rows.join(" ");
     let rows = schema.ours.then(|| Removal::goes(format!("the rows of slot {}", source.slot), rows));
     rows.into_iter().chain([Removal::stays(title, schema.used())]).collect()
 }

@@ -6,6 +6,7 @@ mod blockers;
 mod breaks;
 mod budget;
 mod chosen;
+mod column_lists;
 mod contents;
 mod cut;
 mod encodings;

@@ -5,6 +5,7 @@ mod adding;
 mod busy;
 pub(crate) mod candidates;
 pub(crate) mod captured;
+mod chosen;
 pub(crate) mod contents;
 pub(crate) mod creation;
 pub(crate) mod fingerprint;

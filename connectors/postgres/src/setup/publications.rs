@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use super::adding;
 use super::busy::{Busy, Pauses};
 use super::candidates::{self, Plan, Table};
+use super::chosen;
 use super::loans;
 use super::members;
 use super::partitions;
@@ -54,6 +55,8 @@ pub(crate) struct Known {
     pub(crate) busy: Busy,
     /// Could not be given back yet what they had before they were lent FULL.
     pub(crate) lent: Pauses,
+    /// Are out until a person puts them back: why, by channel.
+    pub(crate) withheld: BTreeMap<String, String>,
 }
 
 /// Whether changes are being captured already.
@@ -110,8 +113,12 @@ pub(crate) async fn reconcile(
         return Ok(Reconciled { theirs, no_trigger, blind, altered, ..Reconciled::default() });
     }
     let lent = loans::repay(client, attempt, &mut known.lent).await?;
+    chosen::remember(client, source, server).await?;
     let tables = candidates::read(client, source, server.version).await?;
-    let plan = candidates::plan(&tables, &source.tables);
+    let mut plan = candidates::plan(&tables, &source.tables);
+    let withheld = chosen::withhold(client, source, server, &mut plan.new).await?;
+    chosen::tell(&withheld, &known.withheld);
+    known.withheld = withheld;
     if slot == Slot::Absent {
         refuse_foreign(&plan.foreign, server)?;
     }
@@ -128,6 +135,7 @@ pub(crate) async fn reconcile(
         }
     }
     uncaptured.extend(known.busy.told());
+    uncaptured.extend(known.withheld.clone());
     let unsettled = has_changed || !known.busy.is_empty();
     Ok(Reconciled { foreign, no_trigger, theirs: None, blind, altered, uncaptured, unsettled })
 }

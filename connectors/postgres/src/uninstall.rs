@@ -3,6 +3,8 @@
 //! What is ours is known by its mark: the slot by its row in `rowcast.installation`, a publication by its comment. The
 //! schema and the event triggers serve every rowcast on the database and go with the last one.
 
+use std::collections::HashSet;
+
 use rowcast_engine::{Error, Kind, Result};
 use serde::Serialize;
 use tokio_postgres::Client;
@@ -10,7 +12,7 @@ use tokio_postgres::Client;
 use crate::config::{Config, Source};
 use crate::setup::publications;
 use crate::setup::server::Server;
-use crate::setup::{shared, slot, trigger};
+use crate::setup::{former, shared, slot, trigger};
 use crate::tables::{identifier, literal};
 use crate::wire::{answering_client, sql_error};
 
@@ -157,11 +159,26 @@ async fn list(client: &Client, source: &Source, server: &Server) -> Result<Vec<R
     all.extend(of_loans(client, &schema).await?);
     // Before the publications, which the trigger would fill again.
     all.extend(of_triggers(client, &schema).await?);
-    let others = shared::others(client, source).await?;
-    for name in source.publications() {
-        let Some(publication) = publications::read(client, server.version, name).await? else { continue };
-        let other = others.iter().find(|(_, shared)| shared == name);
-        let (title, name) = (format!("publication {name}"), identifier(name));
+    all.extend(of_publications(client, source, server).await?);
+    all.extend(of_schema(source, &schema));
+    Ok(all)
+}
+
+/// Those of the configuration, those that the slot has in `rowcast.capture` (maybe of an earlier configuration), and those
+/// of our making that nobody there says to read.
+async fn of_publications(client: &Client, source: &Source, server: &Server) -> Result<Vec<Removal>> {
+    let others = shared::others(client, &source.slot).await?;
+    let mut names = source.publications().map(str::to_owned).to_vec();
+    names.extend(former::registered(client, &source.slot).await?);
+    names.extend(former::forsaken(client).await?);
+    let (mut all, mut seen) = (Vec::new(), HashSet::new());
+    for name in names {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let Some(publication) = publications::read(client, server.version, &name).await? else { continue };
+        let other = others.iter().find(|(_, shared)| *shared == name);
+        let (title, name) = (format!("publication {name}"), identifier(&name));
         all.push(match other {
             _ if !publication.ours => Removal::stays(title, "somebody else made it"),
             Some((slot, _)) => {
@@ -170,7 +187,6 @@ async fn list(client: &Client, source: &Source, server: &Server) -> Result<Vec<R
             None => Removal::goes(title, format!("DROP PUBLICATION {name};")),
         });
     }
-    all.extend(of_schema(source, &schema));
     Ok(all)
 }
 

@@ -13,6 +13,7 @@ mod encodings;
 mod failover;
 mod first_tables;
 mod foreign;
+mod former;
 mod full;
 mod generated;
 mod granted;

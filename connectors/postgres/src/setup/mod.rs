@@ -9,6 +9,7 @@ mod chosen;
 pub(crate) mod contents;
 pub(crate) mod creation;
 pub(crate) mod fingerprint;
+pub(crate) mod former;
 pub(crate) mod installation;
 pub(crate) mod loans;
 pub(crate) mod members;

@@ -11,6 +11,7 @@ use super::adding;
 use super::busy::{Busy, Pauses};
 use super::candidates::{self, Plan, Table};
 use super::chosen;
+use super::former;
 use super::loans;
 use super::members;
 use super::partitions;
@@ -101,7 +102,9 @@ pub(crate) async fn reconcile(
 ) -> Result<Reconciled> {
     let (theirs, altered) = make(client, source, server).await?;
     if attempt == Attempt::Full {
+        former::leave(client, source).await?;
         trigger::register(client, source, theirs.is_none()).await?;
+        former::warn_of_forsaken(client).await?;
     }
     let no_trigger = trigger::ensure(client, source, theirs.is_none(), attempt).await?;
     // In a publication of somebody else's the trigger changes nothing.
@@ -110,7 +113,10 @@ pub(crate) async fn reconcile(
         _ => partitions::unseen(client, source, server).await?,
     };
     if theirs.is_some() {
-        return Ok(Reconciled { theirs, no_trigger, blind, altered, ..Reconciled::default() });
+        // Lent for the sake of publications that were ours. As long as one of those is there, it is needed.
+        let unsettled = former::forsaken(client).await?.is_empty()
+            && loans::repay(client, attempt, &mut known.lent).await?;
+        return Ok(Reconciled { theirs, no_trigger, blind, altered, unsettled, ..Reconciled::default() });
     }
     let lent = loans::repay(client, attempt, &mut known.lent).await?;
     chosen::remember(client, source, server).await?;

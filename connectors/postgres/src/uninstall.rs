@@ -268,6 +268,10 @@ async fn of_slot(
     let name = &source.slot;
     let Some(found) = slot::read(client, name).await? else { return Ok(None) };
     let title = format!("replication slot {name}");
+    if let Some(other) = found.database.as_ref().filter(|database| **database != server.database) {
+        // This one may be a copy of that, with all that rowcast has made there.
+        return Ok(Some(Removal::stays(title, format!("it belongs to database {}", identifier(other)))));
+    }
     if found.active {
         let holder = slot::holder(client, name).await?.unwrap_or_else(|| "a session".to_owned());
         return Err(Error::refused(format!("The replication slot {name} is being read by {holder}"))

@@ -1,10 +1,12 @@
 //! The source is left as it was, and what is not ours stays.
 
 use rowcast_engine::Kind;
+use rowcast_postgres::conninfo::Conninfo;
+use rowcast_postgres::wire::sql_client;
 use rowcast_postgres::{Config, Removal, check, uninstall};
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, run, sql, value};
+use super::harness::{Capture, Directory, config, run, sql, until, value};
 use super::trigger::plain;
 use crate::support::Server;
 
@@ -223,4 +225,31 @@ async fn what_is_still_lent_keeps_the_schema() {
     assert!(removed.iter().all(|removal| removal.failed.is_none()), "{removed:?}");
     assert_eq!(value(&client, "select relreplident::text from pg_class where relname = 't'").await, "d");
     assert_eq!(value(&client, "select to_regnamespace('rowcast')").await, "NULL");
+}
+
+/// The slot of that name belongs to the database that this one was copied from, where rowcast goes on.
+#[tokio::test]
+async fn a_copy_of_the_database_is_freed_while_the_original_is_captured() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    Capture::start(config(&server), directory.path()).await.stop().await;
+    drop(client);
+    let aside = server.admin().replace("dbname=postgres", "dbname=template1");
+    let aside = sql_client(&Conninfo::parse(&aside).unwrap()).await.unwrap();
+    until("the copy", async || aside.batch_execute("create database shop2 template postgres").await.is_ok())
+        .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let copy = Config { url: server.admin().replace("dbname=postgres", "dbname=shop2"), ..config(&server) };
+    let removed = uninstall(&copy, true).await.unwrap();
+    assert_eq!(staying(&removed), ["replication slot rowcast"]);
+    assert_eq!(removed[0].stays.as_deref(), Some("it belongs to database \"postgres\""));
+    let client = sql_client(&Conninfo::parse(&copy.url).unwrap()).await.unwrap();
+    let left = "select (select count(*) from pg_publication) + (select count(*) from pg_event_trigger)
+                + (select count(*) from pg_namespace where nspname = 'rowcast')";
+    assert_eq!(value(&client, left).await, "0");
+    let original = sql(&server).await;
+    run(&original, "insert into t values (1)").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.t 1"]);
+    capture.stop().await;
 }

@@ -8,7 +8,7 @@ use rowcast_postgres::Removal;
 
 use super::output::{self, harmless};
 use super::settings::Settings;
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::wiring;
 
 #[derive(Debug, Args)]
@@ -20,7 +20,8 @@ Examples:
 
 Removes what rowcast made in the database: replication slot, publications, event triggers, schema rowcast. Without
 --yes it only says what it would remove. What somebody else made stays, and what another rowcast on the database still
-uses; it refuses while rowcast runs on the slot. The data directory with the journal is not touched.")]
+uses; it refuses while rowcast runs on the slot. Exit code 1 when something could not be removed. The data directory with
+the journal is not touched.")]
 pub(crate) struct Uninstall {
     /// Remove it
     #[arg(long)]
@@ -42,15 +43,20 @@ impl Uninstall {
         } else {
             output::print(&told(&removals, self.yes))?;
         }
-        Ok(ExitCode::SUCCESS)
+        let failed = removals.iter().any(|removal| removal.failed.is_some());
+        Ok(if failed { ExitCode::from(code::FAILED) } else { ExitCode::SUCCESS })
     }
 }
 
 fn told(removals: &[Removal], done: bool) -> String {
     let mut text = String::new();
     let verb = if done { "removed" } else { "to remove" };
-    for Removal { name, sql, stays } in removals {
+    for Removal { name, sql, stays, failed } in removals {
         let name = harmless(name);
+        if let Some(why) = failed {
+            let _ = writeln!(text, "still there: {name}, {}", harmless(why));
+            continue;
+        }
         let _ = match (sql, stays) {
             (Some(sql), _) if !done => writeln!(text, "{verb}: {name}\n  {}", harmless(sql)),
             (Some(_), _) => writeln!(text, "{verb}: {name}"),
@@ -58,7 +64,11 @@ fn told(removals: &[Removal], done: bool) -> String {
         };
     }
     let goes = removals.iter().any(|removal| removal.sql.is_some());
+    let failed = removals.iter().any(|removal| removal.failed.is_some());
     let _ = match (goes, done) {
+        (true, true) if failed => {
+            writeln!(text, "\nNot all of it could be removed: see to that, and call this once more.")
+        }
         (false, _) => writeln!(text, "Nothing here is of rowcast's making."),
         (true, false) => writeln!(text, "\nNothing has been removed yet: add --yes."),
         (true, true) => Ok(()),
@@ -76,6 +86,7 @@ mod tests {
             name: name.to_owned(),
             sql: sql.map(str::to_owned),
             stays: stays.map(str::to_owned),
+            failed: None,
         };
         let all = [
             removal("publication p", Some("DROP PUBLICATION p;"), None),
@@ -91,6 +102,12 @@ mod tests {
         assert_eq!(
             told(&all, true),
             "removed: publication p\nstays: schema rowcast, another rowcast uses it\n"
+        );
+        let failed = Removal { failed: Some("it is in use".to_owned()), ..all[0].clone() };
+        let told_failed = told(&[failed], true);
+        assert!(
+            told_failed.starts_with("still there: publication p, it is in use\n\nNot all"),
+            "{told_failed}"
         );
         assert!(told(&all[1..], true).ends_with("Nothing here is of rowcast's making.\n"));
     }

@@ -3,6 +3,8 @@
 //! What is ours is known by its mark: the slot by its row in `rowcast.installation`, a publication by its comment. The
 //! schema and the event triggers serve every rowcast on the database and go with the last one.
 
+use std::collections::HashSet;
+
 use rowcast_engine::{Error, Kind, Result};
 use serde::Serialize;
 use tokio_postgres::Client;
@@ -10,7 +12,7 @@ use tokio_postgres::Client;
 use crate::config::{Config, Source};
 use crate::setup::publications;
 use crate::setup::server::Server;
-use crate::setup::{shared, slot, trigger};
+use crate::setup::{former, shared, slot, trigger};
 use crate::tables::{identifier, literal};
 use crate::wire::{answering_client, sql_error};
 
@@ -26,15 +28,17 @@ pub struct Removal {
     pub sql: Option<String>,
     /// Why it stays.
     pub stays: Option<String>,
+    /// Why it could not be removed.
+    pub failed: Option<String>,
 }
 
 impl Removal {
     fn goes(name: String, sql: String) -> Self {
-        Self { name, sql: Some(sql), stays: None }
+        Self { name, sql: Some(sql), stays: None, failed: None }
     }
 
     fn stays(name: String, why: impl Into<String>) -> Self {
-        Self { name, sql: None, stays: Some(why.into()) }
+        Self { name, sql: None, stays: Some(why.into()), failed: None }
     }
 }
 
@@ -42,8 +46,17 @@ impl Removal {
 const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
 
 /// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
-const RELATIONS: [&str; 8] =
-    ["capture", "identifying", "identity", "installation", "lent", "migrations", "pattern", "secret"];
+const RELATIONS: [&str; 9] = [
+    "capture",
+    "chosen",
+    "identifying",
+    "identity",
+    "installation",
+    "lent",
+    "migrations",
+    "pattern",
+    "secret",
+];
 
 /// And their functions and procedures.
 const FUNCTIONS: [&str; 24] = [
@@ -105,15 +118,32 @@ struct Schema {
     others: Vec<String>,
     /// What is in it or depends on it and is not ours.
     foreign: Vec<String>,
+    /// Tables of it with rows of a slot; an older one has fewer.
+    by_slot: Vec<String>,
+}
+
+/// Tables from which a slot's rows go; last the one that says that the slot is ours.
+const BY_SLOT: &str = "
+select t from unnest(array['chosen', 'capture', 'installation']) with ordinality x(t, place)
+where to_regclass('rowcast.' || t) is not null order by place";
+
+/// What there is, in the order in which it goes.
+struct Listed {
+    /// What cannot be removed is an error: somebody has begun to read it.
+    slot: Option<Removal>,
+    /// What is known of them stands in the schema.
+    loans: Vec<Removal>,
+    rest: Vec<Removal>,
+    schema: Vec<Removal>,
 }
 
 /// Lists what is there, and with `really` removes it, in an order in which a break leaves the rest to be removed by
-/// another call.
+/// another call. What cannot be removed is passed by, and told.
 ///
 /// # Errors
 ///
 /// `Kind::Refused` while somebody reads the slot; `Kind::Usage` for a wrong configuration; others when the database
-/// cannot be reached or refuses.
+/// cannot be reached, or does not give the slot.
 pub async fn uninstall(config: &Config, really: bool) -> Result<Vec<Removal>> {
     let source = Source::new(config)?;
     if !source.manage {
@@ -122,30 +152,80 @@ pub async fn uninstall(config: &Config, really: bool) -> Result<Vec<Removal>> {
     }
     let client = answering_client(&source.info).await?;
     let server = Server::read(&client).await?;
-    let removals = list(&client, &source, &server).await?;
+    let mut listed = list(&client, &source, &server).await?;
     if really {
-        client.batch_execute(LOCK_TIMEOUT).await.map_err(|error| sql_error("Cannot begin", error))?;
-        for removal in &removals {
-            let Some(sql) = &removal.sql else { continue };
-            let failed = |error| sql_error(format!("Cannot remove {}", removal.name), error);
-            client.batch_execute(sql).await.map_err(failed)?;
-        }
+        listed.remove(&client).await?;
     }
-    Ok(removals)
+    let Listed { slot, loans, rest, schema } = listed;
+    Ok(slot.into_iter().chain(loans).chain(rest).chain(schema).collect())
 }
 
-async fn list(client: &Client, source: &Source, server: &Server) -> Result<Vec<Removal>> {
+impl Listed {
+    async fn remove(&mut self, client: &Client) -> Result<()> {
+        client.batch_execute(LOCK_TIMEOUT).await.map_err(|error| sql_error("Cannot begin", error))?;
+        if let Some(removal) = &self.slot {
+            removal.execute(client).await?;
+        }
+        for removal in self.loans.iter_mut().chain(&mut self.rest) {
+            removal.attempt(client).await?;
+        }
+        let owed = self.loans.iter().find(|removal| removal.failed.is_some());
+        let owed = owed.map(|removal| format!("{} is to go first", removal.name));
+        for removal in self.schema.iter_mut().filter(|removal| removal.sql.is_some()) {
+            match &owed {
+                Some(owed) => removal.failed = Some(owed.clone()),
+                None => removal.attempt(client).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Removal {
+    async fn execute(&self, client: &Client) -> Result<()> {
+        let Some(sql) = &self.sql else { return Ok(()) };
+        let failed = |error| sql_error(format!("Cannot remove {}", self.name), error);
+        client.batch_execute(sql).await.map_err(failed)
+    }
+
+    /// The same, and what goes wrong is noted.
+    async fn attempt(&mut self, client: &Client) -> Result<()> {
+        match self.execute(client).await {
+            Err(error) if client.is_closed() => return Err(error),
+            Err(error) => self.failed = Some(error.to_string()),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+}
+
+async fn list(client: &Client, source: &Source, server: &Server) -> Result<Listed> {
     let schema = read_schema(client, &source.slot).await?;
-    let mut all = Vec::new();
-    all.extend(of_slot(client, source, server, &schema).await?);
-    all.extend(of_loans(client, &schema).await?);
-    // Before the publications, which the trigger would fill again.
-    all.extend(of_triggers(client, &schema).await?);
-    let others = shared::others(client, source).await?;
-    for name in source.publications() {
-        let Some(publication) = publications::read(client, server.version, name).await? else { continue };
-        let other = others.iter().find(|(_, shared)| shared == name);
-        let (title, name) = (format!("publication {name}"), identifier(name));
+    let slot = of_slot(client, source, server, &schema).await?;
+    let loans = of_loans(client, &schema).await?;
+    let triggers = of_triggers(client, &schema).await?;
+    // Before the publications, which they would fill again.
+    let mut rest = triggers.removals;
+    rest.extend(of_publications(client, source, server).await?);
+    let schema = of_schema(source, &schema, &triggers.with_schema);
+    Ok(Listed { slot, loans, rest, schema })
+}
+
+/// Those of the configuration, those that the slot has in `rowcast.capture` (maybe of an earlier configuration), and those
+/// of our making that nobody there says to read.
+async fn of_publications(client: &Client, source: &Source, server: &Server) -> Result<Vec<Removal>> {
+    let others = shared::others(client, &source.slot).await?;
+    let mut names = source.publications().map(str::to_owned).to_vec();
+    names.extend(former::registered(client, &source.slot).await?);
+    names.extend(former::forsaken(client).await?);
+    let (mut all, mut seen) = (Vec::new(), HashSet::new());
+    for name in names {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let Some(publication) = publications::read(client, server.version, &name).await? else { continue };
+        let other = others.iter().find(|(_, shared)| *shared == name);
+        let (title, name) = (format!("publication {name}"), identifier(&name));
         all.push(match other {
             _ if !publication.ours => Removal::stays(title, "somebody else made it"),
             Some((slot, _)) => {
@@ -154,7 +234,6 @@ async fn list(client: &Client, source: &Source, server: &Server) -> Result<Vec<R
             None => Removal::goes(title, format!("DROP PUBLICATION {name};")),
         });
     }
-    all.extend(of_schema(source, &schema));
     Ok(all)
 }
 
@@ -174,7 +253,9 @@ async fn read_schema(client: &Client, slot: &str) -> Result<Schema> {
     let slots: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let ours = slots.iter().any(|other| other == slot);
     let others = slots.into_iter().filter(|other| other != slot).collect();
-    Ok(Schema { exists: true, ours, others, foreign })
+    let by_slot = client.query(BY_SLOT, &[]).await.map_err(failed)?;
+    let by_slot = by_slot.iter().map(|row| row.get(0)).collect();
+    Ok(Schema { exists: true, ours, others, foreign, by_slot })
 }
 
 /// The slot. While it is read, rowcast runs on it.
@@ -187,6 +268,10 @@ async fn of_slot(
     let name = &source.slot;
     let Some(found) = slot::read(client, name).await? else { return Ok(None) };
     let title = format!("replication slot {name}");
+    if let Some(other) = found.database.as_ref().filter(|database| **database != server.database) {
+        // This one may be a copy of that, with all that rowcast has made there.
+        return Ok(Some(Removal::stays(title, format!("it belongs to database {}", identifier(other)))));
+    }
     if found.active {
         let holder = slot::holder(client, name).await?.unwrap_or_else(|| "a session".to_owned());
         return Err(Error::refused(format!("The replication slot {name} is being read by {holder}"))
@@ -223,37 +308,77 @@ async fn of_loans(client: &Client, schema: &Schema) -> Result<Vec<Removal>> {
     Ok(rows.iter().map(goes).collect())
 }
 
-/// They call functions in the schema.
-async fn of_triggers(client: &Client, schema: &Schema) -> Result<Vec<Removal>> {
-    let mut all = Vec::new();
+/// Event triggers, which call functions in the schema.
+#[derive(Default)]
+struct Triggers {
+    removals: Vec<Removal>,
+    /// A superuser has made them: only the schema's owner takes them away, with the schema.
+    with_schema: Vec<String>,
+}
+
+async fn of_triggers(client: &Client, schema: &Schema) -> Result<Triggers> {
+    let mut all = Triggers::default();
     for name in trigger::NAMES {
         let title = format!("event trigger {name}");
         match trigger::state(client, name).await? {
-            trigger::State::Missing | trigger::State::Foreign => {}
-            _ if !schema.others.is_empty() => all.push(Removal::stays(title, schema.used())),
-            _ => all.push(Removal::goes(title, format!("DROP EVENT TRIGGER {name};"))),
+            trigger::State::Missing | trigger::State::Foreign => continue,
+            _ if !schema.others.is_empty() => {
+                all.removals.push(Removal::stays(title, schema.used()));
+                continue;
+            }
+            _ => {}
+        }
+        let sql = format!("DROP EVENT TRIGGER {name};");
+        match foreign_owner(client, name).await? {
+            None => all.removals.push(Removal::goes(title, sql)),
+            Some(_) if schema.goes() => all.with_schema.push(name.to_owned()),
+            Some(owner) => {
+                let why =
+                    format!("it belongs to {}. As that role, or as superuser: {sql}", identifier(&owner));
+                all.removals.push(Removal::stays(title, why));
+            }
         }
     }
     Ok(all)
 }
 
-fn of_schema(source: &Source, schema: &Schema) -> Vec<Removal> {
+/// Whose an event trigger is that our role may not drop.
+async fn foreign_owner(client: &Client, name: &str) -> Result<Option<String>> {
+    let sql = "select pg_get_userbyid(evtowner)::text from pg_event_trigger
+               where evtname = $1 and not pg_has_role(evtowner, 'USAGE')";
+    let row = client.query_opt(sql, &[&name]).await;
+    let row = row.map_err(|error| sql_error("Cannot see whose the event trigger is", error))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+fn of_schema(source: &Source, schema: &Schema, triggers: &[String]) -> Vec<Removal> {
     let title = "schema rowcast".to_owned();
+    if schema.goes() {
+        let with = if triggers.is_empty() {
+            String::new()
+        } else {
+            format!(", and with it the event triggers {}", triggers.join(", "))
+        };
+        return vec![Removal::goes(format!("{title}{with}"), DROP_SCHEMA.to_owned())];
+    }
     if !schema.exists {
         return Vec::new();
     }
-    if schema.others.is_empty() && schema.foreign.is_empty() {
-        return vec![Removal::goes(title, DROP_SCHEMA.to_owned())];
-    }
     let slot = literal(&source.slot);
-    let rows = format!(
-        "DELETE FROM rowcast.capture WHERE slot = {slot}; DELETE FROM rowcast.installation WHERE slot = {slot};"
-    );
+    let tables = schema.by_slot.iter();
+    let rows: Vec<String> =
+        tables.map(|table| format!("DELETE FROM rowcast.{table} WHERE slot = {slot};")).collect();
+    let rows = rows.join(" ");
     let rows = schema.ours.then(|| Removal::goes(format!("the rows of slot {}", source.slot), rows));
     rows.into_iter().chain([Removal::stays(title, schema.used())]).collect()
 }
 
 impl Schema {
+    /// All that is in it is ours, and nobody else's.
+    fn goes(&self) -> bool {
+        self.exists && self.others.is_empty() && self.foreign.is_empty()
+    }
+
     fn used(&self) -> String {
         if self.others.is_empty() {
             return format!("not ours in it, or dependent on it: {}", self.foreign.join(", "));

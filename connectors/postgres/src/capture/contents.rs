@@ -273,7 +273,7 @@ fn tell_left(before: &Noted, next: &Noted, there: &BTreeMap<u32, String>) {
         tracing::warn!(
             table,
             hint = "If it is to be: ALTER PUBLICATION … ADD TABLE …, with source.manage = true that is done by itself \
-                    where source.tables says so",
+                    where source.tables says so and it had neither column list nor row filter",
             "The table is not captured any more: what changes in it is in no event. If it comes back, a gap says so"
         );
     }

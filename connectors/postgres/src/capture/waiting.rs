@@ -5,19 +5,24 @@ use std::time::Duration;
 use rowcast_engine::adoption::{Asked, WAITING};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Result};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
-use super::broken::{Break, REASONS};
+use super::broken::{Break, REASONS, Reason};
 use super::connect::Link;
 use super::guard::Call;
 use super::{note_lost, show_lost, with_remedy};
-use crate::config::OnGap;
+use crate::config::{OnGap, Source};
+use crate::setup::members;
+use crate::setup::server::Server;
 use crate::setup::slot;
-use crate::wire::NotLetIn;
+use crate::wire::{NotLetIn, answering_client};
 
 /// How often it is looked whether the source is the right one again: the address may have led to the wrong server.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Longer means locks or a lost connection.
+const RELIEF_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why it waits where a login is refused, beside the reasons of breaks.
 const LOGIN: &str = "login_refused";
@@ -47,7 +52,8 @@ impl Link {
                 if !known {
                     return Err(error);
                 }
-                self.wait(&error).await;
+                let is_ours = !broken.foreign && broken.reason != Reason::AnotherCluster.name();
+                self.wait(&error, is_ours).await;
                 return Ok(());
             }
         } else if known && is_login_refused(&error) {
@@ -88,12 +94,20 @@ impl Link {
         }
     }
 
-    /// Says why capture waits, and waits until somebody lets it go on or it is time to look again.
-    async fn wait(&mut self, error: &Error) {
+    /// Says why capture waits, and waits until somebody lets it go on or it is time to look again. Where the
+    /// publications are ours (`is_ours`), no writer fails because of them meanwhile.
+    async fn wait(&mut self, error: &Error, is_ours: bool) {
         self.say_waiting(error);
+        let source = self.source.clone();
+        let meanwhile = async {
+            if is_ours && source.manage {
+                relieve(&source).await;
+            }
+            sleep(LOOK_AGAIN).await;
+        };
         tokio::select! {
             asked = self.status.asked_to_adopt() => self.let_go_on(asked),
-            () = sleep(LOOK_AGAIN) => {}
+            () = meanwhile => {}
         }
     }
 
@@ -129,6 +143,24 @@ impl Link {
         for asked in asked.into_iter().chain(self.asked.take()) {
             asked.answer(Ok(None));
         }
+    }
+}
+
+/// Has no table's UPDATE and DELETE fail because it has lost its key while capture waits.
+async fn relieve(source: &Source) {
+    let relief = async {
+        let mut client = answering_client(&source.info).await?;
+        let server = Server::read(&client).await?;
+        if server.standby { Ok(()) } else { members::relieve(&mut client, source, &server).await }
+    };
+    match timeout(RELIEF_TIMEOUT, relief).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(
+            "Cannot look whether tables have lost their key while capture waits; it is tried again: {error}"
+        ),
+        Err(_) => tracing::warn!(
+            "Looking whether tables have lost their key while capture waits took too long; it is tried again"
+        ),
     }
 }
 

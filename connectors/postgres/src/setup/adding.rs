@@ -7,7 +7,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::candidates::{Plan, Table};
-use super::publications::{Known, LOCK, statements};
+use super::members::{LOCK, statements};
+use super::publications::Known;
 use super::trigger::Attempt;
 use crate::capture::NEW_TABLE;
 use crate::config::Source;

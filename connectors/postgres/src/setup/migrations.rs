@@ -10,7 +10,7 @@ use crate::tables::identifier;
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes. In ASCII: a database may have any encoding.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
@@ -24,6 +24,7 @@ const FILES: [(&str, &str); 13] = [
     ("V11__bereft", include_str!("../../../../migrations/V11__bereft.sql")),
     ("V12__settling", include_str!("../../../../migrations/V12__settling.sql")),
     ("V13__rights", include_str!("../../../../migrations/V13__rights.sql")),
+    ("V14__chosen", include_str!("../../../../migrations/V14__chosen.sql")),
 ];
 
 /// Which of them have been applied.

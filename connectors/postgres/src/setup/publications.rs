@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rowcast_engine::schema::Schema;
 use rowcast_engine::{Error, Result};
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::Client;
 
 use super::adding;
 use super::busy::{Busy, Pauses};
 use super::candidates::{self, Plan, Table};
+use super::chosen;
+use super::former;
 use super::loans;
+use super::members;
 use super::partitions;
 use super::published;
 use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
@@ -21,13 +24,6 @@ use crate::wire::sql_error;
 
 /// The comment of a publication of our making. One without it is somebody else's decision, and left as it is.
 pub(crate) const MARK: &str = "Made and kept by rowcast";
-
-/// Changing a publication waits for other changes of the tables' definitions, and for VACUUM. Writers do not wait.
-const LOCK_TIMEOUT: &str = "set local lock_timeout = '5s'";
-
-/// Held by whoever changes the tables of a publication; the event trigger does not wait for it. The number stands in
-/// migration V2, too.
-pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1920295796, hashtext($1))";
 
 /// So many tables are named in a message.
 const NAMED: usize = 5;
@@ -60,6 +56,8 @@ pub(crate) struct Known {
     pub(crate) busy: Busy,
     /// Could not be given back yet what they had before they were lent FULL.
     pub(crate) lent: Pauses,
+    /// Are out until a person puts them back: why, by channel.
+    pub(crate) withheld: BTreeMap<String, String>,
 }
 
 /// Whether changes are being captured already.
@@ -82,6 +80,13 @@ pub(crate) struct Publication {
     options: String,
 }
 
+impl Publication {
+    /// Of our making, and showing trees as configured.
+    pub(crate) fn is_kept(&self, source: &Source) -> bool {
+        self.ours && !self.wholesale && self.via_root == source.via_partition_root
+    }
+}
+
 /// Makes the publications what they should be.
 ///
 /// # Errors
@@ -97,7 +102,9 @@ pub(crate) async fn reconcile(
 ) -> Result<Reconciled> {
     let (theirs, altered) = make(client, source, server).await?;
     if attempt == Attempt::Full {
+        former::leave(client, source).await?;
         trigger::register(client, source, theirs.is_none()).await?;
+        former::warn_of_forsaken(client).await?;
     }
     let no_trigger = trigger::ensure(client, source, theirs.is_none(), attempt).await?;
     // In a publication of somebody else's the trigger changes nothing.
@@ -106,11 +113,18 @@ pub(crate) async fn reconcile(
         _ => partitions::unseen(client, source, server).await?,
     };
     if theirs.is_some() {
-        return Ok(Reconciled { theirs, no_trigger, blind, altered, ..Reconciled::default() });
+        // Lent for the sake of publications that were ours. As long as one of those is there, it is needed.
+        let unsettled = former::forsaken(client).await?.is_empty()
+            && loans::repay(client, attempt, &mut known.lent).await?;
+        return Ok(Reconciled { theirs, no_trigger, blind, altered, unsettled, ..Reconciled::default() });
     }
     let lent = loans::repay(client, attempt, &mut known.lent).await?;
+    chosen::remember(client, source, server).await?;
     let tables = candidates::read(client, source, server.version).await?;
-    let plan = candidates::plan(&tables, &source.tables);
+    let mut plan = candidates::plan(&tables, &source.tables);
+    let withheld = chosen::withhold(client, source, server, &mut plan.new).await?;
+    chosen::tell(&withheld, &known.withheld);
+    known.withheld = withheld;
     if slot == Slot::Absent {
         refuse_foreign(&plan.foreign, server)?;
     }
@@ -118,15 +132,16 @@ pub(crate) async fn reconcile(
     let has_changed = altered || lent || !plan.is_empty();
     let Plan { new, moved, unwanted, foreign } = plan;
     match slot {
-        Slot::Absent => apply(client, source, &Plan { new, moved, unwanted, ..Plan::default() }).await?,
+        Slot::Absent => {
+            members::fill(client, source, Plan { new, moved, unwanted, ..Plan::default() }).await?
+        }
         Slot::Present => {
-            let moves = moved.into_iter().map(|table| Plan { moved: vec![table], ..Plan::default() });
-            let leaves = unwanted.into_iter().map(|table| Plan { unwanted: vec![table], ..Plan::default() });
-            change(client, source, moves.chain(leaves)).await?;
+            members::change(client, source, Plan { moved, unwanted, ..Plan::default() }).await?;
             adding::add(client, source, &new, known, attempt).await?;
         }
     }
     uncaptured.extend(known.busy.told());
+    uncaptured.extend(known.withheld.clone());
     let unsettled = has_changed || !known.busy.is_empty();
     Ok(Reconciled { foreign, no_trigger, theirs: None, blind, altered, uncaptured, unsettled })
 }
@@ -276,107 +291,6 @@ pub(crate) fn named(tables: impl ExactSizeIterator<Item = String>) -> String {
     let more = tables.len().saturating_sub(NAMED);
     let names = tables.take(NAMED).collect::<Vec<_>>().join(", ");
     if more == 0 { names } else { format!("{names} and {more} more tables") }
-}
-
-/// Everything in one transaction: a table is in one publication or in the other.
-async fn apply(client: &mut Client, source: &Source, plan: &Plan) -> Result<()> {
-    if plan.is_empty() {
-        return Ok(());
-    }
-    let failed = |error| sql_error("Cannot change the tables of the publications", error);
-    let transaction = client.transaction().await.map_err(failed)?;
-    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
-    transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
-    let plan = &with_filters(&transaction, source, plan).await.map_err(failed)?;
-    for statement in statements(source, plan) {
-        transaction.batch_execute(&statement).await.map_err(failed)?;
-    }
-    transaction.commit().await.map_err(failed)?;
-    for table in &plan.moved {
-        let (table, inserts_only) = (table.channel(), !table.identified);
-        tracing::warn!(
-            table,
-            inserts_only,
-            "The replica identity has changed: the table changes its publication"
-        );
-    }
-    Ok(())
-}
-
-/// The row filters of those that move, as SQL behind their column lists.
-async fn with_filters(
-    transaction: &Transaction<'_>,
-    source: &Source,
-    plan: &Plan,
-) -> Result<Plan, tokio_postgres::Error> {
-    let mut plan = plan.clone();
-    for table in plan.moved.iter_mut().filter(|table| table.filters) {
-        let sql = "select pg_get_expr(r.prqual, r.prrelid)
-                   from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                   where r.prrelid = $1 and p.pubname in ($2, $3) order by p.pubname <> $2 limit 1";
-        let row = transaction.query_one(sql, &[&table.oid, &source.publication, &source.inserts]).await?;
-        if let Some(filter) = row.get::<_, Option<String>>(0) {
-            table.written += &format!(" where ({filter})");
-        }
-    }
-    Ok(plan)
-}
-
-pub(super) fn statements(source: &Source, plan: &Plan) -> Vec<String> {
-    let (all, inserts) = (identifier(&source.publication), identifier(&source.inserts));
-    let leaving = || plan.moved.iter().chain(&plan.unwanted);
-    let coming = || plan.moved.iter().chain(&plan.new);
-    let only = |tables: Vec<String>, statement: &str| {
-        (!tables.is_empty()).then(|| format!("{statement} {}", tables.join(", ")))
-    };
-    let plain = |table: &Table| format!("only {}", table.sql());
-    // What somebody has chosen of its columns and rows goes with it.
-    let written = |table: &Table| format!("only {}{}", table.sql(), table.written);
-    [
-        only(
-            leaving().filter(|t| t.in_all).map(plain).collect(),
-            &format!("alter publication {all} drop table"),
-        ),
-        only(
-            leaving().filter(|t| t.in_inserts).map(plain).collect(),
-            &format!("alter publication {inserts} drop table"),
-        ),
-        only(
-            coming().filter(|t| t.identified).map(written).collect(),
-            &format!("alter publication {all} add table"),
-        ),
-        only(
-            coming().filter(|t| !t.identified).map(written).collect(),
-            &format!("alter publication {inserts} add table"),
-        ),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-/// Moves and removes tables while capture is running, each by itself: the writers of one whose key is gone fail until
-/// it is moved, whatever is in the way of another one. Writers go on meanwhile: what a transaction that is under way
-/// writes is sent as before, or as from now on.
-async fn change(client: &mut Client, source: &Source, plans: impl Iterator<Item = Plan>) -> Result<()> {
-    for plan in plans {
-        if let Err(error) = apply(client, source, &plan).await {
-            if client.is_closed() {
-                return Err(error);
-            }
-            let tables: Vec<Table> = plan.moved.into_iter().chain(plan.unwanted).collect();
-            tracing::warn!(tables = listed(&tables), "{error}; it is tried again");
-            for table in tables.iter().filter(|table| table.in_all && table.would_fail()) {
-                match loans::lend(client, source, table).await {
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::warn!(table = table.channel(), "{error}: its UPDATE and DELETE fail")
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Tables that the two publications show with different columns, as channel and for SQL: what is written to them

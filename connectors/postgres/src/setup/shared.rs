@@ -6,8 +6,8 @@ use tokio_postgres::Client;
 use crate::config::Source;
 use crate::wire::sql_error;
 
-/// Our two publications that another slot's rowcast keeps, too, each with that slot.
-pub(crate) async fn others(client: &Client, source: &Source) -> Result<Vec<(String, String)>> {
+/// Publications that the rowcast of another slot keeps, each with that slot.
+pub(crate) async fn others(client: &Client, slot: &str) -> Result<Vec<(String, String)>> {
     let failed = |error| sql_error("Cannot see who else captures with the publications", error);
     if !super::may_read(client, "capture").await.map_err(failed)? {
         return Ok(Vec::new());
@@ -16,15 +16,17 @@ pub(crate) async fn others(client: &Client, source: &Source) -> Result<Vec<(Stri
     let sql = "select k.slot, p.name
                from rowcast.capture k cross join lateral unnest(array[k.publication, k.inserts]) p(name)
                     join pg_replication_slots s on s.slot_name = k.slot and s.database = current_database()
-               where k.slot <> $1 and k.kept and p.name in ($2, $3) order by 1, 2";
-    let rows = client.query(sql, &[&source.slot, &source.publication, &source.inserts]).await;
-    Ok(rows.map_err(failed)?.iter().map(|row| (row.get(0), row.get(1))).collect())
+               where k.slot <> $1 and k.kept order by 1, 2";
+    let rows = client.query(sql, &[&slot]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Each would take out what the other one puts in. Whoever came first goes on; a slot that is gone captures nothing.
 pub(super) async fn refuse(client: &Client, source: &Source) -> Result<()> {
-    for (slot, publication) in others(client, source).await? {
-        if !came_before(client, &slot, source).await? {
+    for (slot, publication) in others(client, &source.slot).await? {
+        if !source.publications().contains(&publication.as_str())
+            || !came_before(client, &slot, source).await?
+        {
             continue;
         }
         let what =

@@ -187,7 +187,8 @@ async fn an_older_schema_is_brought_up_to_date() {
     run(&client, "create table a (id int primary key)").await;
     Capture::start(config(&server), directory.path()).await.stop().await;
     let older = "drop event trigger rowcast; drop event trigger rowcast_types; delete from rowcast.migrations where version > 1;
-        drop table rowcast.capture, rowcast.pattern, rowcast.secret, rowcast.lent, rowcast.identifying cascade;
+        drop table rowcast.capture, rowcast.pattern, rowcast.secret, rowcast.lent, rowcast.identifying,
+        rowcast.chosen cascade;
         drop view rowcast.identity;
         do $$ declare f regprocedure; begin
             for f in select oid::regprocedure from pg_proc

@@ -1,10 +1,13 @@
 //! The source is left as it was, and what is not ours stays.
 
 use rowcast_engine::Kind;
-use rowcast_postgres::{Config, Removal, uninstall};
+use rowcast_postgres::conninfo::Conninfo;
+use rowcast_postgres::wire::sql_client;
+use rowcast_postgres::{Config, Removal, check, uninstall};
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, run, sql, value};
+use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::trigger::plain;
 use crate::support::Server;
 
 const SCHEMA: &str = "
@@ -160,4 +163,93 @@ async fn what_was_lent_is_given_back() {
     assert!(repaid.clone().count() == 1, "{removed:?}");
     assert_eq!(value(&client, identity).await, "d");
     assert_eq!(globals(&client).await, before);
+}
+
+/// A superuser has made the event triggers, so rowcast's role may not drop them: they go with its schema. What cannot be
+/// removed is told, and the rest goes.
+#[tokio::test]
+async fn a_role_without_rights_on_the_triggers_gets_through() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let config = plain(&server, &client).await;
+    Capture::start(config.clone(), directory.path()).await.stop().await;
+    let found = check(&config).await.unwrap();
+    let trigger = found.into_iter().find(|found| found.name == "event trigger").unwrap().remedy.unwrap();
+    run(&client, trigger.get(trigger.find("CREATE EVENT").unwrap()..).unwrap()).await;
+    run(&client, "alter publication rowcast_inserts owner to postgres").await;
+    let removed = uninstall(&config, true).await.unwrap();
+    let failed: Vec<&Removal> = removed.iter().filter(|removal| removal.failed.is_some()).collect();
+    assert_eq!(
+        failed.iter().map(|removal| &*removal.name).collect::<Vec<_>>(),
+        ["publication rowcast_inserts"]
+    );
+    assert!(failed[0].failed.as_ref().unwrap().contains("must be owner"), "{failed:?}");
+    let last = removed.last().unwrap();
+    assert_eq!(last.name, "schema rowcast, and with it the event triggers rowcast, rowcast_types");
+    let left = "select concat_ws(' ', (select count(*) from pg_event_trigger), to_regnamespace('rowcast'),
+                (select string_agg(pubname, ' ') from pg_publication), (select count(*) from pg_replication_slots))";
+    assert_eq!(value(&client, left).await, "0 rowcast_inserts 0");
+    run(&client, "alter publication rowcast_inserts owner to plain").await;
+    let names: Vec<String> =
+        uninstall(&config, true).await.unwrap().into_iter().map(|removal| removal.name).collect();
+    assert_eq!(
+        (names, value(&client, left).await),
+        (vec!["publication rowcast_inserts".to_owned()], "0 0".into())
+    );
+}
+
+/// The table is in use, so that its identity cannot be given back: what is known of it stays with the schema.
+#[tokio::test]
+async fn what_is_still_lent_keeps_the_schema() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, other) = (sql(&server).await, sql(&server).await);
+    run(&client, "create table t (id int primary key, v int); insert into t values (1, 1)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&other, "begin; create table m (id int primary key)").await;
+    run(&client, "alter table t drop constraint t_pkey; update t set v = 2").await;
+    capture.wait(1).await;
+    capture.stop().await;
+    run(&other, "rollback; begin; select * from public.t").await;
+    let removed = uninstall(&config(&server), true).await.unwrap();
+    let failed: Vec<(&str, &str)> = removed
+        .iter()
+        .filter_map(|removal| Some((removal.name.as_str(), removal.failed.as_deref()?)))
+        .collect();
+    assert_eq!(
+        failed.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        ["REPLICA IDENTITY FULL of public.t", "schema rowcast"]
+    );
+    assert!(failed[1].1.contains("public.t is to go first"), "{failed:?}");
+    run(&other, "rollback").await;
+    let removed = uninstall(&config(&server), true).await.unwrap();
+    assert!(removed.iter().all(|removal| removal.failed.is_none()), "{removed:?}");
+    assert_eq!(value(&client, "select relreplident::text from pg_class where relname = 't'").await, "d");
+    assert_eq!(value(&client, "select to_regnamespace('rowcast')").await, "NULL");
+}
+
+/// The slot of that name belongs to the database that this one was copied from, where rowcast goes on.
+#[tokio::test]
+async fn a_copy_of_the_database_is_freed_while_the_original_is_captured() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    Capture::start(config(&server), directory.path()).await.stop().await;
+    drop(client);
+    let aside = server.admin().replace("dbname=postgres", "dbname=template1");
+    let aside = sql_client(&Conninfo::parse(&aside).unwrap()).await.unwrap();
+    until("the copy", async || aside.batch_execute("create database shop2 template postgres").await.is_ok())
+        .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let copy = Config { url: server.admin().replace("dbname=postgres", "dbname=shop2"), ..config(&server) };
+    let removed = uninstall(&copy, true).await.unwrap();
+    assert_eq!(staying(&removed), ["replication slot rowcast"]);
+    assert_eq!(removed[0].stays.as_deref(), Some("it belongs to database \"postgres\""));
+    let client = sql_client(&Conninfo::parse(&copy.url).unwrap()).await.unwrap();
+    let left = "select (select count(*) from pg_publication) + (select count(*) from pg_event_trigger)
+                + (select count(*) from pg_namespace where nspname = 'rowcast')";
+    assert_eq!(value(&client, left).await, "0");
+    let original = sql(&server).await;
+    run(&original, "insert into t values (1)").await;
+    assert_eq!(capture.briefs(1).await, ["insert public.t 1"]);
+    capture.stop().await;
 }

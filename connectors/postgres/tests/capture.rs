@@ -30,6 +30,7 @@ mod not_null;
 mod oracle;
 mod origin;
 mod own_commands;
+mod owners;
 mod partitions;
 mod past_keys;
 mod pooler;

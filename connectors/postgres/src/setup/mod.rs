@@ -11,6 +11,7 @@ pub(crate) mod fingerprint;
 pub(crate) mod installation;
 pub(crate) mod loans;
 pub(crate) mod migrations;
+pub(crate) mod owners;
 pub(crate) mod partitions;
 pub(crate) mod publications;
 pub(crate) mod published;

@@ -3,6 +3,7 @@
 mod others;
 mod publications;
 mod replication;
+mod rights;
 mod schema;
 mod server;
 mod slots;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage, WAL_LEVEL_REMEDY};
+use crate::setup::unusable;
 use crate::tables::identifier;
 use crate::wire::sql_session;
 
@@ -69,9 +71,11 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     found.extend(server::of_timeouts(&client, &server).await?);
     found.extend(schema::of_schema(&client, &source, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);
+    found.extend(rights::of_schemas(&client, &source, &server).await?);
     let tables = candidates::read(&client, &source, server.version).await?;
     let unwritable = publications::of_writes(&client, &source, &server, &tables).await?;
-    found.extend(of_tables(&tables, &source, &server).into_iter().filter(|table| {
+    let unusable = unusable::all(&client).await?;
+    found.extend(of_tables(&tables, &source, &server, &unusable).into_iter().filter(|table| {
         // One line of each, the worse one.
         unwritable.iter().all(|worse| worse.name != table.name)
     }));
@@ -180,7 +184,7 @@ fn wanted<'a>(tables: &'a [Table], source: &Source) -> Vec<&'a Table> {
     tables.iter().filter(|table| new.contains(&table.oid)).collect()
 }
 
-fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirement> {
+fn of_tables(tables: &[Table], source: &Source, server: &Server, unusable: &[String]) -> Vec<Requirement> {
     let wanted = wanted(tables, source);
     let mut found = vec![requirement(
         "tables",
@@ -190,7 +194,8 @@ fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirem
     )];
     let worth_naming: Vec<&Table> =
         wanted.into_iter().filter(|table| is_worth_naming(table, source)).collect();
-    found.extend(worth_naming.iter().take(NAMED_TABLES).map(|table| of_table(table, source, server)));
+    let named = worth_naming.iter().take(NAMED_TABLES);
+    found.extend(named.map(|table| of_table(table, source, server, unusable.contains(&table.schema))));
     if let Some(more) = worth_naming.len().checked_sub(NAMED_TABLES).filter(|more| *more > 0) {
         found.push(requirement("tables", true, format!("{more} more like these"), None));
     }
@@ -206,13 +211,20 @@ fn listed_or_ours(table: &Table, source: &Source) -> bool {
     table.in_all || table.in_inserts || (source.manage && table.owned)
 }
 
-fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
+/// `unusable`: our role may not use its schema.
+fn of_table(table: &Table, source: &Source, server: &Server, unusable: bool) -> Requirement {
     let name = format!("table {}", table.channel());
     if !listed_or_ours(table, source) {
         let publication = if table.identified { &source.publication } else { &source.inserts };
         let (owner, role) = (identifier(&table.owner), identifier(&server.role));
+        // Who cannot name it cannot take it out again.
+        let first = if source.manage && unusable {
+            unusable::remedy(&table.schema, server) + " "
+        } else {
+            String::new()
+        };
         let by_hand = format!(
-            "as superuser: ALTER PUBLICATION {} ADD TABLE ONLY {};",
+            "as superuser: {first}ALTER PUBLICATION {} ADD TABLE ONLY {};",
             identifier(publication),
             table.sql()
         );

@@ -21,6 +21,7 @@ pub(crate) mod shared;
 pub(crate) mod slot;
 pub(crate) mod synchronous;
 pub(crate) mod trigger;
+pub(crate) mod unusable;
 
 use std::collections::BTreeSet;
 
@@ -78,6 +79,7 @@ pub(crate) async fn prepare(
     let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full, &mut known).await?;
     warn_of(source, &reconciled);
     tell_of(source, &reconciled);
+    unusable::warn(client, source, server).await?;
     warn_of_partitions(client, source, server).await?;
     refuse_differing(client, source, server).await?;
     Ok(reconciled)

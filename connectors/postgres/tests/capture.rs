@@ -57,6 +57,7 @@ mod streamed;
 mod tls;
 mod trigger;
 mod types;
+mod unheard;
 mod uninstall;
 mod unknown;
 mod unlogged;

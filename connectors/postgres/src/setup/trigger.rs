@@ -1,5 +1,5 @@
 //! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
-//! that lose or get a key. What it does stands in migrations V2, V8, V11, V12 and V13; V10 has that of types. Where it may
+//! that lose or get a key. What it does stands in migrations V2, V8, V11, V12 and V13; V10 and V13 have that of types. Where it may
 //! not be made, the next look at the tables does the same a few seconds later.
 
 use rowcast_engine::{Error, Result};

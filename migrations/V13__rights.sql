@@ -1,6 +1,10 @@
 -- What settles tables knows more of what an ALTER TABLE may have done, and leaves nobody's writers failing for want of a
 -- right; and nobody is granted by default what is the owner's alone.
 
+-- What a function's text means depends on the session that runs it: with standard_conforming_strings off an application's
+-- session could say nothing.
+alter function rowcast.say(text, bytea) set standard_conforming_strings = on;
+
 -- Whether a table that nothing identifies makes its own UPDATE and DELETE fail in a publication of updates. The server
 -- minds no generated column of a key before version 18, unless there is a column list.
 create function rowcast.hinders(relation oid, listed text[]) returns boolean
@@ -78,6 +82,7 @@ $$;
 create function rowcast.keep(relation oid) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
+    set standard_conforming_strings = on
 as $$
 begin
     delete from rowcast.lent l using pg_class c
@@ -93,8 +98,9 @@ $$;
 revoke all on function rowcast.hinders(oid, text[]), rowcast.keep(oid) from public;
 
 -- As in V12, but for both: an ALTER TABLE is asked whether it has chosen an identity, and those that inherit are looked at,
--- too. What is left is a warning that only the server's log has: LOG has a rank there at which the server adds all that
--- the client has sent in one text, passwords among it.
+-- too. What cannot be told of a definition leaves all tables as they were settled. And what is left is a warning that only
+-- the server's log has: LOG has a rank there at which the server adds all that the client has sent in one text, passwords
+-- among it.
 create or replace function rowcast.on_ddl() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
@@ -171,7 +177,11 @@ begin
             perform rowcast.refresh(item.k, item.oid);
         end if;
         if item.object is not null then
-            perform rowcast.tell((item.k).slot, tg_tag, item.object, item.channel);
+            begin
+                perform rowcast.tell((item.k).slot, tg_tag, item.object, item.channel);
+            exception when others then
+                raise warning 'rowcast: % of % is not told: %', tg_tag, item.channel, sqlerrm;
+            end;
         end if;
     end loop;
 exception when others then

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use rowcast_postgres::{Config, check};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::harness::{Capture, Directory, config, run, sql};
-use super::trigger::plain;
+use super::harness::{Capture, Directory, config, run, sql, value};
+use super::trigger::{listed, plain};
 use crate::support::Server;
 
 type Notices = Arc<Mutex<Vec<String>>>;
@@ -49,6 +49,7 @@ async fn no_statement_of_a_client_is_logged() {
     let log = server.log();
     for told in [
         "CREATE TABLE of public.busy is left to the next look",
+        "ALTER TABLE of public.busy is not told",
         "what ALTER TYPE has changed of a type is seen at the next connection",
         "DROP TABLE is not told",
         "ALTER TABLE is left to the next look",
@@ -93,5 +94,41 @@ async fn what_only_the_client_can_mend_is_told_it() {
         "{told:?}"
     );
     run(&client, "alter publication rowcast owner to plain").await;
+    capture.stop().await;
+}
+
+/// Strings in the text of a function mean what the session's settings say.
+#[tokio::test]
+async fn a_session_with_old_strings_is_understood() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let (client, other) = (sql(&server).await, sql(&server).await);
+    run(&client, "create table t (id int primary key); create table \"W (1)\" (id int primary key)").await;
+    let capture = Capture::start(Config { ddl: true, ..config(&server) }, directory.path()).await;
+    run(&client, "set standard_conforming_strings = off; alter table t add column v text").await;
+    run(&client, "create table filled as select 1 as id").await;
+    let told = capture.briefs(3).await;
+    assert!(told[0].contains("\"statement\" : null") && told[0].contains("ALTER TABLE"), "{told:?}");
+    assert_eq!(told[1], "gap public.filled new_table");
+    assert!(told[2].contains("CREATE TABLE AS"), "{told:?}");
+    run(&other, "begin; create table m (id int primary key)").await;
+    run(&client, "alter table \"W (1)\" drop constraint \"W (1)_pkey\"").await;
+    let lent = "select count(*) from rowcast.lent";
+    assert_eq!(value(&client, lent).await, "1");
+    run(&client, "alter table \"W (1)\" replica identity full").await;
+    assert_eq!(value(&client, lent).await, "0");
+    run(&other, "rollback").await;
+    capture.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_leaves_tables_as_they_were_settled() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key, v int); insert into t values (1, 1)").await;
+    let capture = Capture::start(Config { ddl: true, ..config(&server) }, directory.path()).await;
+    run(&client, "alter table rowcast.secret rename to hidden").await;
+    run(&client, "alter table t drop constraint t_pkey; update t set v = 2").await;
+    assert_eq!(listed(&client, "rowcast_inserts").await, "t");
+    run(&client, "alter table rowcast.hidden rename to secret").await;
     capture.stop().await;
 }

@@ -100,7 +100,8 @@ revoke all on function rowcast.hinders(oid, text[]), rowcast.keep(oid) from publ
 -- As in V12, but for both: an ALTER TABLE is asked whether it has chosen an identity, and those that inherit are looked at,
 -- too. What cannot be told of a definition leaves all tables as they were settled. And what is left is a warning that only
 -- the server's log has: LOG has a rank there at which the server adds all that the client has sent in one text, passwords
--- among it.
+-- among it. (That its owner gains nothing from a superuser's commands, as V2 says, holds for this text alone: he can replace
+-- it by one that runs as whoever gives the command.)
 create or replace function rowcast.on_ddl() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

@@ -171,8 +171,8 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
         ""
     };
     let remedy = if source.manage {
-        let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
-        format!("{who} {}", sql.join(" "))
+        let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run";
+        format!("{who} ({}): {}", trigger::TRUST, sql.join(" "))
     } else {
         trigger::REGISTER_DDL.to_owned()
     };

@@ -176,6 +176,10 @@ pub(crate) fn renewal(name: &str) -> String {
     format!("DROP EVENT TRIGGER {name}; {}", create(name))
 }
 
+/// What a superuser gives away with it.
+pub(crate) const TRUST: &str = "it runs functions of rowcast's role, which that role can replace, in every session that changes a table, a \
+     superuser's too: who has that role can become superuser. Leave it out where that may not be";
+
 /// What has definitions told where nothing may be changed here.
 pub(crate) const REGISTER_DDL: &str = "It takes what a start with source.manage = true makes, as a role that may create event triggers (a superuser, \
      usually): start rowcast so once, and GRANT SELECT ON rowcast.capture, rowcast.secret TO the role that it runs as";

@@ -71,6 +71,7 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     found.extend(server::of_timeouts(&client, &server).await?);
     found.extend(schema::of_schema(&client, &source, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);
+    found.extend(rights::of_shared(&client, &source).await?);
     found.extend(rights::of_schemas(&client, &source, &server).await?);
     let tables = candidates::read(&client, &source, server.version).await?;
     let unwritable = publications::of_writes(&client, &source, &server, &tables).await?;

@@ -7,8 +7,20 @@ use tokio_postgres::Client;
 use super::{Requirement, requirement};
 use crate::config::Source;
 use crate::setup::server::Server;
-use crate::setup::unusable;
+use crate::setup::{self, unusable};
 use crate::tables::shown;
+
+/// Another rowcast that captures with our publications: a start is refused.
+pub(super) async fn of_shared(client: &Client, source: &Source) -> Result<Option<Requirement>> {
+    if !source.manage {
+        return Ok(None);
+    }
+    let refusal = setup::shared_with(client, source).await?;
+    Ok(refusal.map(|error| {
+        let remedy = error.remedy().map(str::to_owned);
+        requirement("other rowcast", false, error.to_string(), remedy)
+    }))
+}
 
 /// Schemas of which a superuser has added tables to publications that we keep.
 pub(super) async fn of_schemas(

@@ -25,7 +25,7 @@ pub(crate) mod unusable;
 
 use std::collections::BTreeSet;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Kind, Result};
 use tokio_postgres::Client;
 
 use crate::config::Source;
@@ -122,6 +122,14 @@ async fn refuse_differing(client: &Client, source: &Source, server: &Server) -> 
     let (all, inserts) = (&source.publication, &source.inserts);
     Err(Error::refused(format!("{table} has other columns in the publication {inserts} than in {all}"))
         .hint(format!("ALTER PUBLICATION {} DROP TABLE {name};", identifier(inserts))))
+}
+
+/// What a start would refuse, since another rowcast captures with our publications.
+pub(crate) async fn shared_with(client: &Client, source: &Source) -> Result<Option<Error>> {
+    match shared::refuse(client, source).await {
+        Err(error) if error.kind() == Kind::Refused => Ok(Some(error)),
+        other => other.map(|()| None),
+    }
 }
 
 /// Nothing may be changed: everything must be there.

@@ -70,6 +70,7 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     found.extend(server::of_encoding(&server));
     found.extend(server::of_timeouts(&client, &server).await?);
     found.extend(schema::of_schema(&client, &source, &server).await?);
+    found.extend(rights::of_create(&client, &source, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);
     found.extend(rights::of_shared(&client, &source).await?);
     found.extend(rights::of_schemas(&client, &source, &server).await?);
@@ -125,25 +126,9 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
     if !server.sends(source.origin) {
         found.push(requirement("origin", false, server.origins_found(), ORIGINS_REMEDY.to_owned()));
     }
-    if source.manage {
-        found.push(requirement(
-            "create right",
-            server.may_create,
-            format!(
-                "user {role} {} create in database {}",
-                if server.may_create { "may" } else { "may not" },
-                identifier(&server.database)
-            ),
-            when(!server.may_create, server.create_remedy()),
-        ));
-        if server.standby {
-            found.push(requirement(
-                "primary",
-                false,
-                "the server is a standby",
-                server.standby_remedy().to_owned(),
-            ));
-        }
+    if source.manage && server.standby {
+        let remedy = server.standby_remedy().to_owned();
+        found.push(requirement("primary", false, "the server is a standby", remedy));
     }
     found.extend(advice(server));
     found

@@ -1,6 +1,10 @@
 -- What settles tables knows more of what an ALTER TABLE may have done, and leaves nobody's writers failing for want of a
 -- right; and nobody is granted by default what is the owner's alone.
 
+-- What a function's text means depends on the session that runs it: with standard_conforming_strings off an application's
+-- session could say nothing.
+alter function rowcast.say(text, bytea) set standard_conforming_strings = on;
+
 -- Whether a table that nothing identifies makes its own UPDATE and DELETE fail in a publication of updates. The server
 -- minds no generated column of a key before version 18, unless there is a column list.
 create function rowcast.hinders(relation oid, listed text[]) returns boolean
@@ -60,7 +64,7 @@ begin
             raise;
         end if;
         execute format('alter publication %I drop table only %s', captured.publication, name);
-        raise log 'rowcast: % is captured no more: it has lost its key, and only its owner may add it to the publication %',
+        raise warning 'rowcast: % is captured no more: it has lost its key, and only its owner may add it to the publication %',
             name, captured.inserts;
     end;
     if created and not in_all.there and not in_inserts.there then
@@ -78,6 +82,7 @@ $$;
 create function rowcast.keep(relation oid) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
+    set standard_conforming_strings = on
 as $$
 begin
     delete from rowcast.lent l using pg_class c
@@ -86,18 +91,22 @@ begin
                               || '\W[^;]*\mreplica\s+identity\s+full\M')
       and not exists (select from rowcast.identifying i where i.transaction = pg_current_xact_id_if_assigned());
 exception when others then
-    raise log 'rowcast: a replica identity that % was lent may be taken back: %', keep.relation::regclass, sqlerrm;
+    raise warning 'rowcast: a replica identity that % was lent may be taken back: %', keep.relation::regclass, sqlerrm;
 end
 $$;
 
 revoke all on function rowcast.hinders(oid, text[]), rowcast.keep(oid) from public;
 
 -- As in V12, but for both: an ALTER TABLE is asked whether it has chosen an identity, and those that inherit are looked at,
--- too.
+-- too. What cannot be told of a definition leaves all tables as they were settled. And what is left is a warning that only
+-- the server's log has: LOG has a rank there at which the server adds all that the client has sent in one text, passwords
+-- among it. (That its owner gains nothing from a superuser's commands, as V2 says, holds for this text alone: he can replace
+-- it by one that runs as whoever gives the command.)
 create or replace function rowcast.on_ddl() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
     set lock_timeout = '10ms'
+    set client_min_messages = error
 as $$
 declare
     item record;
@@ -163,17 +172,66 @@ begin
                 perform rowcast.settle(item.k, item.oid, item.created);
             end if;
         exception when others then
-            raise log 'rowcast: % of % is left to the next look at the tables: %', tg_tag, item.oid::regclass, sqlerrm;
+            raise warning 'rowcast: % of % is left to the next look at the tables: %', tg_tag, item.oid::regclass, sqlerrm;
         end;
         if (item.k).kept and item.is_near and tg_tag = 'ALTER TABLE' and current_setting('server_version_num')::int < 150000 then
             perform rowcast.refresh(item.k, item.oid);
         end if;
         if item.object is not null then
-            perform rowcast.tell((item.k).slot, tg_tag, item.object, item.channel);
+            begin
+                perform rowcast.tell((item.k).slot, tg_tag, item.object, item.channel);
+            exception when others then
+                raise warning 'rowcast: % of % is not told: %', tg_tag, item.channel, sqlerrm;
+            end;
         end if;
     end loop;
 exception when others then
-    raise log 'rowcast: % is left to the next look at the tables: %', tg_tag, sqlerrm;
+    raise warning 'rowcast: % is left to the next look at the tables: %', tg_tag, sqlerrm;
+end
+$$;
+
+-- This warning is the client's, too.
+alter function rowcast.refresh(rowcast.capture, oid) set client_min_messages = warning;
+
+-- As in V10, but for the rank of what is logged.
+create or replace function rowcast.on_types() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '10ms'
+    set client_min_messages = error
+as $$
+begin
+    if not exists (select from rowcast.capture) then
+        return;
+    end if;
+    -- A table's own row type, too, where something else uses it.
+    if tg_tag in ('ALTER TYPE', 'ALTER DOMAIN') or exists (
+           select from pg_event_trigger_ddl_commands() d join pg_class c on c.oid = d.objid
+                       join pg_type t on t.oid = c.reltype
+                       join pg_depend u on u.refclassid = 'pg_type'::regclass and u.refobjid in (t.oid, t.typarray)
+           where d.classid = 'pg_class'::regclass and u.deptype = 'n') then
+        -- Twice: the server sorts what subtransactions say by where it ends, and other changes by where they begin. So the
+        -- first row behind it may come before the second one, not before the first.
+        perform rowcast.say('rowcast.types.' || slot, '') from rowcast.capture, generate_series(1, 2);
+    end if;
+exception when others then
+    raise warning 'rowcast: what % has changed of a type is seen at the next connection: %', tg_tag, sqlerrm;
+end
+$$;
+
+-- As in V2, but for that.
+create or replace function rowcast.on_drop() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    set client_min_messages = error
+as $$
+begin
+    perform rowcast.tell(k.slot, tg_tag, d.object_type, rowcast.channel(d.schema_name, d.object_name))
+    from pg_event_trigger_dropped_objects() d, rowcast.capture k
+    where k.ddl and d.object_type = 'table' and not d.is_temporary
+      and rowcast.wants(k.slot, d.schema_name, d.object_name);
+exception when others then
+    raise warning 'rowcast: % is not told: %', tg_tag, sqlerrm;
 end
 $$;
 

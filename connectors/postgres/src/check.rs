@@ -3,6 +3,7 @@
 mod others;
 mod publications;
 mod replication;
+mod rights;
 mod schema;
 mod server;
 mod slots;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage, WAL_LEVEL_REMEDY};
+use crate::setup::unusable;
 use crate::tables::identifier;
 use crate::wire::sql_session;
 
@@ -68,10 +70,14 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     found.extend(server::of_encoding(&server));
     found.extend(server::of_timeouts(&client, &server).await?);
     found.extend(schema::of_schema(&client, &source, &server).await?);
+    found.extend(rights::of_create(&client, &source, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);
+    found.extend(rights::of_shared(&client, &source).await?);
+    found.extend(rights::of_schemas(&client, &source, &server).await?);
     let tables = candidates::read(&client, &source, server.version).await?;
     let unwritable = publications::of_writes(&client, &source, &server, &tables).await?;
-    found.extend(of_tables(&tables, &source, &server).into_iter().filter(|table| {
+    let unusable = unusable::all(&client).await?;
+    found.extend(of_tables(&tables, &source, &server, &unusable).into_iter().filter(|table| {
         // One line of each, the worse one.
         unwritable.iter().all(|worse| worse.name != table.name)
     }));
@@ -120,25 +126,9 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
     if !server.sends(source.origin) {
         found.push(requirement("origin", false, server.origins_found(), ORIGINS_REMEDY.to_owned()));
     }
-    if source.manage {
-        found.push(requirement(
-            "create right",
-            server.may_create,
-            format!(
-                "user {role} {} create in database {}",
-                if server.may_create { "may" } else { "may not" },
-                identifier(&server.database)
-            ),
-            when(!server.may_create, server.create_remedy()),
-        ));
-        if server.standby {
-            found.push(requirement(
-                "primary",
-                false,
-                "the server is a standby",
-                server.standby_remedy().to_owned(),
-            ));
-        }
+    if source.manage && server.standby {
+        let remedy = server.standby_remedy().to_owned();
+        found.push(requirement("primary", false, "the server is a standby", remedy));
     }
     found.extend(advice(server));
     found
@@ -180,7 +170,7 @@ fn wanted<'a>(tables: &'a [Table], source: &Source) -> Vec<&'a Table> {
     tables.iter().filter(|table| new.contains(&table.oid)).collect()
 }
 
-fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirement> {
+fn of_tables(tables: &[Table], source: &Source, server: &Server, unusable: &[String]) -> Vec<Requirement> {
     let wanted = wanted(tables, source);
     let mut found = vec![requirement(
         "tables",
@@ -190,7 +180,8 @@ fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirem
     )];
     let worth_naming: Vec<&Table> =
         wanted.into_iter().filter(|table| is_worth_naming(table, source)).collect();
-    found.extend(worth_naming.iter().take(NAMED_TABLES).map(|table| of_table(table, source, server)));
+    let named = worth_naming.iter().take(NAMED_TABLES);
+    found.extend(named.map(|table| of_table(table, source, server, unusable.contains(&table.schema))));
     if let Some(more) = worth_naming.len().checked_sub(NAMED_TABLES).filter(|more| *more > 0) {
         found.push(requirement("tables", true, format!("{more} more like these"), None));
     }
@@ -206,13 +197,20 @@ fn listed_or_ours(table: &Table, source: &Source) -> bool {
     table.in_all || table.in_inserts || (source.manage && table.owned)
 }
 
-fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
+/// `unusable`: our role may not use its schema.
+fn of_table(table: &Table, source: &Source, server: &Server, unusable: bool) -> Requirement {
     let name = format!("table {}", table.channel());
     if !listed_or_ours(table, source) {
         let publication = if table.identified { &source.publication } else { &source.inserts };
         let (owner, role) = (identifier(&table.owner), identifier(&server.role));
+        // Who cannot name it cannot take it out again.
+        let first = if source.manage && unusable {
+            unusable::remedy(&table.schema, server) + " "
+        } else {
+            String::new()
+        };
         let by_hand = format!(
-            "as superuser: ALTER PUBLICATION {} ADD TABLE ONLY {};",
+            "as superuser: {first}ALTER PUBLICATION {} ADD TABLE ONLY {};",
             identifier(publication),
             table.sql()
         );

@@ -171,8 +171,8 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
         ""
     };
     let remedy = if source.manage {
-        let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run:";
-        format!("{who} {}", sql.join(" "))
+        let who = "`rowcast run` makes it where it may; else as superuser, once rowcast has run";
+        format!("{who} ({}): {}", trigger::TRUST, sql.join(" "))
     } else {
         trigger::REGISTER_DDL.to_owned()
     };
@@ -194,6 +194,14 @@ pub(super) async fn of_writes(
         .query(&sql, &[&source.publication, &source.inserts, &generated])
         .await
         .map_err(|error| sql_error("Cannot look at the tables of the publications", error))?;
+    let mut kept = Vec::new();
+    for name in source.publications() {
+        if source.manage
+            && publications::read(client, server.version, name).await?.is_some_and(|there| there.ours)
+        {
+            kept.push(name);
+        }
+    }
     let mut all = Vec::new();
     for row in rows {
         let (schema, name, publication): (String, String, String) = (row.get(0), row.get(1), row.get(2));
@@ -214,19 +222,28 @@ pub(super) async fn of_writes(
                 "its replica identity has generated columns that are not published"
             }
         );
-        let publication = identifier(&publication);
-        let first = if unidentified {
-            "Add a primary key".to_owned()
-        } else {
-            format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)")
-        };
-        let remedy = format!(
-            "{first}, or ALTER PUBLICATION {publication} SET (publish = 'insert, truncate'); `rowcast run` moves tables of \
-             publications that it keeps"
-        );
+        let remedy = of_unwritable(unidentified, &publication, kept.contains(&publication.as_str()));
         all.push(requirement(&format!("table {}", Schema::channel_of(&schema, &name)), false, found, remedy));
     }
     Ok(all)
+}
+
+/// What a start sets in a publication of ours it would set back.
+fn of_unwritable(unidentified: bool, publication: &str, kept: bool) -> String {
+    let publication = identifier(publication);
+    match (unidentified, kept) {
+        (true, true) => "`rowcast run` takes it out of there where it may; or add a primary key".to_owned(),
+        (false, true) => "`rowcast run` publishes them".to_owned(),
+        (true, false) => {
+            format!(
+                "Add a primary key, or ALTER PUBLICATION {publication} SET (publish = 'insert, truncate');"
+            )
+        }
+        (false, false) => format!(
+            "ALTER PUBLICATION {publication} SET (publish_generated_columns = stored), or ALTER PUBLICATION {publication} \
+             SET (publish = 'insert, truncate');"
+        ),
+    }
 }
 
 /// Its updates and deletes are published with a part of its key.

@@ -6,6 +6,7 @@ use tokio_postgres::{Client, Row};
 use super::{Requirement, requirement};
 use crate::config::Source;
 use crate::setup::migrations;
+use crate::setup::owners::{Owners, THINGS};
 use crate::setup::publications;
 use crate::setup::server::Server;
 use crate::tables::{identifier, shown};
@@ -14,20 +15,6 @@ use crate::wire::sql_error;
 /// It locks every table of the database, those of the schema among them.
 const DUMP: &str = "pg_dump by a role that may not read it, such as the application's own, stops there: have it leave that out \
                     (--exclude-schema=rowcast)";
-
-/// What is in it, and itself: as ALTER and GRANT name it, its owner, and its rights.
-const THINGS: &str = "
-select 'SCHEMA' as kind, 'rowcast' as name, n.nspowner as owner, coalesce(n.nspacl, acldefault('n', n.nspowner)) as acl,
-       array['USAGE'] as everybodys
-from pg_namespace n where n.nspname = 'rowcast'
-union all
-select case c.relkind when 'v' then 'VIEW' else 'TABLE' end, c.oid::regclass::text, c.relowner,
-       coalesce(c.relacl, acldefault('r', c.relowner)), '{}'
-from pg_class c where c.relnamespace = to_regnamespace('rowcast') and c.relkind in ('r', 'v')
-union all
-select 'FUNCTION', p.oid::regprocedure::text, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)),
-       case when p.proname in ('publish', 'emit') then array['EXECUTE'] else '{}' end
-from pg_proc p where p.pronamespace = to_regnamespace('rowcast')";
 
 pub(super) async fn of_schema(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
     if !source.manage || server.standby {
@@ -47,15 +34,10 @@ pub(super) async fn of_schema(client: &Client, source: &Source, server: &Server)
     Ok(all)
 }
 
-/// Who runs rowcast alters what is in it, with every new version.
+/// Who runs rowcast alters what is in it, with every new version; and it has to be one role's.
 async fn of_owner(client: &Client, server: &Server) -> Result<Requirement> {
-    let failed = |error| sql_error("Cannot see whose the schema rowcast is", error);
-    let sql = format!(
-        "select kind, name, pg_get_userbyid(owner)::text from ({THINGS}) t
-         where not pg_has_role(owner, 'USAGE') order by kind = 'SCHEMA' desc, 1, 2"
-    );
-    let rows = client.query(&sql, &[]).await.map_err(failed)?;
-    let Some(first) = rows.first() else {
+    let owners = Owners::read(client, server).await?;
+    let Some(first) = owners.misplaced.iter().min_by_key(|thing| thing.ours) else {
         return Ok(if migrations::is_copy(client).await? {
             let found = "its tables and functions are there, the history that says how they came is empty";
             requirement("schema rowcast", false, found, migrations::COPIED.to_owned())
@@ -63,15 +45,20 @@ async fn of_owner(client: &Client, server: &Server) -> Result<Requirement> {
             requirement("schema rowcast", true, "there", DUMP.to_owned())
         });
     };
-    let (role, owner) = (shown(&server.role), shown(first.get(2)));
-    let alter =
-        |row: &Row| format!("ALTER {} {} OWNER TO {role};", row.get::<_, &str>(0), row.get::<_, &str>(1));
-    let found = format!(
-        "{} belongs to {owner}, not to {role}, who cannot keep the schema up to date",
-        first.get::<_, &str>(1)
-    );
-    let remedy = format!("As superuser: {}", rows.iter().map(alter).collect::<Vec<_>>().join(" "));
-    Ok(requirement("schema rowcast", false, found, remedy))
+    let (name, owner) = (&first.name, shown(&first.owner));
+    let found = if first.ours {
+        format!(
+            "{name} belongs to {owner}, other parts to {}: the event trigger runs as one of them, and may not call what is \
+             the other's",
+            shown(&owners.keeper)
+        )
+    } else {
+        format!(
+            "{name} belongs to {owner}, not to {}, who cannot keep the schema up to date",
+            shown(&server.role)
+        )
+    };
+    Ok(requirement("schema rowcast", false, found, format!("As superuser: {}", owners.remedy())))
 }
 
 /// What others than the owner may do there; it may be meant.

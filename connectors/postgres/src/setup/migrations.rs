@@ -5,8 +5,9 @@ use rowcast_engine::{Error, Kind, Result};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::owners;
 use super::server::Server;
-use crate::tables::identifier;
+use crate::tables::{identifier, shown};
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes. In ASCII: a database may have any encoding.
@@ -44,8 +45,12 @@ const LOCK: i64 = 0x0072_6f77_6361_7374;
 /// Another program's migration takes moments.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '30s'";
 
+/// From here on who has a role's rights need not be let act as it.
+const SETS_APART: u32 = 160_000;
+
 /// Applies what is missing. Needs CREATE on the database only the first time.
 pub(super) async fn apply(client: &mut Client, server: &Server) -> Result<()> {
+    owners::unite(client, server).await?;
     if applied(client).await? >= i64::try_from(FILES.len()).unwrap_or(i64::MAX) {
         return Ok(());
     }
@@ -110,7 +115,16 @@ async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
         .map_err(|error| Error::failed("A migration has a wrong name").because(error))?;
     let mut runner = Runner::new(&files).set_abort_missing(false);
     runner.set_migration_table_name(HISTORY);
-    let report = runner.run_async(client).await.map_err(|error| {
+    let owner = owners::other(client, server).await?;
+    if let Some(owner) = &owner {
+        act_as(client, server, owner).await?;
+    }
+    let report = runner.run_async(client).await;
+    if owner.is_some() {
+        let failed = |error| sql_error("Cannot go back to the own role", error);
+        client.batch_execute("reset role").await.map_err(failed)?;
+    }
+    let report = report.map_err(|error| {
         if is_locked(&error) {
             return Error::transient(
                 "Cannot bring the schema rowcast up to date now: somebody holds a lock in it",
@@ -124,6 +138,35 @@ async fn migrate(client: &mut Client, server: &Server) -> Result<()> {
         tracing::info!("Applied migration {migration} to schema rowcast");
     }
     Ok(())
+}
+
+/// What a superuser makes there must be its owner's, too: what the event triggers run is, and may call nothing else.
+async fn act_as(client: &Client, server: &Server, owner: &str) -> Result<()> {
+    let Err(error) = client.batch_execute(&format!("set role {}", identifier(owner))).await else {
+        return Ok(());
+    };
+    let (owner, role) = (shown(owner), shown(&server.role));
+    let error = sql_error(
+        format!("What is in the schema rowcast belongs to {owner}, which {role} cannot act as"),
+        error,
+    );
+    let option = if server.version >= SETS_APART { " WITH SET TRUE" } else { "" };
+    Err(error.hint(format!(
+        "GRANT {owner} TO {role}{option}; or start this version of rowcast once as {owner}, or as a superuser"
+    )))
+}
+
+/// Whether a table, view or function of the schema, as SQL names it, is of our making.
+pub(super) fn makes(thing: &str) -> bool {
+    let of = thing.split('(').next().unwrap_or_default();
+    let name = of.rsplit('.').next().unwrap_or_default();
+    let made = [
+        format!("table rowcast.{name} ("),
+        format!("view rowcast.{name} as"),
+        format!("function rowcast.{name}("),
+    ];
+    HISTORY.ends_with(&format!(".{name}"))
+        || FILES.iter().any(|(_, sql)| made.iter().any(|words| sql.contains(words)))
 }
 
 /// Whether somebody's lock was in the way, who may be waiting for rowcast.
@@ -140,4 +183,25 @@ fn is_any_of(error: &(dyn std::error::Error + 'static), states: &[SqlState]) -> 
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut codes = causes.filter_map(|error| error.downcast_ref::<tokio_postgres::Error>()?.code());
     codes.any(|code| states.contains(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::makes;
+
+    #[test]
+    fn what_somebody_else_has_put_there_is_his() {
+        for ours in [
+            "rowcast.installation",
+            "rowcast.identity",
+            "rowcast.migrations",
+            "rowcast.move(rowcast.capture,oid,boolean)",
+            "publish(text,jsonb)",
+        ] {
+            assert!(makes(ours), "{ours}");
+        }
+        for theirs in ["rowcast.mine", "rowcast.publishes(text)", "rowcast.\"Publish\"(text)", "rowcast.s"] {
+            assert!(!makes(theirs), "{theirs}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub(crate) mod installation;
 pub(crate) mod loans;
 pub(crate) mod members;
 pub(crate) mod migrations;
+pub(crate) mod owners;
 pub(crate) mod partitions;
 pub(crate) mod publications;
 pub(crate) mod published;
@@ -23,10 +24,11 @@ pub(crate) mod shared;
 pub(crate) mod slot;
 pub(crate) mod synchronous;
 pub(crate) mod trigger;
+pub(crate) mod unusable;
 
 use std::collections::BTreeSet;
 
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Kind, Result};
 use tokio_postgres::Client;
 
 use crate::config::Source;
@@ -80,6 +82,7 @@ pub(crate) async fn prepare(
     let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full, &mut known).await?;
     warn_of(source, &reconciled);
     tell_of(source, &reconciled);
+    unusable::warn(client, source, server).await?;
     warn_of_partitions(client, source, server).await?;
     refuse_differing(client, source, server).await?;
     Ok(reconciled)
@@ -122,6 +125,14 @@ async fn refuse_differing(client: &Client, source: &Source, server: &Server) -> 
     let (all, inserts) = (&source.publication, &source.inserts);
     Err(Error::refused(format!("{table} has other columns in the publication {inserts} than in {all}"))
         .hint(format!("ALTER PUBLICATION {} DROP TABLE {name};", identifier(inserts))))
+}
+
+/// What a start would refuse, since another rowcast captures with our publications.
+pub(crate) async fn shared_with(client: &Client, source: &Source) -> Result<Option<Error>> {
+    match shared::refuse(client, source).await {
+        Err(error) if error.kind() == Kind::Refused => Ok(Some(error)),
+        other => other.map(|()| None),
+    }
 }
 
 /// Nothing may be changed: everything must be there.

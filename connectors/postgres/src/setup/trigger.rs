@@ -1,5 +1,5 @@
 //! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
-//! that lose or get a key. What it does stands in migrations V2, V8, V11, V12 and V13; V10 has that of types. Where it may
+//! that lose or get a key. What it does stands in migrations V2, V8, V11, V12 and V13; V10 and V13 have that of types. Where it may
 //! not be made, the next look at the tables does the same a few seconds later.
 
 use rowcast_engine::{Error, Result};
@@ -175,6 +175,10 @@ pub(crate) fn create(name: &str) -> String {
 pub(crate) fn renewal(name: &str) -> String {
     format!("DROP EVENT TRIGGER {name}; {}", create(name))
 }
+
+/// What a superuser gives away with it.
+pub(crate) const TRUST: &str = "it runs functions of rowcast's role, which that role can replace, in every session that changes a table, a \
+     superuser's too: who has that role can become superuser. Leave it out where that may not be";
 
 /// What has definitions told where nothing may be changed here.
 pub(crate) const REGISTER_DDL: &str = "It takes what a start with source.manage = true makes, as a role that may create event triggers (a superuser, \

@@ -1,9 +1,10 @@
 //! A table of another role's, which a superuser has put into the publication: rowcast may take it out, and not put it into
 //! the other one.
 
-use rowcast_postgres::check;
+use rowcast_postgres::{Config, Requirement, check};
 
 use super::harness::{Capture, Directory, run, sql, until, value};
+use super::said::logged;
 use super::trigger::{listed, plain};
 use crate::support::Server;
 
@@ -57,5 +58,45 @@ async fn a_table_of_somebody_elses_that_loses_its_key_stays_writable() {
     run(&client, "alter table kept drop constraint kept_pkey; update kept set v = 5").await;
     assert_eq!(listed(&client, "rowcast").await, "kept");
     assert_eq!(value(&client, "select count(*) from rowcast.lent").await, "0");
+    capture.stop().await;
+}
+
+async fn named(config: &Config, name: &str) -> Option<Requirement> {
+    check(config).await.unwrap().into_iter().find(|found| found.name == name)
+}
+
+/// Nobody can take a table out of a publication whose schema he may not use.
+#[tokio::test]
+async fn a_table_in_a_schema_that_may_not_be_used_is_told() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let config = plain(&server, &client).await;
+    Capture::start(config.clone(), directory.path()).await.stop().await;
+    run(
+        &client,
+        "create schema fin; create table fin.t (id int primary key, v int); insert into fin.t values (1, 1)",
+    )
+    .await;
+    let remedy = named(&config, "table fin.t").await.unwrap().remedy.unwrap();
+    let from = remedy.find("GRANT USAGE ON SCHEMA \"fin\" TO plain; ALTER PUBLICATION").unwrap();
+    let (grant, add) = remedy.get(from..).unwrap().split_once("; ").unwrap();
+
+    // Only the half of it.
+    assert_eq!(named(&config, "schema fin").await, None);
+    run(&client, add).await;
+    let schema = named(&config, "schema fin").await.unwrap();
+    assert!(!schema.ok && schema.remedy.as_deref() == Some(&format!("{grant};")), "{schema:?}");
+    let capture = Capture::start(config.clone(), directory.path()).await;
+    assert_eq!(logged(directory.path(), "may not use the schemas").len(), 1);
+    run(&client, "alter table fin.t drop constraint t_pkey").await;
+    let unwritable = named(&config, "table fin.t").await.unwrap();
+    assert!(!unwritable.ok && unwritable.found.contains("its UPDATE and DELETE fail"), "{unwritable:?}");
+    // Which would be set back.
+    assert!(!unwritable.remedy.unwrap().contains("SET (publish"));
+    assert!(client.batch_execute("update fin.t set v = 2").await.is_err());
+    run(&client, grant).await;
+    capture.status.look_again();
+    until("it to be written", async || client.batch_execute("update fin.t set v = 2").await.is_ok()).await;
+    assert_eq!(named(&config, "schema fin").await, None);
     capture.stop().await;
 }

@@ -95,6 +95,14 @@ async fn a_role_without_the_rights() {
     assert!(client.batch_execute("select * from rowcast.installation").await.is_err());
     capture.wait(2).await;
     capture.stop().await;
+
+    // Once all is there the right is not needed any more.
+    run(&client, "reset role; revoke create on database postgres from reader").await;
+    let right = find(&check(&as_role(&server, "reader")).await.unwrap(), "create right").clone();
+    assert!(right.ok && right.found.contains("may not create") && right.remedy.is_none(), "{right:?}");
+    Capture::start(as_role(&server, "reader"), directory.path()).await.stop().await;
+    run(&client, "drop publication rowcast_inserts").await;
+    assert!(!find(&check(&as_role(&server, "reader")).await.unwrap(), "create right").ok);
 }
 
 #[tokio::test]

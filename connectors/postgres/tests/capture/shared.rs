@@ -1,7 +1,7 @@
 //! Two rowcasts that name one publication: each would take out what the other one puts in.
 
 use rowcast_engine::Kind;
-use rowcast_postgres::{Config, uninstall};
+use rowcast_postgres::{Config, check, uninstall};
 
 use super::harness::{Capture, Directory, config, run, sql, value};
 use super::trigger::listed;
@@ -26,6 +26,16 @@ async fn a_publication_is_one_rowcasts() {
         "{error}"
     );
     assert!(error.remedy().is_some_and(|remedy| remedy.contains("source.publication")), "{error:?}");
+    let named = async |config: &Config| {
+        let found = check(config).await.unwrap();
+        found.into_iter().find(|found| found.name == "other rowcast")
+    };
+    let told = named(&second).await.unwrap();
+    assert!(
+        !told.ok && told.found == error.to_string() && told.remedy.as_deref() == error.remedy(),
+        "{told:?}"
+    );
+    assert_eq!(named(&config(&server)).await, None);
     let known = "select string_agg(slot, ' ') from rowcast.capture";
     assert_eq!(
         (listed(&client, "rowcast").await, value(&client, known).await),

@@ -179,6 +179,7 @@ async fn without_the_right_it_looks_by_itself() {
     let remedy = trigger.remedy.as_deref().unwrap();
     assert!(trigger.ok && trigger.found.contains("some seconds later"), "{trigger:?}");
     assert!(trigger.found.contains("loses its primary key fail"), "{trigger:?}");
+    assert!(remedy.contains("can become superuser"), "{remedy}");
 
     run(
         &client,

@@ -43,5 +43,6 @@ mod said;
 mod seam;
 mod support;
 mod taken;
+mod versions;
 mod yielding;
 mod zeros;

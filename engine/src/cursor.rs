@@ -100,7 +100,7 @@ impl Cursor {
     }
 
     /// Likewise, and no power cut brings the old one back: for what a person has decided. A position that comes back
-    /// only makes the target get some events again.
+    /// only makes the target get some events again: retention syncs the directory before it takes them.
     pub fn decide(&self, place: Place) -> Result<()> {
         self.save(place)?;
         sync_dir(self.dir()).map_err(|error| Error::transient(self.cannot("write")).because(error))
@@ -121,7 +121,8 @@ impl Cursor {
         synced.map_err(|error| Error::transient(self.cannot("write")).because(error))
     }
 
-    fn dir(&self) -> &Path {
+    /// Where it lies.
+    pub(crate) fn dir(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
 
@@ -159,6 +160,8 @@ pub fn positions(dir: &Path) -> Result<BTreeMap<String, u64>> {
         let hint = or_files(&error, LISTED);
         Error::failed(what).because(error).hint(hint)
     };
+    // What is read is what a power cut leaves, where that can be had: retention goes by it.
+    let _ = sync_dir(dir);
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(cannot)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),

@@ -79,6 +79,7 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     };
     // From here on retention knows where the sink is.
     target.journal.hold_above(&target.name, place.id);
+    target.journal.hold_kept_in(&target.name, target.cursor.dir());
     if stored.is_none() {
         // And from here on a restart starts at the same place.
         tokio::select! {

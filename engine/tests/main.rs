@@ -41,6 +41,7 @@ mod room;
 mod rounds;
 mod said;
 mod seam;
+mod settled;
 mod support;
 mod taken;
 mod versions;

@@ -355,6 +355,11 @@ impl Journal {
         self.shared.holds.moved(door, id);
     }
 
+    /// Where a push door keeps its positions: before something goes because it has it, its position is durable.
+    pub(crate) fn hold_kept_in(&self, door: &str, dir: &Path) {
+        self.shared.holds.kept_in(door, dir);
+    }
+
     /// A push door begins (again) behind `id`: whether it stands still counts from now on.
     pub(crate) fn hold_anew(&self, door: &str, id: u64) {
         self.shared.holds.begin(door, id);

@@ -22,6 +22,7 @@ mod forgotten;
 mod fuzz;
 mod golden;
 mod history;
+mod ill;
 mod interval;
 mod journal;
 mod log;

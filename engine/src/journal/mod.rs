@@ -40,6 +40,7 @@ mod check;
 mod compressed;
 mod compressor;
 mod crowded;
+mod damage;
 pub mod disk;
 mod distance;
 mod ending;
@@ -222,7 +223,7 @@ pub struct Summary {
     /// What the writer is doing.
     #[serde(flatten)]
     pub state: State,
-    /// Damage that a reader has met: what is behind it cannot be read.
+    /// Damage that was met and is still there, as far as is known: what is behind it cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
     /// The installation.
@@ -255,8 +256,8 @@ pub(crate) struct Shared {
     pub(crate) holds: Holds,
     /// Which position belongs to which number.
     pub(crate) marks: Marks,
-    /// Damage that readers have met, by the base of the segment; no more entries than segments.
-    pub(crate) damage: Mutex<BTreeMap<u64, String>>,
+    /// Damage that was met, by the base of the segment; no more entries than segments.
+    pub(crate) damage: Mutex<BTreeMap<u64, damage::Damage>>,
     /// Base of the segment that retention could not remove; 0 when there is none.
     pub(crate) stays: AtomicU64,
     pub(crate) closing: AtomicBool,
@@ -386,7 +387,7 @@ impl Journal {
             bytes: segments.iter().map(|segment| segment.stored()).sum(),
             newest_commit: segments.last().map_or(0, |segment| segment.time_max()),
             state: self.shared.state.borrow().clone(),
-            damage: self.damage(),
+            damage: self.shared.damage(),
             installation: self.shared.installation,
         }
     }

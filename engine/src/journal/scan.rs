@@ -113,6 +113,11 @@ impl Scanner {
         if length <= aligned { aligned } else { length.max(self.chunk) }
     }
 
+    /// Where the next batch stands.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
     /// Whether the next batch has been read already.
     pub(crate) fn is_at_hand(&self) -> bool {
         let start = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);

@@ -125,6 +125,33 @@ async fn first_of(journal: &Journal, count: u64) -> rowcast_engine::Result<u64> 
 }
 
 #[tokio::test]
+async fn a_sector_that_cannot_be_read_takes_only_what_stands_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Spotted::default();
+    let options = Options { cache_bytes: 2_000, ..Options::new(dir.path()) };
+    let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
+    for _ in 0..700 {
+        fixture.transaction(1, &"a text".repeat(100)).await;
+    }
+    let journal = fixture.journal().clone();
+    let whole = read_all(&journal, 0);
+    let path = segments(dir.path()).pop().unwrap();
+    disk.spoil(Some((path.clone(), 24 * PAGE)));
+    let (after, error) = read_to_break(&journal, whole[0].0);
+    assert!(error.to_string().starts_with("Cannot read "), "{error}");
+    let given = whole.iter().position(|seen| seen.0 == after).unwrap() + 1;
+    assert!(given > 50 && given == before(&path, 24 * PAGE), "{given}");
+    let told = journal.summary().damage.expect("it is told");
+    assert!(told.starts_with("Cannot read ") && told.contains(path.to_str().unwrap()), "{told}");
+    // What is read elsewhere says nothing of it.
+    assert_eq!(read_all(&journal, whole[699].0 - 3).len(), 3);
+    assert!(journal.summary().damage.is_some());
+    disk.spoil(None);
+    assert_eq!(read_all(&journal, 0), whole);
+    assert_eq!(journal.summary().damage, None);
+}
+
+#[tokio::test]
 async fn a_file_that_is_put_back_is_no_damage_any_more() {
     let source = history().await;
     let dir = copy(source.path());

@@ -31,6 +31,7 @@ use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::refusal::{
     broken_segment, cannot_list, cannot_read, foreign, is_named, misfit_or_misnamed, rightly_named,
+    unknown_position,
 };
 use crate::journal::registry::Registry;
 use crate::journal::release::Release;
@@ -364,8 +365,7 @@ impl Found {
         }
         segment.set_stored(stored.min(segment.length()));
         if let Some(json) = &left.position {
-            self.position =
-                serde_json::from_slice(json).map_err(|_| broken("its position record is unreadable"))?;
+            self.position = serde_json::from_slice(json).map_err(|_| unknown_position(path))?;
             registry.note_given(highest_schema(json));
         }
         let before = if header.history.is_some() { Lsn::ZERO } else { self.last_tx_end };

@@ -11,7 +11,7 @@ use crate::journal::opening::segment_paths;
 use crate::journal::rolling::is_full;
 use crate::journal::scan::Broken;
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
-use crate::journal::{Shared, installation};
+use crate::journal::{Options, Shared, installation};
 
 /// The command that mends a journal, as hints name it where nobody knows which directories are meant.
 const REPAIR: &str = "rowcast journal repair --data DIR";
@@ -240,6 +240,18 @@ impl Shared {
             None => error,
         }
     }
+}
+
+/// A sink's position is near the highest number that there can be.
+pub(crate) fn seen_too_much(options: &Options) -> Error {
+    let seen = options.seen;
+    let sinks =
+        options.holds.iter().filter(|(_, id)| **id == seen).map(|(sink, _)| format!("the sink {sink}"));
+    let whose =
+        sinks.reduce(|some, other| format!("{some} and {other}")).unwrap_or_else(|| "a sink".to_owned());
+    Error::journal(format!("Cannot number events: {whose} has had event {seen}, as its position says, and that is near the highest number"))
+        .hint("No event has such a number: the file of the position, in the directory cursors of the data directory, is \
+               damaged. Remove it: the sink begins anew, as its start says (snapshot, earliest or latest).")
 }
 
 /// A file that can be read and has to be changed.

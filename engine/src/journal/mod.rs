@@ -397,7 +397,8 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended.
+    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended: whether they
+    /// are stored is not known where the error says so ([`Error::may_be_done`]).
     pub async fn publish(&self, events: &[(&str, &[u8])], at: i64) -> Result<u64> {
         self.shared.refuse_unless_open()?;
         let mut builder = Builder::new();
@@ -444,7 +445,9 @@ impl Journal {
         };
         let mut stored = std::pin::pin!(async {
             self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
-            answered(&self.commands, answer).await.ok_or_else(gone)?
+            // What the writer has begun with may be in the file, and be found there by the next opening.
+            let ended = || if claim.take() { gone() } else { room::may_be_stored() };
+            answered(&self.commands, answer).await.ok_or_else(ended)?
         });
         let mut state = self.state();
         tokio::select! {

@@ -181,3 +181,29 @@ async fn a_file_that_is_put_back_is_no_damage_any_more() {
     assert_eq!(journal.summary().damage, None);
     journal.close().await;
 }
+
+#[tokio::test]
+async fn the_newest_events_are_found_behind_what_cannot_be_read() {
+    let source = history().await;
+    let events = all(copy(source.path()).path()).await;
+    let dir = copy(source.path());
+    let journal = Fixture::open(small(dir.path())).await.journal().clone();
+    let ids: Vec<u64> = events.iter().map(number).collect();
+    let newest = &ids[ids.len() - 64..];
+    // A segment in the middle of those that are looked through for few.
+    let broken = segments(dir.path()).into_iter().rev().skip(2);
+    let broken = broken.map(|path| (crate::damage::number_of(&path), path));
+    let (base, path) = broken.into_iter().find(|(base, _)| *base < newest[40]).unwrap();
+    assert!(base > newest[0], "it is looked through: {base} {newest:?}");
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"garbage!", 700).unwrap();
+    let behind = segments(dir.path()).into_iter().find(|other| *other > path).unwrap();
+    let behind = ids.iter().filter(|id| **id >= crate::damage::number_of(&behind)).count();
+    assert!((5..64).contains(&behind), "{behind}");
+    for count in [1, 5, behind as u64] {
+        let at = ids[ids.len() - count as usize] - 1;
+        assert_eq!(first_of(&journal, count).await.unwrap(), at, "{count}");
+    }
+    let error = first_of(&journal, behind as u64 + 1).await.unwrap_err();
+    assert!(error.to_string().contains("is damaged at offset"), "{error}");
+    journal.close().await;
+}

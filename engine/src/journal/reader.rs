@@ -258,6 +258,13 @@ impl Journal {
         self.oldest().saturating_sub(1)
     }
 
+    /// The position before the segment behind the one that has what comes after a position; `None` where there is none.
+    pub fn segment_behind(&self, position: u64) -> Option<u64> {
+        let segments = self.shared.segments.load();
+        let at = segments.partition_point(|segment| segment.last() <= position);
+        segments.get(at + 1).map(|segment| segment.header.base.saturating_sub(1))
+    }
+
     /// The gap that the newest history began with; 0 where none is held.
     pub fn seek_history(&self) -> u64 {
         let segments = self.shared.segments.load();

@@ -1,4 +1,4 @@
-//! How far a push door is: one small file for each, written beside and renamed.
+//! How far a push door is: one small file for each, JSON with a checksum, written beside and renamed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -69,6 +69,40 @@ struct Content {
     place: Place,
 }
 
+/// Before the checksum of all that stands before it, the last field.
+const CHECKSUM: &str = ",\"crc\":";
+/// What a file without one may have: an earlier version wrote it.
+const BEFORE_CHECKSUMS: [&str; 5] = ["installation", "id", "paused", "skipped_from", "started"];
+
+impl Content {
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec(self)?;
+        bytes.pop();
+        let crc = crc32c::crc32c(&bytes);
+        write!(bytes, "{CHECKSUM}{crc}}}")?;
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> io::Result<Self> {
+        if !is_sound(bytes) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong"));
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// A digit that the disk has made another one would be another position, and what lies between would be skipped in silence.
+fn is_sound(bytes: &[u8]) -> bool {
+    let Some(at) = memchr::memmem::rfind(bytes, CHECKSUM.as_bytes()) else {
+        let fields = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes);
+        // What is not JSON is told as that. A field that is not known is a checksum whose name is damaged.
+        return fields
+            .map_or(true, |fields| fields.keys().all(|key| BEFORE_CHECKSUMS.contains(&key.as_str())));
+    };
+    let (content, checksum) = bytes.split_at(at);
+    checksum == format!("{CHECKSUM}{}}}", crc32c::crc32c(content)).as_bytes()
+}
+
 impl Cursor {
     /// The cursor of sink `name` in the directory of cursors.
     pub fn new(dir: &Path, name: &str, installation: Uuid) -> Self {
@@ -83,7 +117,7 @@ impl Cursor {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let content: Content = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
+        let content = Content::decode(&bytes).map_err(failed)?;
         if content.installation != self.installation {
             return Err(Error::failed(format!("{} belongs to another installation", self.path.display()))
                 .hint("Remove the file to have this sink begin anew, as its start says (snapshot, earliest or latest)."));
@@ -95,12 +129,12 @@ impl Cursor {
     pub fn save(&self, place: Place) -> Result<()> {
         let failed = |error: io::Error| Error::transient(self.cannot("write")).because(error);
         let content = Content { installation: self.installation, place };
-        let bytes = serde_json::to_vec(&content).map_err(|error| failed(error.into()))?;
+        let bytes = content.encode().map_err(failed)?;
         replace(&self.path, &bytes).map_err(failed)
     }
 
     /// Likewise, and no power cut brings the old one back: for what a person has decided. A position that comes back
-    /// only makes the target get some events again.
+    /// only makes the target get some events again: retention syncs the directory before it takes them.
     pub fn decide(&self, place: Place) -> Result<()> {
         self.save(place)?;
         sync_dir(self.dir()).map_err(|error| Error::transient(self.cannot("write")).because(error))
@@ -121,7 +155,8 @@ impl Cursor {
         synced.map_err(|error| Error::transient(self.cannot("write")).because(error))
     }
 
-    fn dir(&self) -> &Path {
+    /// Where it lies.
+    pub(crate) fn dir(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
 
@@ -159,6 +194,8 @@ pub fn positions(dir: &Path) -> Result<BTreeMap<String, u64>> {
         let hint = or_files(&error, LISTED);
         Error::failed(what).because(error).hint(hint)
     };
+    // What is read is what a power cut leaves, where that can be had: retention goes by it.
+    let _ = sync_dir(dir);
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(cannot)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -169,7 +206,7 @@ pub fn positions(dir: &Path) -> Result<BTreeMap<String, u64>> {
         path.extension().filter(|found| *found == EXTENSION)?;
         let content = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            read => read.ok().and_then(|bytes| serde_json::from_slice::<Content>(&bytes).ok()),
+            read => read.ok().and_then(|bytes| Content::decode(&bytes).ok()),
         };
         Some((path.file_stem()?.to_str()?.to_owned(), content.map_or(0, |content| content.place.id)))
     };
@@ -219,6 +256,37 @@ mod tests {
         let found: Vec<_> = positions(dir.path()).unwrap().into_iter().collect();
         assert_eq!(found, [("odd".to_owned(), 0), ("sound".to_owned(), 7), ("torn".to_owned(), 0)]);
         assert_eq!(highest(dir.path()).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_digit_that_was_made_another_one_is_no_position() {
+        let dir = tempfile::tempdir().unwrap();
+        let cursor = Cursor::new(dir.path(), "kafka", Uuid::nil());
+        let started = Some(Started { how: Start::Latest, id: 6, at: 5 });
+        let place = Place { id: 1_800_000_000_000_007, paused: true, skipped_from: Some(7), started };
+        cursor.save(place).unwrap();
+        assert_eq!(cursor.load().unwrap(), Some(place));
+        let path = dir.path().join("kafka.json");
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << bit;
+                fs::write(&path, &bytes).unwrap();
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                assert!(cursor.load().is_err(), "{text}");
+                assert_eq!(positions(dir.path()).unwrap()["kafka"], 0, "{text}");
+            }
+        }
+        // As earlier versions wrote it, and as a later one may.
+        let bare = serde_json::to_vec(&Content { installation: Uuid::nil(), place }).unwrap();
+        fs::write(&path, &bare).unwrap();
+        assert_eq!(cursor.load().unwrap(), Some(place));
+        let mut later = [&bare[..bare.len() - 1], b",\"more\":1"].concat();
+        let crc = crc32c::crc32c(&later);
+        later.extend_from_slice(format!(",\"crc\":{crc}}}").as_bytes());
+        fs::write(&path, &later).unwrap();
+        assert_eq!(cursor.load().unwrap(), Some(place));
     }
 
     /// One that is not there yet holds none; of one that cannot be listed nobody knows.

@@ -79,6 +79,7 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     };
     // From here on retention knows where the sink is.
     target.journal.hold_above(&target.name, place.id);
+    target.journal.hold_kept_in(&target.name, target.cursor.dir());
     if stored.is_none() {
         // And from here on a restart starts at the same place.
         tokio::select! {
@@ -206,8 +207,7 @@ impl<S: Sink> Delivering<S> {
             Halt::Retry(error) => return self.wait_to_retry(&error).await,
             // It has come by it meanwhile.
             Halt::Lost(gone) if gone.to <= self.target.place.id => {
-                self.target.remember(self.target.place).await;
-                self.target.journal.hold_above(&name, self.target.place.id);
+                self.target.remember(Some(gone.to)).await;
             }
             Halt::Lost(gone) => {
                 self.lost_to = gone.to;
@@ -215,7 +215,7 @@ impl<S: Sink> Delivering<S> {
             }
             Halt::Told { id, error } => {
                 self.target.place.id = self.target.place.id.max(id - 1);
-                self.target.remember(self.target.place).await;
+                self.target.remember(None).await;
                 self.park(Parked { why: Why::Told(id), reason: sentence(&error) });
             }
             Halt::Stop(error) => {

@@ -28,12 +28,14 @@ pub struct Error {
     what: String,
     cause: Option<Box<dyn StdError + Send + Sync>>,
     hint: Option<String>,
+    /// What was being done may have been done all the same.
+    open: bool,
 }
 
 impl Error {
     /// `what` says what was being done and what happened, capital first letter, no full stop at the end.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), cause: None, hint: None }
+        Self { kind, what: what.into(), cause: None, hint: None, open: false }
     }
 
     /// Wrong arguments or configuration.
@@ -73,6 +75,18 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What was being done may have been done all the same: whoever does it again may have it twice.
+    #[must_use]
+    pub fn or_done(mut self) -> Self {
+        self.open = true;
+        self
+    }
+
+    /// Whether what was being done may have been done all the same.
+    pub fn may_be_done(&self) -> bool {
+        self.open
     }
 
     /// What the caller has to do.

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rowcast_engine::cursor;
+use rowcast_engine::cursor::{self, Cursor, Place};
 use rowcast_engine::deliver::{Delivery, deliver};
-use rowcast_engine::journal::{Options, State};
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{self, Options, State};
 use rowcast_engine::record::Batch;
 use rowcast_engine::sink::{Missing, OnGap, Sink, SinkError, Start};
 use rowcast_engine::sinks::Sinks;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Stopper, stop};
+use uuid::Uuid;
 
 use crate::support::Fixture;
 
@@ -131,4 +133,19 @@ async fn one_that_cannot_be_read_holds_all_until_the_journal_is_full() {
         fixture.transaction(5, "too much").await;
         assert_eq!(*fixture.journal().state().borrow(), State::Open, "nobody works on it: capture goes on");
     }
+}
+
+/// As a digit that is damaged may have it, in a file of an earlier version, which has no checksum.
+#[tokio::test]
+async fn a_position_near_the_highest_number_is_told_as_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let cursors = dir.path().join("cursors");
+    let place = Place { id: (1 << 53) - 1000, ..Place::default() };
+    Cursor::new(&cursors, "counting", Uuid::nil()).begin(place).unwrap();
+    let mut options = Options::new(dir.path().join("journal"));
+    options.holds = cursor::positions(&cursors).unwrap();
+    options.seen = cursor::highest(&cursors).unwrap();
+    let error = journal::open(options, Arc::new(RealDisk)).unwrap_err();
+    assert!(error.to_string().contains("the sink counting has had event 9007199254739992"), "{error}");
+    assert!(error.remedy().unwrap().contains("cursors"), "{:?}", error.remedy());
 }

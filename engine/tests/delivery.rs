@@ -1,5 +1,7 @@
 //! The loop of push doors: nothing lost, positions only after the target has the events, retries.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use rowcast_engine::sinks::{Obeyed, Sinks, Wish};
 use rowcast_engine::status::{Door, Status};
 use rowcast_engine::{Error, Kind, stop};
 
+use crate::damage::segments;
 use crate::disk::{FakeDisk, Fault, Ill, OPEN};
 use crate::support::Fixture;
 
@@ -220,6 +223,39 @@ async fn too_many_open_files_are_waited_out_where_it_reads_from_disk() {
     assert!(reason.starts_with("Cannot read ") && reason.contains("goes on by itself"), "{reason}");
     disk.plan(None);
     assert_eq!(until(&target, 40).await.len(), 40, "each once");
+}
+
+/// It goes on from there when that can be read again, or is moved behind it by hand: what is sound is not skipped with it.
+#[tokio::test]
+async fn a_sink_stops_right_before_what_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { cache_bytes: 2_000, ..Options::new(dir.path().join("journal")) };
+    let mut fixture = Fixture::open(options).await;
+    for _ in 0..300 {
+        fixture.transaction(1, &"a text".repeat(100)).await;
+    }
+    let path = segments(&dir.path().join("journal")).pop().unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut sound = [0; 8];
+    file.read_exact_at(&mut sound, 100_000).unwrap();
+    file.write_all_at(b"garbage!", 100_000).unwrap();
+    let target = Target::default();
+    let (delivery, _stopper, sinks) = commanded(&fixture, dir.path());
+    let status = delivery.status.clone();
+    tokio::spawn(deliver(target.clone(), delivery));
+    let reason = stopped(&status, &fixture).await;
+    assert!(reason.contains("is damaged at offset"), "{reason}");
+    let had = target.0.lock().unwrap().committed.clone();
+    let at = *had.last().expect("what is sound before it");
+    assert!((100..200).contains(&had.len()), "{}", had.len());
+    assert!(fixture.journal().read(at).is_err());
+    assert_eq!(cursor::highest(&dir.path().join("cursors")).unwrap(), at);
+    let door = status.report(fixture.journal()).doors.remove("target").unwrap();
+    assert_eq!(door.position, Some(at));
+    file.write_all_at(&sound, 100_000).unwrap();
+    sinks.order("target", Wish::Resume).await.unwrap();
+    let ids = until(&target, 300).await;
+    assert!(ids.len() == 300 && ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "each once");
 }
 
 /// Waits until the sink delivers nothing for now; gives how it stands.

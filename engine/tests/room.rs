@@ -9,7 +9,7 @@ use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Kind, Lsn};
 
 use crate::disk::{CREATE, FakeDisk, Fault, Ill, LIST, OPEN, RENAME, SYNC_DIR};
-use crate::support::{Fixture, read_all};
+use crate::support::{Fixture, read_all, unlocked};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -72,6 +72,27 @@ async fn who_publishes_is_told_at_once_and_nothing_of_it_is_stored() {
     fixture.journal().close().await;
     drop(fixture);
     assert_eq!(journal::check(dir.path(), &disk).unwrap().events, 7);
+}
+
+/// A sync that fails says nothing of what is on the disk: the next opening may find it.
+#[tokio::test]
+async fn who_published_what_may_be_stored_is_not_told_that_it_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FakeDisk::default();
+    let journal = fixture(dir.path(), &disk).await.journal().clone();
+    disk.fail_syncs();
+    let error = soon("an error", journal.publish(&[("custom.event", b"1")], 1)).await.unwrap_err();
+    assert!(error.may_be_done() && error.to_string().contains("is not known"), "{error}");
+    assert!(!error.remedy().unwrap().contains("Nothing was stored"), "{error}");
+    // What comes later is not even begun.
+    let error = soon("a refusal", journal.publish(&[("custom.event", b"2")], 1)).await.unwrap_err();
+    assert!(!error.may_be_done(), "{error}");
+    drop(journal);
+    unlocked(dir.path());
+    disk.plan(None);
+    let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
+    assert_eq!(journal.count(0, u64::MAX - 1), 1, "it was stored");
+    journal.close().await;
 }
 
 #[tokio::test]

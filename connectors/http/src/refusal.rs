@@ -75,6 +75,8 @@ impl Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let (status, code) = match error.kind() {
+            // Not one that clients repeat by themselves.
+            _ if error.may_be_done() => (StatusCode::INTERNAL_SERVER_ERROR, "unknown_outcome"),
             Kind::Transient | Kind::Journal => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
         };
@@ -98,5 +100,23 @@ impl IntoResponse for Refusal {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients repeat what they are told to come again with.
+    #[test]
+    fn what_may_be_done_already_is_not_asked_for_again() {
+        let error = || Error::journal("Whether it was stored is not known");
+        let answer = Refusal::from(error()).into_response();
+        assert_eq!(answer.status().as_u16(), 503);
+        assert_eq!(answer.headers()[header::RETRY_AFTER], RETRY_AFTER);
+        let refusal = Refusal::from(error().or_done());
+        assert_eq!(refusal.code, "unknown_outcome");
+        let answer = refusal.into_response();
+        assert_eq!((answer.status().as_u16(), answer.headers().get(header::RETRY_AFTER)), (500, None));
     }
 }

@@ -68,18 +68,19 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Response, Refusa
         let standing = tokio::task::spawn_blocking(move || standing(name, door, &journal)).await;
         let broken =
             |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "The look at a sink broke off");
-        sinks.push(standing.map_err(broken)??);
+        sinks.push(standing.map_err(broken)?);
     }
     let body = json!({"sinks": sinks, "newest": app.journal().newest(), "now": now()});
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 
-fn standing(name: String, door: Door, journal: &Journal) -> Result<Standing, Refusal> {
+fn standing(name: String, door: Door, journal: &Journal) -> Standing {
     let newest = journal.newest();
-    let Door { kind, state, reason, position, delivered, started, filling, .. } = door;
-    let since = position.map(|position| journal.waiting_since(position)).transpose()?.flatten();
+    let Door { kind, state, reason, position, delivered, started, filling, behind_since, .. } = door;
+    // Of what cannot be read the sink may know since when it waits.
+    let since = position.and_then(|position| journal.waiting_since(position).unwrap_or(behind_since));
     let gone = position.and_then(|position| journal.held_after(position));
-    Ok(Standing {
+    Standing {
         name,
         kind,
         state: if state.is_empty() { "starting" } else { state },
@@ -92,7 +93,7 @@ fn standing(name: String, door: Door, journal: &Journal) -> Result<Standing, Ref
         delivered,
         started,
         filling,
-    })
+    }
 }
 
 /// `POST /v1/sinks/{name}/pause`.

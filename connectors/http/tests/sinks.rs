@@ -1,3 +1,4 @@
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rowcast_engine::deliver::{Delivery, deliver};
@@ -147,4 +148,27 @@ async fn what_cannot_be_ordered_is_refused_with_what_can() {
     assert!(status == 400 && told.to_string().contains("is not held any more"), "{told}");
     let (status, told) = order(&server, "/v1/sinks/taker/rewind", &since).await;
     assert!(status == 400 && told.to_string().contains("Of what came since then"), "{told}");
+}
+
+/// That is when one asks how they stand.
+#[tokio::test]
+async fn they_are_listed_where_what_comes_next_cannot_be_read() {
+    let server = Server::with(Setup { admin: true, uncached: true, ..Setup::default() }).await;
+    let first = server.publish("c", 1).await[0];
+    let _stopper = start(&server);
+    at(&server, first).await;
+    order(&server, "/v1/sinks/taker/pause", "").await;
+    server.publish("c", 20).await;
+    let files = std::fs::read_dir(server.journal.dir()).unwrap().map(|entry| entry.unwrap().path());
+    let path = files.into_iter().find(|path| path.extension().is_some_and(|found| found == "seg")).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let batches = bytes.windows(4).enumerate().filter(|(_, magic)| *magic == b"RCB1");
+    let at = batches.map(|(at, _)| at as u64).collect::<Vec<_>>().into_iter().rev().nth(19).unwrap() + 70;
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"garbage!", at).unwrap();
+    assert!(server.journal.waiting_since(first).is_err());
+    let answer = server.get("/v1/sinks").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let standing = sink(&server).await;
+    assert_eq!((&standing["state"], &standing["position"]), (&json!("paused"), &json!(first)));
+    assert_eq!((&standing["behind_events"], &standing["behind_since"]), (&json!(20), &Value::Null));
 }

@@ -131,7 +131,12 @@ impl<S: Sink> Target<S> {
         let started = Instant::now();
         let (mut position, mut events, mut bytes) = (self.place.id, 0, 0);
         while bytes < ROUND_BYTES && started.elapsed() < ROUND_TIME && !enough.is_stopped() {
-            match ahead.next(&self.journal, position).await.map_err(Halt::reading)? {
+            let read = match ahead.next(&self.journal, position).await {
+                // What was sent before it is committed; the next round meets it again.
+                Err(_) if position > self.place.id => break,
+                read => read.map_err(Halt::reading)?,
+            };
+            match read {
                 Some(Read::Batches(batches)) => {
                     for batch in batches {
                         let waiting = batch.header().time_min;
@@ -252,10 +257,16 @@ impl<S: Sink> Target<S> {
         }
     }
 
-    /// Stores a place that is found again if it cannot be stored.
-    pub(super) async fn remember(&mut self, place: Place) {
-        if let Err(error) = self.store(move |cursor| cursor.save(place)).await {
+    /// Stores the place, which is found again if it cannot be stored. Only if it can does retention take what lies up to
+    /// there: after a restart the sink would lack it. `gone`: up to here nothing is held in any case.
+    pub(super) async fn remember(&mut self, gone: Option<u64>) {
+        let place = self.place;
+        let stored = self.store(move |cursor| cursor.save(place)).await;
+        if let Err(error) = &stored {
             tracing::warn!(sink = %self.name, %error, "The sink's position is not stored yet");
+        }
+        if let Some(id) = stored.map_or(gone, |()| Some(place.id)) {
+            self.journal.hold_above(&self.name, id);
         }
     }
 

@@ -69,8 +69,20 @@ fn seek(journal: &Journal, count: u64, filter: &Filter, wanted: &Wanted) -> Resu
         let start = journal.seek_last(window);
         let mut found = VecDeque::new();
         let mut position = start;
+        let mut unreadable = None;
         while position < newest && wanted.is_wanted() {
-            match journal.read(position)? {
+            let read = match journal.read(position) {
+                Err(error) => {
+                    // What is asked for may lie behind what cannot be read: nothing before that counts, then.
+                    let Some(behind) = journal.segment_behind(position) else { return Err(error) };
+                    unreadable = Some(error);
+                    found.clear();
+                    position = behind;
+                    continue;
+                }
+                Ok(read) => read,
+            };
+            match read {
                 Read::Batches(batches) => {
                     for batch in &batches {
                         let matching = batch.events_where(|channel, op| filter.wants(channel, op));
@@ -86,6 +98,10 @@ fn seek(journal: &Journal, count: u64, filter: &Filter, wanted: &Wanted) -> Resu
                 Read::Gone(gone) => position = gone.to,
                 Read::AtHead => break,
             }
+        }
+        // Looking further back meets it again.
+        if let Some(error) = unreadable.filter(|_| wanted.is_wanted() && (found.len() as u64) < count) {
+            return Err(error);
         }
         if !wanted.is_wanted()
             || found.len() as u64 == count

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Event;
 use crate::journal::compressed::plain_view;
 use crate::journal::disk::{Disk, DiskFile};
@@ -17,7 +17,7 @@ use crate::journal::opening::{never_begun, note_asides, segment_paths};
 use crate::journal::place::Start;
 use crate::journal::reader::Gone;
 use crate::journal::refusal::{
-    MEND, broken_middle, broken_segment, cannot_read, foreign, misfit_or_misnamed, rightly_named,
+    broken_middle, broken_segment, cannot_read, foreign, miscounted, misfit_or_misnamed, rightly_named,
     unknown_schema,
 };
 use crate::journal::registry::Registry;
@@ -128,7 +128,7 @@ pub fn for_each_event(
             if seen == batch.header().events as usize {
                 Ok(going)
             } else {
-                Err(miscounted(path, batch, seen))
+                Err(miscounted(path, (batch.first(), batch.header().events), seen))
             }
         })?;
         if !going {
@@ -151,14 +151,6 @@ pub(super) fn whole_length(path: &Path, file: Arc<dyn DiskFile>, disk: &dyn Disk
 pub(super) fn segments(dir: &Path, disk: &dyn Disk) -> Result<Vec<PathBuf>> {
     let paths = segment_paths(dir, disk)?;
     if paths.is_empty() { Err(removed::nothing_there(dir, disk)) } else { Ok(paths) }
-}
-
-fn miscounted(path: &Path, batch: &Batch, seen: usize) -> Error {
-    let (path, first, events) = (path.display(), batch.first(), batch.header().events);
-    Error::journal(format!(
-        "{path}: the batch of event {first} should have {events} events, {seen} can be read"
-    ))
-    .hint(MEND)
 }
 
 pub(super) enum Opened<'a> {

@@ -1,11 +1,14 @@
 //! What the push doors still need. Retention asks here before a segment goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::journal::disk::Disk;
 use crate::journal::reader::Gone;
 use crate::journal::segment::Segment;
 
@@ -20,11 +23,29 @@ struct Hold {
     idle: bool,
     /// What has gone although it needed it.
     lost: Option<Gone>,
+    /// Where its positions are kept, once it has said so.
+    kept_in: Option<PathBuf>,
+    /// No power cut brings back a position below this one.
+    settled: u64,
+    /// The lowest position since the last sync of that directory began.
+    lowest: u64,
 }
 
 impl Hold {
     fn new(above: u64) -> Self {
-        Self { above, since: Instant::now(), idle: false, lost: None }
+        let (since, kept_in) = (Instant::now(), None);
+        Self { above, since, idle: false, lost: None, kept_in, settled: 0, lowest: above }
+    }
+
+    /// The door is at another place.
+    fn at(&self, id: u64) -> Self {
+        let kept_in = self.kept_in.clone();
+        Self { kept_in, settled: self.settled.min(id), lowest: self.lowest.min(id), ..Self::new(id) }
+    }
+
+    /// A power cut may bring back a position to which what lies up to `last` is news.
+    fn may_fall_below(&self, last: u64) -> bool {
+        self.kept_in.is_some() && self.settled < last && self.above >= last
     }
 
     /// What lies up to here it does not hold, or not any more.
@@ -96,7 +117,7 @@ impl Holds {
             Some(hold) if hold.above == id => {}
             Some(hold) => {
                 let lost = hold.lost.filter(|lost| lost.to > id);
-                *hold = Hold { lost, idle: hold.idle, ..Hold::new(id) };
+                *hold = Hold { lost, idle: hold.idle, ..hold.at(id) };
             }
             None => _ = doors.insert(door.to_owned(), Hold::new(id)),
         }
@@ -106,8 +127,41 @@ impl Holds {
 
     /// A door begins anew behind `id`, as if it had never stood still.
     pub(crate) fn begin(&self, door: &str, id: u64) {
-        self.locked().insert(door.to_owned(), Hold::new(id));
+        let mut doors = self.locked();
+        let hold = doors.get(door).map_or_else(|| Hold::new(id), |hold| hold.at(id));
+        doors.insert(door.to_owned(), hold);
+        drop(doors);
         self.moves.send_replace(());
+    }
+
+    /// A door keeps its positions in this directory, each in the place of the one before.
+    pub(crate) fn kept_in(&self, door: &str, dir: &Path) {
+        if let Some(hold) = self.locked().get_mut(door) {
+            hold.kept_in = Some(dir.to_owned());
+        }
+    }
+
+    /// Before something goes that lies at or below `last`: makes durable that the doors which have it have it. A position is
+    /// stored without that, often, and a power cut may bring the one before it back, to which what has gone is lost.
+    pub(super) fn settle(&self, disk: &dyn Disk, last: u64) -> io::Result<()> {
+        let mut doors = self.locked();
+        let doubtful = doors.values().filter(|hold| hold.may_fall_below(last));
+        let dirs: BTreeSet<PathBuf> = doubtful.filter_map(|hold| hold.kept_in.clone()).collect();
+        let kept_there = |hold: &&mut Hold| hold.kept_in.as_ref().is_some_and(|dir| dirs.contains(dir));
+        doors.values_mut().filter(kept_there).for_each(|hold| hold.lowest = hold.above);
+        drop(doors);
+        if dirs.is_empty() {
+            return Ok(());
+        }
+        // A disk may take its time: doors move on meanwhile.
+        dirs.iter().try_for_each(|dir| match disk.sync_dir(dir) {
+            // Where there is none, none comes back.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        })?;
+        let mut doors = self.locked();
+        doors.values_mut().filter(kept_there).for_each(|hold| hold.settled = hold.lowest);
+        Ok(())
     }
 
     /// Watches whether doors have moved.

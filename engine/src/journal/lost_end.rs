@@ -95,14 +95,6 @@ impl LostEnd {
 }
 
 impl Shared {
-    /// Remembers damage for status, and tells it once.
-    pub(super) fn note_damage(&self, segment: &Segment, error: &Error) {
-        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
-        if damage.insert(segment.header.base, error.to_string()).is_none() {
-            tracing::error!(%error, hint = error.remedy(), "The journal is damaged; what is sound is served");
-        }
-    }
-
     /// What has become of a segment's file, if what its name leads to is not that file, and at least so long. A closed one
     /// may be put back from a copy; of one that is `written` its name has to lead to the open file.
     pub(super) fn harm_to(
@@ -169,20 +161,29 @@ impl Writer {
     }
 
     /// Looks, once a second, at another one of the closed segments: where nobody reads, nobody would miss it before the
-    /// next start refuses. A journal of 100 GB has been looked through in half an hour.
+    /// next start refuses. A journal of 100 GB has been looked through in half an hour. And at one whose file was missed: it
+    /// may have been put back.
     pub(super) fn look_at_another(&mut self) {
         self.ticks += 1;
         // So that none is looked at while retention or compression gives its name away.
         let _names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
         let segments = self.shared.segments.load();
         let closed = segments.len().saturating_sub(1);
-        let Some(segment) = self.ticks.checked_rem(closed).and_then(|at| segments.get(at)) else {
-            return;
-        };
-        let Ok(Some(how)) = self.shared.harm_to(segment, segment.stored(), None) else { return };
-        let what = format!("{} was {how} while rowcast ran", segment.path.display());
-        let error = self.shared.naming_repair(Error::journal(what).hint(MEND));
-        self.shared.note_damage(segment, &error);
+        let another = self.ticks.checked_rem(closed).and_then(|at| segments.get(at));
+        let missed = self.shared.harmed();
+        let missed = segments.iter().find(|segment| Some(segment.header.base) == missed);
+        for segment in another.into_iter().chain(missed) {
+            match self.shared.harm_to(segment, segment.stored(), None) {
+                Ok(Some(how)) => {
+                    let what = format!("{} was {how} while rowcast ran", segment.path.display());
+                    let error = self.shared.naming_repair(Error::journal(what).hint(MEND));
+                    self.shared.note_damage(segment, None, &error);
+                }
+                Ok(None) => self.shared.note_there(segment),
+                // A disk that is ill says nothing of the file.
+                Err(_) => {}
+            }
+        }
     }
 }
 

@@ -40,6 +40,7 @@ mod check;
 mod compressed;
 mod compressor;
 mod crowded;
+mod damage;
 pub mod disk;
 mod distance;
 mod ending;
@@ -222,7 +223,7 @@ pub struct Summary {
     /// What the writer is doing.
     #[serde(flatten)]
     pub state: State,
-    /// Damage that a reader has met: what is behind it cannot be read.
+    /// Damage that was met and is still there, as far as is known: what is behind it cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
     /// The installation.
@@ -255,8 +256,8 @@ pub(crate) struct Shared {
     pub(crate) holds: Holds,
     /// Which position belongs to which number.
     pub(crate) marks: Marks,
-    /// Damage that readers have met, by the base of the segment; no more entries than segments.
-    pub(crate) damage: Mutex<BTreeMap<u64, String>>,
+    /// Damage that was met, by the base of the segment; no more entries than segments.
+    pub(crate) damage: Mutex<BTreeMap<u64, damage::Damage>>,
     /// Base of the segment that retention could not remove; 0 when there is none.
     pub(crate) stays: AtomicU64,
     pub(crate) closing: AtomicBool,
@@ -355,6 +356,11 @@ impl Journal {
         self.shared.holds.moved(door, id);
     }
 
+    /// Where a push door keeps its positions: before something goes because it has it, its position is durable.
+    pub(crate) fn hold_kept_in(&self, door: &str, dir: &Path) {
+        self.shared.holds.kept_in(door, dir);
+    }
+
     /// A push door begins (again) behind `id`: whether it stands still counts from now on.
     pub(crate) fn hold_anew(&self, door: &str, id: u64) {
         self.shared.holds.begin(door, id);
@@ -381,7 +387,7 @@ impl Journal {
             bytes: segments.iter().map(|segment| segment.stored()).sum(),
             newest_commit: segments.last().map_or(0, |segment| segment.time_max()),
             state: self.shared.state.borrow().clone(),
-            damage: self.damage(),
+            damage: self.shared.damage(),
             installation: self.shared.installation,
         }
     }
@@ -391,7 +397,8 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended.
+    /// `Kind::Transient`, with nothing stored, when there is no room; `Kind::Journal` when the journal has ended: whether they
+    /// are stored is not known where the error says so ([`Error::may_be_done`]).
     pub async fn publish(&self, events: &[(&str, &[u8])], at: i64) -> Result<u64> {
         self.shared.refuse_unless_open()?;
         let mut builder = Builder::new();
@@ -438,7 +445,9 @@ impl Journal {
         };
         let mut stored = std::pin::pin!(async {
             self.commands.send(Command::Append(append)).await.map_err(|_| gone())?;
-            answered(&self.commands, answer).await.ok_or_else(gone)?
+            // What the writer has begun with may be in the file, and be found there by the next opening.
+            let ended = || if claim.take() { gone() } else { room::may_be_stored() };
+            answered(&self.commands, answer).await.ok_or_else(ended)?
         });
         let mut state = self.state();
         tokio::select! {

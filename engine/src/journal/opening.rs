@@ -31,6 +31,7 @@ use crate::journal::marks::Marks;
 use crate::journal::notes::Notes;
 use crate::journal::refusal::{
     broken_segment, cannot_list, cannot_read, foreign, is_named, misfit_or_misnamed, rightly_named,
+    seen_too_much, unknown_position,
 };
 use crate::journal::registry::Registry;
 use crate::journal::release::Release;
@@ -126,7 +127,10 @@ fn warn_of_unknown(newest: u64, options: &Options) {
 }
 
 /// Numbers are of 53 bits, which the clock reaches in the year 2255. One above would be damage at the next opening.
-fn out_of_numbers(clock: u64) -> Error {
+fn out_of_numbers(clock: u64, options: &Options) -> Error {
+    if clock < options.seen {
+        return seen_too_much(options);
+    }
     let years = clock / (365 * 24 * 60 * 60 * 1_000_000);
     Error::journal(format!(
         "Cannot number events: the highest number is near (the machine's clock stands {years} years after 1970)"
@@ -147,7 +151,7 @@ fn start(shared: Arc<Shared>, newest: u64) -> Result<Journal> {
         _ => above + SHOWN_MAX,
     };
     if next.saturating_add(SHOWN_MAX) >= NUMBERS_END {
-        return Err(out_of_numbers(clock));
+        return Err(out_of_numbers(clock, &shared.options));
     }
     let (commands, queue) = mpsc::channel(QUEUE);
     spawn_ticks(&commands);
@@ -364,8 +368,7 @@ impl Found {
         }
         segment.set_stored(stored.min(segment.length()));
         if let Some(json) = &left.position {
-            self.position =
-                serde_json::from_slice(json).map_err(|_| broken("its position record is unreadable"))?;
+            self.position = serde_json::from_slice(json).map_err(|_| unknown_position(path))?;
             registry.note_given(highest_schema(json));
         }
         let before = if header.history.is_some() { Lsn::ZERO } else { self.last_tx_end };

@@ -1,7 +1,7 @@
 //! Reading from any place without standing in the writer's way.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -161,7 +161,7 @@ impl Journal {
                 Ok(None) => break,
                 // What stands before the break is given out first.
                 Err(_) if !batches.is_empty() => break,
-                Err(error) => return Err(Some(self.unreadable(error, segment))),
+                Err(error) => return Err(Some(self.unreadable(error, segment, scanner.at()))),
             };
             if header.events == 0 || header.first + u64::from(header.events) <= relative {
                 continue;
@@ -173,6 +173,7 @@ impl Journal {
             let batch = Batch::new(data, segment.header.base, segment.header.spilled, |id| registry.get(id));
             batches.push(Arc::new(batch.ok_or_else(|| Some(self.unknown_schema(segment, offset)))?));
         }
+        self.shared.note_read(segment, offset, scanner.at());
         Ok(batches)
     }
 
@@ -180,7 +181,7 @@ impl Journal {
         match open_own(&*self.shared.disk, segment) {
             Ok(file) => Ok(Scanner::new(file, offset, segment.length())),
             Err(_) if self.shared.has_removed(segment) => Err(None),
-            Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment))),
+            Err(error) => Err(Some(self.unreadable(ScanError::Io(error), segment, offset))),
         }
     }
 
@@ -188,13 +189,9 @@ impl Journal {
         self.shared.naming_repair(unknown_schema(&segment.path, offset))
     }
 
-    /// Remembers damage, for status and log.
-    fn unreadable(&self, error: ScanError, segment: &Segment) -> Error {
+    /// What stopped reading at an offset. Remembered, for status and log, unless it is only for want of files.
+    fn unreadable(&self, error: ScanError, segment: &Segment, at: u64) -> Error {
         let removed = matches!(&error, ScanError::Io(error) if error.kind() == io::ErrorKind::NotFound);
-        let damaged = match &error {
-            ScanError::Broken(_) => true,
-            ScanError::Io(error) => removed || error.kind() == io::ErrorKind::InvalidData,
-        };
         let error = match error {
             ScanError::Io(error) if is_out_of_files(&error) => return no_file_left(&segment.path, error),
             ScanError::Io(error) => {
@@ -204,18 +201,8 @@ impl Journal {
             ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
         };
         let error = self.shared.naming_repair(error);
-        if damaged {
-            self.shared.note_damage(segment, &error);
-        }
+        self.shared.note_damage(segment, (!removed).then_some(at), &error);
         error
-    }
-
-    /// The oldest damage that readers have met and retention has not taken.
-    pub(super) fn damage(&self) -> Option<String> {
-        let segments = self.shared.segments.load();
-        let mut damage = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
-        damage.retain(|base, _| segments.iter().any(|segment| segment.header.base == *base));
-        damage.values().next().cloned()
     }
 
     /// The position from which the first batch is read whose running maximum of commit times is at least `time`.
@@ -271,6 +258,13 @@ impl Journal {
         self.oldest().saturating_sub(1)
     }
 
+    /// The position before the segment behind the one that has what comes after a position; `None` where there is none.
+    pub fn segment_behind(&self, position: u64) -> Option<u64> {
+        let segments = self.shared.segments.load();
+        let at = segments.partition_point(|segment| segment.last() <= position);
+        segments.get(at + 1).map(|segment| segment.header.base.saturating_sub(1))
+    }
+
     /// The gap that the newest history began with; 0 where none is held.
     pub fn seek_history(&self) -> u64 {
         let segments = self.shared.segments.load();
@@ -312,7 +306,7 @@ impl Journal {
                 Err(Some(error)) => return Err(error),
             };
             while let Some((offset, _, data)) =
-                scanner.next().map_err(|error| self.unreadable(error, segment))?
+                scanner.next().map_err(|error| self.unreadable(error, segment, scanner.at()))?
             {
                 let registry = &self.shared.registry;
                 let batch =
@@ -344,7 +338,9 @@ impl Journal {
             Err(None) => return Ok(None),
             Err(Some(error)) => return Err(error),
         };
-        while let Some((_, header, _)) = scanner.next().map_err(|error| self.unreadable(error, segment))? {
+        while let Some((_, header, _)) =
+            scanner.next().map_err(|error| self.unreadable(error, segment, scanner.at()))?
+        {
             if matches(&header) {
                 return Ok(Some(header));
             }

@@ -11,7 +11,7 @@ use crate::journal::opening::segment_paths;
 use crate::journal::rolling::is_full;
 use crate::journal::scan::Broken;
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader};
-use crate::journal::{Shared, installation};
+use crate::journal::{Options, Shared, installation};
 
 /// The command that mends a journal, as hints name it where nobody knows which directories are meant.
 const REPAIR: &str = "rowcast journal repair --data DIR";
@@ -33,6 +33,16 @@ pub(crate) const FEWER_FILES: &str = "It goes on by itself when others are close
 
 const RIGHTS: &str =
     "The user who runs rowcast has to be able to read and write the files of its data directory.";
+const READ_ONLY: &str =
+    "Mount its file system for writing; where an error has made it read-only, see the kernel's log (dmesg).";
+const FAILING: &str = "The disk may be failing: see the kernel's log (dmesg). Copy the directory to another one (ddrescue goes on \
+                       where cp stops), and repair it there.";
+const ROOM: &str = "Make room on the file system of the data directory.";
+const ABSENT: &str = "Name the data directory of rowcast (--data DIR).";
+
+/// What is sound by its checksum and cannot be understood: another version may have written it, and `repair`, which goes by
+/// checksums, leaves it as it is.
+const NEWER: &str = "Start the rowcast that wrote it, or a newer one.";
 
 /// A segment that another installation wrote, or so it seems.
 pub(crate) fn foreign(path: &Path, theirs: Uuid, ours: Uuid, disk: &dyn Disk) -> Error {
@@ -98,15 +108,17 @@ pub(crate) fn cannot_read(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::InvalidData {
         return Error::journal(format!("{} is damaged", path.display())).because(error).hint(MEND);
     }
-    let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied => RIGHTS,
-        _ if is_out_of_files(&error) => FILES,
-        _ => {
-            "The disk may be failing: see the kernel's log (dmesg). Copy the directory to another one (ddrescue goes on \
-             where cp stops), and repair it there."
-        }
-    };
+    let hint = rights_or(&error, FAILING);
     Error::journal(format!("Cannot read {}", path.display())).because(error).hint(hint)
+}
+
+/// What to do about an error of a file: of rights, of files, or what an ill disk needs.
+fn rights_or<'a>(error: &io::Error, ill: &'a str) -> &'a str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => RIGHTS,
+        io::ErrorKind::ReadOnlyFilesystem => READ_ONLY,
+        _ => or_files(error, ill),
+    }
 }
 
 /// A file that whoever reads tries again by himself, once others are closed.
@@ -116,7 +128,8 @@ pub(crate) fn no_file_left(path: &Path, error: io::Error) -> Error {
 
 /// The directory itself, not what lies in it.
 pub(crate) fn cannot_list(dir: &Path, error: io::Error) -> Error {
-    let hint = or_files(&error, RIGHTS);
+    let absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let hint = if absent { ABSENT } else { rights_or(&error, FAILING) };
     Error::journal(format!("Cannot list {}", dir.display())).because(error).hint(hint)
 }
 
@@ -197,12 +210,25 @@ pub(crate) fn read_header(path: &Path, disk: &dyn Disk) -> Result<Option<Segment
 /// Events whose columns nothing describes.
 pub(crate) fn unknown_schema(path: &Path, offset: u64) -> Error {
     Error::journal(format!("{} names an unknown schema version at offset {offset}", path.display()))
-        .hint(MEND)
+        .hint(NEWER)
+}
+
+/// A position of the stream that is sound by its checksum.
+pub(crate) fn unknown_position(path: &Path) -> Error {
+    Error::journal(format!("Cannot read {}: its position record is unreadable", path.display())).hint(NEWER)
+}
+
+/// A batch that is sound by its checksum.
+pub(crate) fn miscounted(path: &Path, (first, events): (u64, u32), seen: usize) -> Error {
+    let path = path.display();
+    Error::journal(format!(
+        "{path}: the batch of event {first} should have {events} events, {seen} can be read"
+    ))
+    .hint(NEWER)
 }
 
 pub(crate) fn cannot_use(path: &Path, error: io::Error) -> Error {
-    let other = if is_full(&error) { "Make room on the file system of the data directory." } else { RIGHTS };
-    let remedy = or_files(&error, other);
+    let remedy = rights_or(&error, if is_full(&error) { ROOM } else { FAILING });
     Error::journal(format!("Cannot use {}", path.display())).because(error).hint(remedy)
 }
 
@@ -216,6 +242,18 @@ impl Shared {
     }
 }
 
+/// A sink's position is near the highest number that there can be.
+pub(crate) fn seen_too_much(options: &Options) -> Error {
+    let seen = options.seen;
+    let sinks =
+        options.holds.iter().filter(|(_, id)| **id == seen).map(|(sink, _)| format!("the sink {sink}"));
+    let whose =
+        sinks.reduce(|some, other| format!("{some} and {other}")).unwrap_or_else(|| "a sink".to_owned());
+    Error::journal(format!("Cannot number events: {whose} has had event {seen}, as its position says, and that is near the highest number"))
+        .hint("No event has such a number: the file of the position, in the directory cursors of the data directory, is \
+               damaged. Remove it: the sink begins anew, as its start says (snapshot, earliest or latest).")
+}
+
 /// A file that can be read and has to be changed.
 pub(crate) fn cannot_change(doing: &str, path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
@@ -226,11 +264,8 @@ pub(crate) fn cannot_change(doing: &str, path: &Path, error: io::Error) -> Error
                 quoted(path)
             )
         }
-        io::ErrorKind::ReadOnlyFilesystem => {
-            "Mount its file system for writing; where an error has made it read-only, see the kernel's log (dmesg)."
-                .to_owned()
-        }
-        _ if is_full(&error) => "Make room on the file system of the data directory.".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => READ_ONLY.to_owned(),
+        _ if is_full(&error) => ROOM.to_owned(),
         _ => or_files(&error, "The disk may be failing: see the kernel's log (dmesg).").to_owned(),
     };
     Error::journal(format!("Cannot {doing} {}", path.display())).because(error).hint(hint)
@@ -244,8 +279,7 @@ pub(crate) fn broken_middle(path: &Path, broken: &Broken) -> Error {
 /// A segment of which nothing can be read, or which does not fit to the one before it.
 pub(crate) fn broken_segment(path: &Path, reason: &str) -> Error {
     if reason == OTHER_VERSION {
-        return Error::journal(format!("Cannot read {}: {reason}", path.display()))
-            .hint("Start the rowcast that wrote it, or a newer one.");
+        return Error::journal(format!("Cannot read {}: {reason}", path.display())).hint(NEWER);
     }
     Error::journal(format!("{} is damaged: {reason}", path.display())).hint(MEND)
 }
@@ -255,4 +289,40 @@ pub(crate) fn misfit(previous_last: u64, last: u64) -> String {
     format!(
         "it continues after event {previous_last}, but the segment before it ends at {last}: a segment is missing or cut"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_is_of_what_is_wrong() {
+        let path = Path::new("/data/journal");
+        let of = |error: &Error| error.remedy().unwrap_or_default().to_owned();
+        for told in [cannot_read, cannot_list, cannot_use] {
+            let hint = |kind: io::ErrorKind| of(&told(path, kind.into()));
+            assert!(hint(io::ErrorKind::PermissionDenied).contains("read and write the files"));
+            assert!(hint(io::ErrorKind::ReadOnlyFilesystem).contains("Mount its file system"));
+            assert!(of(&told(path, io::Error::from_raw_os_error(EMFILE))).contains("ulimit -n"));
+            assert!(of(&told(path, io::Error::other("the disk is ill"))).contains("dmesg"));
+        }
+        assert!(of(&cannot_list(path, io::ErrorKind::NotFound.into())).contains("--data DIR"));
+        assert!(of(&cannot_use(path, io::ErrorKind::StorageFull.into())).contains("Make room"));
+    }
+
+    /// Repair leaves what is sound by its checksum.
+    #[test]
+    fn repair_is_not_named_for_what_it_does_not_mend() {
+        let path = Path::new("/data/journal/1.seg");
+        let errors = [
+            unknown_schema(path, 128),
+            unknown_position(path),
+            miscounted(path, (7, 3), 2),
+            broken_segment(path, OTHER_VERSION),
+        ];
+        for error in errors {
+            let hint = error.remedy().unwrap_or_default();
+            assert!(hint.contains("a newer one") && !hint.contains("repair"), "{error}: {hint}");
+        }
+    }
 }

@@ -135,6 +135,7 @@ fn in_the_way(max_size: u64, doors: &[String], segment: &Segment) -> String {
 }
 
 fn remove(shared: &Shared, segment: &Arc<Segment>, reason: &'static str) -> io::Result<()> {
+    shared.holds.settle(&*shared.disk, segment.last())?;
     removed::note(&shared.options.dir, &*shared.disk, segment.last())?;
     abort::point(Point::RetentionNoted);
     // The one removed before this one must not come back alone after a power cut.

@@ -182,6 +182,13 @@ pub(crate) fn no_room(detail: &str) -> Error {
         .hint("Nothing was stored: try again in a while; `rowcast status` says whether it still waits")
 }
 
+/// Told to those whose events were being written when the writer ended.
+pub(super) fn may_be_stored() -> Error {
+    Error::journal("Whether it was stored is not known: the journal ended while it was being written")
+        .hint("Restart rowcast, and look at its log; then look whether it is there before you send it again")
+        .or_done()
+}
+
 fn takes_none(detail: &str) -> Error {
     Error::new(Kind::Transient, format!("The journal takes no events now: {detail}"))
 }

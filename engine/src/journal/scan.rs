@@ -15,6 +15,9 @@ use crate::record::{Header, intact};
 /// One read: large enough that a replay is sequential, small enough for many readers.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
+/// So much is read at once where more cannot be: a page, which a disk gives or does not.
+const PIECE_BYTES: u64 = 4 << 10;
+
 /// A place that holds no whole, sound batch.
 #[derive(Debug)]
 pub(crate) struct Broken {
@@ -113,6 +116,11 @@ impl Scanner {
         if length <= aligned { aligned } else { length.max(self.chunk) }
     }
 
+    /// Where the next batch stands.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
     /// Whether the next batch has been read already.
     pub(crate) fn is_at_hand(&self) -> bool {
         let start = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);
@@ -129,7 +137,10 @@ impl Scanner {
         if (self.window.len() as u64) < start + length {
             let size = self.chunk(length).min(self.end - self.at);
             let mut buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-            let read = self.file.read_at(&mut buffer, self.at).map_err(ScanError::Io)?;
+            let read = match self.file.read_at(&mut buffer, self.at) {
+                Err(error) => self.read_up_to_error(&mut buffer, length, error)?,
+                Ok(read) => read,
+            };
             buffer.truncate(read);
             self.window = buffer.into();
             self.window_at = self.at;
@@ -137,6 +148,25 @@ impl Scanner {
         let start = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);
         let end = start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
         Ok((end <= self.window.len()).then(|| self.window.slice(start..end)))
+    }
+
+    /// A sector that cannot be read withholds no more than what stands in it: reads piece by piece what comes before it, for
+    /// as long as that goes. The error where that is less than is needed: a short read would look like an end.
+    #[cold]
+    fn read_up_to_error(&self, buffer: &mut [u8], length: u64, error: io::Error) -> Result<usize, ScanError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = self.at + filled as u64;
+            // To the end of a page, so that one that is ill takes nothing of the one before it.
+            let size = usize::try_from(PIECE_BYTES - at % PIECE_BYTES).unwrap_or(usize::MAX);
+            let end = filled.saturating_add(size).min(buffer.len());
+            let piece = buffer.get_mut(filled..end).unwrap_or_default();
+            match self.file.read_at(piece, at) {
+                Ok(read) if read > 0 => filled += read,
+                _ => break,
+            }
+        }
+        if filled as u64 >= length { Ok(filled) } else { Err(ScanError::Io(error)) }
     }
 
     /// Whether a sound batch stands anywhere behind the current place that was written when all before it was

@@ -16,9 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::abort::{self, Point};
+use crate::error::Result;
 use crate::event::Micros;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::notes::Notes;
+use crate::journal::opening::index_paths;
 use crate::journal::registry::Registry;
 use crate::journal::scan::Scanner;
 use crate::journal::segment::{IndexEntry, Segment, SegmentHeader};
@@ -27,6 +29,9 @@ use crate::lsn::Lsn;
 
 /// One of a larger segment is synced: after a power cut a scan would take long.
 const SYNC_FROM: u64 = 256 << 20;
+
+/// No index of a segment of 100 GB is longer.
+const LONGEST: u64 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Sidecar {
@@ -156,11 +161,25 @@ pub(crate) fn durable_to(disk: &dyn Disk, path: &Path, header: &SegmentHeader) -
     Ok(own.map_or(0, |said| said.length))
 }
 
+/// The highest number of a schema version that any index there says has been given. One that cannot be read says nothing.
+pub(crate) fn highest(dir: &Path, disk: &dyn Disk) -> Result<u32> {
+    #[derive(Deserialize)]
+    struct Given {
+        #[serde(default)]
+        highest: u32,
+    }
+    let mut highest = 0;
+    for index in index_paths(dir, disk)? {
+        let given = read(disk, &index, LONGEST).ok().flatten();
+        highest = highest.max(given.map_or(0, |given: Given| given.highest));
+    }
+    Ok(highest)
+}
+
 /// Reads no more of an index than that; `None` when there is no good one. One that cannot be read may be all that tells
 /// of a segment that is gone: it is an error.
 pub(crate) fn said(disk: &dyn Disk, index: &Path) -> io::Result<Option<Said>> {
-    // As many as a segment of more than 100 GB has.
-    read(disk, index, 64 << 20)
+    read(disk, index, LONGEST)
 }
 
 /// Reads an index whose checksum is right, unless it is longer than any can be.

@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     pub(crate) small: Option<u64>,
     /// With a Unix socket.
     pub(crate) admin: bool,
+    /// Next to nothing of the journal is kept in memory.
+    pub(crate) uncached: bool,
 }
 
 /// A running door with a journal of its own.
@@ -58,6 +60,9 @@ impl Server {
             options.max_size = Some(3 * bytes);
         }
         options.min_free = 0;
+        if setup.uncached {
+            options.cache_bytes = 100;
+        }
         let journal = open(options, Arc::new(RealDisk)).expect("a journal");
         let (stopper, stop) = stop();
         let status = Status::default();

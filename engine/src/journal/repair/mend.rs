@@ -98,7 +98,9 @@ impl Bridge {
         };
         let mut bytes = header.encode().to_vec();
         let mut builder = Builder::new();
-        if let Some(position) = &self.position {
+        // Without one it stands for nobody's, beside the number of schema versions.
+        let nobodys = (self.schemas > 0).then(StreamPosition::default);
+        if let Some(position) = self.position.as_ref().or(nobodys.as_ref()) {
             builder.position(position.lsn, &json_of(position, self.schemas).map_err(io::Error::other)?);
         }
         let mut parts = builder.take();

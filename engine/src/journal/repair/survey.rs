@@ -13,7 +13,7 @@ use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::ending::Ending;
 use crate::journal::installation;
 use crate::journal::lost_end::{LostEnd, SHORT, number_of};
-use crate::journal::opening::{SHOWN_MAX, never_begun, segment_paths};
+use crate::journal::opening::{SHOWN_MAX, highest_schema, never_begun, segment_paths};
 use crate::journal::refusal::{
     all_rightly_named, broken_segment, cannot_read, foreign, misfit, rightly_named,
 };
@@ -22,9 +22,14 @@ use crate::journal::repair::{Cut, LostNumbers};
 use crate::journal::scan::{ScanError, Scanner};
 use crate::journal::segment::{OTHER_VERSION, SEGMENT_HEADER, Segment, SegmentHeader, is_compressed};
 use crate::journal::writer::now;
+use crate::journal::{sidecar, taken};
 use crate::lsn::Lsn;
 use crate::record::layout::NUMBERS_END;
 use crate::record::{Aside, Header, asides};
+use crate::schema::SchemaId;
+
+/// Schema versions left out where it is not known how many were described in what is lost: more than a segment has.
+const SCHEMAS_MAX: SchemaId = 1 << 16;
 
 /// What a survey found.
 #[derive(Debug)]
@@ -72,6 +77,8 @@ struct Survey<'a> {
     mends: Vec<Mend>,
     /// What an index knows of the end.
     lost: Option<LostEnd>,
+    /// The highest number of a schema version that anything says has been given: clients have kept a table under it.
+    schemas: SchemaId,
 }
 
 pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
@@ -85,6 +92,7 @@ pub(super) fn survey(dir: &Path, disk: &dyn Disk, seen: u64) -> Result<Found> {
         wound: None,
         mends: Vec::new(),
         lost: LostEnd::of(dir, disk)?,
+        schemas: taken::schemas(dir, disk)?.max(sidecar::highest(dir, disk)?),
     };
     all_rightly_named(&paths, disk)?;
     for (at, path) in paths.iter().enumerate() {
@@ -193,8 +201,9 @@ impl Survey<'_> {
             let lost = LostNumbers { from, to, open_end, bridge: file, detail };
             let installation = self.installation.unwrap_or_default();
             let history = wound.history;
-            // The highest schema version stands in the segments before, too.
-            Bridge { previous_last: last, lost, at, position, schemas: 0, installation, history }
+            // How many were described where it is lost is not known.
+            let schemas = if open_end { self.schemas.saturating_add(SCHEMAS_MAX) } else { self.schemas };
+            Bridge { previous_last: last, lost, at, position, schemas, installation, history }
         });
         self.mends.push(Mend { cuts: wound.cuts, bridge });
         self.kept.last = Some(to);
@@ -245,12 +254,14 @@ impl Survey<'_> {
             events: 0,
             sound: self.kept.clone(),
             pending: Vec::new(),
+            schemas: 0,
         };
         if header.history.is_some() {
             // Positions before it are of another history.
             walk.sound.lsn_max = Lsn::ZERO;
         }
         let broken = walk.run().map_err(|error| cannot_read(path, error))?;
+        self.schemas = self.schemas.max(walk.schemas);
         let unfinished = || (walk.good_end, "its last transaction is not whole");
         let broken = broken.or_else(|| (walk.good_end < length).then(unfinished));
         let lost = self.is_cut(path);
@@ -303,8 +314,9 @@ impl Survey<'_> {
     fn cut(&mut self, path: &Path, file: &Arc<dyn DiskFile>, length: u64, broken: &Damage) -> Result<()> {
         let &Damage { reason, damaged_at, cut_at, base, packed, history } = broken;
         let kept_from = if packed { 0 } else { cut_at };
-        let (sound_events, highest) =
+        let Behind { events: sound_events, highest, schemas } =
             behind(file, damaged_at, length, base).map_err(|error| cannot_read(path, error))?;
+        self.schemas = self.schemas.max(schemas);
         let cut = Cut {
             file: path.to_owned(),
             reason: reason.to_owned(),
@@ -356,6 +368,7 @@ struct Walk {
     /// As of `good_end`.
     sound: Kept,
     pending: Vec<(Header, Option<StreamPosition>)>,
+    schemas: SchemaId,
 }
 
 impl Walk {
@@ -368,6 +381,7 @@ impl Walk {
                 Err(ScanError::Io(error)) => return Err(error),
                 Err(ScanError::Broken(broken)) => return Ok(Some((broken.offset, broken.reason))),
             };
+            self.schemas = self.schemas.max(highest_in(&bytes, &header));
             let position = asides(&bytes, &header).filter_map(|aside| match aside {
                 Aside::Position(json) => Some(json),
                 _ => None,
@@ -402,21 +416,48 @@ fn is_in_the_middle(scanner: &mut Scanner, path: &Path) -> Result<bool> {
     scanner.is_in_the_middle(false).map_err(|error| cannot_read(path, io_of(error)))
 }
 
-/// Events in sound batches from a place on, and the highest number among them.
-fn behind(file: &Arc<dyn DiskFile>, from: u64, length: u64, base: u64) -> std::io::Result<(u64, u64)> {
+/// The highest number of a schema version that a batch says has been given.
+fn highest_in(bytes: &[u8], header: &Header) -> SchemaId {
+    let numbers = asides(bytes, header).map(|aside| match aside {
+        Aside::Position(json) => highest_schema(json),
+        Aside::Schema(json) => schema_number(json),
+        Aside::Note(..) => 0,
+    });
+    numbers.max().unwrap_or(0)
+}
+
+/// Also of one that this version cannot read.
+fn schema_number(json: &[u8]) -> SchemaId {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        id: SchemaId,
+    }
+    serde_json::from_slice(json).map_or(0, |Numbered { id }| id)
+}
+
+/// Events in sound batches behind a break, and the highest numbers in them.
+#[derive(Default)]
+struct Behind {
+    events: u64,
+    highest: u64,
+    schemas: SchemaId,
+}
+
+fn behind(file: &Arc<dyn DiskFile>, from: u64, length: u64, base: u64) -> std::io::Result<Behind> {
     let mut scanner = Scanner::new(Arc::clone(file), from, length);
-    let (mut events, mut highest) = (0, 0);
+    let mut found = Behind::default();
     loop {
-        while let Ok(Some((_, header, _))) = scanner.next() {
+        while let Ok(Some((_, header, bytes))) = scanner.next() {
             let last = (base + u64::from(header.events)).saturating_add(header.first).saturating_sub(1);
-            events += u64::from(header.events);
-            highest = highest.max(if last < NUMBERS_END { last } else { 0 });
+            found.events += u64::from(header.events);
+            found.highest = found.highest.max(if last < NUMBERS_END { last } else { 0 });
+            found.schemas = found.schemas.max(highest_in(&bytes, &header));
         }
         if !scanner.seek_sound(|_| true).map_err(io_of)? {
             break;
         }
     }
-    Ok((events, highest))
+    Ok(found)
 }
 
 fn io_of(error: ScanError) -> std::io::Error {

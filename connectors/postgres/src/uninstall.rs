@@ -217,7 +217,7 @@ async fn of_publications(client: &Client, source: &Source, server: &Server) -> R
     let others = shared::others(client, &source.slot).await?;
     let mut names = source.publications().map(str::to_owned).to_vec();
     names.extend(former::registered(client, &source.slot).await?);
-    names.extend(former::forsaken(client).await?);
+    names.extend(former::forsaken(client, &source.slot).await?);
     let (mut all, mut seen) = (Vec::new(), HashSet::new());
     for name in names {
         if !seen.insert(name.clone()) {

@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::journal::Shared;
 use crate::journal::segment::Segment;
+
+/// An error of the disk may have been met once: it is told for so long after somebody has met it.
+const MET: Duration = Duration::from_secs(60);
 
 /// What is wrong with one segment.
 #[derive(Debug)]
@@ -14,6 +18,21 @@ pub(crate) struct Damage {
     what: String,
     /// Where reading stopped; `None`: the file itself was removed, cut or replaced.
     at: Option<u64>,
+    /// When somebody has met it; what is wrong with the bytes themselves stays.
+    met: Option<Instant>,
+}
+
+impl Damage {
+    fn lasts(&self) -> bool {
+        self.met.is_none_or(|met| met.elapsed() < MET)
+    }
+}
+
+/// Whether what was met may be gone when it is looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passes {
+    Maybe,
+    No,
 }
 
 impl Shared {
@@ -22,7 +41,7 @@ impl Shared {
     }
 
     /// Remembers damage for status, and tells it once.
-    pub(super) fn note_damage(&self, segment: &Segment, at: Option<u64>, error: &Error) {
+    pub(super) fn note_damage(&self, segment: &Segment, at: Option<u64>, passes: Passes, error: &Error) {
         let mut damaged = self.damaged();
         let before = damaged.get(&segment.header.base);
         // What has become of a file explains what readers miss of it.
@@ -32,7 +51,8 @@ impl Shared {
         if before.is_none() {
             tracing::error!(%error, hint = error.remedy(), "The journal is damaged; what is sound is served");
         }
-        damaged.insert(segment.header.base, Damage { what: error.to_string(), at });
+        let met = (passes == Passes::Maybe).then(Instant::now);
+        damaged.insert(segment.header.base, Damage { what: error.to_string(), at, met });
     }
 
     /// A segment was read between two offsets.
@@ -62,7 +82,9 @@ impl Shared {
     pub(super) fn damage(&self) -> Option<String> {
         let segments = self.segments.load();
         let mut damaged = self.damaged();
-        damaged.retain(|base, _| segments.iter().any(|segment| segment.header.base == *base));
+        damaged.retain(|base, known| {
+            known.lasts() && segments.iter().any(|segment| segment.header.base == *base)
+        });
         damaged.values().next().map(|known| known.what.clone())
     }
 }

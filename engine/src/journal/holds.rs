@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::journal::disk::Disk;
 use crate::journal::reader::Gone;
+use crate::journal::refusal::is_out_of_files;
 use crate::journal::segment::Segment;
 
 /// The claim of one push door.
@@ -157,6 +158,12 @@ impl Holds {
         dirs.iter().try_for_each(|dir| match disk.sync_dir(dir) {
             // Where there is none, none comes back.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Whoever meets it wants to remove a segment, with which nothing is wrong.
+            Err(error) if !is_out_of_files(&error) => {
+                let what =
+                    format!("the positions of sinks in {} cannot be made durable: {error}", dir.display());
+                Err(io::Error::new(error.kind(), what))
+            }
             synced => synced,
         })?;
         let mut doors = self.locked();

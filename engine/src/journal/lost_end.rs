@@ -12,6 +12,7 @@ use std::sync::PoisonError;
 use crate::error::{Error, Result};
 use crate::journal::Shared;
 use crate::journal::compressed::{is_own, open_segment};
+use crate::journal::damage::Passes;
 use crate::journal::disk::{Disk, DiskFile, Look};
 use crate::journal::opening::{index_paths, never_begun, segment_paths};
 use crate::journal::refusal::{MEND, broken_middle, cannot_read, is_out_of_files};
@@ -177,7 +178,7 @@ impl Writer {
                 Ok(Some(how)) => {
                     let what = format!("{} was {how} while rowcast ran", segment.path.display());
                     let error = self.shared.naming_repair(Error::journal(what).hint(MEND));
-                    self.shared.note_damage(segment, None, &error);
+                    self.shared.note_damage(segment, None, Passes::No, &error);
                 }
                 Ok(None) => self.shared.note_there(segment),
                 // A disk that is ill says nothing of the file.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::event::Micros;
 use crate::journal::Journal;
 use crate::journal::compressed::open_own;
+use crate::journal::damage::Passes;
 use crate::journal::history::{Stretch, lineage};
 use crate::journal::last::before_last;
 use crate::journal::refusal::{
@@ -192,6 +193,8 @@ impl Journal {
     /// What stopped reading at an offset. Remembered, for status and log, unless it is only for want of files.
     fn unreadable(&self, error: ScanError, segment: &Segment, at: u64) -> Error {
         let removed = matches!(&error, ScanError::Io(error) if error.kind() == io::ErrorKind::NotFound);
+        let is_of_disk = matches!(&error, ScanError::Io(error) if error.kind() != io::ErrorKind::InvalidData);
+        let passes = if is_of_disk && !removed { Passes::Maybe } else { Passes::No };
         let error = match error {
             ScanError::Io(error) if is_out_of_files(&error) => return no_file_left(&segment.path, error),
             ScanError::Io(error) => {
@@ -201,7 +204,7 @@ impl Journal {
             ScanError::Broken(broken) => broken_middle(&segment.path, &broken),
         };
         let error = self.shared.naming_repair(error);
-        self.shared.note_damage(segment, (!removed).then_some(at), &error);
+        self.shared.note_damage(segment, (!removed).then_some(at), passes, &error);
         error
     }
 

@@ -9,6 +9,7 @@ use super::candidates::{self, Plan, Table};
 use super::loans;
 use super::publications::{self, listed};
 use super::server::Server;
+use super::shared;
 use crate::config::Source;
 use crate::tables::identifier;
 use crate::wire::sql_error;
@@ -184,6 +185,11 @@ pub(super) async fn change(client: &mut Client, source: &Source, plan: Plan) -> 
 ///
 /// When the database cannot be asked. What is in the way of one table is logged.
 pub(crate) async fn relieve(client: &mut Client, source: &Source, server: &Server) -> Result<()> {
+    // They may be another one's by now.
+    let others = shared::others(client, &source.slot).await?;
+    if others.iter().any(|(_, name)| source.publications().contains(&name.as_str())) {
+        return Ok(());
+    }
     let mut there = Vec::new();
     for name in source.publications() {
         let Some(publication) = publications::read(client, server.version, name).await? else { continue };

@@ -50,8 +50,9 @@ const SETS_APART: u32 = 160_000;
 
 /// Applies what is missing. Needs CREATE on the database only the first time.
 pub(super) async fn apply(client: &mut Client, server: &Server) -> Result<()> {
-    owners::unite(client, server).await?;
-    if applied(client).await? >= i64::try_from(FILES.len()).unwrap_or(i64::MAX) {
+    let pending = applied(client).await? < i64::try_from(FILES.len()).unwrap_or(i64::MAX);
+    owners::unite(client, server, pending).await?;
+    if !pending {
         return Ok(());
     }
     let failed = |error| sql_error("Cannot prepare the schema rowcast", error);

@@ -30,6 +30,9 @@ const OWNER: &str = "select pg_get_userbyid(c.relowner)::text, pg_has_role(c.rel
 /// Applications whose tables change hold what the event trigger reads.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '5s'";
 
+/// SQLSTATEs of somebody who holds what is to be altered: no lock in time, deadlock.
+const LOCKED: [&str; 2] = ["55P03", "40P01"];
+
 /// A thing that belongs to another role than it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Misplaced {
@@ -55,7 +58,9 @@ impl Owners {
         let keeper = ours.map_or_else(|| server.role.clone(), |row| row.get(0));
         let sql = format!(
             "select kind, name, pg_get_userbyid(owner)::text, pg_has_role(owner, 'USAGE') from ({THINGS}) t
-             where case kind when 'SCHEMA' then not pg_has_role(owner, 'USAGE') else pg_get_userbyid(owner) <> $1::text end
+             where case kind when 'SCHEMA'
+                             then not pg_has_role(owner, 'USAGE') or not has_schema_privilege($1::text::name, 'rowcast', 'CREATE')
+                             else pg_get_userbyid(owner) <> $1::text end
              order by kind = 'SCHEMA' desc, 1, 2"
         );
         let rows = client.query(&sql, &[&keeper]).await.map_err(failed)?;
@@ -82,8 +87,12 @@ pub(super) async fn other(client: &Client, server: &Server) -> Result<Option<Str
     Ok(row.map(|row| row.get::<_, String>(0)).filter(|owner| *owner != server.role))
 }
 
-/// Gives all of it to one role, where we may; else says how.
-pub(super) async fn unite(client: &mut Client, server: &Server) -> Result<()> {
+/// Gives all of it to one role, where we may; else says how. `pending`: that role is about to replace some of it.
+///
+/// # Errors
+///
+/// When it cannot be done for the moment, and has to be done before.
+pub(super) async fn unite(client: &mut Client, server: &Server, pending: bool) -> Result<()> {
     let owners = Owners::read(client, server).await?;
     if owners.misplaced.is_empty() {
         return Ok(());
@@ -99,6 +108,12 @@ pub(super) async fn unite(client: &mut Client, server: &Server) -> Result<()> {
                     "Parts of the schema rowcast belonged to other roles: given to one"
                 );
                 return Ok(());
+            }
+            Err(error) if pending && error.code().is_some_and(|code| LOCKED.contains(&code.code())) => {
+                return Err(sql_error(
+                    "Cannot give all parts of the schema rowcast to one role now, before they are brought up to date",
+                    error,
+                ));
             }
             Err(error) => sql_error("they cannot be given to one now", error).to_string(),
         }

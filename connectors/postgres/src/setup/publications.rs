@@ -102,9 +102,8 @@ pub(crate) async fn reconcile(
 ) -> Result<Reconciled> {
     let (theirs, altered) = make(client, source, server).await?;
     if attempt == Attempt::Full {
-        former::leave(client, source).await?;
         trigger::register(client, source, theirs.is_none()).await?;
-        former::warn_of_forsaken(client).await?;
+        former::warn_of_forsaken(client, &source.slot).await?;
     }
     let no_trigger = trigger::ensure(client, source, theirs.is_none(), attempt).await?;
     // In a publication of somebody else's the trigger changes nothing.
@@ -114,7 +113,7 @@ pub(crate) async fn reconcile(
     };
     if theirs.is_some() {
         // Lent for the sake of publications that were ours. As long as one of those is there, it is needed.
-        let unsettled = former::forsaken(client).await?.is_empty()
+        let unsettled = former::forsaken(client, &source.slot).await?.is_empty()
             && loans::repay(client, attempt, &mut known.lent).await?;
         return Ok(Reconciled { theirs, no_trigger, blind, altered, unsettled, ..Reconciled::default() });
     }

@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::Client;
 
 use self::attended::{Attendant, Attended};
-pub(super) use self::board::say;
+use self::crowded::CROWDED_MAX;
 use self::gone::is_undefined;
 use self::way::Way;
 use super::condition::{is_at_fault, try_out};
@@ -167,7 +167,9 @@ impl Reading {
 
     async fn read_on(&mut self, client: &mut Client) -> Result<Ended> {
         let Some(relation) = oid(client, &self.job).await? else {
-            self.leave(client, None).await?;
+            if self.leave(client, None).await? {
+                return Ok(Ended::Dropped);
+            }
             return self.drop_it("does not exist, or has another name").await;
         };
         if let Some(condition) = &self.job.condition
@@ -268,7 +270,7 @@ impl Reading {
                 // Far behind, the stream brings more in between than can be kept, however small a chunk is.
                 self.catch_up(client).await?;
             }
-            if !self.make_room().await? {
+            if !self.make_room(CROWDED_MAX).await? {
                 if let Some(sent) = sent.take() {
                     self.hear(client, sent).await?;
                 }

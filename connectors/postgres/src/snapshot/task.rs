@@ -139,6 +139,8 @@ struct Desk {
     stopping: BTreeSet<String>,
     /// The tables of all that have not ended: the stream looks after one reading of a table at a time.
     tables: BTreeMap<String, String>,
+    /// Those that would be read, but for sinks that are far behind.
+    held_back: BTreeSet<String>,
     /// Sinks that rows are read for alone.
     filling: BTreeSet<String>,
     /// Those that could not be read, and have not been since.
@@ -178,6 +180,7 @@ impl Desk {
             stops: BTreeMap::new(),
             stopping: BTreeSet::new(),
             tables: BTreeMap::new(),
+            held_back: BTreeSet::new(),
             filling: BTreeSet::new(),
             failed: BTreeMap::new(),
             watching: false,
@@ -275,7 +278,9 @@ impl Desk {
         let jobs_left = !jobs.tables.is_empty();
         let free = self.around.source.snapshot_tables.saturating_sub(self.reading.len());
         let mut ready = self.ready(jobs);
-        if ready.is_empty() && self.tables.is_empty() && self.stops.is_empty() {
+        // Those whose sinks are far behind go on any moment: what was streamed is remembered for them.
+        let is_waited_for = !self.held_back.is_empty();
+        if ready.is_empty() && !is_waited_for && self.tables.is_empty() && self.stops.is_empty() {
             self.rest(jobs_left).await;
         }
         ready.truncate(free);

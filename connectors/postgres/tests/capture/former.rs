@@ -3,7 +3,7 @@
 use rowcast_postgres::{Config, uninstall};
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, run, sql, value};
+use super::harness::{Capture, Directory, config, run, sql, until, value};
 use super::said::logged;
 use crate::support::Server;
 
@@ -19,6 +19,15 @@ async fn uninstall_takes_what_was_kept_under_another_name() {
     run(&client, "create table t (id int primary key); create publication theirs for table t").await;
     let other = Config { publication: "cdc".to_owned(), ..config(&server) };
     Capture::start(other, directory.path()).await.stop().await;
+    // Somebody may read any of them who says nothing of it: then only what this one is known to have kept goes.
+    let slot = "select pg_create_logical_replication_slot('reader', 'pgoutput')";
+    run(&client, "create publication older; comment on publication older is 'Made and kept by rowcast'")
+        .await;
+    run(&client, slot).await;
+    let would = uninstall(&config(&server), false).await.unwrap();
+    assert!(would.iter().all(|removal| removal.name != "publication older"), "{would:?}");
+    assert!(would.iter().any(|removal| removal.name == "publication cdc"), "{would:?}");
+    run(&client, "select pg_drop_replication_slot('reader'); drop publication older").await;
     // One of an installation that is gone, with all that says so.
     run(&client, "create publication older; comment on publication older is 'Made and kept by rowcast'")
         .await;
@@ -36,9 +45,10 @@ async fn uninstall_takes_what_was_kept_under_another_name() {
     assert_eq!((names, publications(&client).await), (vec!["publication older".to_owned()], "theirs".into()));
 }
 
-/// rowcast is given a person's publication: what it kept before goes, and what it lent for that comes back.
+/// rowcast is given a person's publication: what it kept before stays, in case the stream cannot go on with that, and is told.
+/// When it is gone, what was lent for it comes back.
 #[tokio::test]
-async fn another_publication_takes_the_place_of_what_was_kept() {
+async fn what_was_kept_stays_and_is_told_when_another_publication_takes_its_place() {
     let (server, directory) = (Server::start(""), Directory::new());
     let (client, other) = (sql(&server).await, sql(&server).await);
     run(
@@ -59,8 +69,11 @@ async fn another_publication_takes_the_place_of_what_was_kept() {
 
     let theirs = Config { publication: "mine".to_owned(), ..config(&server) };
     let capture = Capture::start(theirs, directory.path()).await;
-    assert_eq!((publications(&client).await, value(&client, identity).await), ("mine".into(), "d".into()));
-    assert_eq!(logged(directory.path(), "Removed a publication that rowcast kept before").len(), 2);
+    let there = "mine rowcast rowcast_inserts".to_owned();
+    assert_eq!((publications(&client).await, value(&client, identity).await), (there, "f".into()));
+    assert_eq!(logged(directory.path(), "that nobody looks after any more").len(), 1);
+    run(&client, "drop publication rowcast, rowcast_inserts").await;
+    until("what was lent to be back", async || value(&client, identity).await == "d").await;
     run(&client, "alter table w drop constraint w_pkey; update w set v = 2; update u set v = 3").await;
     run(&client, "insert into t values (1, 1)").await;
     assert_eq!(capture.briefs(2).await[1], "insert public.t 1,1");

@@ -11,7 +11,7 @@ use crate::support::Server;
 
 /// As the tenth migration leaves it.
 const OLDER: &str =
-    "delete from rowcast.migrations where version > 10; drop table rowcast.identifying cascade;
+    "delete from rowcast.migrations where version > 10; drop table rowcast.identifying, rowcast.chosen cascade;
     drop function rowcast.bereft, rowcast.tree, rowcast.identify, rowcast.hinders, rowcast.keep";
 
 /// What is not plain's.

@@ -72,7 +72,7 @@ impl Reading {
 const BEGINNINGS_MAX: u32 = 3;
 
 /// Puts on the board what a table waits for.
-pub(in crate::snapshot) fn say(status: &Status, job: &Job, reason: Option<&str>) {
+pub(super) fn say(status: &Status, job: &Job, reason: Option<&str>) {
     status.snapshots(|board| {
         if let Some(shown) = board.get_mut(&job.note()) {
             shown.reason = reason.map(str::to_owned);

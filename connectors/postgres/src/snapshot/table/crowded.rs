@@ -11,17 +11,18 @@ use super::Reading;
 const CROWDED_PAUSE: Duration = Duration::from_millis(500);
 
 /// For so long a reading keeps its place while it waits for them.
-const CROWDED_MAX: Duration = Duration::from_secs(10);
+pub(super) const CROWDED_MAX: Duration = Duration::from_secs(10);
 
 impl Reading {
-    /// Waits for sinks that are far behind. False when that takes long: others, whose sinks are not, are read meanwhile.
-    pub(super) async fn make_room(&mut self) -> Result<bool> {
+    /// Waits for sinks that are far behind. False when that takes longer than `patience`: others, whose sinks are not, are
+    /// read meanwhile.
+    pub(super) async fn make_room(&mut self, patience: Duration) -> Result<bool> {
         let (mut told, begun) = (false, Instant::now());
         while let Some(reason) = self.around.journal.crowded_for(&self.job.sinks) {
             if self.stopped.is_stopped() {
                 return Ok(true);
             }
-            if begun.elapsed() > CROWDED_MAX {
+            if begun.elapsed() > patience {
                 return Ok(false);
             }
             self.close_early().await?;

@@ -12,10 +12,14 @@ use crate::capture;
 use crate::setup::slot;
 use crate::snapshot::job::{Job, Progress, note_unless_replaced};
 use crate::snapshot::server::{name_of, oid};
-use crate::snapshot::task::Surroundings;
 
 /// The reason of a gap: the table has another name than when its rows began to be read.
 const RENAMED: &str = "renamed";
+
+/// The table that a noted job is of; none where it has ended.
+fn relation_of(noted: &[u8]) -> Option<u32> {
+    serde_json::from_slice::<Job>(noted).ok().map(|job| job.progress.relation)
+}
 
 /// Whether the server knows no table of a name that was said.
 pub(super) fn is_undefined(error: &Error) -> bool {
@@ -43,7 +47,9 @@ impl Reading {
                 return Ok(Round::Next);
             }
         }
-        self.leave(client, now).await?;
+        if self.leave(client, now).await? {
+            return Ok(Round::Ended(Ended::Dropped));
+        }
         if now.is_some_and(|oid| oid != self.job.progress.relation) {
             return Err(Error::transient("Another table has taken the name of the one that was read"));
         }
@@ -51,47 +57,87 @@ impl Reading {
     }
 
     /// A table that has been given another name since it was to be read; `now` is the one that has its name now. Where none of
-    /// its rows has been told, they are told under the new name. Else those that are still to come are missing in both.
-    pub(super) async fn leave(&mut self, client: &Client, now: Option<u32>) -> Result<()> {
+    /// its rows has been told, they are told under the new name. Else those that are still to come are missing in both. Whether
+    /// nothing is left to be read under this one, and that has been said.
+    ///
+    /// # Errors
+    ///
+    /// The snapshot of another table that had the new name before has not ended.
+    pub(super) async fn leave(&mut self, client: &Client, now: Option<u32>) -> Result<bool> {
         let Progress { relation, history, .. } = self.job.progress;
         // The OID of another database is none of this one's tables.
         if relation == 0 || history != self.around.history || now == Some(relation) {
-            return Ok(());
+            return Ok(false);
         }
-        let Some((schema, table)) = name_of(client, relation).await? else { return Ok(()) };
-        let mut notes = vec![(self.job.note(), self.left_to(now)?)];
-        let Surroundings { journal, .. } = &self.around;
-        let (before, channel) = (self.job.channel(), Schema::channel_of(&schema, &table));
-        if self.job.progress.cursor.is_none() && self.job.progress.rows == 0 {
-            let progress = Progress { relation, history, ..Progress::default() };
-            let renamed = Job { schema, table, progress, ..self.job.clone() };
-            // Who is to have them already has them by that.
-            if journal.note_named(&renamed.note()).is_none() {
-                notes.push((renamed.note(), renamed.json()?));
+        let Some((schema, table)) = name_of(client, relation).await? else { return Ok(false) };
+        let next = now.map(|relation| Job {
+            progress: Progress { relation, history, ..Progress::default() },
+            // The first row of the whole is the other one's.
+            place: self.job.place.max(1),
+            ..self.job.clone()
+        });
+        let json = next.as_ref().map_or_else(|| Ok(Vec::new()), Job::json)?;
+        let notes = vec![(self.job.note(), json)];
+        let channel = Schema::channel_of(&schema, &table);
+        let what = if self.job.progress.cursor.is_none() && self.job.progress.rows == 0 {
+            self.goes_on_as((schema, table), notes).await?;
+            "its rows are told under that name"
+        } else {
+            self.tell_of_new_name(&channel, &notes).await?;
+            "its rows that were still to come are missing"
+        };
+        if next.is_none() && self.job.sinks.is_empty() {
+            self.around.status.note_dropped(&self.job.channel(), &format!("is called {channel} now: {what}"));
+        }
+        let Some(next) = next else { return Ok(true) };
+        self.job.place = next.place;
+        Ok(false)
+    }
+
+    /// None of its rows has been told: they are read under the name that it has now.
+    async fn goes_on_as(
+        &self,
+        (schema, table): (String, String),
+        mut notes: Vec<(String, Vec<u8>)>,
+    ) -> Result<()> {
+        let Progress { relation, history, .. } = self.job.progress;
+        let progress = Progress { relation, history, ..Progress::default() };
+        let renamed = Job { schema, table, progress, ..self.job.clone() };
+        let (before, channel) = (self.job.channel(), renamed.channel());
+        match self.around.journal.note_named(&renamed.note()).and_then(|noted| relation_of(&noted)) {
+            None => notes.push((renamed.note(), renamed.json()?)),
+            // Who is to have its rows has them by that.
+            Some(of) if of == 0 || of == relation => {}
+            Some(_) => {
+                let what = format!(
+                    "{before} is called {channel} now, and the snapshot of the table that was called so before has not ended"
+                );
+                return Err(Error::transient(what));
             }
-            self.around.note(&notes).await?;
-            tracing::info!(table = before, now = channel, "A table is read under the name that it was given");
-            return Ok(());
         }
+        if self.job.sinks.is_empty() {
+            self.around.status.note_wanted(&channel);
+        }
+        self.around.note(&notes).await?;
+        tracing::info!(table = before, now = channel, "A table is read under the name that it was given");
+        Ok(())
+    }
+
+    async fn tell_of_new_name(&self, channel: &str, notes: &[(String, Vec<u8>)]) -> Result<()> {
+        let before = self.job.channel();
         let detail = format!(
             "It was called {before} when its rows began to be read: of those that it had, a part was told under that name, and \
              the rest is not told"
         );
+        let (journal, sinks) = (&self.around.journal, &self.job.sinks);
         // After a crash nobody comes here again, to tell it twice.
-        journal.record_gap_for(&self.job.sinks, &channel, (RENAMED, &detail), &notes, capture::now()).await?;
+        journal.record_gap_for(sinks, channel, (RENAMED, &detail), notes, capture::now()).await?;
         tracing::warn!(
             table = before,
             now = channel,
             "A table was given another name while its rows were read"
         );
         Ok(())
-    }
-
-    /// What the note says from here on: of the table that has the name now, nothing has been read.
-    fn left_to(&self, now: Option<u32>) -> Result<Vec<u8>> {
-        let Some(relation) = now else { return Ok(Vec::new()) };
-        let progress = Progress { relation, history: self.around.history, ..Progress::default() };
-        Job { progress, ..self.job.clone() }.json()
     }
 
     /// There is nothing to read: the wish is forgotten, and said so.

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
+use super::crowded::CROWDED_MAX;
 use super::gone::is_undefined;
 use super::{Ended, Reading, Round, gone};
 use crate::config::Origin;
@@ -51,6 +52,9 @@ impl Reading {
         if self.job.condition.is_some() {
             return self.give_up(client, keyless::CONDITION).await;
         }
+        if !self.make_room(CROWDED_MAX).await? {
+            return Ok(Round::Ended(Ended::Stopped));
+        }
         let relation = self.job.progress.relation;
         self.order(Order::End(relation)).await?;
         (self.window, self.early, self.behind) = (None, None, false);
@@ -70,9 +74,8 @@ impl Reading {
             if self.stopped.is_stopped() {
                 return Ok(Round::Ended(Ended::Stopped));
             }
-            if !self.make_room().await? {
-                return Ok(Round::Ended(Ended::Stopped));
-            }
+            // What was looked up is worth waiting with: the next one would have to look it up again.
+            self.make_room(Duration::MAX).await?;
             self.wait_for_journal().await?;
             let Some(memory) = self.memory().await? else { continue };
             let sent = match self.piece(client, memory, &mut opened).await? {
@@ -189,9 +192,10 @@ impl Reading {
                 Written::Flawed(Flaw::Changed)
             }
             WholeOutcome::Doubt => Written::Flawed(Flaw::Doubt),
-            WholeOutcome::Gone => {
-                return self.gone(client).await.map(Piecework::Ends);
-            }
+            WholeOutcome::Gone => match self.gone(client).await? {
+                Round::Next => Written::Repeat(Why::Changed),
+                ended => return Ok(Piecework::Ends(ended)),
+            },
             WholeOutcome::Keyed => {
                 self.begin_with_key(Vec::new(), String::new()).await?;
                 return Ok(Piecework::Ends(Round::Next));
@@ -223,6 +227,7 @@ impl Reading {
         told: Told,
         memory: OwnedSemaphorePermit,
     ) -> Result<()> {
+        self.unpublished_since = None;
         self.job.progress.estimate = table.estimate;
         self.job.progress.at_end = true;
         // What other servers' replication has written may be told by no event.

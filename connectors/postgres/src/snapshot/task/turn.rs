@@ -1,16 +1,15 @@
 //! Whose turn it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Desk;
 use crate::snapshot::job::{Job, Jobs};
-use crate::snapshot::table::say;
 use crate::snapshot::wishes;
 
 impl Desk {
     /// Those whose turn it is, in their order, one of each table: tables with rows come when those without are done with.
-    pub(super) fn ready(&self, jobs: Jobs) -> Vec<(String, Job)> {
+    pub(super) fn ready(&mut self, jobs: Jobs) -> Vec<(String, Job)> {
         let before = wishes::before_others(&jobs);
         let mut taken: BTreeSet<String> = self.tables.values().cloned().collect();
         let now = Instant::now();
@@ -32,21 +31,40 @@ impl Desk {
             may(note, job)
                 && !self.stops.contains_key(note)
                 && (job.rowless || !first.contains(&job.snapshot))
-                && self.finds_sinks_near(job)
         };
         let mut ready: Vec<_> = jobs.tables.into_iter().filter(is_ready).collect();
+        self.hold_back(&mut ready);
         ready.sort_by_key(|(_, job)| (job.snapshot, !job.rowless, !job.keyless, job.place));
         ready.retain(|(_, job)| taken.insert(job.channel()));
         ready
     }
 
-    /// Whether the sinks that rows are for have come by with what is there; what they lack is said. Until then others are
-    /// read.
-    fn finds_sinks_near(&self, job: &Job) -> bool {
-        let crowded = self.around.journal.crowded_for(&job.sinks);
-        if let Some(reason) = &crowded {
-            say(&self.around.status, job, Some(reason));
+    /// Takes those out whose sinks are far behind, and says so, until they have come by: others are read meanwhile.
+    fn hold_back(&mut self, ready: &mut Vec<(String, Job)>) {
+        // Thousands of tables are for the same ones.
+        let mut known: BTreeMap<Vec<String>, Option<String>> = BTreeMap::new();
+        let mut held = BTreeMap::new();
+        ready.retain(|(note, job)| {
+            let crowded =
+                known.entry(job.sinks.clone()).or_insert_with(|| self.around.journal.crowded_for(&job.sinks));
+            if let Some(reason) = crowded {
+                held.insert(note.clone(), reason.clone());
+            }
+            crowded.is_none()
+        });
+        if held.is_empty() && self.held_back.is_empty() {
+            return;
         }
-        crowded.is_none()
+        let before = std::mem::take(&mut self.held_back);
+        self.around.status.snapshots(|board| {
+            for (note, shown) in board.iter_mut() {
+                if let Some(reason) = held.remove(note) {
+                    shown.reason = Some(reason);
+                    self.held_back.insert(note.clone());
+                } else if before.contains(note) && !self.stops.contains_key(note) {
+                    shown.reason = None;
+                }
+            }
+        });
     }
 }

@@ -71,6 +71,12 @@ pub(super) fn is_wished(journal: &Journal) -> bool {
     journal.any_note(|name, _| name.starts_with("snapshot public.t wished at "))
 }
 
+/// Whether rows wait for what these words say.
+fn is_waiting(capture: &Capture, words: &str) -> bool {
+    let snapshots = capture.report().snapshots;
+    snapshots.iter().any(|shown| shown.reason.as_ref().is_some_and(|why| why.contains(words)))
+}
+
 /// Waits until a snapshot is paused, and has not ended before.
 pub(super) async fn paused(capture: &Capture) {
     until("it to be paused", async || {

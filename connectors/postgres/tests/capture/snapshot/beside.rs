@@ -8,6 +8,9 @@ use rowcast_engine::snapshots::Command;
 use super::*;
 use crate::capture::harness::version;
 
+/// What rows for the sink a wait for that lacks too much.
+const BEHIND: &str = "the sink a is";
+
 async fn ask(capture: &Capture, command: Command) {
     capture.status.ask_for_snapshot(command).await.unwrap();
 }
@@ -62,11 +65,7 @@ async fn rows_wait_for_a_sink_and_the_stream_does_not() {
     capture.streams().await;
     let place = capture.place_of("a");
     capture.journal.hold_above("a", place);
-    let is_waited_for = |capture: &Capture| {
-        let snapshots = capture.report().snapshots;
-        snapshots.iter().any(|shown| shown.reason.as_ref().is_some_and(|why| why.contains("the sink a is")))
-    };
-    until("the rows to wait", async || is_waited_for(&capture)).await;
+    until("the rows to wait", async || is_waiting(&capture, BEHIND)).await;
     // The chunk that was on its way comes before the second of these.
     for id in 1..=2 {
         run(&client, &format!("insert into u values ({id})")).await;
@@ -80,7 +79,7 @@ async fn rows_wait_for_a_sink_and_the_stream_does_not() {
         // It is looked twice a second whether there is room.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert!(is_waited_for(&capture));
+    assert!(is_waiting(&capture, BEHIND));
     assert_eq!(reads(&capture.events_for("a")).len(), before);
     let last = format!("read public.t {ROWS},");
     until("the rest", async || {
@@ -107,11 +106,7 @@ async fn rows_for_others_do_not_wait_for_a_sink_that_stands_still() {
     capture.streams().await;
     let place = capture.place_of("a");
     capture.journal.hold_above("a", place);
-    let is_waited_for = |capture: &Capture| {
-        let snapshots = capture.report().snapshots;
-        snapshots.iter().any(|shown| shown.reason.as_ref().is_some_and(|why| why.contains("the sink a is")))
-    };
-    until("the rows to wait", async || is_waited_for(&capture)).await;
+    until("the rows to wait", async || is_waiting(&capture, BEHIND)).await;
     capture.stop().await;
     run(&client, "insert into u values (1), (2)").await;
     let both = [("a", Some(5)), ("b", Some(7))];
@@ -123,7 +118,7 @@ async fn rows_for_others_do_not_wait_for_a_sink_that_stands_still() {
         reads(&capture.events_for("b")).iter().any(|row| row == "read public.u 2")
     })
     .await;
-    assert!(is_waited_for(&capture));
+    assert!(is_waiting(&capture, BEHIND));
     // Nor do those of one that is stopped go on without it.
     assert!(reads(&capture.events_for("a")).len() < 300_000);
     until("the rest", async || {

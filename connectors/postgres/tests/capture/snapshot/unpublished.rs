@@ -17,11 +17,7 @@ async fn one_that_is_so_for_a_moment_is_read_to_its_end() {
     let keeper = sql(&server).await;
     run(&client, "alter publication rowcast drop table t").await;
     run(&keeper, "begin; lock table t in share row exclusive mode").await;
-    let waits = |capture: &Capture| {
-        let snapshots = capture.report().snapshots;
-        snapshots.iter().any(|shown| shown.reason.as_ref().is_some_and(|why| why.contains("in none of")))
-    };
-    until("the rest to wait", async || waits(&capture)).await;
+    until("the rest to wait", async || is_waiting(&capture, "in none of")).await;
     run(&keeper, "alter publication rowcast add table only t; commit").await;
     read_whole(&capture).await;
     let events = capture.events();

@@ -8,9 +8,9 @@ cd "$(dirname "$0")/.."
 
 # Of the whole program: what connections, rows, tables, types, slots, snapshots, positions and custom events become, and
 # the commands that ask the source. Doors, sinks, journal and page see only what capture has made of them.
-scenarios="adopt:: commands:: confirm:: connection:: custom:: extensions:: filling:: flow:: hangup:: huge:: keyless::
+scenarios="abort:: adopt:: commands:: confirm:: connection:: custom:: extensions:: filling:: flow:: hangup:: huge:: keyless::
   large:: liveness:: naps:: neighbours:: resnapshot:: resume:: setup:: slot:: snapshot:: start:: tables::
-  type_changes:: types:: unrendered:: workload::"
+  type_changes:: types:: unrendered:: workload:: yielding::"
 
 # `short` leaves out what takes long and is made by us, by the network or by the disk, on any version: the versions of a
 # CI run have an hour and a half with all the rest.
@@ -23,14 +23,14 @@ if [ "${ROWCAST_MATRIX:-whole}" = short ]; then
     snapshot::wide:: snapshot::busy:: snapshot::generated:: snapshot::keyless::under_full_write_load_sinks; do
     of_connector="$of_connector --skip capture::$name"
   done
-  for name in flow:: hangup:: huge:: liveness:: naps:: workload:: filling::killed_at_every_step \
+  for name in abort:: yielding:: flow:: hangup:: huge:: liveness:: naps:: workload:: filling::killed_at_every_step \
     keyless::killed_at_every_step; do
     of_program="$of_program --skip $name"
   done
 fi
 
-# Each test waits for its servers most of the time.
-threads=$(($(nproc) * 2))
+# Each test waits for its servers most of the time: with twice as many as there are processors half of them were idle.
+threads=$(($(nproc) * 3))
 
 programs_of() {
   bin=$PWD/.cache/postgres/$1/native/bin

@@ -107,7 +107,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Failure> {
 pub(crate) async fn adopt(mut config: Config) -> Result<Option<Adopted>, Failure> {
     let mut signals = Signals::new()?;
     // An error ends it, and nobody stays to look after the slot that it is about.
-    config.source.wal_budget = None;
+    (config.source.brief, config.source.wal_budget) = (true, None);
     // No sink runs that could move on: waiting for one at max_size would have no end.
     let journal = tokio::select! {
         journal = opened_journal(&config, |options| options.max_size = Some(u64::MAX)) => journal?,
@@ -206,7 +206,8 @@ async fn delivered(journal: &Journal, status: &Status, sinks: &[String]) -> Resu
         look.tick().await;
         let lacking = journal.lacking(sinks);
         if lacking.is_empty() {
-            return Ok(ExitCode::SUCCESS);
+            let missing = rowcast_postgres::not_all_read(journal);
+            return missing.map_or(Ok(ExitCode::SUCCESS), |missing| Err(missing.into()));
         }
         if !std::mem::replace(&mut told, true) {
             tracing::info!(sinks = lacking.join(", "), "All has been read; waiting until the sinks have it");

@@ -104,6 +104,8 @@ async fn a_lost_slot_waits_for_a_person_while_the_doors_serve() {
     assert_eq!(live.expect_event("message").await.json()["payload"], 7);
     assert_eq!(told(&held(&rowcast).await), [json!(1), Value::Null]);
 
+    let gaps = "rowcast_source_gaps_total{reason=\"source_lost\"}";
+    assert_eq!(rowcast.metric(gaps).await, Some(0.0), "an increase can be seen");
     let adopted = adopt(&data, &[]).await;
     assert_eq!(adopted.code, 0, "{adopted:?}");
     assert!(adopted.stdout.contains("(source_lost)") && adopted.stdout.contains("is gone"), "{adopted:?}");
@@ -114,7 +116,7 @@ async fn a_lost_slot_waits_for_a_person_while_the_doors_serve() {
     database.execute("insert into t values (3)").await;
     assert_eq!(live.expect_event("message").await.json()["after"], json!({"id": 3}));
     assert_eq!(told(&wait_row(&rowcast, 3).await), [json!(1), Value::Null, json!("source_lost"), json!(3)]);
-    assert_eq!(rowcast.metric("rowcast_source_gaps_total{reason=\"source_lost\"}").await, Some(1.0));
+    assert_eq!(rowcast.metric(gaps).await, Some(1.0));
     let again = adopt(&data, &[]).await;
     assert!(again.code == 0 && again.stdout.contains("nothing to adopt"), "{again:?}");
 

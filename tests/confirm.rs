@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::slot::wait_metric;
 use crate::support::ndjson::page;
 use crate::support::postgres::Stop;
 use crate::support::rowcast::{Output, command};
@@ -40,6 +41,21 @@ pub(crate) async fn confirmed(database: &Database) -> u64 {
         ),
     )
     .await
+}
+
+/// Waits until the server may forget up to this position.
+async fn wait_confirmed(database: &Database, position: u64) {
+    wait_for("the position to be confirmed", SOON, async || {
+        let confirmed = confirmed(database).await;
+        if confirmed >= position { Ok(()) } else { Err(format!("{confirmed} of {position}")) }
+    })
+    .await;
+}
+
+/// The server is not told that it may forget what lies at this position, for several times as long as it takes to be told.
+async fn is_kept(database: &Database, position: u64, otherwise: &str) {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(confirmed(database).await < position, "{otherwise}");
 }
 
 pub(crate) async fn lsn(database: &Database, sql: &str) -> u64 {
@@ -99,26 +115,19 @@ async fn lose_the_disk(confirm: &str) -> (BTreeSet<u64>, Vec<Value>) {
             (&json!("sinks"), &json!(["kafka"]))
         );
         assert!(status["reasons"].to_string().contains("The slot waits for the sink kafka"), "{status}");
-        // Several times as long as it takes to be told.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(confirmed(&database).await < fourth, "what Kafka lacks was confirmed");
+        is_kept(&database, fourth, "what Kafka lacks was confirmed").await;
         assert!(rowcast.metric("rowcast_source_held_bytes").await.is_some_and(|bytes| bytes > 0.0));
         // A restart forgets none of it.
         rowcast.kill9().await;
         rowcast.resume().await;
         rowcast.wait_streaming().await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(confirmed(&database).await < fourth, "what Kafka lacks was confirmed after a restart");
+        is_kept(&database, fourth, "what Kafka lacks was confirmed after a restart").await;
     } else {
         assert_eq!(
             (&status["source"]["confirm"], &status["source"]["held_by"]),
             (&json!("journal"), &json!([]))
         );
-        wait_for("the rows to be confirmed", SOON, async || {
-            let confirmed = confirmed(&database).await;
-            if confirmed >= inserted { Ok(()) } else { Err(format!("{confirmed} of {inserted}")) }
-        })
-        .await;
+        wait_confirmed(&database, inserted).await;
     }
     rowcast.kill9().await;
     std::fs::remove_dir_all(rowcast.data()).unwrap();
@@ -138,11 +147,7 @@ async fn lose_the_disk(confirm: &str) -> (BTreeSet<u64>, Vec<Value>) {
     wait_position(&rowcast).await;
     if confirm.ends_with("sinks") {
         let last = lsn(&database, "select pg_current_wal_lsn()").await;
-        wait_for("the slot to be let go", SOON, async || {
-            let confirmed = confirmed(&database).await;
-            if confirmed >= last { Ok(()) } else { Err(format!("{confirmed} of {last}")) }
-        })
-        .await;
+        wait_confirmed(&database, last).await;
     }
     delivered(kafka, &prefix, 7).await
 }
@@ -205,6 +210,58 @@ async fn a_server_stops_although_a_sink_holds_its_slot() {
     assert_eq!(rows, [1, 2, 3], "each once, in order");
 }
 
+/// The server's disk goes first: what the journal has may be forgotten, and no slot is dropped.
+#[tokio::test]
+async fn a_sink_that_stands_still_costs_no_slot() {
+    if !own_servers("a_sink_that_stands_still_costs_no_slot") {
+        return;
+    }
+    let kafka = Kafka::shared().await;
+    let prefix = kafka.prefix("waived");
+    let postgres = Postgres::start(&[]).await;
+    let database = postgres.create_database("waived").await;
+    database.execute("create table t (id integer primary key, v text)").await;
+    let rowcast = Rowcast::of(&database)
+        .kafka(kafka, &prefix)
+        .set("source.snapshot=never")
+        .set("source.confirm=sinks")
+        .set("source.wal_budget=64MB")
+        .start()
+        .await;
+    insert(&database, &rowcast, 1..=1).await;
+    wait_position(&rowcast).await;
+    sink(&rowcast, "pause").await;
+    database.execute("insert into t select i, repeat('v', 1000) from generate_series(2, 80000) i").await;
+    let written = lsn(&database, "select pg_current_wal_lsn()").await;
+    wait_metric(&rowcast, "rowcast_source_confirm_waived", 1.0).await;
+    let status = rowcast.status().await;
+    assert!(status["reasons"].to_string().contains("as with source.confirm"), "{status}");
+    assert_eq!(status["source"]["held_by"], json!([]));
+    wait_confirmed(&database, written).await;
+    wait_for("the log to be given back", SOON, async || {
+        database.execute("checkpoint").await;
+        let kept = rowcast.metric("rowcast_source_wal_retained_bytes").await;
+        if kept.is_some_and(|kept| kept < f64::from(64 << 20)) { Ok(()) } else { Err(format!("{kept:?}")) }
+    })
+    .await;
+    assert_eq!(rowcast.metric("rowcast_source_slots_given_up_total").await, Some(0.0));
+
+    // From then on the sinks count again.
+    sink(&rowcast, "resume").await;
+    wait_position(&rowcast).await;
+    wait_metric(&rowcast, "rowcast_source_confirm_waived", 0.0).await;
+    assert_eq!(rowcast.status().await["source"]["waived"], Value::Null);
+    sink(&rowcast, "pause").await;
+    database.execute("insert into t values (80001)").await;
+    wait_for("Kafka to lack it", SOON, async || {
+        let held_by = rowcast.status().await["source"]["held_by"].clone();
+        if held_by == json!(["kafka"]) { Ok(()) } else { Err(held_by.to_string()) }
+    })
+    .await;
+    let written = lsn(&database, "select pg_current_wal_lsn()").await;
+    is_kept(&database, written, "what Kafka lacks was confirmed").await;
+}
+
 #[tokio::test]
 async fn without_a_sink_it_is_the_journal() {
     let database = Postgres::shared().await.create_database("no_sink").await;
@@ -213,11 +270,7 @@ async fn without_a_sink_it_is_the_journal() {
     assert!(rowcast.log().contains("there is no sink"), "{}", rowcast.log());
     insert(&database, &rowcast, 1..=1).await;
     let inserted = lsn(&database, "select pg_current_wal_lsn()").await;
-    wait_for("the row to be confirmed", SOON, async || {
-        let confirmed = confirmed(&database).await;
-        if confirmed >= inserted { Ok(()) } else { Err(format!("{confirmed} of {inserted}")) }
-    })
-    .await;
+    wait_confirmed(&database, inserted).await;
     let wrong = command(&["run", "--source", "postgres://h/d", "--set", "source.confirm=sink"]).await;
     assert!(wrong.code == 2 && wrong.stderr.contains("source.confirm"), "{wrong:?}");
 }

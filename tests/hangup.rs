@@ -100,6 +100,8 @@ async fn without_its_terminal(name: &str, how: &str) -> (Directory, impl Fn() ->
     // A terminal of its own, which closes when this program dies.
     let mut terminal = tokio::process::Command::new("script")
         .args(["-qec", &run, "/dev/null"])
+        // nohup leaves a file where it is run.
+        .current_dir(directory.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)

@@ -30,6 +30,24 @@ async fn fill(database: &Database, first: u32, last: u32) {
     }
 }
 
+/// Commits 4,000 such rows in groups of a fifth of a segment: what waits together is written together, and a
+/// busy machine would put megabytes of it into one.
+async fn fill_segments(database: &Database, rowcast: &Rowcast) {
+    for first in (1..4000).step_by(200) {
+        fill(database, first, first + 199).await;
+        wait_last(rowcast, first + 199).await;
+    }
+}
+
+/// Waits until the newest event is of the row with this key.
+async fn wait_last(rowcast: &Rowcast, key: u32) {
+    wait_for("the last row to be held", SOON, async || {
+        let page = page(rowcast.address(), "/v1/events?from=last:1&limit=1").await?;
+        if page["events"][0]["after"]["id"] == key { Ok(()) } else { Err(page["newest"].to_string()) }
+    })
+    .await;
+}
+
 /// Waits until so many events are held; gives them.
 async fn held(rowcast: &Rowcast, count: usize) -> Vec<Value> {
     wait_for("the events", SOON, async || {
@@ -75,7 +93,7 @@ async fn refused(database: &Database, data: &Path) -> Output {
 #[tokio::test]
 async fn a_damaged_journal_is_mended_and_readers_are_told_once() {
     let (database, mut rowcast) = captured("mended").await;
-    fill(&database, 1, 4000).await;
+    fill_segments(&database, &rowcast).await;
     let whole = held(&rowcast, 4000).await;
     let data = rowcast.data();
     let running = journal("repair", &data, &[]).await;
@@ -274,11 +292,7 @@ async fn a_plain_copy_of_the_whole_data_directory_goes_on_with_its_sinks() {
     assert_eq!(adopted.code, 0, "{adopted:?}");
     rowcast.wait_streaming().await;
     fill(&database, 4001, 4100).await;
-    wait_for("the last row to be held", SOON, async || {
-        let page = page(rowcast.address(), "/v1/events?from=last:1&limit=1").await?;
-        if page["events"][0]["after"]["id"] == 4100 { Ok(()) } else { Err(page.to_string()) }
-    })
-    .await;
+    wait_last(&rowcast, 4100).await;
     wait_delivered(&rowcast, "kafka").await;
 
     // Whatever comes twice has its number, and new ones are above all that were given.
@@ -304,16 +318,12 @@ async fn a_plain_copy_of_the_whole_data_directory_goes_on_with_its_sinks() {
 #[tokio::test]
 async fn a_segment_that_vanishes_meanwhile_is_told_and_others_are_served() {
     let (database, rowcast) = captured("vanishes").await;
-    fill(&database, 1, 4000).await;
+    fill_segments(&database, &rowcast).await;
     let whole = held(&rowcast, 4000).await;
     // Enough to push the oldest ones out of memory.
     let database_rows = "insert into t select i, repeat('w', 10000) from generate_series(5001, 9000) i";
     database.execute(database_rows).await;
-    wait_for("the rows", SOON, async || {
-        let page = page(rowcast.address(), "/v1/events?from=last:1&limit=1").await?;
-        if page["events"][0]["after"]["id"] == 9000 { Ok(()) } else { Err(page["newest"].to_string()) }
-    })
-    .await;
+    wait_last(&rowcast, 9000).await;
     fs::remove_file(&segments(&rowcast.data())[1]).unwrap();
     let mut stream = Sse::open(rowcast.address(), "/v1/events?from=earliest").await;
     let mut given = 0;

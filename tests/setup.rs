@@ -149,7 +149,8 @@ async fn refuses_what_it_cannot_reach_or_has_no_right_to() {
         database.name()
     );
     client.batch_execute(&sql).await.unwrap();
-    let words = [&format!("User \"{role}\" does not own public.theirs"), "GRANT ", "source.manage = false"];
+    let words =
+        [&format!("User \"{role}\" does not own public.theirs"), "source.exclude", "source.manage = false"];
     refused(&["--source", &url, "--set", &slot], 3, &words).await;
     assert_eq!(made(&client).await, 0);
 

@@ -14,7 +14,7 @@ async fn with_table(database: &Database) {
 }
 
 /// Waits until a gauge has a value.
-async fn wait_metric(rowcast: &Rowcast, name: &str, wanted: f64) {
+pub(crate) async fn wait_metric(rowcast: &Rowcast, name: &str, wanted: f64) {
     wait_for(name, SOON * 2, async || {
         let found = rowcast.metric(name).await;
         if found == Some(wanted) { Ok(()) } else { Err(format!("{found:?}")) }

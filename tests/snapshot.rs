@@ -60,6 +60,10 @@ async fn one_that_only_reads_ends_by_itself() {
     assert_eq!(ended.code, 0, "{ended:?}");
     let shown = command(&["journal", "show", "--data", data, "--from", "earliest"]).await;
     assert_eq!((shown.code, shown.stdout.matches("\"op\":\"read\"").count()), (0, 2), "{shown:?}");
+    // Where a history has begun already nothing is read by it, which is said.
+    assert!(ended.stderr.contains("All tables have been read"), "{ended:?}");
+    let again = command(&[&run[..], &["--set", "source.snapshot=only"]].concat()).await;
+    assert!(again.code == 0 && again.stderr.contains("Nothing was left to be read"), "{again:?}");
 }
 
 #[tokio::test]

@@ -30,15 +30,26 @@ impl Confirm {
 }
 
 /// Watches up to where the source may be told, which is `confirmed` already: for `sinks` that is what all of them and
-/// the journal have. Ends with its receiver.
-pub(crate) fn watched(journal: Journal, sinks: Arc<[String]>, confirmed: Lsn) -> watch::Receiver<Lsn> {
+/// the journal have; while they are `waived`, what the journal has. Ends with its receiver.
+pub(crate) fn watched(
+    journal: Journal,
+    sinks: Arc<[String]>,
+    waived: Arc<watch::Sender<bool>>,
+    confirmed: Lsn,
+) -> watch::Receiver<Lsn> {
     let (sender, receiver) = watch::channel(confirmed);
     tokio::spawn(async move {
         let (mut durable, mut moves) = (journal.durable(), journal.shared.holds.moves());
+        // Its sender stays, whoever else has one.
+        let mut news = waived.subscribe();
         loop {
             durable.mark_unchanged();
             moves.mark_unchanged();
-            let reached = journal.reached(&sinks).unwrap_or_default();
+            let reached = if *news.borrow_and_update() {
+                *durable.borrow()
+            } else {
+                reached(&journal, &sinks).unwrap_or_default()
+            };
             sender.send_if_modified(|told| {
                 let moved = reached > *told;
                 // A door that is moved back does not take back what was told.
@@ -48,6 +59,7 @@ pub(crate) fn watched(journal: Journal, sinks: Arc<[String]>, confirmed: Lsn) ->
             let changed = tokio::select! {
                 changed = durable.changed() => changed,
                 changed = moves.changed() => changed,
+                changed = news.changed() => changed,
                 () = sender.closed() => return,
             };
             if changed.is_err() {
@@ -58,15 +70,15 @@ pub(crate) fn watched(journal: Journal, sinks: Arc<[String]>, confirmed: Lsn) ->
     receiver
 }
 
-impl Journal {
-    /// The position of the source up to which these push doors have everything; `None` while that is not known.
-    fn reached(&self, sinks: &[String]) -> Option<Lsn> {
-        let number = self.shared.holds.reached_by(sinks)?;
-        let lsn = self.shared.marks.reached(number)?;
-        // What is marked is durable: this holds when another history has just begun, too.
-        Some(lsn.min(*self.shared.durable.borrow()))
-    }
+/// The position of the source up to which these push doors have everything; `None` while that is not known.
+pub(crate) fn reached(journal: &Journal, sinks: &[String]) -> Option<Lsn> {
+    let number = journal.shared.holds.reached_by(sinks)?;
+    let lsn = journal.shared.marks.reached(number)?;
+    // What is marked is durable: this holds when another history has just begun, too.
+    Some(lsn.min(*journal.shared.durable.borrow()))
+}
 
+impl Journal {
     /// Those of the push doors that lack something that the journal has.
     pub fn lacking(&self, sinks: &[String]) -> Vec<String> {
         let newest = self.newest();

@@ -55,6 +55,15 @@ pub async fn deliver<S: Sink>(sink: S, delivery: Delivery) -> Result<()> {
     let Delivery { journal, seat, status, stop, start, on_gap } = delivery;
     let Seat { cursor, orders } = seat;
     let name = sink.name().to_owned();
+    // From zero on: who is told of an increase misses the first of a series that begins with it.
+    for total in [
+        "rowcast_sink_hold_lost_total",
+        "rowcast_sink_lost_events_total",
+        "rowcast_sink_gaps_total",
+        "rowcast_sink_retries_total",
+    ] {
+        counter!(total, "sink" => name.clone()).increment(0);
+    }
     let stored = cursor.load().inspect_err(|error| {
         // What it holds stays held, but nobody works on it.
         journal.hold_idle(&name);

@@ -22,6 +22,15 @@ pub enum Kind {
     Failed,
 }
 
+/// What the journal waited for when it was told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// On the disk.
+    Room,
+    /// Fewer open ones.
+    Files,
+}
+
 /// An error that a person can act on. `Display` is the whole chain on one line, without the hint.
 pub struct Error {
     kind: Kind,
@@ -30,12 +39,14 @@ pub struct Error {
     hint: Option<String>,
     /// What was being done may have been done all the same.
     open: bool,
+    /// It is no failure: the journal was told to end while it waited for this.
+    awaited: Option<Awaited>,
 }
 
 impl Error {
     /// `what` says what was being done and what happened, capital first letter, no full stop at the end.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), cause: None, hint: None, open: false }
+        Self { kind, what: what.into(), cause: None, hint: None, open: false, awaited: None }
     }
 
     /// Wrong arguments or configuration.
@@ -87,6 +98,18 @@ impl Error {
     /// Whether what was being done may have been done all the same.
     pub fn may_be_done(&self) -> bool {
         self.open
+    }
+
+    /// It is no failure: the journal was told to end while it waited for this.
+    #[must_use]
+    pub(crate) fn while_waiting(mut self, awaited: Awaited) -> Self {
+        self.awaited = Some(awaited);
+        self
+    }
+
+    /// What the journal waited for when it was told to end, if that is what happened.
+    pub(crate) fn awaited(&self) -> Option<Awaited> {
+        self.awaited
     }
 
     /// What the caller has to do.

@@ -29,6 +29,8 @@ pub struct Ingest {
     permits: Arc<Semaphore>,
     /// Push doors that must have a change before the source may forget it.
     required: Arc<[String]>,
+    /// For a while it may forget what they lack.
+    waived: Arc<watch::Sender<bool>>,
 }
 
 /// Room for one group.
@@ -41,7 +43,8 @@ pub struct Room {
 impl Ingest {
     /// The way into a journal.
     pub fn new(journal: Journal) -> Self {
-        Self { journal, permits: Arc::new(Semaphore::new(IN_FLIGHT)), required: Arc::default() }
+        let (permits, waived) = (Arc::new(Semaphore::new(IN_FLIGHT)), Arc::new(watch::Sender::new(false)));
+        Self { journal, permits, required: Arc::default(), waived }
     }
 
     /// The source may forget only what these push doors have, too.
@@ -54,7 +57,19 @@ impl Ingest {
         if self.required.is_empty() {
             return self.journal.durable();
         }
-        confirm::watched(self.journal.clone(), Arc::clone(&self.required), confirmed)
+        let (required, waived) = (Arc::clone(&self.required), Arc::clone(&self.waived));
+        confirm::watched(self.journal.clone(), required, waived, confirmed)
+    }
+
+    /// Whether the source may, for a while, forget what the journal has and push doors lack. Gives whether that is new.
+    pub fn waive(&self, yes: bool) -> bool {
+        self.waived.send_if_modified(|waived| std::mem::replace(waived, yes) != yes)
+    }
+
+    /// Those push doors that lack something without which the source may not forget it, and up to where in its log all of them
+    /// have everything; `None` while that is not known.
+    pub fn held(&self) -> (Vec<String>, Option<Lsn>) {
+        (self.journal.lacking(&self.required), confirm::reached(&self.journal, &self.required))
     }
 
     /// The journal.
@@ -173,17 +188,12 @@ impl Room {
         self.slot.send(Command::Adopt(Box::new(spill), end, Some(self.permit)));
     }
 
-    /// Takes in rows that a snapshot read at this time, all of which are in `spill`; the note becomes durable with them.
+    /// Takes in rows that a snapshot read at this time, all of which are in `spill`; these notes go with them.
     /// The stream stands at `position` before and after them.
-    pub fn adopt_rows(
-        self,
-        journal: &Journal,
-        spill: Spill,
-        (position, at): (Lsn, Micros),
-        note: (&str, &[u8]),
-    ) {
+    pub fn adopt_rows(self, journal: &Journal, spill: Spill, (position, at): (Lsn, Micros), gone: &[String]) {
         journal.shared.note_submitted(position);
-        let end = RowsEnd { position, at, notes: vec![(note.0.to_owned(), note.1.into())] };
+        let notes = gone.iter().map(|note| (note.clone(), Arc::from(&b""[..]))).collect();
+        let end = RowsEnd { position, at, notes };
         self.slot.send(Command::AdoptRows(Box::new(spill), end, self.permit));
     }
 

@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a type is called of which nothing is known; Postgres' own of this name is no column's.
+const UNKNOWN: &str = "unknown";
+
 /// Names a schema version; given by the journal in order of first sight, never reused.
 pub type SchemaId = u32;
 
@@ -127,6 +130,16 @@ impl Type {
         Self { oid, name: name.to_owned(), kind: TypeKind::Base }
     }
 
+    /// A type that the catalog does not have any more, and that nobody remembers: its values are shown as their text.
+    pub fn unknown(oid: u32) -> Self {
+        Self::base(oid, UNKNOWN)
+    }
+
+    /// Whether nothing is known of it.
+    pub fn is_unknown(&self) -> bool {
+        self.kind == TypeKind::Base && self.name == UNKNOWN
+    }
+
     /// The extension whose types of this name are known by it. Another one's, or somebody's own, of the same name is
     /// [`TypeKind::Opaque`].
     pub fn extension_of(name: &str) -> Option<&'static str> {
@@ -148,6 +161,18 @@ impl Type {
             ty = base;
         }
         ty
+    }
+
+    /// The attributes of a row type, or of the row type that an array has; under all domains.
+    pub fn row(&self) -> Option<&[Field]> {
+        let mut ty = self.undomained();
+        if let TypeKind::Array { element, .. } = &ty.kind {
+            ty = element.undomained();
+        }
+        match &ty.kind {
+            TypeKind::Composite(fields) => Some(fields),
+            _ => None,
+        }
     }
 }
 

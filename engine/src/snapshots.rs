@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::{Mutex as Turn, mpsc, oneshot};
 
 use crate::error::{Error, Result};
-use crate::status::Status;
+use crate::status::{RECONNECTING, Status};
 
 /// Tables that have metrics of their own, since the start: each is a few series more. The others are in the sums.
 const LABELLED: usize = 100;
@@ -19,6 +19,13 @@ const TRIED_MAX: Duration = Duration::from_secs(60);
 
 /// Commands that may wait for the source.
 const WAITING: usize = 8;
+
+/// A source that connects again by its own wish is back within so long; whoever orders something waits for it (`rowcast snapshot`
+/// itself for ten),
+const AWAY_MAX: Duration = Duration::from_secs(7);
+
+/// and looks so often.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +89,9 @@ pub struct Shown {
     /// Reading it has failed, and it has not got on since.
     #[serde(skip)]
     pub failing: Option<Failing>,
+    /// All of its rows have been given to the journal: so many.
+    #[serde(skip)]
+    pub whole: Option<u64>,
     /// It is read and does not get on: since when, and why.
     #[serde(skip)]
     pub still: Option<(Instant, String)>,
@@ -183,10 +193,9 @@ impl Status {
     ///
     /// # Errors
     ///
-    /// `Kind::Refused` while the source is not streaming, or with the source's reason.
+    /// `Kind::Refused` while the source is not streaming and not about to, or with the source's reason.
     pub async fn ask_for_snapshot(&self, command: Command) -> Result<Ordered> {
-        let mut state = "";
-        self.source(|source| state = source.state);
+        let state = self.state_soon().await;
         if state != "streaming" {
             return Err(Error::refused(format!(
                 "The source is {state}: snapshots are made while it streams"
@@ -196,7 +205,23 @@ impl Status {
         let (sender, answer) = oneshot::channel();
         let busy = || Error::refused("Too many commands for snapshots wait already");
         self.snapshots.commands.try_send(Asked(command, sender)).map_err(|_| busy())?;
-        answer.await.unwrap_or_else(|_| Err(Error::refused("The source has stopped meanwhile")))
+        answer.await.unwrap_or_else(|_| {
+            Err(Error::refused("The stream has ended meanwhile: whether that was carried out is not known")
+                .hint("`rowcast status` shows what is to be read"))
+        })
+    }
+
+    /// The source's state, which may take moments where it connects again.
+    async fn state_soon(&self) -> &'static str {
+        let deadline = tokio::time::Instant::now() + AWAY_MAX;
+        loop {
+            let mut state = "";
+            self.source(|source| state = source.state);
+            if state != RECONNECTING || tokio::time::Instant::now() >= deadline {
+                return state;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// For the source: the next command. Cancel safe.

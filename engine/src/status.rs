@@ -19,8 +19,16 @@ use crate::snapshots::Shown;
 /// telling is stored within seconds, fewer are what a busy server does after any restart.
 pub const MANY_REPEATED: u64 = 100_000;
 
-/// So many tables that are not captured are told each by itself.
-const UNCAPTURED_TOLD: usize = 5;
+/// [`Source::state`] of a source that has streamed and connects again.
+pub const RECONNECTING: &str = "reconnecting";
+
+/// So many tables that are not captured, or not left out, are told each by itself.
+const TABLES_TOLD: usize = 5;
+
+/// What is said of one, and of several.
+const UNCAPTURED: (&str, &str) = ("is wanted and not captured", "are wanted and not captured");
+const EXPOSED: (&str, &str) =
+    ("is to be left out, and its rows are captured", "are to be left out, and their rows are captured");
 
 /// The state of the door in.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -47,6 +55,8 @@ pub struct Source {
     pub confirm: Confirm,
     /// Push doors for whose sake it is told less than the journal has, now.
     pub held_by: Vec<String>,
+    /// Why it is told what the journal has all the same.
+    pub waived: Option<String>,
     /// Push doors that have to have a change before it is told.
     #[serde(skip)]
     pub required: Vec<String>,
@@ -61,7 +71,7 @@ pub struct Source {
     /// What stands still although it is streaming; with the remedy.
     pub stuck: Option<String>,
     /// What the slot is: `active`, `inactive`, `in_use`, `missing`, `synced`, `other`, or why it is lost. Empty before
-    /// it was looked for.
+    /// it was looked for, and while it cannot be seen.
     pub slot_state: &'static str,
     /// As the server says it: `reserved`, `extended`, `unreserved`, `lost`.
     pub wal_status: Option<String>,
@@ -77,10 +87,16 @@ pub struct Source {
     pub commits_wait: bool,
     /// What will come to harm if nothing is done.
     pub concern: Option<String>,
+    /// Why it cannot be looked after what is captured, where that lasts; with the remedy.
+    pub unattended: Option<String>,
+    /// Publications that were made while the stream ran, and which it still cannot read: by what they wait for; with the remedy.
+    pub unread: Option<String>,
     /// The captured tables: channel, and whether only inserts and truncates are captured.
     pub tables: BTreeMap<String, Captured>,
     /// Tables that are wanted and not captured: channel, and why, with the remedy.
     pub uncaptured: BTreeMap<String, String>,
+    /// Tables that are to be left out and whose rows are captured all the same: channel, and why, with the remedy.
+    pub exposed: BTreeMap<String, String>,
     /// When the server was last heard of.
     #[serde(skip)]
     pub heard: Option<Instant>,
@@ -199,7 +215,9 @@ impl Status {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
         doors.iter_mut().for_each(|(name, door)| door.filling = self.filling(name));
-        source.held_by = journal.lacking(&source.required);
+        if source.waived.is_none() {
+            source.held_by = journal.lacking(&source.required);
+        }
         let held = held_bytes(journal, &source);
         let journal = journal.summary();
         // The source itself may be waiting for the journal, and say nothing meanwhile.
@@ -210,7 +228,11 @@ impl Status {
         let mut reasons = Vec::new();
         reasons.extend(source_reason(&source));
         reasons.extend(source.concern.clone());
-        reasons.extend(uncaptured_reasons(&source.uncaptured));
+        reasons.extend(source.waived.clone());
+        reasons.extend(source.unattended.clone());
+        reasons.extend(source.unread.clone());
+        reasons.extend(table_reasons(&source.uncaptured, UNCAPTURED, "uncaptured"));
+        reasons.extend(table_reasons(&source.exposed, EXPOSED, "exposed"));
         match &journal.state {
             State::Open => {}
             State::Full(detail) if detail == OUT_OF_FILES => {
@@ -258,8 +280,13 @@ impl Status {
         gauge!("rowcast_source_confirmed_lsn").set(report.source.confirmed_lsn.0 as f64);
         let held = if report.source.held_by.is_empty() { 0 } else { held_bytes(journal, &report.source) };
         gauge!("rowcast_source_held_bytes").set(held as f64);
-        gauge!("rowcast_source_wal_retained_bytes").set(report.source.wal_retained_bytes.unwrap_or(0) as f64);
-        let safe = report.source.wal_safe_bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
+        gauge!("rowcast_source_confirm_waived").set(f64::from(u8::from(report.source.waived.is_some())));
+        // A slot that nobody has seen is not one for which nothing is kept.
+        let (none, no_limit) =
+            if report.source.slot_state.is_empty() { (f64::NAN, f64::NAN) } else { (0.0, f64::INFINITY) };
+        let kept = report.source.wal_retained_bytes.map_or(none, |bytes| bytes as f64);
+        gauge!("rowcast_source_wal_retained_bytes").set(kept);
+        let safe = report.source.wal_safe_bytes.map_or(no_limit, |bytes| bytes as f64);
         gauge!("rowcast_source_wal_safe_bytes").set(safe);
         gauge!("rowcast_source_commits_wait").set(f64::from(u8::from(report.source.commits_wait)));
         gauge!("rowcast_source_slot_inactive_seconds")
@@ -300,16 +327,19 @@ fn slot_waits(source: &Source, sink: &str, held: u64) -> String {
     )
 }
 
-/// One for each of the first tables, and one for all others.
-fn uncaptured_reasons(uncaptured: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
-    let told = uncaptured.iter().take(UNCAPTURED_TOLD);
-    let more = uncaptured.len().saturating_sub(UNCAPTURED_TOLD);
-    told.map(|(table, why)| format!("The table {table} is wanted and not captured: {why}"))
-        .chain((more > 0).then(|| {
-        format!(
-            "{more} more tables are wanted and not captured: `rowcast status --json` names them (uncaptured)"
-        )
-    }))
+/// One for each of the first tables, and one for all others, which `rowcast status` has under `key`.
+fn table_reasons(
+    tables: &BTreeMap<String, String>,
+    (one, more_than_one): (&str, &str),
+    key: &str,
+) -> impl Iterator<Item = String> {
+    let told = tables.iter().take(TABLES_TOLD);
+    let more = tables.len().saturating_sub(TABLES_TOLD);
+    told.map(move |(table, why)| format!("The table {table} {one}: {why}")).chain(
+        (more > 0).then(|| {
+            format!("{more} more tables {more_than_one}: `rowcast status --json` names them ({key})")
+        }),
+    )
 }
 
 fn source_reason(source: &Source) -> Option<String> {

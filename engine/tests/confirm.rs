@@ -115,3 +115,28 @@ async fn a_new_history_has_marks_of_its_own() {
     journal.hold_above("b", more[0].0);
     reaches(&mut told, more[0].1).await;
 }
+
+/// The source's disk goes first: then what the journal has is told, and no more; and nothing of it is taken back.
+#[tokio::test]
+async fn while_the_sinks_are_waived_the_journal_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(Options::new(dir.path())).await;
+    let journal = fixture.journal().clone();
+    let ingest = Ingest::new(journal.clone()).required(["a", "b"].map(str::to_owned).into());
+    let mut told = ingest.confirmable(CONFIRMED);
+    let done = commit(&mut fixture, 2).await;
+    journal.hold_above("a", done[1].0);
+    journal.hold_above("b", done[0].0);
+    reaches(&mut told, done[0].1).await;
+    assert_eq!(ingest.held(), (vec!["b".to_owned()], Some(Lsn(done[0].1))));
+    assert!(ingest.waive(true) && !ingest.waive(true), "it is news once");
+    reaches(&mut told, done[1].1).await;
+    let more = commit(&mut fixture, 1).await;
+    reaches(&mut told, more[0].1).await;
+    assert!(ingest.waive(false));
+    let last = commit(&mut fixture, 1).await;
+    stays(&told, more[0].1).await;
+    journal.hold_above("a", last[0].0);
+    journal.hold_above("b", last[0].0);
+    reaches(&mut told, last[0].1).await;
+}

@@ -8,64 +8,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowcast_engine::feed::{Feed, From};
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Journal, Options, Read, State, check, repair};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, stop};
 
 use crate::damage::{all, copy, history, segments, small, told};
+use crate::guarded::{Call, Guard, Guarded};
 use crate::log::{logged, record};
 use crate::room::hand_over;
 use crate::rounds::open_standing;
 use crate::support::{Fixture, read_all};
 
-/// A disk on which calls fail that name a file with this ending.
+/// Calls fail that open a file, or list a directory, with this ending.
 #[derive(Debug)]
 struct Refusing {
     ending: &'static str,
     kind: io::ErrorKind,
 }
 
-impl Refusing {
-    fn ask(&self, path: &Path) -> io::Result<()> {
-        if path.to_string_lossy().ends_with(self.ending) { Err(self.kind.into()) } else { Ok(()) }
-    }
-}
-
-impl Disk for Refusing {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        // A read-only file system refuses whatever is new.
-        if self.kind == io::ErrorKind::ReadOnlyFilesystem {
-            Err(self.kind.into())
-        } else {
-            RealDisk.create(path)
-        }
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.ask(path)?;
-        RealDisk.open(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.ask(dir)?;
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        RealDisk.space(dir)
+impl Guard for Refusing {
+    fn before(&self, call: Call, path: &Path) -> io::Result<()> {
+        let refused = match call {
+            // A read-only file system refuses whatever is new.
+            Call::Create => self.kind == io::ErrorKind::ReadOnlyFilesystem,
+            Call::Open | Call::List => path.to_string_lossy().ends_with(self.ending),
+            _ => false,
+        };
+        if refused { Err(self.kind.into()) } else { Ok(()) }
     }
 }
 
@@ -121,7 +91,8 @@ async fn a_file_system_that_refuses() {
         let dir = copy(source.path());
         // A closed segment is opened when its index does not do.
         let _ = fs::remove_file(dir.path().join(ending).with_extension("idx"));
-        let error = journal::open(small(dir.path()), Arc::new(Refusing { ending, kind })).unwrap_err();
+        let disk = Guarded::new(Refusing { ending, kind });
+        let error = journal::open(small(dir.path()), Arc::new(disk)).unwrap_err();
         refused(&error, words, "");
         assert!(!error.remedy().unwrap().contains("repair"), "it is not damaged");
     }

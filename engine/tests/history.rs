@@ -1,18 +1,18 @@
 //! A history of the source that does not go on: another one begins, wherever its positions lie.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Body;
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::{Disk, RealDisk};
 use rowcast_engine::journal::{self, Journal, Options, State, StreamPosition};
 
 use crate::disk::FakeDisk;
+use crate::guarded::Guarded;
 use crate::random::Random;
+use crate::repair::Dying;
 use crate::support::{Fixture, for_each_batch, unlocked, without_indexes};
 
 /// What is told of each event: its number, and its end LSN or its reason.
@@ -166,87 +166,12 @@ async fn a_full_disk_is_waited_for() {
     fixture.journal().close().await;
 }
 
-/// A disk that is gone after so many calls, as for a process that is killed.
-#[derive(Debug)]
-struct Dying<D> {
-    disk: D,
-    left: Arc<AtomicI64>,
-}
-
-#[derive(Debug)]
-struct DyingFile(Arc<dyn DiskFile>, Arc<AtomicI64>);
-
-fn spend(left: &AtomicI64) -> io::Result<()> {
-    if left.fetch_sub(1, Ordering::AcqRel) > 0 { Ok(()) } else { Err(io::Error::other("killed")) }
-}
-
-impl<D: Disk> Disk for Dying<D> {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        spend(&self.left)?;
-        Ok(Arc::new(DyingFile(self.disk.create(path)?, Arc::clone(&self.left))))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        spend(&self.left)?;
-        Ok(Arc::new(DyingFile(self.disk.open(path)?, Arc::clone(&self.left))))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        spend(&self.left)?;
-        self.disk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        self.disk.space(dir)
-    }
-}
-
-impl DiskFile for DyingFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        spend(&self.1)?;
-        self.0.write_at(bytes, offset)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        spend(&self.1)?;
-        self.0.sync()
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        spend(&self.1)?;
-        self.0.truncate(length)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-}
-
 /// Begins a history on a disk that dies after `calls`; gives whether it was acknowledged.
-async fn begin_and_die<D: Disk>(disk: D, dir: &Path, calls: i64) -> bool {
-    let left = Arc::new(AtomicI64::new(i64::MAX));
-    let dying = Dying { disk, left: Arc::clone(&left) };
-    let mut fixture = Fixture::over(journal::open(Options::new(dir), Arc::new(dying)).unwrap()).await;
+async fn begin_and_die<D: Disk + Clone>(disk: D, dir: &Path, calls: i64) -> bool {
+    let dying = Guarded::over(disk, Dying::after(i64::MAX));
+    let mut fixture = Fixture::over(journal::open(Options::new(dir), Arc::new(dying.clone())).unwrap()).await;
     fixture.transaction(1, "before").await;
-    left.store(calls, Ordering::Release);
+    dying.0.die_after(calls);
     let position = StreamPosition { lsn: Lsn(500), ..fixture.journal().position() };
     fixture.ingest.begin_history(position, ("timeline", ""), 1, &[]).await.is_ok()
 }

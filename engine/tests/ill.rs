@@ -10,96 +10,40 @@ use std::time::Duration;
 
 use rowcast_engine::event::Op;
 use rowcast_engine::feed::{Feed, Filter, From, Pattern};
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::DiskFile;
 use rowcast_engine::journal::{self, Journal, Options};
 use rowcast_engine::stop;
 
 use crate::compression::until;
 use crate::damage::{all, copy, history, number, segments, small};
 use crate::failures::read_to_break;
+use crate::guarded::{Guard, Guarded};
 use crate::support::{Fixture, read_all};
 
 const PAGE: u64 = 4096;
 const EIO: i32 = 5;
 
-/// The machine's disk, of which one page of a file cannot be read, as the kernel tells it: who asks for more gets nothing of
-/// it at first, since a disk reads on until all is there.
-#[derive(Clone, Debug, Default)]
-struct Spotted(Arc<Mutex<Option<(PathBuf, u64)>>>);
+/// One page of a file cannot be read, as the kernel tells it: who asks for more gets nothing of it at first, since a disk
+/// reads on until all is there.
+#[derive(Debug, Default)]
+struct Spot(Mutex<Option<(PathBuf, u64)>>);
 
-#[derive(Debug)]
-struct SpottedFile {
-    disk: Spotted,
-    path: PathBuf,
-    file: Arc<dyn DiskFile>,
-}
-
-impl Spotted {
+impl Spot {
     fn spoil(&self, place: Option<(PathBuf, u64)>) {
         *self.0.lock().unwrap() = place;
     }
-
-    fn file(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(SpottedFile { disk: self.clone(), path: path.to_owned(), file })
-    }
 }
 
-impl Disk for Spotted {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.create(path).map(|file| self.file(path, file))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.open(path).map(|file| self.file(path, file))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        RealDisk.space(dir)
-    }
-}
-
-impl DiskFile for SpottedFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        if let Some((path, page)) = &*self.disk.0.lock().unwrap()
-            && *path == self.path
+impl Guard for Spot {
+    fn read_at(&self, file: &dyn DiskFile, read: &Path, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some((path, page)) = &*self.0.lock().unwrap()
+            && path == read
             && offset < page + PAGE
             && offset + buffer.len() as u64 > *page
         {
             return Err(io::Error::from_raw_os_error(EIO));
         }
-        self.file.read_at(buffer, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.file.truncate(length)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
+        file.read_at(buffer, offset)
     }
 }
 
@@ -127,7 +71,7 @@ async fn first_of(journal: &Journal, count: u64) -> rowcast_engine::Result<u64> 
 #[tokio::test]
 async fn a_sector_that_cannot_be_read_takes_only_what_stands_in_it() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Spotted::default();
+    let disk = Guarded::<Spot>::default();
     let options = Options { cache_bytes: 2_000, ..Options::new(dir.path()) };
     let mut fixture = Fixture::over(journal::open(options, Arc::new(disk.clone())).unwrap()).await;
     for _ in 0..700 {
@@ -136,7 +80,7 @@ async fn a_sector_that_cannot_be_read_takes_only_what_stands_in_it() {
     let journal = fixture.journal().clone();
     let whole = read_all(&journal, 0);
     let path = segments(dir.path()).pop().unwrap();
-    disk.spoil(Some((path.clone(), 24 * PAGE)));
+    disk.0.spoil(Some((path.clone(), 24 * PAGE)));
     let (after, error) = read_to_break(&journal, whole[0].0);
     assert!(error.to_string().starts_with("Cannot read "), "{error}");
     let given = whole.iter().position(|seen| seen.0 == after).unwrap() + 1;
@@ -146,7 +90,7 @@ async fn a_sector_that_cannot_be_read_takes_only_what_stands_in_it() {
     // What is read elsewhere says nothing of it.
     assert_eq!(read_all(&journal, whole[699].0 - 3).len(), 3);
     assert!(journal.summary().damage.is_some());
-    disk.spoil(None);
+    disk.0.spoil(None);
     assert_eq!(read_all(&journal, 0), whole);
     assert_eq!(journal.summary().damage, None);
 }

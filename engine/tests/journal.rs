@@ -222,7 +222,7 @@ async fn rows_of_a_snapshot_become_a_segment_with_their_note() {
     builder.read_gone(fixture.orders.id, at, &row[1..]);
     spill = ingest::finish_spill(spill, builder.finish_open(Lsn::ZERO)).await.unwrap();
     let room = fixture.ingest.room().await.unwrap();
-    room.adopt_rows(fixture.journal(), spill, (position.lsn, 1_800_000_000_000_000), ("rows", b""));
+    room.adopt_rows(fixture.journal(), spill, (position.lsn, 1_800_000_000_000_000), &["rows".to_owned()]);
     fixture.journal().noted("rows", |json| json.is_none()).await.unwrap();
     // To the stream it is nothing.
     assert_eq!((fixture.journal().position(), fixture.journal().last_tx_end()), (position, end));

@@ -21,6 +21,7 @@ mod feed;
 mod forgotten;
 mod fuzz;
 mod golden;
+mod guarded;
 mod history;
 mod ill;
 mod interval;

@@ -6,70 +6,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::RealDisk;
 use rowcast_engine::journal::{self, Read, check, repair};
 use rowcast_engine::{Error, Kind};
 
 use crate::damage::{contents, copy, history, segments, small};
+use crate::guarded::{Call, Guard, Guarded};
 
-/// A disk on which nothing may be changed of files with this ending, as for one who lacks the right; root has all.
+/// Nothing may be changed of files with this ending, as for one who lacks the right; root has all.
 #[derive(Debug)]
-struct Guarded(String);
+struct ReadOnly(String);
 
-#[derive(Debug)]
-struct GuardedFile(Arc<dyn DiskFile>);
-
-impl Disk for Guarded {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.create(path)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = RealDisk.open(path)?;
-        Ok(if path.to_string_lossy().ends_with(&self.0) { Arc::new(GuardedFile(file)) } else { file })
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        RealDisk.space(dir)
+impl Guard for ReadOnly {
+    fn before(&self, call: Call, path: &Path) -> io::Result<()> {
+        let guarded = path.to_string_lossy().ends_with(&self.0);
+        if guarded && matches!(call, Call::Write | Call::Truncate) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(())
     }
 }
 
-impl DiskFile for GuardedFile {
-    fn write_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn truncate(&self, _length: u64) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.0.length()
-    }
+fn guarded(path: &Path) -> Guarded<ReadOnly> {
+    Guarded::new(ReadOnly(path.file_name().unwrap().to_str().unwrap().to_owned()))
 }
 
 fn told(error: &Error, words: &str, path: &Path) {
@@ -81,18 +40,18 @@ fn told(error: &Error, words: &str, path: &Path) {
 }
 
 /// The newest segment as after a kill: without an index.
-async fn killed() -> (tempfile::TempDir, PathBuf, Guarded) {
+async fn killed() -> (tempfile::TempDir, PathBuf, Guarded<ReadOnly>) {
     let source = history().await;
     let newest = segments(source.path()).pop().unwrap();
     fs::remove_file(newest.with_extension("idx")).unwrap();
-    let guarded = Guarded(newest.file_name().unwrap().to_str().unwrap().to_owned());
+    let guarded = guarded(&newest);
     (source, newest, guarded)
 }
 
 #[tokio::test]
 async fn a_newest_segment_that_may_not_be_written_is_told_when_it_has_to_be() {
     let (dir, newest, guarded) = killed().await;
-    let open = || journal::open(small(dir.path()), Arc::new(Guarded(guarded.0.clone()))).unwrap_err();
+    let open = || journal::open(small(dir.path()), Arc::new(guarded.clone())).unwrap_err();
     told(&open(), "Cannot write again what may not be on the disk of", &newest);
     let length = fs::metadata(&newest).unwrap().len();
     File::options().write(true).open(&newest).unwrap().set_len(length - 7).unwrap();
@@ -106,7 +65,7 @@ async fn a_newest_segment_that_may_not_be_written_is_told_when_it_has_to_be() {
 async fn one_that_was_closed_in_order_need_not_be_written() {
     let source = history().await;
     let newest = segments(source.path()).pop().unwrap();
-    let guarded = Guarded(newest.file_name().unwrap().to_str().unwrap().to_owned());
+    let guarded = guarded(&newest);
     let journal = journal::open(small(source.path()), Arc::new(guarded)).unwrap();
     assert!(matches!(journal.read(journal.seek_last(1)).unwrap(), Read::Batches(_)));
     journal.close().await;
@@ -121,7 +80,7 @@ async fn repair_says_which_file_it_may_not_cut() {
     bytes[middle..middle + 20].fill(b'x');
     fs::write(&broken, bytes).unwrap();
     fs::remove_file(broken.with_extension("idx")).unwrap();
-    let guarded = Guarded(broken.file_name().unwrap().to_str().unwrap().to_owned());
+    let guarded = guarded(&broken);
     let error = repair(source.path(), &guarded, 0, false).unwrap_err();
     told(&error, "Cannot cut", &broken);
     assert!(error.remedy().unwrap().contains("run it again"), "{:?}", error.remedy());

@@ -1,5 +1,6 @@
 //! Giving back the blocks of a huge file takes long: nobody waits for it, and names vanish in their order all the same.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -11,26 +12,23 @@ use std::time::{Duration, Instant};
 
 use rowcast_engine::Lsn;
 use rowcast_engine::ingest::{finish_spill, spill_parts};
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::Disk;
 use rowcast_engine::journal::{self, Options, State};
 use rowcast_engine::record::Builder;
 
 use crate::disk::{FakeDisk, Fault, Ill, REMOVE};
+use crate::guarded::{Call, Guard, Guarded};
 use crate::room::{adopt, huge, soon};
 use crate::support::{Fixture, read_all, unlocked};
 
 /// A file of more bytes than this is one.
 const HUGE: u64 = 50_000;
 
-/// The machine's disk, which gives back the blocks of a huge file when the last one who has it open closes it (at
-/// its removal, when nobody has), and takes until somebody allows it.
-#[derive(Clone, Debug, Default)]
-struct SlowDisk(Arc<Gate>);
-
+/// The blocks of a huge file are given back when the last one who has it open closes it (at its removal, when nobody
+/// has), and that takes until somebody allows it.
 #[derive(Debug, Default)]
-struct Gate {
-    allowed: Mutex<bool>,
-    changed: Condvar,
+struct Slow {
+    allowed: Arc<(Mutex<bool>, Condvar)>,
     files: Mutex<HashMap<PathBuf, Arc<Blocks>>>,
     /// Names in the order in which they went.
     removed: Mutex<Vec<PathBuf>>,
@@ -41,106 +39,64 @@ struct Gate {
 /// Of one file, held by its name and by all who have it open.
 #[derive(Debug)]
 struct Blocks {
-    gate: Arc<Gate>,
+    allowed: Arc<(Mutex<bool>, Condvar)>,
     removed: AtomicBool,
-}
-
-#[derive(Debug)]
-struct SlowFile {
-    inner: Arc<dyn DiskFile>,
-    _blocks: Arc<Blocks>,
 }
 
 impl Drop for Blocks {
     fn drop(&mut self) {
         if self.removed.load(Ordering::SeqCst) {
-            let allowed = self.gate.allowed.lock().unwrap();
-            drop(self.gate.changed.wait_while(allowed, |allowed| !*allowed).unwrap());
+            let (allowed, changed) = &*self.allowed;
+            drop(changed.wait_while(allowed.lock().unwrap(), |allowed| !*allowed).unwrap());
         }
     }
 }
 
-impl SlowDisk {
+impl Slow {
     fn allow(&self) {
-        *self.0.allowed.lock().unwrap() = true;
-        self.0.changed.notify_all();
-    }
-
-    fn file(&self, path: &Path, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        let new = || Arc::new(Blocks { gate: Arc::clone(&self.0), removed: AtomicBool::new(false) });
-        let blocks = Arc::clone(self.0.files.lock().unwrap().entry(path.to_owned()).or_insert_with(new));
-        Arc::new(SlowFile { inner, _blocks: blocks })
+        *self.allowed.0.lock().unwrap() = true;
+        self.allowed.1.notify_all();
     }
 
     fn removed(&self, extension: &str) -> Vec<PathBuf> {
-        let mut removed = self.0.removed.lock().unwrap().clone();
+        let mut removed = self.removed.lock().unwrap().clone();
         removed.retain(|path| path.extension().is_some_and(|found| found == extension));
         removed
     }
 }
 
-impl Disk for SlowDisk {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(path, RealDisk.create(path)?))
+impl Guard for Slow {
+    fn before(&self, call: Call, _: &Path) -> io::Result<()> {
+        if call == Call::SyncDir {
+            thread::sleep(Duration::from_millis(self.sync_ms.load(Ordering::SeqCst)));
+        }
+        Ok(())
     }
 
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(path, RealDisk.open(path)?))
+    fn held(&self, path: &Path) -> Option<Arc<dyn Any + Send + Sync>> {
+        let new = || Arc::new(Blocks { allowed: Arc::clone(&self.allowed), removed: AtomicBool::new(false) });
+        let blocks = Arc::clone(self.files.lock().unwrap().entry(path.to_owned()).or_insert_with(new));
+        Some(blocks)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)?;
-        let mut files = self.0.files.lock().unwrap();
+    fn rename(&self, disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+        disk.rename(from, to)?;
+        let mut files = self.files.lock().unwrap();
         let replaced = files.remove(from).and_then(|blocks| files.insert(to.to_owned(), blocks));
         drop(files);
         drop(replaced);
         Ok(())
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
+    fn remove(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
         let huge = fs::metadata(path)?.len() > HUGE;
-        RealDisk.remove(path)?;
-        self.0.removed.lock().unwrap().push(path.to_owned());
-        let blocks = self.0.files.lock().unwrap().remove(path);
+        disk.remove(path)?;
+        self.removed.lock().unwrap().push(path.to_owned());
+        let blocks = self.files.lock().unwrap().remove(path);
         if let Some(blocks) = blocks {
             blocks.removed.store(huge, Ordering::SeqCst);
         }
         Ok(())
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        thread::sleep(Duration::from_millis(self.0.sync_ms.load(Ordering::SeqCst)));
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
-        Ok((1 << 40, 1 << 40))
-    }
-}
-
-impl DiskFile for SlowFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.inner.write_at(bytes, offset)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.inner.sync()
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.inner.truncate(length)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.inner.length()
     }
 }
 
@@ -155,7 +111,7 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn nobody_waits_for_a_segment_that_retention_takes() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = SlowDisk::default();
+    let disk = Guarded::<Slow>::default();
     let mut options = Options::new(dir.path());
     options.segment_bytes = 100_000;
     options.max_size = Some(2 << 20);
@@ -170,7 +126,7 @@ async fn nobody_waits_for_a_segment_that_retention_takes() {
     for _ in 0..30 {
         soon("a transaction", fixture.transaction(100, &"y".repeat(1000))).await;
     }
-    let removed = disk.removed("seg");
+    let removed = disk.0.removed("seg");
     assert!(removed.len() > 5 && removed.is_sorted(), "{removed:?}");
     assert!(held.iter().all(|path| removed.contains(path) && !path.exists()), "{held:?}");
     assert!(fixture.journal().summary().bytes <= 3 << 20);
@@ -181,15 +137,15 @@ async fn nobody_waits_for_a_segment_that_retention_takes() {
     let left = dir.path().join("spill-7.tmp");
     fs::write(&left, vec![0; 100_000]).unwrap();
     let journal = journal::open(options, Arc::new(disk.clone())).unwrap();
-    assert!(!left.exists() && disk.removed("tmp").contains(&left));
+    assert!(!left.exists() && disk.0.removed("tmp").contains(&left));
     soon("an event", journal.publish(&[("custom.event", b"1")], 1)).await.unwrap();
-    disk.allow();
+    disk.0.allow();
 }
 
 #[tokio::test]
 async fn nobody_waits_for_a_huge_transaction_that_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = SlowDisk::default();
+    let disk = Guarded::<Slow>::default();
     let journal = journal::open(Options::new(dir.path()), Arc::new(disk.clone())).unwrap();
     let mut fixture = Fixture::over(journal).await;
     let (_, parts) = huge(&mut fixture);
@@ -200,13 +156,13 @@ async fn nobody_waits_for_a_huge_transaction_that_is_given_up() {
     let left: Vec<_> = names.filter(|name| name.to_str().unwrap().starts_with("spill-")).collect();
     assert!(left.is_empty(), "{left:?}");
     soon("an event", fixture.journal().publish(&[("custom.event", b"1")], 1)).await.unwrap();
-    disk.allow();
+    disk.0.allow();
 }
 
 /// Where one removal takes all the time of a look, an idle journal does not wait a second for each of the next.
 #[test]
 fn an_idle_journal_removes_all_that_is_too_old_at_one_look() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), SlowDisk::default());
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Guarded::<Slow>::default());
     let mut options = Options::new(dir.path());
     options.segment_bytes = 1000;
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

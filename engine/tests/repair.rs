@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use rowcast_engine::Kind;
 use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
@@ -13,6 +13,7 @@ use rowcast_engine::journal::{self, RepairReport, repair};
 
 use crate::damage::{Told, all, contents, copy, history, mended, segments, small};
 use crate::disk::FakeDisk;
+use crate::guarded::{Call, Guard, Guarded};
 use crate::random::Random;
 
 /// One way to break a journal.
@@ -331,81 +332,41 @@ async fn only_a_person_can_judge_some_things() {
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
 }
 
-/// A disk that dies after so many calls that change something.
-#[derive(Clone, Debug)]
-struct Dying<D> {
-    disk: D,
-    left: Arc<AtomicU64>,
-}
-
+/// The disk dies after so many calls that change something.
 #[derive(Debug)]
-struct DyingFile(Arc<dyn DiskFile>, Arc<AtomicU64>);
+pub(crate) struct Dying(AtomicI64);
 
-fn live(left: &AtomicU64) -> io::Result<()> {
-    let before = left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
-    before.map(drop).map_err(|_| io::Error::other("the power is gone"))
-}
-
-impl<D: Disk> Disk for Dying<D> {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        live(&self.left)?;
-        Ok(Arc::new(DyingFile(self.disk.create(path)?, Arc::clone(&self.left))))
+impl Dying {
+    pub(crate) fn after(calls: i64) -> Self {
+        Self(AtomicI64::new(calls))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(DyingFile(self.disk.open(path)?, Arc::clone(&self.left))))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        live(&self.left)?;
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        live(&self.left)?;
-        self.disk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        live(&self.left)?;
-        self.disk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        self.disk.space(dir)
+    /// So many more than have been made.
+    pub(crate) fn die_after(&self, calls: i64) {
+        self.0.store(calls, Ordering::Release);
     }
 }
 
-impl DiskFile for DyingFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        // A write that is broken off has come half way.
-        if live(&self.1).is_err() {
-            self.0.write_at(&bytes[..bytes.len() / 2], offset)?;
-            return Err(io::Error::other("the power is gone"));
+fn gone() -> io::Error {
+    io::Error::other("the power is gone")
+}
+
+impl Guard for Dying {
+    fn before(&self, call: Call, _: &Path) -> io::Result<()> {
+        let counts = call.changes() && call != Call::Write;
+        if counts && self.0.fetch_sub(1, Ordering::AcqRel) <= 0 { Err(gone()) } else { Ok(()) }
+    }
+
+    fn write_at(&self, file: &dyn DiskFile, _: &Path, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let left = self.0.fetch_sub(1, Ordering::AcqRel);
+        if left > 0 {
+            return file.write_at(bytes, offset);
         }
-        self.0.write_at(bytes, offset)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        live(&self.1)?;
-        self.0.sync()
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        live(&self.1)?;
-        self.0.truncate(length)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.0.length()
+        // A write that is broken off has come half way.
+        if left == 0 {
+            file.write_at(&bytes[..bytes.len() / 2], offset)?;
+        }
+        Err(gone())
     }
 }
 
@@ -426,7 +387,7 @@ fn some_breaks() -> impl Iterator<Item = &'static Break> {
 pub(crate) async fn is_mended_after_any_end(broken: &Path, whole: &[Told]) {
     for calls in 0.. {
         let dir = copy(broken);
-        let disk = Dying { disk: RealDisk, left: Arc::new(AtomicU64::new(calls)) };
+        let disk = Guarded::new(Dying::after(calls));
         let done = repair(dir.path(), &disk, 0, false);
         println!("after {calls} calls: {:?}", done.as_ref().err());
         // Either opening refuses what is half mended, or it is mended.
@@ -449,14 +410,14 @@ pub(crate) async fn is_mended_after_any_end(broken: &Path, whole: &[Told]) {
 
 /// The same with the power cut at that moment.
 pub(crate) async fn is_mended_after_a_power_cut(broken: &Path, whole: &[Told]) {
-    for calls in 0_u64.. {
+    for calls in 0.. {
         let disk = FakeDisk::default();
         for (path, bytes) in contents(broken) {
             disk.put(broken.join(path), bytes);
         }
-        let dying = Dying { disk: disk.clone(), left: Arc::new(AtomicU64::new(calls)) };
+        let dying = Guarded::over(disk.clone(), Dying::after(calls));
         let done = repair(broken, &dying, 0, false);
-        let after = disk.after_power_cut(&mut Random::new(calls));
+        let after = disk.after_power_cut(&mut Random::new(calls.unsigned_abs()));
         repair(broken, &after, 0, false).unwrap();
         println!("after {calls} calls: {:?}", done.as_ref().err());
         let dir = tempfile::tempdir().unwrap();

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
 
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
+use rowcast_engine::journal::disk::DiskFile;
+
+use crate::guarded::{Call, Guard, Guarded};
 
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
@@ -33,121 +35,58 @@ pub(crate) struct Watch {
     unsynced: Mutex<Vec<PathBuf>>,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(crate) struct WatchedDisk(pub(crate) Arc<Watch>);
+pub(crate) type WatchedDisk = Guarded<Watch>;
 
-#[derive(Debug)]
-struct WatchedFile {
-    inner: Arc<dyn DiskFile>,
-    path: PathBuf,
-    watch: Arc<Watch>,
-}
-
-impl Watch {
-    fn call(&self, writes: bool) -> io::Result<()> {
-        if std::thread::current().name() != Some("compress") {
-            return Ok(());
+impl Guard for Watch {
+    fn before(&self, call: Call, path: &Path) -> io::Result<()> {
+        if std::thread::current().name() == Some("compress") {
+            let made = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+            let cut_at = self.cut_at.load(Ordering::SeqCst);
+            if cut_at > 0 && made >= cut_at {
+                self.cut.store(true, Ordering::SeqCst);
+                return Err(io::Error::other("the process is dead"));
+            }
+            // A file that is empty, or goes, needs none.
+            let needs_room = call.changes() && !matches!(call, Call::Create | Call::Remove);
+            if needs_room && self.full.load(Ordering::SeqCst) {
+                self.refused.store(true, Ordering::SeqCst);
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
-        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        let cut_at = self.cut_at.load(Ordering::SeqCst);
-        if cut_at > 0 && call >= cut_at {
-            self.cut.store(true, Ordering::SeqCst);
-            return Err(io::Error::other("the process is dead"));
-        }
-        if writes && self.full.load(Ordering::SeqCst) {
-            self.refused.store(true, Ordering::SeqCst);
-            return Err(io::ErrorKind::StorageFull.into());
+        let mut unsynced = self.unsynced.lock().unwrap();
+        match call {
+            Call::Write => unsynced.push(path.to_owned()),
+            Call::Rename if unsynced.iter().any(|written| written == path) => {
+                self.renamed_unsynced.store(true, Ordering::SeqCst);
+            }
+            _ => {}
         }
         Ok(())
     }
-}
 
-impl WatchedDisk {
-    fn file(&self, inner: Arc<dyn DiskFile>, path: &Path) -> Arc<dyn DiskFile> {
-        Arc::new(WatchedFile { inner, path: path.to_owned(), watch: Arc::clone(&self.0) })
-    }
-}
-
-impl Disk for WatchedDisk {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.0.call(false)?;
-        Ok(self.file(RealDisk.create(path)?, path))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.0.call(false)?;
-        Ok(self.file(RealDisk.open(path)?, path))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.call(true)?;
-        if self.0.unsynced.lock().unwrap().iter().any(|path| path == from) {
-            self.0.renamed_unsynced.store(true, Ordering::SeqCst);
-        }
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.call(false)?;
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.call(true)?;
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
-        Ok((1 << 40, 1 << 40))
-    }
-}
-
-impl DiskFile for WatchedFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.watch.call(true)?;
-        self.watch.unsynced.lock().unwrap().push(self.path.clone());
-        self.inner.write_at(bytes, offset)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.watch.call(false)?;
-        let read = self.inner.read_at(buffer, offset)?;
-        if self.path.extension().is_some_and(|extension| extension == "seg") {
-            self.watch.read.fetch_add(read as u64, Ordering::SeqCst);
-            self.watch.reads.fetch_add(1, Ordering::SeqCst);
-            let zeros = self.watch.zeros_from.load(Ordering::SeqCst);
+    fn read_at(&self, file: &dyn DiskFile, path: &Path, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let read = file.read_at(buffer, offset)?;
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            self.read.fetch_add(read as u64, Ordering::SeqCst);
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            let zeros = self.zeros_from.load(Ordering::SeqCst);
             if zeros > offset && zeros < offset + read as u64 {
-                self.watch.zeros_from.store(0, Ordering::SeqCst);
+                self.zeros_from.store(0, Ordering::SeqCst);
                 buffer[(zeros - offset) as usize..read].fill(0);
             }
         }
         Ok(read)
     }
 
-    fn sync(&self) -> io::Result<()> {
-        self.watch.call(true)?;
-        self.inner.sync()?;
-        self.watch.unsynced.lock().unwrap().retain(|path| *path != self.path);
+    fn sync(&self, file: &dyn DiskFile, path: &Path) -> io::Result<()> {
+        file.sync()?;
+        self.unsynced.lock().unwrap().retain(|written| written != path);
         // The last thing before a rename.
-        if self.path.extension().is_some_and(|extension| extension == "tmp") {
+        if path.extension().is_some_and(|extension| extension == "tmp") {
             // The test looks whether it has been taken: nothing is locked while it is waited for.
-            let release = self.watch.before_rename.lock().unwrap().take();
+            let release = self.before_rename.lock().unwrap().take();
             release.into_iter().for_each(|release| release.recv().unwrap());
         }
         Ok(())
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.watch.call(true)?;
-        self.inner.truncate(length)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.watch.call(false)?;
-        self.inner.length()
     }
 }

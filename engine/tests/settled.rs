@@ -10,7 +10,6 @@ use std::time::Duration;
 use rowcast_engine::cursor;
 use rowcast_engine::deliver::{Delivery, deliver};
 use rowcast_engine::event::Body;
-use rowcast_engine::journal::disk::{Disk, DiskFile, RealDisk};
 use rowcast_engine::journal::{self, Options};
 use rowcast_engine::record::Batch;
 use rowcast_engine::sink::{Missing, OnGap, Sink, SinkError, Start};
@@ -19,20 +18,20 @@ use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Stopper, stop};
 
 use crate::compression::until;
+use crate::guarded::{Call, Guard, Guarded};
 use crate::support::{Fixture, unlocked};
 
-/// The machine's disk, which remembers what the positions were when their directory was synced: names that were given since
-/// are lost in a power cut.
-#[derive(Clone, Debug)]
+/// Remembers what the positions were when their directory was synced: names that were given since are lost in a power cut.
+#[derive(Debug)]
 struct Forgetful {
     cursors: PathBuf,
-    durable: Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>,
-    ill: Arc<AtomicBool>,
+    durable: Mutex<BTreeMap<PathBuf, Vec<u8>>>,
+    ill: AtomicBool,
 }
 
 impl Forgetful {
     fn new(cursors: &Path) -> Self {
-        Self { cursors: cursors.to_owned(), durable: Arc::default(), ill: Arc::default() }
+        Self { cursors: cursors.to_owned(), durable: Mutex::default(), ill: AtomicBool::default() }
     }
 
     fn remember(&self) {
@@ -49,39 +48,15 @@ impl Forgetful {
     }
 }
 
-impl Disk for Forgetful {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.create(path)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.open(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        if dir == self.cursors {
+impl Guard for Forgetful {
+    fn before(&self, call: Call, path: &Path) -> io::Result<()> {
+        if call == Call::SyncDir && path == self.cursors {
             if self.ill.load(Ordering::SeqCst) {
                 return Err(io::Error::other("the disk is ill"));
             }
             self.remember();
         }
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        RealDisk.space(dir)
+        Ok(())
     }
 }
 
@@ -145,14 +120,14 @@ async fn some(fixture: &mut Fixture) {
 async fn a_position_is_durable_before_what_lies_up_to_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let cursors = dir.path().join("cursors");
-    let disk = Forgetful::new(&cursors);
+    let disk = Guarded::new(Forgetful::new(&cursors));
     let open = || Fixture::over(journal::open(options(dir.path()), Arc::new(disk.clone())).unwrap());
     let mut fixture = open().await;
     let (_, stopper, running) = start(&fixture, &cursors);
     // Where it began is durable.
     until("it begins", || cursors.join("taker.json").exists()).await;
-    disk.remember();
-    disk.ill.store(true, Ordering::SeqCst);
+    disk.0.remember();
+    disk.0.ill.store(true, Ordering::SeqCst);
     fixture.transaction(1, "the first").await;
     let oldest = fixture.journal().oldest();
     some(&mut fixture).await;
@@ -160,7 +135,7 @@ async fn a_position_is_durable_before_what_lies_up_to_it_goes() {
     until("it has them", || cursor::highest(&cursors).unwrap() == newest).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(fixture.journal().oldest(), oldest, "the sink's position is not durable");
-    disk.ill.store(false, Ordering::SeqCst);
+    disk.0.ill.store(false, Ordering::SeqCst);
     until("they go", || fixture.journal().oldest() > newest - 30).await;
     stopper.stop();
     running.await.unwrap();
@@ -168,7 +143,7 @@ async fn a_position_is_durable_before_what_lies_up_to_it_goes() {
     drop(fixture);
 
     unlocked(&dir.path().join("journal"));
-    disk.power_cut();
+    disk.0.power_cut();
     let fixture = open().await;
     let (status, _stopper, _running) = start(&fixture, &cursors);
     let door = || status.report(fixture.journal()).doors.remove("taker").unwrap_or_default();

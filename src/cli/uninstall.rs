@@ -20,7 +20,7 @@ Examples:
 
 Removes what rowcast made in the database: replication slot, publications, event triggers, schema rowcast. Without
 --yes it only says what it would remove. What somebody else made stays, and what another rowcast on the database still
-uses; it refuses while rowcast runs on the slot. Exit code 1 when something could not be removed. The data directory with
+uses; it refuses while rowcast runs on the slot. Exit code 1 when something could not be removed, or is left to you. The data directory with
 the journal is not touched.")]
 pub(crate) struct Uninstall {
     /// Remove it
@@ -66,6 +66,7 @@ fn told(removals: &[Removal], done: bool) -> String {
     let goes = removals.iter().any(|removal| removal.sql.is_some());
     let failed = removals.iter().any(|removal| removal.failed.is_some());
     let _ = match (goes, done) {
+        (false, _) if failed => writeln!(text, "\nNothing of it can be removed as it is."),
         (true, true) if failed => {
             writeln!(text, "\nNot all of it could be removed: see to that, and call this once more.")
         }
@@ -104,11 +105,17 @@ mod tests {
             "removed: publication p\nstays: schema rowcast, another rowcast uses it\n"
         );
         let failed = Removal { failed: Some("it is in use".to_owned()), ..all[0].clone() };
-        let told_failed = told(&[failed], true);
+        let told_failed = told(std::slice::from_ref(&failed), true);
         assert!(
             told_failed.starts_with("still there: publication p, it is in use\n\nNot all"),
             "{told_failed}"
         );
         assert!(told(&all[1..], true).ends_with("Nothing here is of rowcast's making.\n"));
+        let left = Removal { sql: None, ..failed };
+        let told_left = told(&[left], false);
+        assert!(
+            !told_left.contains("of rowcast's making") && told_left.contains("still there: "),
+            "{told_left}"
+        );
     }
 }

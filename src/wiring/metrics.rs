@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rowcast_engine::journal::Journal;
 use rowcast_engine::status::Status;
@@ -14,6 +14,23 @@ const SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// What was measured is put into the buckets this often, so that it takes no memory where nobody scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Counters of what should not happen, there from the start: who is told of an increase misses the first of a series that begins with
+/// it. Those that have labels begin where their labels are known.
+const FROM_ZERO: [&str; 12] = [
+    "rowcast_journal_compressed_failures_total",
+    "rowcast_journal_missing_total",
+    "rowcast_journal_remove_failures_total",
+    "rowcast_snapshot_chunks_repeated_total",
+    "rowcast_snapshot_stalls_total",
+    "rowcast_source_looks_failed_total",
+    "rowcast_source_reconnects_total",
+    "rowcast_source_rejected_messages_total",
+    "rowcast_source_slots_given_up_total",
+    "rowcast_source_spilled_transactions_total",
+    "rowcast_source_streaming_given_up_total",
+    "rowcast_source_unknown_types_total",
+];
 
 /// The recorder.
 pub(crate) struct Metrics(PrometheusHandle);
@@ -26,6 +43,9 @@ pub(crate) fn install() -> Result<Metrics> {
         .map_err(failed)?;
     let handle = builder.install_recorder().map_err(failed)?;
     describe();
+    for total in FROM_ZERO {
+        counter!(total).increment(0);
+    }
     gauge!("rowcast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let upkeep = handle.clone();
     tokio::spawn(async move {
@@ -52,6 +72,7 @@ impl Metrics {
 fn describe() {
     describe_slot();
     describe_stream();
+    describe_exceptions();
     describe_sinks();
     describe_clients();
     describe_snapshots();
@@ -108,7 +129,10 @@ fn describe() {
 
 /// What the server says of the slot, and what became of it.
 fn describe_slot() {
-    describe_gauge!("rowcast_source_slot_state", "1 for the state that the replication slot is in");
+    describe_gauge!(
+        "rowcast_source_slot_state",
+        "1 for the state that the replication slot is in; for none while it cannot be seen"
+    );
     describe_gauge!(
         "rowcast_source_broken",
         "1 for the reason for which the source's history does not go on"
@@ -116,12 +140,12 @@ fn describe_slot() {
     describe_gauge!(
         "rowcast_source_wal_retained_bytes",
         Unit::Bytes,
-        "Log that the server keeps for the replication slot"
+        "Log that the server keeps for the replication slot; NaN while that cannot be seen"
     );
     describe_gauge!(
         "rowcast_source_wal_safe_bytes",
         Unit::Bytes,
-        "Log that may be written before the server gives the slot up; infinite without max_slot_wal_keep_size"
+        "Log that may be written before the server gives the slot up; infinite without max_slot_wal_keep_size, NaN while that cannot be seen"
     );
     describe_gauge!(
         "rowcast_source_commits_wait",
@@ -176,6 +200,14 @@ fn describe_stream() {
         "Breaks of the source's history that were gone past, by reason"
     );
     describe_counter!("rowcast_source_reconnects_total", "Connections to the source that were lost");
+    describe_counter!(
+        "rowcast_source_looks_failed_total",
+        "Looks at which tables are to be captured that came to nothing"
+    );
+    describe_counter!(
+        "rowcast_source_unknown_types_total",
+        "Columns whose type neither the catalog nor the journal knows: their values are told as text"
+    );
     describe_gauge!("rowcast_source_stuck", "1 while a position does not move although it has a reason to");
     describe_gauge!("rowcast_source_silence_seconds", Unit::Seconds, "Since the server was last heard of");
     describe_gauge!(
@@ -189,6 +221,10 @@ fn describe_stream() {
         "Log that the server keeps only because sinks lack it (source.confirm = \"sinks\")"
     );
     describe_gauge!(
+        "rowcast_source_confirm_waived",
+        "1 while the server may forget what sinks lack, since it kept nearly source.wal_budget for them"
+    );
+    describe_gauge!(
         "rowcast_source_repeated_transactions",
         "Transactions that the server has sent again although the journal has them; 0 when it is through"
     );
@@ -196,6 +232,10 @@ fn describe_stream() {
         "rowcast_source_rejected_messages_total",
         "Custom events that went to rowcast.rejected, since their channel or contents cannot be"
     );
+}
+
+/// Transactions that were too large for memory, or sent before they committed, and values that nobody can show.
+fn describe_exceptions() {
     describe_counter!(
         "rowcast_source_spilled_transactions_total",
         "Transactions that were large enough for a file of their own"

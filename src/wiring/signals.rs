@@ -61,7 +61,9 @@ impl Signals {
             let gone = self.terminal && !has_terminal();
             match &self.look {
                 Some(look) if name == "SIGHUP" && !gone => {
-                    tracing::info!("Received SIGHUP: compares what is captured with what is wanted");
+                    tracing::info!(
+                        "Received SIGHUP: compares what is captured with what is wanted (settings are read at the start alone)"
+                    );
                     look();
                 }
                 None if name == "SIGHUP" && self.outlives => {}

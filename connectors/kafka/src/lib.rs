@@ -11,7 +11,8 @@
 //! Every record has the headers `rowcast.id`, the event's number, and `rowcast.part`, which record of the event it is,
 //! both as decimal text: together they are the identity of the record, by which a consumer drops repetitions. Records
 //! of rows and truncates have `rowcast.schema`, the version of the table's schema, as `GET /v1/schemas/{table}` numbers
-//! them; records of custom events have `rowcast.channel`.
+//! them; records of custom events have `rowcast.channel`. `rowcast.unchanged` names, as a JSON array, the columns that are
+//! null in `after` though they did not change: Postgres did not send them, and Debezium has no placeholder for their type.
 //!
 //! Delivery is at least once, in order per key: the producer is idempotent,
 //! never gives a record up, and stops at the first one that Kafka refuses; the position is saved when everything

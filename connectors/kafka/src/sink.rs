@@ -57,6 +57,8 @@ struct Outgoing<'a> {
     schema: Option<SchemaId>,
     /// What the format adds.
     header: Option<(&'a str, &'a [u8])>,
+    /// Of columns that are null though they did not change.
+    unchanged: Option<&'a [u8]>,
 }
 
 impl KafkaSink {
@@ -116,8 +118,16 @@ impl KafkaSink {
         for record in self.records.iter() {
             let topic = self.topics.name(record.topic_suffix);
             let header = record.header.map(|(header, value)| (header.name(), value));
-            let (part, key, value) = (record.part, record.key, record.value);
-            let outgoing = Outgoing { id: event.id, part, topic, key, value, schema: Some(schema), header };
+            let outgoing = Outgoing {
+                id: event.id,
+                part: record.part,
+                topic,
+                key: record.key,
+                value: record.value,
+                schema: Some(schema),
+                header,
+                unchanged: record.unchanged,
+            };
             produce(producer, &mut self.beginnings, outgoing).await?;
         }
         Ok(())
@@ -140,7 +150,8 @@ impl KafkaSink {
         let header = Some(("rowcast.channel", channel.as_bytes()));
         let topic = self.topics.name(channel);
         let value = Some(self.value.as_slice());
-        let outgoing = Outgoing { id, part: 0, topic, key: None, value, schema: None, header };
+        let outgoing =
+            Outgoing { id, part: 0, topic, key: None, value, schema: None, header, unchanged: None };
         produce(producer, &mut self.beginnings, outgoing).await
     }
 
@@ -149,7 +160,8 @@ impl KafkaSink {
         self.topics.ensure(gap::SUFFIX).await?;
         let topic = self.topics.name(gap::SUFFIX);
         let value = Some(self.value.as_slice());
-        let outgoing = Outgoing { id, part: 0, topic, key: None, value, schema: None, header: None };
+        let outgoing =
+            Outgoing { id, part: 0, topic, key: None, value, schema: None, header: None, unchanged: None };
         produce(&self.connection.producer(), &mut self.beginnings, outgoing).await
     }
 
@@ -324,11 +336,14 @@ async fn failed(producer: &Producer) -> SinkError {
 fn headers(outgoing: &Outgoing<'_>) -> OwnedHeaders {
     let [mut id, mut part, mut schema] = [itoa::Buffer::new(); 3];
     let header = |key, value| Header { key, value: Some(value) };
-    let mut headers = OwnedHeaders::new_with_capacity(4)
+    let mut headers = OwnedHeaders::new_with_capacity(5)
         .insert(header("rowcast.id", id.format(outgoing.id)))
         .insert(header("rowcast.part", part.format(outgoing.part)));
     if let Some(version) = outgoing.schema {
         headers = headers.insert(header("rowcast.schema", schema.format(version)));
+    }
+    if let Some(names) = outgoing.unchanged {
+        headers = headers.insert(Header { key: "rowcast.unchanged", value: Some(names) });
     }
     match outgoing.header {
         Some((key, value)) => headers.insert(Header { key, value: Some(value) }),
@@ -359,6 +374,7 @@ mod tests {
                 value: Some(b"{}"),
                 schema: None,
                 header: None,
+                unchanged: None,
             };
             let producer = connection.producer();
             let produced = produce(&producer, &mut beginnings, outgoing);
@@ -382,8 +398,16 @@ mod tests {
         arrived(&producer, &mut beginnings).await.unwrap();
         let mut sent = Vec::new();
         for id in 1..=3 {
-            let outgoing =
-                Outgoing { id, part: 0, topic: "a", key: None, value: None, schema: None, header: None };
+            let outgoing = Outgoing {
+                id,
+                part: 0,
+                topic: "a",
+                key: None,
+                value: None,
+                schema: None,
+                header: None,
+                unchanged: None,
+            };
             let produced = produce(&producer, &mut beginnings, outgoing);
             if tokio::time::timeout(Duration::from_millis(300), produced).await.is_ok() {
                 sent.push(id);
@@ -402,8 +426,16 @@ mod tests {
         let config = Config { brokers: cluster.bootstrap_servers(), ..Config::default() };
         let connection = Connection::new(&config).unwrap();
         let mut beginnings = Beginnings::default();
-        let outgoing =
-            Outgoing { id: 7, part: 0, topic: "t", key: None, value: None, schema: None, header: None };
+        let outgoing = Outgoing {
+            id: 7,
+            part: 0,
+            topic: "t",
+            key: None,
+            value: None,
+            schema: None,
+            header: None,
+            unchanged: None,
+        };
         let producer = connection.producer();
         produce(&producer, &mut beginnings, outgoing).await.unwrap();
         let failed = arrived(&producer, &mut beginnings).await;

@@ -3,6 +3,7 @@
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rowcast_engine::event::{Marks, Op};
+use rowcast_engine::schema::Type;
 use serde_json::json;
 
 use crate::support::{Fixture, Kafka, KafkaReader, Record, SOON, config, identity, read, table, tuple};
@@ -55,6 +56,31 @@ async fn rows_become_records_as_debezium_writes_them() {
     let source = &records[0].value.as_ref().unwrap()["source"];
     assert_eq!((&source["name"], &source["table"]), (&json!(prefix), &json!("orders")));
     assert_eq!(door.door().delivered, 4);
+    door.stop().await.unwrap();
+}
+
+/// Debezium has no placeholder for a number: it is null there, and the header says that it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_null_though_it_did_not_change_is_named_in_a_header() {
+    let kafka = Kafka::shared().await;
+    let prefix = kafka.prefix("unchanged");
+    let mut fixture = Fixture::new().await;
+    let mut of_numbers = table("numbers", true);
+    of_numbers.columns[1].ty = Type::base(1700, "numeric");
+    let numbers = fixture.register(of_numbers);
+    let unchanged = b"N\0\x02t\0\0\0\x011u".to_vec();
+    let null = tuple(b'N', [Some("1"), None]);
+    fixture.transaction(&[(&numbers, Op::Update, unchanged), (&numbers, Op::Update, null)]).await;
+    let door = fixture.deliver(config(kafka, &prefix));
+    let mut reader = KafkaReader::start(kafka, &prefix);
+    let records = read(&mut reader, 2).await;
+    door.wait_delivered().await;
+    let told = records.iter().map(|record| {
+        let value = record.value.as_ref().expect("no tombstone");
+        (&value["after"], record.headers.get("rowcast.unchanged").map(String::as_str))
+    });
+    let row = json!({"id": 1, "v": null});
+    assert_eq!(told.collect::<Vec<_>>(), [(&row, Some(r#"["v"]"#)), (&row, None)]);
     door.stop().await.unwrap();
 }
 

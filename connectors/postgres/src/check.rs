@@ -1,6 +1,11 @@
 //! Each requirement, what is found, and the SQL that mends it. Changes nothing.
 
+mod everything;
+mod identities;
+mod large_values;
+mod money;
 mod others;
+mod partly_full;
 mod publications;
 mod replication;
 mod rights;
@@ -18,7 +23,7 @@ use serde::Serialize;
 use crate::config::{Config, Source};
 use crate::setup::candidates::{self, Table};
 use crate::setup::server::{OLDEST, ORIGINS_REMEDY, Server, Usage, WAL_LEVEL_REMEDY};
-use crate::setup::unusable;
+use crate::setup::{foreign, unusable};
 use crate::tables::identifier;
 use crate::wire::sql_session;
 
@@ -65,6 +70,7 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     if server.version < OLDEST {
         return Ok(found);
     }
+    found.push(replication::of_senders(&client, &source, &server).await?);
     found.extend(replication::of_replication(&client, &here, &server).await);
     found.extend(server::of_minor(&server));
     found.extend(server::of_encoding(&server));
@@ -72,18 +78,24 @@ pub async fn check(config: &Config) -> Result<Vec<Requirement>> {
     found.extend(schema::of_schema(&client, &source, &server).await?);
     found.extend(rights::of_create(&client, &source, &server).await?);
     found.extend(publications::of(&client, &source, &server).await?);
+    found.extend(everything::of_all(&client, &source, &server).await?);
     found.extend(rights::of_shared(&client, &source).await?);
     found.extend(rights::of_schemas(&client, &source, &server).await?);
     let tables = candidates::read(&client, &source, server.version).await?;
-    let unwritable = publications::of_writes(&client, &source, &server, &tables).await?;
-    let unusable = unusable::all(&client).await?;
-    found.extend(of_tables(&tables, &source, &server, &unusable).into_iter().filter(|table| {
+    let mut unwritable = publications::of_writes(&client, &source, &server, &tables).await?;
+    unwritable.extend(publications::of_withheld(&client, &source, &server, &tables).await?);
+    found.extend(of_tables(&tables, &source, &server).into_iter().filter(|table| {
         // One line of each, the worse one.
         unwritable.iter().all(|worse| worse.name != table.name)
     }));
     found.extend(unwritable);
+    found.extend(publications::of_exposed(&client, &source, &server).await?);
     let wanted = wanted(&tables, &source);
     found.extend(publications::of_truncates(&client, &source, &server, &tables, &wanted).await?);
+    found.extend(large_values::of_large_values(&client, &wanted).await?);
+    found.extend(identities::of_indexes(&client, &wanted).await?);
+    found.extend(money::of_decimals(&client, &here, &wanted).await?);
+    found.extend(partly_full::of_partitions(&client, &source, &server, &wanted).await?);
     found.extend(snapshots::of_rights(&client, &source, &server, &wanted).await?);
     found.extend(snapshots::of_connections(&client, &source).await?);
     found.extend(slots::of_slot(&client, &source, &server).await?);
@@ -121,7 +133,6 @@ fn of_server(server: &Server, source: &Source) -> Vec<Requirement> {
             format!("user {role} {}", if server.replication { "may replicate" } else { "may not replicate" }),
             when(!server.replication, server.replication_remedy()),
         ),
-        free("replication senders", server.senders, "Raise max_wal_senders (restart needed)".to_owned()),
     ];
     if !server.sends(source.origin) {
         found.push(requirement("origin", false, server.origins_found(), ORIGINS_REMEDY.to_owned()));
@@ -163,14 +174,20 @@ fn advice(server: &Server) -> Vec<Requirement> {
 fn wanted<'a>(tables: &'a [Table], source: &Source) -> Vec<&'a Table> {
     let unlisted: Vec<Table> = tables
         .iter()
-        .map(|table| Table { in_all: false, in_inserts: false, owned: true, ..table.clone() })
+        .map(|table| Table {
+            in_all: false,
+            in_inserts: false,
+            owned: true,
+            unusable: false,
+            ..table.clone()
+        })
         .collect();
     let plan = candidates::plan(&unlisted, &source.tables);
     let new: HashSet<u32> = plan.new.iter().map(|table| table.oid).collect();
     tables.iter().filter(|table| new.contains(&table.oid)).collect()
 }
 
-fn of_tables(tables: &[Table], source: &Source, server: &Server, unusable: &[String]) -> Vec<Requirement> {
+fn of_tables(tables: &[Table], source: &Source, server: &Server) -> Vec<Requirement> {
     let wanted = wanted(tables, source);
     let mut found = vec![requirement(
         "tables",
@@ -181,11 +198,18 @@ fn of_tables(tables: &[Table], source: &Source, server: &Server, unusable: &[Str
     let worth_naming: Vec<&Table> =
         wanted.into_iter().filter(|table| is_worth_naming(table, source)).collect();
     let named = worth_naming.iter().take(NAMED_TABLES);
-    found.extend(named.map(|table| of_table(table, source, server, unusable.contains(&table.schema))));
-    if let Some(more) = worth_naming.len().checked_sub(NAMED_TABLES).filter(|more| *more > 0) {
-        found.push(requirement("tables", true, format!("{more} more like these"), None));
-    }
+    found.extend(named.map(|table| of_table(table, source, server)));
+    found.extend(of_more(worth_naming.get(NAMED_TABLES..).unwrap_or_default(), source));
     found
+}
+
+/// Of those that are not named.
+fn of_more(tables: &[&Table], source: &Source) -> Option<Requirement> {
+    let missing = tables.iter().filter(|table| !listed_or_ours(table, source)).count();
+    let told = if missing > 0 { format!(", {missing} of them in no publication") } else { String::new() };
+    let found = format!("{} more like these{told}", tables.len());
+    let remedy = (missing > 0).then(|| "The same for each of them as for those above".to_owned());
+    (!tables.is_empty()).then(|| requirement("tables", missing == 0, found, remedy))
 }
 
 fn is_worth_naming(table: &Table, source: &Source) -> bool {
@@ -194,17 +218,15 @@ fn is_worth_naming(table: &Table, source: &Source) -> bool {
 
 /// It is in a publication, or can be put into one.
 fn listed_or_ours(table: &Table, source: &Source) -> bool {
-    table.in_all || table.in_inserts || (source.manage && table.owned)
+    table.in_all || table.in_inserts || (source.manage && table.is_ours())
 }
 
-/// `unusable`: our role may not use its schema.
-fn of_table(table: &Table, source: &Source, server: &Server, unusable: bool) -> Requirement {
+fn of_table(table: &Table, source: &Source, server: &Server) -> Requirement {
     let name = format!("table {}", table.channel());
     if !listed_or_ours(table, source) {
         let publication = if table.identified { &source.publication } else { &source.inserts };
-        let (owner, role) = (identifier(&table.owner), identifier(&server.role));
         // Who cannot name it cannot take it out again.
-        let first = if source.manage && unusable {
+        let first = if source.manage && table.unusable {
             unusable::remedy(&table.schema, server) + " "
         } else {
             String::new()
@@ -215,14 +237,18 @@ fn of_table(table: &Table, source: &Source, server: &Server, unusable: bool) -> 
             table.sql()
         );
         let remedy = if source.manage {
-            format!(
-                "GRANT {owner} TO {role}; then rowcast adds it by itself; or, once the publication is there, {by_hand}"
-            )
+            let sql = foreign::remedy(table, server);
+            let then = if table.superusers && !table.owned { "" } else { " Then rowcast adds it by itself;" };
+            format!("{sql}{then} or, once the publication is there, {by_hand}")
         } else {
             format!("Once the publication is there, {by_hand}")
         };
-        let found = format!("in no publication, and it belongs to {owner}, not to {role}");
-        return requirement(&name, false, found, remedy);
+        let why = if source.manage {
+            foreign::why(table, server)
+        } else {
+            format!("it belongs to {}", identifier(&table.owner))
+        };
+        return requirement(&name, false, format!("in no publication, and {why}"), remedy);
     }
     if !table.hidden.is_empty() {
         let only = if table.identified { "" } else { "only inserts and truncates, and " };

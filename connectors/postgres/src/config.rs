@@ -80,6 +80,10 @@ pub struct Config {
     /// slot's position. For one start; not part of a configuration file.
     #[serde(skip)]
     pub adopt: bool,
+    /// It runs for one adoption, and somebody waits until it ends: whatever ends capture ends it, too, and nobody stays to
+    /// look after the slot. Not part of a configuration file.
+    #[serde(skip)]
+    pub brief: bool,
 }
 
 /// When the server sends a transaction that has outgrown its `logical_decoding_work_mem`.
@@ -186,6 +190,7 @@ impl Default for Config {
             wal_budget: None,
             streaming: Streaming::Off,
             adopt: false,
+            brief: false,
         }
     }
 }
@@ -244,6 +249,7 @@ pub(crate) struct Source {
     pub(crate) wal_budget: Option<u64>,
     pub(crate) streaming: Streaming,
     pub(crate) adopt: bool,
+    pub(crate) brief: bool,
 }
 
 impl Source {
@@ -305,6 +311,7 @@ impl Source {
             wal_budget: config.wal_budget,
             streaming: config.streaming,
             adopt: config.adopt,
+            brief: config.brief,
         })
     }
 
@@ -315,6 +322,15 @@ impl Source {
 
     pub(crate) fn publications(&self) -> [&str; 2] {
         [&self.publication, &self.inserts]
+    }
+
+    /// The same where of its publications only these are read.
+    pub(crate) fn reading(&self, publications: &[(String, u32)]) -> Self {
+        let mut source = self.clone();
+        if !publications.iter().any(|(name, _)| *name == self.inserts) {
+            source.inserts.clone_from(&self.publication);
+        }
+        source
     }
 
     /// A print of what decides which tables are captured: the same for as long as that is the same.

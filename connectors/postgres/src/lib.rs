@@ -34,5 +34,5 @@ pub mod wire;
 pub use capture::Postgres;
 pub use check::{Requirement, check};
 pub use config::{Config, OnGap, Origin, SnapshotMode, Streaming};
-pub use snapshot::show_left;
+pub use snapshot::{not_all_read, show_left};
 pub use uninstall::{Removal, uninstall};

@@ -37,8 +37,9 @@ impl Tables {
         !is_system(schema) && any(&self.wanted) && !any(&self.unwanted)
     }
 
-    /// Whether a table is to be taken in, by its own name or as a part of the tables above it; left out by its own name
-    /// it is, whatever is above it.
+    /// Whether a table that the server tells under this name is to be taken in, by its own name or as a part of the tables
+    /// above it; left out by its own name it is, whatever is above it. A partition that is told under the name of its root
+    /// cannot be left out: whose row that was nobody sees (`setup/exposed.rs`).
     pub(crate) fn takes(&self, schema: &str, table: &str, tree: &[(String, String)]) -> bool {
         !self.excludes(schema, table) && tree.iter().any(|(schema, table)| self.matches(schema, table))
     }
@@ -52,6 +53,11 @@ impl Tables {
     /// Whether a table is named among those to leave out.
     pub(crate) fn excludes(&self, schema: &str, table: &str) -> bool {
         self.unwanted.iter().any(|pattern| pattern.matches(schema, table))
+    }
+
+    /// Whether anything is to be left out at all.
+    pub(crate) fn leaves_out(&self) -> bool {
+        !self.unwanted.is_empty()
     }
 
     /// Each pattern as two of SQL's LIKE, for schema and table, and whether it leaves out.

@@ -3,6 +3,8 @@
 //! What is ours is known by its mark: the slot by its row in `rowcast.installation`, a publication by its comment. The
 //! schema and the event triggers serve every rowcast on the database and go with the last one.
 
+mod schema;
+
 use std::collections::HashSet;
 
 use rowcast_engine::{Error, Kind, Result};
@@ -13,8 +15,9 @@ use crate::config::{Config, Source};
 use crate::setup::publications;
 use crate::setup::server::Server;
 use crate::setup::{former, shared, slot, trigger};
-use crate::tables::{identifier, literal};
+use crate::tables::identifier;
 use crate::wire::{answering_client, sql_error};
+use schema::Schema;
 
 /// What rowcast keeps waits for nobody for long, and nobody for it.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '10s'";
@@ -40,92 +43,12 @@ impl Removal {
     fn stays(name: String, why: impl Into<String>) -> Self {
         Self { name, sql: None, stays: Some(why.into()), failed: None }
     }
+
+    /// It is left to a person, who has to do something about it.
+    fn left(name: String, why: impl Into<String>) -> Self {
+        Self { name, sql: None, stays: None, failed: Some(why.into()) }
+    }
 }
-
-/// With all that is in it; before, it was made sure that this is ours and that nothing else depends on it.
-const DROP_SCHEMA: &str = "DROP SCHEMA rowcast CASCADE;";
-
-/// Tables and views of the migrations, and their history. A schema that holds more is not only ours.
-const RELATIONS: [&str; 9] = [
-    "capture",
-    "chosen",
-    "identifying",
-    "identity",
-    "installation",
-    "lent",
-    "migrations",
-    "pattern",
-    "secret",
-];
-
-/// And their functions and procedures.
-const FUNCTIONS: [&str; 24] = [
-    "bereft",
-    "channel",
-    "emit",
-    "hinders",
-    "identify",
-    "is_alone",
-    "is_identified",
-    "keep",
-    "lend",
-    "mac",
-    "member",
-    "move",
-    "on_ddl",
-    "on_drop",
-    "on_types",
-    "publish",
-    "refresh",
-    "repay",
-    "say",
-    "settle",
-    "snapshot",
-    "tell",
-    "tree",
-    "wants",
-];
-
-/// What in the schema is not ours, and what outside depends on something in it. An event trigger of ours goes before.
-const FOREIGN: &str = "
-select format('%I.%I', 'rowcast', relname) from pg_class
-where relnamespace = to_regnamespace('rowcast') and relkind not in ('i', 'I', 't') and relname <> all($1::text[])
-union
-select p.oid::regprocedure::text from pg_proc p
-where p.pronamespace = to_regnamespace('rowcast') and p.proname <> all($2::text[])
-union
-select format('%I.%I', 'rowcast', t.typname) from pg_type t
-where t.typnamespace = to_regnamespace('rowcast') and t.typtype in ('d', 'e', 'r')
-union
-select format('%s %s', o.type, o.identity)
-from pg_depend d, lateral pg_identify_object(d.classid, d.objid, d.objsubid) o
-where d.deptype = 'n' and o.identity !~ '(^|[ .(])rowcast[.]' and o.type <> 'event trigger'
-  and (d.refclassid = 'pg_class'::regclass
-           and d.refobjid in (select oid from pg_class where relnamespace = to_regnamespace('rowcast'))
-    or d.refclassid = 'pg_proc'::regclass
-           and d.refobjid in (select oid from pg_proc where pronamespace = to_regnamespace('rowcast'))
-    or d.refclassid = 'pg_type'::regclass
-           and d.refobjid in (select oid from pg_type where typnamespace = to_regnamespace('rowcast')))
-order by 1";
-
-/// What is known of the schema `rowcast`.
-#[derive(Debug, Default)]
-struct Schema {
-    exists: bool,
-    /// This slot is in its list.
-    ours: bool,
-    /// Slots of other installations.
-    others: Vec<String>,
-    /// What is in it or depends on it and is not ours.
-    foreign: Vec<String>,
-    /// Tables of it with rows of a slot; an older one has fewer.
-    by_slot: Vec<String>,
-}
-
-/// Tables from which a slot's rows go; last the one that says that the slot is ours.
-const BY_SLOT: &str = "
-select t from unnest(array['chosen', 'capture', 'installation']) with ordinality x(t, place)
-where to_regclass('rowcast.' || t) is not null order by place";
 
 /// What there is, in the order in which it goes.
 struct Listed {
@@ -200,24 +123,29 @@ impl Removal {
 }
 
 async fn list(client: &Client, source: &Source, server: &Server) -> Result<Listed> {
-    let schema = read_schema(client, &source.slot).await?;
+    let schema = Schema::read(client, &source.slot).await?;
     let slot = of_slot(client, source, server, &schema).await?;
     let loans = of_loans(client, &schema).await?;
     let triggers = of_triggers(client, &schema).await?;
     // Before the publications, which they would fill again.
     let mut rest = triggers.removals;
     rest.extend(of_publications(client, source, server).await?);
-    let schema = of_schema(source, &schema, &triggers.with_schema);
-    Ok(Listed { slot, loans, rest, schema })
+    let mut last = schema.removals(source, &triggers.with_schema);
+    if schema.goes() {
+        last.extend(schema::callers(client).await?);
+    }
+    Ok(Listed { slot, loans, rest, schema: last })
 }
 
-/// Those of the configuration, those that the slot has in `rowcast.capture` (maybe of an earlier configuration), and those
-/// of our making that nobody there says to read.
+/// Those of the configuration, those that the slot has in `rowcast.capture` (maybe of an earlier configuration), those of our
+/// making that nobody there says to read, and those of slots that are gone.
 async fn of_publications(client: &Client, source: &Source, server: &Server) -> Result<Vec<Removal>> {
     let others = shared::others(client, &source.slot).await?;
     let mut names = source.publications().map(str::to_owned).to_vec();
     names.extend(former::registered(client, &source.slot).await?);
     names.extend(former::forsaken(client, &source.slot).await?);
+    let orphaned = former::orphaned(client, &source.slot).await?;
+    names.extend(orphaned.iter().map(|(_, name)| name.clone()));
     let (mut all, mut seen) = (Vec::new(), HashSet::new());
     for name in names {
         if !seen.insert(name.clone()) {
@@ -225,37 +153,23 @@ async fn of_publications(client: &Client, source: &Source, server: &Server) -> R
         }
         let Some(publication) = publications::read(client, server.version, &name).await? else { continue };
         let other = others.iter().find(|(_, shared)| *shared == name);
+        let gone = orphaned.iter().find(|(_, left)| *left == name);
         let (title, name) = (format!("publication {name}"), identifier(&name));
         all.push(match other {
             _ if !publication.ours => Removal::stays(title, "somebody else made it"),
             Some((slot, _)) => {
                 Removal::stays(title, format!("another rowcast captures with it, on slot {slot}"))
             }
+            None if let Some((slot, _)) = gone => Removal::left(title, schema::of_gone(slot)),
             None => Removal::goes(title, format!("DROP PUBLICATION {name};")),
         });
     }
-    Ok(all)
-}
-
-async fn read_schema(client: &Client, slot: &str) -> Result<Schema> {
-    let failed = |error| sql_error("Cannot read who uses the schema rowcast", error);
-    let sql =
-        "select to_regnamespace('rowcast') is not null, to_regclass('rowcast.installation') is not null";
-    let row = client.query_one(sql, &[]).await.map_err(failed)?;
-    let foreign =
-        client.query(FOREIGN, &[&RELATIONS.as_slice(), &FUNCTIONS.as_slice()]).await.map_err(failed)?;
-    let foreign = foreign.iter().map(|row| row.get(0)).collect();
-    if !row.get::<_, bool>(1) {
-        return Ok(Schema { exists: row.get(0), foreign, ..Schema::default() });
+    if all.iter().any(|removal| removal.sql.is_some()) {
+        let readers = former::other_readers(client, &source.slot).await?;
+        let why = "it is not rowcast's; if it reads one of the publications that go, whoever has it ends";
+        all.extend(readers.iter().map(|slot| Removal::stays(format!("replication slot {slot}"), why)));
     }
-    let sql = "select slot from rowcast.installation order by slot";
-    let rows = client.query(sql, &[]).await.map_err(failed)?;
-    let slots: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let ours = slots.iter().any(|other| other == slot);
-    let others = slots.into_iter().filter(|other| other != slot).collect();
-    let by_slot = client.query(BY_SLOT, &[]).await.map_err(failed)?;
-    let by_slot = by_slot.iter().map(|row| row.get(0)).collect();
-    Ok(Schema { exists: true, ours, others, foreign, by_slot })
+    Ok(all)
 }
 
 /// The slot. While it is read, rowcast runs on it.
@@ -272,17 +186,27 @@ async fn of_slot(
         // This one may be a copy of that, with all that rowcast has made there.
         return Ok(Some(Removal::stays(title, format!("it belongs to database {}", identifier(other)))));
     }
+    if found.is_copy(server) {
+        return found.fit(source, server).map(|()| None);
+    }
     if found.active {
         let holder = slot::holder(client, name).await?.unwrap_or_else(|| "a session".to_owned());
         return Err(Error::refused(format!("The replication slot {name} is being read by {holder}"))
             .hint("Stop that rowcast first; nothing has been removed"));
     }
-    if !schema.ours {
+    if schema.is_known && !schema.ours {
         return Ok(Some(Removal::stays(title, "it is not in rowcast.installation, somebody else made it")));
     }
     match found.fit(source, server) {
+        Ok(()) if schema.ours => Ok(Some(Removal::goes(title, slot::drop_sql(name)))),
+        // Its row went with the schema.
         Ok(()) => {
-            Ok(Some(Removal::goes(title, format!("SELECT pg_drop_replication_slot({});", literal(name)))))
+            let why = format!(
+                "whose it is cannot be known any more, since the table rowcast.installation is gone. It keeps the server's \
+                 log: if it was rowcast's, {}",
+                slot::drop_sql(name)
+            );
+            Ok(Some(Removal::left(title, why)))
         }
         Err(error) if error.kind() == Kind::Refused => Ok(Some(Removal::stays(title, error.to_string()))),
         Err(error) => Err(error),
@@ -322,8 +246,8 @@ async fn of_triggers(client: &Client, schema: &Schema) -> Result<Triggers> {
         let title = format!("event trigger {name}");
         match trigger::state(client, name).await? {
             trigger::State::Missing | trigger::State::Foreign => continue,
-            _ if !schema.others.is_empty() => {
-                all.removals.push(Removal::stays(title, schema.used()));
+            _ if schema.is_shared() => {
+                all.removals.push(schema.keeps(title));
                 continue;
             }
             _ => {}
@@ -349,40 +273,4 @@ async fn foreign_owner(client: &Client, name: &str) -> Result<Option<String>> {
     let row = client.query_opt(sql, &[&name]).await;
     let row = row.map_err(|error| sql_error("Cannot see whose the event trigger is", error))?;
     Ok(row.map(|row| row.get(0)))
-}
-
-fn of_schema(source: &Source, schema: &Schema, triggers: &[String]) -> Vec<Removal> {
-    let title = "schema rowcast".to_owned();
-    if schema.goes() {
-        let with = if triggers.is_empty() {
-            String::new()
-        } else {
-            format!(", and with it the event triggers {}", triggers.join(", "))
-        };
-        return vec![Removal::goes(format!("{title}{with}"), DROP_SCHEMA.to_owned())];
-    }
-    if !schema.exists {
-        return Vec::new();
-    }
-    let slot = literal(&source.slot);
-    let tables = schema.by_slot.iter();
-    let rows: Vec<String> =
-        tables.map(|table| format!("DELETE FROM rowcast.{table} WHERE slot = {slot};")).collect();
-    let rows = rows.join(" ");
-    let rows = schema.ours.then(|| Removal::goes(format!("the rows of slot {}", source.slot), rows));
-    rows.into_iter().chain([Removal::stays(title, schema.used())]).collect()
-}
-
-impl Schema {
-    /// All that is in it is ours, and nobody else's.
-    fn goes(&self) -> bool {
-        self.exists && self.others.is_empty() && self.foreign.is_empty()
-    }
-
-    fn used(&self) -> String {
-        if self.others.is_empty() {
-            return format!("not ours in it, or dependent on it: {}", self.foreign.join(", "));
-        }
-        format!("another rowcast uses it, on slot {}", self.others.join(", "))
-    }
 }

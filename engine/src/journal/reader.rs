@@ -117,13 +117,21 @@ impl Journal {
             return true;
         };
         segments.get(first).is_none_or(|oldest| {
-            if oldest.header.history.is_some_and(|from| from <= lsn) {
-                return true;
-            }
-            // Zero where it is not known any more what came before.
-            let before = oldest.index().first().map_or(Lsn::ZERO, |entry| entry.lsn_before);
-            oldest.header.previous_last == 0 || (before > Lsn::ZERO && before <= lsn)
+            oldest.header.history.is_some_and(|from| from <= lsn)
+                || oldest.header.previous_last == 0
+                || ended_before(oldest).is_some_and(|before| before <= lsn)
         })
+    }
+
+    /// Where retention alone has taken of what ends above `lsn`: up to where. `None` where that is not known.
+    pub fn removed_up_to(&self, lsn: Lsn) -> Option<Lsn> {
+        let segments = self.shared.segments.load();
+        let stretches = lineage(&segments, lsn);
+        let of = |stretch: &Stretch| segments.get(stretch.segments.clone()).unwrap_or_default();
+        if stretches.iter().any(|stretch| behind_bridge(of(stretch), lsn).is_some()) {
+            return None;
+        }
+        ended_before(segments.get(stretches.first()?.segments.start)?)
     }
 
     /// What lies around a number that was never given to an event held here, though later ones were: whoever has it
@@ -350,6 +358,11 @@ impl Journal {
         }
         Ok(None)
     }
+}
+
+/// What ends above this does so in the segment or behind it; `None` where that is not known any more.
+fn ended_before(oldest: &Segment) -> Option<Lsn> {
+    oldest.index().first().map(|entry| entry.lsn_before).filter(|before| *before > Lsn::ZERO)
 }
 
 /// Where the segments behind a bridge begin that may stand for transactions which end above `lsn`.

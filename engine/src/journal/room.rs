@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use metrics::counter;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Awaited, Error, Kind, Result};
 use crate::journal::refusal::{FEWER_FILES, is_out_of_files};
 use crate::journal::rolling::is_full;
 use crate::journal::{Shared, State, retention};
@@ -75,8 +75,6 @@ impl Drop for SpillWaits<'_> {
 /// What capture waits for where no file can be opened.
 pub(crate) const OUT_OF_FILES: &str =
     "too many files are open (raise ulimit -n, or lower http.max_connections)";
-const STOPPED: &str = "Stopped while waiting for room on the disk";
-const STOPPED_WITHOUT_FILES: &str = "Stopped while too many files were open";
 
 impl Shared {
     /// Says that capture pauses for want of room on the disk.
@@ -106,14 +104,20 @@ impl Shared {
     /// After a failed write or sync nothing more is taken: what the kernel holds is not known. Nor is it by one that was
     /// told to end while it waited for room, which is no failure.
     pub(crate) fn say_failed(&self, error: &Error) {
-        if error.to_string() == STOPPED {
-            tracing::info!("The journal ends without room; what it has not taken of the source comes again");
-        } else if error.to_string() == STOPPED_WITHOUT_FILES {
-            tracing::info!(
-                "The journal ends while too many files are open; what it has not taken of the source comes again"
-            );
-        } else {
-            tracing::error!(%error, hint = error.remedy(), "The journal takes no more events until rowcast is started again");
+        match error.awaited() {
+            Some(Awaited::Room) => {
+                tracing::info!(
+                    "The journal ends without room; what it has not taken of the source comes again"
+                );
+            }
+            Some(Awaited::Files) => {
+                tracing::info!(
+                    "The journal ends while too many files are open; what it has not taken of the source comes again"
+                );
+            }
+            None => {
+                tracing::error!(%error, hint = error.remedy(), "The journal takes no more events until rowcast is started again");
+            }
         }
         self.state.send_replace(State::Failed(error.to_string()));
     }
@@ -123,7 +127,8 @@ impl Shared {
     pub(crate) fn wait_for_room(&self, what: &str) -> Result<()> {
         self.say_full(what);
         if self.closing.load(Ordering::Acquire) {
-            return Err(Error::journal(STOPPED));
+            let stopped = Error::journal("Stopped while waiting for room on the disk");
+            return Err(stopped.while_waiting(Awaited::Room));
         }
         retention::apply(self);
         self.disk.pause(FULL_RETRY);
@@ -134,7 +139,8 @@ impl Shared {
     pub(crate) fn wait_for_files(&self) -> Result<()> {
         self.say_paused("files", OUT_OF_FILES, FEWER_FILES);
         if self.closing.load(Ordering::Acquire) {
-            return Err(Error::journal(STOPPED_WITHOUT_FILES));
+            let stopped = Error::journal("Stopped while too many files were open");
+            return Err(stopped.while_waiting(Awaited::Files));
         }
         self.disk.pause(FULL_RETRY);
         Ok(())
@@ -191,4 +197,42 @@ pub(super) fn may_be_stored() -> Error {
 
 fn takes_none(detail: &str) -> Error {
     Error::new(Kind::Transient, format!("The journal takes no events now: {detail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::journal::disk::RealDisk;
+    use crate::journal::{Options, open};
+
+    /// What the log has of an error by which the journal ends.
+    fn said(shared: &Shared, error: &Error) -> String {
+        let log = shared.options.dir.join("log");
+        let writer = File::create(&log).unwrap();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, || shared.say_failed(error));
+        assert_eq!(*shared.state.borrow(), State::Failed(error.to_string()));
+        fs::read_to_string(log).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_is_told_to_end_while_he_waits_has_not_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap();
+        let shared = &journal.shared;
+        shared.closing.store(true, Ordering::Release);
+        let without_room = shared.wait_for_room("there is none").unwrap_err();
+        let told = said(shared, &without_room);
+        assert!(told.contains(" INFO ") && told.contains("The journal ends without room"), "{told}");
+        let without_files = shared.wait_for_files().unwrap_err();
+        let told = said(shared, &without_files);
+        assert!(told.contains(" INFO ") && told.contains("ends while too many files are open"), "{told}");
+        // A failure in whatever words is one.
+        for text in [without_room.to_string(), without_files.to_string(), "Cannot write".to_owned()] {
+            let told = said(shared, &Error::journal(text));
+            assert!(told.contains("ERROR") && told.contains("takes no more events"), "{told}");
+        }
+    }
 }

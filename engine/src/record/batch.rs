@@ -13,7 +13,7 @@ use crate::record::layout::{
     TX_LAST, TX_LOCAL, TX_ORIGIN, get_i64, get_u16, get_u32, get_u64,
 };
 use crate::record::{Tail, Tuple};
-use crate::schema::{Schema, SchemaId};
+use crate::schema::{Identity, Schema, SchemaId};
 
 /// The fixed part of a batch; see `layout` for the places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -443,14 +443,20 @@ impl<'a> Events<'a> {
         while let Some((tag, after)) = rest.split_first() {
             let (tuple, after) = Tuple::split(after)?;
             match tag {
-                b'K' => old = Some(Old::Key(tuple)),
-                b'O' => old = Some(Old::Full(tuple)),
+                b'O' if self.is_whole(schema) => old = Some(Old::Full(tuple)),
+                b'K' | b'O' => old = Some(Old::Key(tuple)),
                 b'N' => new = Some(tuple),
                 _ => return None,
             }
             rest = after;
         }
         Some((op, Body::Row { schema, old, new }))
+    }
+
+    /// Whether an old row that the server calls whole is so. What it says of a partition's is the identity of the root,
+    /// whatever has been logged: where that is not all of it, the version has another identity than FULL.
+    fn is_whole(&self, schema: &Schema) -> bool {
+        self.local || schema.identity == Identity::Full
     }
 
     fn truncate(&self, record: &Record<'a>) -> Option<Body<'a>> {

@@ -293,6 +293,12 @@ impl Builder {
         self.open.as_ref().map_or(0, |open| open.parts_bytes + self.bytes.len() - open.record)
     }
 
+    /// Of those, what [`Builder::take_open_parts`] would give: all but what has come since the last cut, which is as large as a
+    /// row may be.
+    pub fn open_parts_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.parts_bytes)
+    }
+
     /// Bytes of finished transactions waiting to be taken.
     pub fn ready_bytes(&self) -> usize {
         let current = self.open.as_ref().map_or(self.bytes.len(), |open| open.record) - BATCH_HEADER;

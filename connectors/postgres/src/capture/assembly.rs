@@ -219,7 +219,10 @@ impl Assembly {
             return self.take_within(lsn, body);
         }
         match decode(body).map_err(|malformed| broken(malformed, lsn, body))? {
-            Message::Change(change) => self.change(lsn, &change),
+            Message::Change(change) => {
+                self.relations.note_change(change.relation);
+                self.change(lsn, &change)
+            }
             Message::Begin { final_lsn, committed, xid } => {
                 self.begin(final_lsn, committed, xid)?;
                 Ok(Step::Next)
@@ -239,6 +242,7 @@ impl Assembly {
             // The catalog is asked anyway.
             Message::Type => Ok(Step::Next),
             Message::Truncate { relations, cascade, restart_identity } => {
+                self.relations.note_truncate();
                 self.truncate(lsn, relations, cascade, restart_identity)
             }
             Message::Logical { transactional, lsn, prefix, content } => {

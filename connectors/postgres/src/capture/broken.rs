@@ -40,6 +40,13 @@ pub(super) const REASONS: [Reason; 8] = [
     Reason::TakenOver,
 ];
 
+/// Has the gaps counted from zero on: who is told of an increase misses the first of a series that begins with it.
+pub(super) fn count_gaps() {
+    for reason in REASONS {
+        metrics::counter!("rowcast_source_gaps_total", "reason" => reason.name()).increment(0);
+    }
+}
+
 impl Reason {
     pub(super) fn name(self) -> &'static str {
         match self {

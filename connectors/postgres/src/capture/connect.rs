@@ -6,7 +6,7 @@ use std::time::Duration;
 use rowcast_engine::abort::{self, Point};
 use rowcast_engine::adoption::Asked;
 use rowcast_engine::ingest::Ingest;
-use rowcast_engine::journal::{Broken, StreamPosition};
+use rowcast_engine::journal::StreamPosition;
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Lsn, Result};
 use tokio_postgres::Client;
@@ -15,32 +15,26 @@ use super::broken::Break;
 use super::contents::{self, Keeper};
 use super::during::during;
 use super::lasting::Repeats;
+use super::plan::Plan;
 use super::published::{self, Publications};
 use super::reading::Reading;
-use super::resume::{self, Facts, System, Verdict};
+use super::resume::{self, System, Verdict};
 use super::session::Session;
 use super::starting::start_command;
 use super::taking::{caught_up, identify_system, same_server, switched};
-use super::waiting::told;
 use crate::catalog::Catalog;
 use crate::config::{Origin, Source};
 use crate::conninfo::Conninfo;
 use crate::setup::installation::Owner;
 use crate::setup::server::Server;
 use crate::setup::slot::{self, Observed, Slot};
-use crate::setup::{self, captured, installation, publications};
+use crate::setup::{self, captured, exposed, installation};
 use crate::snapshot::Snapshots;
 use crate::snapshot::job::{self, ALL, Wanted};
 use crate::wire::{Connection, Purpose, sql_session};
 
 /// After a crash of ours the server may hold the slot for us until it notices; at the first start somebody waits.
 pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(10);
-
-/// The server's function that looks up the publications of a stream.
-const UNPUBLISHED: &str = "get_publication_oid";
-
-/// SQLSTATE `untranslatable_character`.
-const UNTRANSLATABLE: &str = "22P05";
 
 /// Between two tries to take the slot.
 pub(super) const SLOT_RETRY: Duration = Duration::from_millis(500);
@@ -74,28 +68,24 @@ pub(super) struct Link {
 pub(super) struct Situation {
     pub(super) stored: StreamPosition,
     pub(super) system: System,
-    switched: Option<Lsn>,
+    pub(super) switched: Option<Lsn>,
     pub(super) server: Server,
     pub(super) slot: Option<Slot>,
     /// It is none that could be read.
     pub(super) unfit: Option<Error>,
     pub(super) published: Publications,
+    /// Those of them that the slot shows wherever it reads.
+    pub(super) shown: Publications,
     pub(super) owner: Option<Owner>,
 }
 
 impl Situation {
     /// Where the stream is asked to start: where the slot stands, unless the server would repeat what it was asked
     /// for in another way.
-    fn start(&self, asked_since: Lsn) -> Lsn {
+    pub(super) fn start(&self, asked_since: Lsn) -> Lsn {
         let confirmed = self.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn).unwrap_or_default();
         if asked_since > confirmed { asked_since } else { Lsn::ZERO }
     }
-}
-
-/// How the history goes on.
-enum Plan {
-    As(Verdict),
-    Behind(Break),
 }
 
 impl Link {
@@ -152,24 +142,29 @@ impl Link {
         let situation = during(&board, "Compares the journal with the server", look).await?;
         let plan = self.plan(&situation)?;
         if let Plan::Behind(broken) = &plan {
+            self.reading.begin_adopting();
             // Before anything of the other one's is changed.
-            self.make_sure_of_slot(&client, broken).await?;
+            self.make_sure_of_slot(&client, &server, broken).await?;
         }
         let (goes_on, mut altered) = (matches!(plan, Plan::As(_)), false);
         let compares = !self.established || !goes_on;
         if compares {
-            let ready = self.prepare(&mut client, &server, goes_on);
+            let shown = self.readable(situation.published.clone(), situation.stored.lsn)?;
+            let ready = self.prepare(&mut client, &server, goes_on.then_some(&*shown));
             altered = during(&board, "Makes schema and publications ready", Box::pin(ready)).await?;
         }
+        let journal = self.ingest.journal().clone();
+        let before = published::noted(&journal)?;
         let settled = Box::pin(self.settle(&client, &mut connection, &situation, plan));
         let position = during(&board, "Settles where the stream begins", settled).await?;
-        if compares {
-            let keeper = Keeper::new(self.ingest.journal());
-            let look = keeper.look(&mut client, &self.source, server.version, altered);
+        let reads = published::noted(&journal)?.unwrap_or_default();
+        let shown = self.source.reading(&reads);
+        if compares || before.as_ref() != Some(&reads) {
+            let keeper = Keeper::new(&journal);
+            let look = keeper.look(&mut client, &shown, server.version, altered);
             during(&board, "Notes what is published", Box::pin(look)).await?;
         }
-        let journal = self.ingest.journal().clone();
-        let names = publications::existing(&client, &self.source).await?;
+        let names: Vec<String> = reads.into_iter().map(|(name, _)| name).collect();
         let stored = journal.position();
         let from = situation.start(stored.asked_since);
         let sent = self.sent()?;
@@ -182,37 +177,45 @@ impl Link {
         let reads = Box::pin(self.read_ahead(&client, &mut stream, &server, start));
         let what = "Reads what the journal holds beyond the slot's position";
         let (assembly, feedback, taken) = during(&board, what, reads).await?;
-        let catalog = Catalog::new(&self.here, &self.source.publications(), server.version);
+        let catalog = Catalog::new(&self.here, &shown.publications(), server.version);
         self.source.adopt = false;
         let parts = (taken, self.ingest.clone(), self.status.clone());
-        let source = Source { info: self.here.clone(), ..self.source.clone() };
+        let source = Source { info: self.here.clone(), ..shown };
         let (snapshots, orders) = Snapshots::start(source, &journal, &self.status, server.version)?;
-        tracing::info!(
-            slot = self.source.slot,
-            %position,
-            server = server.version_text,
-            "Streaming changes from {}",
-            self.here
-        );
+        let (slot, server) = (&self.source.slot, &server.version_text);
+        if self.doubtful(assembly.replay.is_done()).is_none() {
+            tracing::info!(slot, %position, server, "Streaming changes from {}", self.here);
+        }
         Ok(Session::new(stream, assembly, feedback, catalog, parts, (snapshots, orders, sent), position))
     }
 
-    /// Makes the source ready. Gives whether options of its publications were set right.
-    async fn prepare(&mut self, client: &mut Client, server: &Server, goes_on: bool) -> Result<bool> {
+    /// Makes the source ready; a stream that goes on reads of its publications what is `shown`. Gives whether options of
+    /// its publications were set right.
+    async fn prepare(
+        &mut self,
+        client: &mut Client,
+        server: &Server,
+        shown: Option<&[(String, u32)]>,
+    ) -> Result<bool> {
         let keeper = Keeper::new(self.ingest.journal());
         let mut left = BTreeSet::new();
-        if goes_on && keeper.is_kept() {
+        let goes_on = shown.map(|shown| self.source.reading(shown)).filter(|_| keeper.is_kept());
+        if let Some(shown) = &goes_on {
             // What was lost while it did not run must not be set right unseen.
-            keeper.look(client, &self.source, server.version, false).await?;
+            keeper.look(client, shown, server.version, false).await?;
             left = keeper.left()?;
         }
         let reconciled = Box::pin(setup::prepare(client, &self.source, server, left)).await?;
-        let tables = captured::tables(client, &self.source, server.version).await?;
+        let shown = goes_on.as_ref().unwrap_or(&self.source);
+        let tables = captured::tables(client, shown, server.version).await?;
         captured::warn_missing(&self.source, &tables);
+        let exposed = exposed::read(client, &self.source, server).await?;
+        exposed::warn(&exposed);
         self.status.source(|source| {
             source.server_version.clone_from(&server.version_text);
             source.tables = tables;
             source.uncaptured = reconciled.uncaptured;
+            source.exposed = exposed::by_channel(&exposed);
         });
         Ok(reconciled.altered)
     }
@@ -235,70 +238,8 @@ impl Link {
         };
         let owner = installation::read(client, &self.source.slot).await?;
         let switched = switched(connection, &stored, &system).await?;
-        let server = server.clone();
-        Ok(Situation { stored, system, switched, server, slot, unfit, published, owner })
-    }
-
-    /// Whether the journal's history goes on in the slot, or whether it may go on behind a gap.
-    fn plan(&self, situation: &Situation) -> Result<Plan> {
-        let facts = Facts {
-            system: &situation.system,
-            switched: situation.switched,
-            slot_name: &self.source.slot,
-            slot: situation.slot.as_ref(),
-            unfit: situation.unfit.as_ref(),
-            owner: situation.owner.as_ref(),
-            installation: self.ingest.journal().installation(),
-            newest: self.ingest.journal().last_tx_end(),
-        };
-        let judged =
-            resume::judge(&situation.stored, &facts).map_err(|broken| self.as_given_up(situation, broken));
-        let broken = match (judged, self.noticed(situation)) {
-            (Err(broken), _) | (Ok(_), Some(broken)) => broken,
-            (Ok(verdict), None) => match self.unpublished(situation)? {
-                Some(broken) => broken,
-                None => return Ok(Plan::As(verdict)),
-            },
-        };
-        if self.may_adopt(&broken, situation.slot.as_ref()) {
-            if let Some(unfit) = &situation.unfit {
-                // Somebody else's is not ours to drop.
-                return Err(told(unfit));
-            }
-            return Ok(Plan::Behind(broken));
-        }
-        Err(broken.error())
-    }
-
-    /// A break that was noticed before, where comparing with the journal would not show it again, or need not.
-    fn noticed(&self, situation: &Situation) -> Option<Break> {
-        let broken = situation.stored.broken()?;
-        let confirmed = situation.slot.as_ref()?.confirmed_flush_lsn?;
-        let blind = !self.ingest.journal().holds_all_above(confirmed);
-        let broken = Break::again(broken);
-        (blind || broken.renew || self.may_adopt(&broken, None)).then_some(broken)
-    }
-
-    /// A slot that is gone because it was given up.
-    fn as_given_up(&self, situation: &Situation, broken: Break) -> Break {
-        match &self.given_up {
-            Some(detail) if situation.slot.is_none() && !situation.stored.slot.is_empty() => {
-                Break { detail: detail.clone(), lasting: true, ..broken }
-            }
-            _ => broken,
-        }
-    }
-
-    /// Remembers a break that the server may not show for long.
-    pub(super) async fn remember(&self, broken: &Break) -> Result<()> {
-        self.ingest.settled().await?;
-        let stored = self.ingest.journal().position();
-        if stored.slot.is_empty() || !broken.lasting || stored.broken().is_some() {
-            return Ok(());
-        }
-        let (reason, detail) = (broken.reason.clone(), broken.detail.clone());
-        let broken = Some(Broken { reason, detail, at: stored.lsn });
-        self.ingest.identify(StreamPosition { broken, ..stored }, &[]).await
+        let (shown, server) = (published::shown(client, &self.source).await?, server.clone());
+        Ok(Situation { stored, system, switched, server, slot, unfit, published, shown, owner })
     }
 
     /// Stores whose history goes on, and where, before anything is confirmed.
@@ -323,14 +264,24 @@ impl Link {
                 (from, self.claim(client, birth.unwrap_or(from)).await?)
             }
             Plan::As(Verdict::Create) => self.create(client, connection, &situation.server).await?,
-            Plan::Behind(broken) => self.adopt(client, connection, situation, broken).await?,
+            Plan::Behind(broken) => {
+                // What could not be sent before it was committed went with the old slot.
+                self.whole &= !broken.renew;
+                self.adopt(client, connection, situation, broken).await?
+            }
         };
-        let position = self.position(&situation.system, lsn, slot_birth);
+        let before = if goes_on { situation.published.as_slice() } else { &[] };
+        let reads = self.publications(client, before, lsn).await?;
+        let mut position = self.position(&situation.system, lsn, slot_birth);
+        let noted = published::noted(self.ingest.journal())?.unwrap_or_default();
+        if published::adds(&self.source.publication, &noted, &reads) {
+            // Of below, the server would tell what the journal lacks, or fail at what was not there yet.
+            position.asked_since = lsn;
+        }
         let broken = self.ingest.journal().position().broken.filter(|broken| broken.at == lsn);
         abort::point(Point::SourceRecorded);
         let mut notes = if begins && self.source.snapshot.is_on() { self.wanted()? } else { Vec::new() };
-        let before = if goes_on { situation.published.as_slice() } else { &[] };
-        notes.push(self.publications(client, before).await?);
+        notes.push(published::note(&reads)?);
         if !goes_on {
             // The gap of all channels has told it.
             notes.push((contents::NOTE, Vec::new()));
@@ -372,11 +323,12 @@ impl Link {
     async fn confirmed(&self, client: &Client, position: Lsn) -> Result<Lsn> {
         let name = &self.source.slot;
         let Observed { slot, publications, .. } = slot::observe(client, &self.source).await?;
+        // With which it was begun.
         let noted = published::noted(self.ingest.journal())?.unwrap_or_default();
         if let Some(name) = published::missing(&noted, &publications) {
             return Err(Break::unpublished(name).error());
         }
-        self.reading.note(publications, slot.as_ref().and_then(|slot| slot.active_pid));
+        self.reading.note(noted, slot.as_ref().and_then(|slot| slot.active_pid));
         let stored = StreamPosition { lsn: position, ..StreamPosition::default() };
         resume::not_ahead(&stored, name, slot.as_ref()).map_err(Break::error)?;
         Ok(slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(position))
@@ -431,33 +383,6 @@ impl Link {
             slot::drop(client, name).await?;
         }
         self.create(client, connection, &situation.server).await
-    }
-}
-
-/// Adds the remedy to what the server says while streaming or at its start.
-pub(super) fn explain(error: Error) -> Error {
-    let Some(said) = slot::db_error(&error).filter(|_| Break::of(&error).is_none()) else { return error };
-    match said.code.as_str() {
-        // A publication that was dropped, or created after the slot's position. The function's name is the same in
-        // every language.
-        "42704" if said.routine.as_deref() == Some(UNPUBLISHED) => {
-            let detail = format!(
-                "A publication was dropped, or is younger than the changes that it is to show: {said}"
-            );
-            Break { detail, ..Break::unpublished("") }.error()
-        }
-        // The slot cannot be read any more, or is gone; the next look at it says why.
-        "55000" | "42704" if error.kind() != Kind::Transient => {
-            Error::transient("The replication slot cannot be read").because(error)
-        }
-        UNTRANSLATABLE => Error::refused("The server's log holds text that has no UTF-8: nothing beyond can be sent")
-            .because(error)
-            .hint(
-                "It stands in the log, and cannot be mended there: replace such characters in the rows that have them; \
-                 select pg_drop_replication_slot('NAME'); restart rowcast, and `rowcast adopt` lets it go on behind a \
-                 gap",
-            ),
-        _ => error,
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::connect::now;
 use crate::config::Source;
-use crate::setup::contents::{self, Contents, Membership, Options};
+use crate::setup::contents::{self, Contents, Membership, Options, Place};
 use crate::snapshot::job::{Job, Since, Wish};
 use crate::snapshot::rows_last;
 
@@ -57,6 +57,8 @@ enum Why {
     Anew,
     /// The publication's operations are others, or were.
     Altered,
+    /// It is in a publication that was made beside the stream, and read later.
+    Late,
 }
 
 impl Why {
@@ -72,6 +74,10 @@ impl Why {
             Self::Altered => {
                 "The publication of the table was altered, maybe for a while only: operations that it did not publish then are \
                  in no event"
+            }
+            Self::Late => {
+                "The publication of the table was made while the stream ran: what changed in the table before the stream read \
+                 that publication is in no event"
             }
         }
     }
@@ -153,14 +159,16 @@ impl Keeper {
             // Seen by another look since: the next one tells it.
             let Some(place) = seen.tables.get(table) else { return Ok(()) };
             gaps.push(ChannelGap { channel: place.channel(), reason: REASON, detail: owed.why.detail() });
-            if source.reads_after_gap() || (owed.why == Why::Left && source.snapshot.is_on()) {
+            if source.reads_after_gap()
+                || (matches!(owed.why, Why::Left | Why::Late) && source.snapshot.is_on())
+            {
                 read.push((place.schema.clone(), place.name.clone()));
             }
         }
         if gaps.is_empty() {
             return Ok(());
         }
-        let mut notes = self.jobs(client, read, seen.at).await?;
+        let mut notes = self.jobs((client, source), read, seen.at).await?;
         notes.push((NOTE.to_owned(), noted.json()?));
         self.journal.record_gaps(&gaps, &notes, now()).await?;
         metrics::counter!("rowcast_source_gaps_total", "reason" => REASON).increment(gaps.len() as u64);
@@ -179,14 +187,18 @@ impl Keeper {
     /// place of nothing that is being read. Whoever follows a table without a key would have its rows twice: a person decides.
     async fn jobs(
         &self,
-        client: &Client,
+        (client, source): (&Client, &Source),
         tables: Vec<(String, String)>,
         at: Lsn,
     ) -> Result<Vec<(String, Vec<u8>)>> {
         let snapshot = u64::try_from(now()).unwrap_or(0);
         let since = Since::Event(self.journal.newest());
         let history = self.journal.position().slot_birth;
-        let found = if tables.is_empty() { Vec::new() } else { rows_last(client, tables, history).await? };
+        let found = if tables.is_empty() {
+            Vec::new()
+        } else {
+            rows_last(client, tables, history, source.publications()).await?
+        };
         let of = |(number, job): (u32, Job)| {
             let job = Job { snapshot, since, wish: Some(Wish { at, number }), ..job };
             Ok((job.note(), job.json()?))
@@ -236,6 +248,7 @@ fn compare(before: &Noted, now: &Contents, ours: bool) -> Noted {
         };
         next.owed.extend([owed(table, why)]);
     }
+    next.owed.extend(late(before, now).map(|table| owed(table, Why::Late)));
     for (table, before) in &before.owed {
         // What is new counts from now, what is told of it is the first reason.
         let mut kept = owed(table, before.why).1;
@@ -246,6 +259,16 @@ fn compare(before: &Noted, now: &Contents, ours: bool) -> Noted {
     }
     next.tables = now.tables.iter().map(|(table, place)| (*table, place.members.clone())).collect();
     next
+}
+
+/// Tables that are in nothing but publications that the stream reads since now, beside one that it has read before.
+fn late<'a>(before: &'a Noted, now: &'a Contents) -> impl Iterator<Item = &'a u32> {
+    let known = |name: &String| Some(before.publications.get(name)?.oid);
+    let goes_on = now.publications.iter().any(|(name, options)| known(name) == Some(options.oid));
+    let is_new = move |name: &String| now.publications.contains_key(name) && known(name).is_none();
+    let is_late =
+        move |place: &Place| !place.members.is_empty() && place.members.iter().all(|(name, _)| is_new(name));
+    now.tables.iter().filter(move |(_, place)| goes_on && is_late(place)).map(|(table, _)| table)
 }
 
 /// Publications whose options are others, or were for a while. Another owner alters nothing of them.
@@ -284,7 +307,6 @@ mod tests {
     use rowcast_engine::Lsn;
 
     use super::*;
-    use crate::setup::contents::Place;
 
     fn at(lsn: u64, altered: &str, tables: &[(u32, &[(&str, u32)])]) -> Contents {
         let operations = vec!["insert".to_owned(), "update".to_owned()];
@@ -323,6 +345,25 @@ mod tests {
         assert_eq!(owed(&compare(&first, &back, true)), []);
         back.publications.get_mut("a").unwrap().owner = 11;
         assert_eq!(after(&back), []);
+    }
+
+    #[test]
+    fn tables_of_a_publication_that_is_read_later_are_owed() {
+        let first = compare(&Noted::default(), &at(1, "x", &[(1, &[("a", 5)]), (2, &[("a", 6)])]), true);
+        let tables: &[(u32, &[(&str, u32)])] =
+            &[(1, &[("a", 5), ("b", 7)]), (2, &[("b", 8)]), (3, &[("b", 9)])];
+        let mut both = at(2, "x", tables);
+        both.publications.insert("b".to_owned(), Options { oid: 2, ..Options::default() });
+        let next = compare(&first, &both, false);
+        assert_eq!(owed(&next), [(2, Why::Late, Some(2)), (3, Why::Late, Some(2))]);
+        assert_eq!(compare(&Noted::default(), &both, true).owed, BTreeMap::new());
+        // Others altogether: that is no stream that goes on.
+        both.publications.remove("a");
+        assert_eq!(
+            owed(&compare(&first, &at(3, "x", &[]), false)),
+            [(1, Why::Left, None), (2, Why::Left, None)]
+        );
+        assert!(compare(&first, &both, false).owed.values().all(|owed| owed.why != Why::Late));
     }
 
     #[test]

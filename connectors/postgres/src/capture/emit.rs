@@ -13,12 +13,15 @@ use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Marks;
 use rowcast_engine::journal::Journal;
 use rowcast_engine::record::Builder;
+use rowcast_engine::status::Status;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::snapshot::job::{Job, is_job};
 use crate::snapshot::order::{Order, Ready, Taken, Whole, Why, Written};
 use crate::snapshot::rows::key_texts;
+use crate::snapshot::told::Form;
 use crate::snapshot::tracker::{Read, Tracker, Verdict};
+use crate::snapshot::unread;
 pub(super) use whole::Ending;
 
 /// Chunks that were read and wait for the stream.
@@ -39,6 +42,7 @@ pub(super) struct Emitter {
     /// A snapshot is wanted, and cannot be made beside this connection.
     pub(super) unfit: bool,
     journal: Journal,
+    status: Status,
     /// Tables whose ends are written and may not be in the journal's notes yet: note and snapshot.
     ended: Vec<(String, u64)>,
 }
@@ -55,7 +59,11 @@ enum Beginning {
 }
 
 impl Emitter {
-    pub(super) fn new(orders: mpsc::Receiver<Order>, streams: bool, journal: Journal) -> Self {
+    pub(super) fn new(
+        orders: mpsc::Receiver<Order>,
+        streams: bool,
+        (journal, status): (Journal, Status),
+    ) -> Self {
         let (waiting, ended) = (VecDeque::new(), Vec::new());
         Self {
             orders,
@@ -67,6 +75,7 @@ impl Emitter {
             streams,
             unfit: false,
             journal,
+            status,
             ended,
         }
     }
@@ -191,6 +200,7 @@ impl Emitter {
             window: ready.window,
             visible: &ready.visible,
             schema: ready.schema.id,
+            form: Form::of(&ready.schema),
             key: &ready.schema.key,
             rows: &ready.rows,
             asked: &ready.asked,
@@ -228,18 +238,28 @@ impl Emitter {
         job.progress.rows += count as u64;
         job.progress.again = again;
         job.progress.lsn = passed;
-        let name = job.note();
         if ends {
-            builder.note(&name, b"");
-            self.ended.push((name, job.snapshot));
+            let notes = self.note_end(&job, job.progress.rows);
+            notes.iter().for_each(|note| builder.note(note, b""));
             abort::point(Point::SnapshotEmitted);
             tracker.end(ready.relation);
             return Ok(Written::Yes(None, job.progress.rows));
         }
         let (json, rows) = (Arc::<[u8]>::from(job.json()?), job.progress.rows);
-        builder.note(&name, &json);
+        builder.note(&job.note(), &json);
         abort::point(Point::SnapshotEmitted);
         Ok(Written::Yes(Some((Box::new(job), json)), rows))
+    }
+
+    /// All rows of a table are about to be in the journal, whether or not its reader lives to hear of it. Gives the notes that go
+    /// with them.
+    fn note_end(&mut self, job: &Job, rows: u64) -> Vec<String> {
+        let note = job.note();
+        self.status.snapshots(|board| {
+            board.get_mut(&note).into_iter().for_each(|shown| shown.whole = Some(rows));
+        });
+        self.ended.push((note.clone(), job.snapshot));
+        [note].into_iter().chain(unread::read(&self.journal, job)).collect()
     }
 
     /// Whether no other table of the snapshot is left, now that this one ends.

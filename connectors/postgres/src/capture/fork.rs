@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use rowcast_engine::journal::{Journal, StoredTransaction};
 use rowcast_engine::units::show_size;
-use rowcast_engine::{Lsn, Result};
+use rowcast_engine::{Error, Lsn, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use super::broken::Break;
 use super::connect::{Link, Situation};
+use super::explain::explain;
 use super::feedback::{Feedback, meanwhile};
 use super::replay::page_above;
 use super::starting::Sent;
 use crate::pgoutput::{Message, decode};
-use crate::setup::publications;
+use crate::setup::server::Server;
+use crate::setup::slot;
 use crate::wire::{CopyFrame, CopyStream};
 
 /// So much of the stream is read for it, in bytes: a few minutes. Beyond, what both have comes again.
@@ -32,6 +35,8 @@ pub(super) struct Fork {
     pub(super) at: Lsn,
     /// There was too much to be compared: what both have beyond it is stored again.
     pub(super) broken_off: bool,
+    /// Below, the server lacks something that the journal holds.
+    pub(super) lacks: bool,
 }
 
 impl Fork {
@@ -55,22 +60,42 @@ impl Link {
         let stored = &situation.stored;
         let end = stored.lsn.min(situation.system.end);
         if stored.system != situation.system.id || stored.slot.is_empty() || confirmed >= end {
-            return Ok(Fork { at: confirmed, broken_off: false });
+            return Ok(Fork { at: confirmed, broken_off: false, lacks: false });
         }
-        let names = publications::existing(client, &self.source).await?;
-        let command = super::starting::start_command(&self.source, Lsn::ZERO, &names, Sent::Whole);
+        let reads = self.readable(situation.published.clone(), confirmed)?;
+        let names: Vec<String> = reads.into_iter().map(|(name, _)| name).collect();
+        // Of below, it would tell what it was asked for in another way.
+        let from = situation.start(stored.asked_since);
+        let command = super::starting::start_command(&self.source, from, &names, Sent::Whole);
         let connection = self.replication(client).await?;
         let stream = self.start(client, connection, &situation.server, &command).await?;
         // It is told that we are there, and nothing else.
         let (_, told) = watch::channel(confirmed);
         let feedback = Feedback::new(told, confirmed, end, situation.server.sender_timeout);
-        let comparison = Comparison::new(self.ingest.journal(), confirmed, COMPARED);
+        // What is not asked for does not come, and the new history does not begin there.
+        let begin = if from <= end { confirmed.max(from) } else { confirmed };
+        let comparison = Comparison::new(self.ingest.journal(), begin, COMPARED);
         let mut reading = Reading { stream, feedback, end, comparison };
         let done = reading.run().await;
         let Reading { stream, comparison, .. } = reading;
         // In order, so that the slot is free again.
         stream.finish().await;
-        done.map(|broken_off| Fork { at: comparison.shared, broken_off })
+        let done = done.map_err(|error| self.explain_with_slot(error, &situation.server));
+        done.map(|broken_off| Fork { at: comparison.shared, broken_off, lacks: comparison.lacks })
+    }
+
+    /// Likewise, where it is left to a person to make the slot anew.
+    fn explain_with_slot(&self, error: Error, server: &Server) -> Error {
+        let error = explain(error);
+        match Break::of(&error).filter(|broken| broken.renew && !self.source.manage) {
+            Some(broken) => {
+                let name = &self.source.slot;
+                let remedy =
+                    format!("{} {}", slot::drop_sql(name), slot::create_remedy(&self.source, server));
+                Break { remedy: Some(remedy), ..broken.clone() }.error()
+            }
+            None => error,
+        }
     }
 }
 
@@ -149,14 +174,19 @@ struct Comparison {
     begun: Option<(u32, i64)>,
     /// Both have what ends here.
     shared: Lsn,
+    /// Of what the journal holds, something was passed over that the server does not have: beyond what both have,
+    passed_over: bool,
+    /// and below it.
+    lacks: bool,
     /// Bytes that may still be read.
     left: u64,
 }
 
 impl Comparison {
-    fn new(journal: &Journal, confirmed: Lsn, left: u64) -> Self {
-        let (page, more, begun) = (VecDeque::new(), Some(confirmed), None);
-        Self { journal: journal.clone(), page, more, begun, shared: confirmed, left }
+    fn new(journal: &Journal, begin: Lsn, left: u64) -> Self {
+        let (page, more, begun) = (VecDeque::new(), Some(begin), None);
+        let (passed_over, lacks) = (false, false);
+        Self { journal: journal.clone(), page, more, begun, shared: begin, passed_over, lacks, left }
     }
 
     async fn next_page(&mut self) -> Result<()> {
@@ -184,16 +214,66 @@ impl Comparison {
         loop {
             while self.page.front().is_some_and(|stored| stored.end_lsn < end) {
                 self.page.pop_front();
+                self.passed_over = true;
             }
             if !self.page.is_empty() || self.more.is_none() {
                 break;
             }
             self.next_page().await?;
         }
-        let stored = self.page.front().filter(|stored| stored.end_lsn == end);
-        if stored.map(|stored| (stored.xid, stored.committed)) == self.begun.take() && stored.is_some() {
+        let begun = self.begun.take();
+        let stored = self.page.pop_front_if(|stored| stored.end_lsn == end);
+        let Some(stored) = stored else { return Ok(()) };
+        if begun == Some((stored.xid, stored.committed)) {
             self.shared = self.shared.max(end);
+            self.lacks |= self.passed_over;
+        } else {
+            self.passed_over = true;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rowcast_engine::journal::disk::RealDisk;
+    use rowcast_engine::journal::{self, Options};
+
+    use super::*;
+
+    /// Compares transactions of the server, by end and id, with those that the journal holds.
+    async fn compared(stored: &[(u64, u32)], server: &[(u64, u32)]) -> (u64, bool) {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = journal::open(Options::new(directory.path()), Arc::new(RealDisk)).unwrap();
+        let mut comparison = Comparison::new(&journal, Lsn(5), COMPARED);
+        comparison.more = None;
+        let stored = stored.iter().map(|&(end, xid)| (Lsn(end), xid));
+        comparison.page =
+            stored.map(|(end_lsn, xid)| StoredTransaction { end_lsn, xid, committed: 1 }).collect();
+        for &(end, xid) in server {
+            comparison.begun = Some((xid, 1));
+            comparison.compare(Lsn(end)).await.unwrap();
+        }
+        let Comparison { shared, lacks, .. } = comparison;
+        journal.close().await;
+        (shared.0, lacks)
+    }
+
+    #[tokio::test]
+    async fn what_the_server_lacks_below_the_fork_is_seen() {
+        let stored = [(10, 1), (20, 2), (30, 3)];
+        for (server, found) in [
+            (&[(10, 1), (20, 2), (30, 3)][..], (30, false)),
+            // More of its own, below and beyond.
+            (&[(10, 1), (15, 9), (20, 2), (40, 4)], (20, false)),
+            (&[(40, 4)], (5, false)),
+            (&[(10, 1), (20, 8), (40, 4)], (10, false)),
+            (&[(10, 1), (30, 3)], (30, true)),
+            (&[(10, 1), (20, 8), (30, 3)], (30, true)),
+        ] {
+            assert_eq!(compared(&stored, server).await, found, "{server:?}");
+        }
     }
 }

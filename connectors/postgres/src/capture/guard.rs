@@ -17,6 +17,8 @@ use tokio_postgres::Client;
 use super::connect::Link;
 use super::pressure::{Pressure, Seen};
 use super::reading::Reading;
+use super::waiver::Waiver;
+use super::younger::Younger;
 use crate::config::Source;
 use crate::conninfo::Conninfo;
 use crate::setup::server::Server;
@@ -41,6 +43,10 @@ const BUDGET_SHARE: u64 = 2;
 /// and when of the server's own limit no more than one part in so many is left.
 const LIMIT_SHARE: u64 = 4;
 
+/// Looks that fail in a row before what was seen last is told no more: others act on those figures, as rowcast does on its
+/// budget.
+const FAILED_LOOKS: u32 = 2;
+
 /// What capture has to leave its stream for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
@@ -48,12 +54,23 @@ pub(super) enum Call {
     OverBudget,
     /// A publication that the stream shows is gone; the server need not say so.
     Unpublished,
+    /// There is one more that it can show.
+    Published,
+    /// A snapshot is wanted, which cannot be made beside transactions that are sent before they commit;
+    Whole,
+    /// or none is wanted any more.
+    Early,
     /// The server is stopping, which it does not before all it has sent is confirmed, and that does not go on: the
     /// journal has no room, or sinks lack something. It comes again.
     Stopping,
 }
 
 impl Call {
+    /// Whether nothing is wrong: it begins anew by rowcast's own wish.
+    pub(super) fn is_planned(self) -> bool {
+        matches!(self, Self::Published | Self::Whole | Self::Early)
+    }
+
     /// As the end of a stream.
     pub(super) fn error(self) -> Error {
         Error::transient("The stream was left").because(self)
@@ -70,6 +87,13 @@ impl fmt::Display for Call {
         f.write_str(match self {
             Self::OverBudget => "the slot keeps too much of the server's log",
             Self::Unpublished => "a publication is gone",
+            Self::Published => "it begins anew with a publication that has been made meanwhile",
+            Self::Whole => {
+                "a snapshot is wanted: it begins anew, with large transactions sent when they commit"
+            }
+            Self::Early => {
+                "no snapshot is wanted any more: it begins anew, with large transactions sent before they commit"
+            }
             Self::Stopping => {
                 "the server is stopping, and waits for what cannot be confirmed yet; that comes again"
             }
@@ -105,10 +129,20 @@ impl Guard {
             here: None,
             calls: sender,
             pressure: Pressure::new(Instant::now()),
+            waiver: Waiver::new(link.ingest.clone(), link.status.clone(), link.source.wal_budget),
+            younger: Younger::default(),
             concern: None,
+            seen_at: None,
+            failed: 0,
             stopping_at: None,
         };
         Self { task: tokio::spawn(look.forever()), calls }
+    }
+
+    /// One that only hands on what is called.
+    #[cfg(test)]
+    pub(super) fn of(calls: Receiver<Call>) -> Self {
+        Self { task: tokio::spawn(async {}), calls }
     }
 
     /// Waits until capture has to leave its stream. Cancel safe.
@@ -129,8 +163,13 @@ struct Look {
     here: Option<Conninfo>,
     calls: Sender<Call>,
     pressure: Pressure,
+    waiver: Waiver,
+    younger: Younger,
     /// What was said last, without its figures.
     concern: Option<&'static str>,
+    /// When the slot was looked at last, and the looks since then that came to nothing.
+    seen_at: Option<Instant>,
+    failed: u32,
     /// What had been received and confirmed when the server was last seen to be stopping.
     stopping_at: Option<(Lsn, Lsn)>,
 }
@@ -152,14 +191,13 @@ impl Look {
             if matches!(done, Ok(Ok(()))) {
                 continue;
             }
-            // Capture itself says that the server is away. What could not be seen did not stand still.
-            match done {
-                Ok(Err(error)) => tracing::debug!("Cannot look after the replication slot: {error}"),
-                _ => tracing::debug!(
-                    "Cannot look after the replication slot: the server has not answered for {} s",
-                    ROUND_TIMEOUT.as_secs()
-                ),
-            }
+            let why = match done {
+                Ok(Err(error)) => error.to_string(),
+                _ => format!("the server has not answered for {} s", ROUND_TIMEOUT.as_secs()),
+            };
+            tracing::debug!("Cannot look after the replication slot: {why}");
+            self.has_failed(&why);
+            // What could not be seen did not stand still.
             client = None;
             self.pressure.look_away(Instant::now());
         }
@@ -180,23 +218,72 @@ impl Look {
         // A standby that is promoted keeps its connections.
         let server = &Server::read(client).await?;
         let observed = slot::observe(client, &self.source).await?;
+        self.seen_at = Some(Instant::now());
         self.show(&observed, server);
         slot::show_decoding(client, &self.source.slot).await?;
         if let Some(wait) = observed.commits_wait {
             self.tell_of_commits(wait);
         }
-        self.tell(&observed);
+        let mut more = false;
+        // Else it may be another server than the stream's.
+        if self.streams() {
+            let position = self.journal.position().lsn;
+            more = self.younger.look(client, &self.reading, &observed.publications, position).await?;
+        }
+        let waits = if self.streams() { self.younger.waits.clone() } else { None };
+        self.status.source(|source| source.unread = waits);
+        self.has_seen();
+        if self.waiver.look(&observed, self.streams()) {
+            self.pressure.look_away(Instant::now());
+        }
+        self.tell(&observed, more);
         self.warn_of(&observed);
         Ok(())
+    }
+
+    /// A look has come to its end.
+    fn has_seen(&mut self) {
+        if self.failed >= FAILED_LOOKS {
+            tracing::info!("The replication slot is looked after again");
+            self.concern = None;
+        }
+        self.failed = 0;
+    }
+
+    /// A look has come to nothing. What was seen last would say of an alert on the server's disk that all is well.
+    fn has_failed(&mut self, why: &str) {
+        self.failed += 1;
+        if self.failed < FAILED_LOOKS {
+            return;
+        }
+        show_state("");
+        let budget =
+            if self.source.wal_budget.is_some() { ", and source.wal_budget is of no effect" } else { "" };
+        let since = match self.seen_at {
+            Some(at) => format!("was last seen {} s ago", at.elapsed().as_secs()),
+            None => "has not been seen since rowcast was started".to_owned(),
+        };
+        let text = format!(
+            "The replication slot {} {since}: what the server keeps for it is not known{budget}. {why}",
+            self.source.slot
+        );
+        if self.failed == FAILED_LOOKS {
+            tracing::warn!("{text}");
+        }
+        self.concern = None;
+        self.status.source(|source| {
+            (source.slot_state, source.wal_status, source.concern) = ("", None, Some(text));
+            // A process of that number may be another one by now.
+            source.unread = None;
+            (source.wal_retained_bytes, source.wal_safe_bytes, source.slot_inactive_seconds) =
+                (None, None, None);
+        });
     }
 
     /// Brings board and gauges up to date.
     fn show(&self, observed: &Observed, server: &Server) {
         let state = slot::state(observed.slot.as_ref(), server, self.reading.pid());
-        for known in slot::STATES {
-            let yes = if known == state { 1.0 } else { 0.0 };
-            metrics::gauge!("rowcast_source_slot_state", "state" => known).set(yes);
-        }
+        show_state(state);
         let safe = observed.slot.as_ref().and_then(|slot| slot.safe_wal_size);
         self.status.source(|source| {
             source.slot_state = state;
@@ -221,14 +308,20 @@ impl Look {
         self.status.source(|source| source.commits_wait = wait);
     }
 
-    /// Tells capture what it cannot see while it streams, or waits.
-    fn tell(&mut self, observed: &Observed) {
+    fn streams(&self) -> bool {
+        let mut streams = false;
+        self.status.source(|source| streams = source.state == "streaming");
+        streams
+    }
+
+    /// Tells capture what it cannot see while it streams, or waits. `more`: it can read one publication more.
+    fn tell(&mut self, observed: &Observed, more: bool) {
         let (mut received, mut state) = (Lsn::ZERO, "");
         self.status.source(|source| (received, state) = (source.received_lsn, source.state));
         let confirmed = observed.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
         let seen = Seen {
             streams: state == "streaming",
-            stuck: matches!(state, WAITING | "stopped")
+            stuck: (matches!(state, WAITING | "stopped") && !self.reading.is_at_work())
                 || matches!(&*self.journal.state().borrow(), State::Full(_) | State::Failed(_)),
             at: (confirmed.unwrap_or_default(), received),
             kept: observed.retained(),
@@ -238,6 +331,8 @@ impl Look {
             Call::OverBudget
         } else if state == "streaming" && self.reading.missing(&observed.publications).is_some() {
             Call::Unpublished
+        } else if state == "streaming" && more {
+            Call::Published
         } else {
             return;
         };
@@ -287,6 +382,14 @@ async fn is_missed(client: Option<&Client>) {
     let Some(client) = client else { return std::future::pending().await };
     while !client.is_closed() {
         sleep(MISSED_AFTER).await;
+    }
+}
+
+/// 1 for how the slot is; for none where that is not seen.
+fn show_state(state: &str) {
+    for known in slot::STATES {
+        let yes = if known == state { 1.0 } else { 0.0 };
+        metrics::gauge!("rowcast_source_slot_state", "state" => known).set(yes);
     }
 }
 

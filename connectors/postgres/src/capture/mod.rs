@@ -13,11 +13,13 @@ mod contents;
 mod custom;
 mod during;
 mod emit;
+mod explain;
 mod feedback;
 mod fork;
 mod guard;
 mod lasting;
 mod nap;
+mod plan;
 mod pressure;
 mod progress;
 pub(crate) mod proof;
@@ -34,9 +36,12 @@ mod streamed;
 mod streams;
 mod surrender;
 mod taking;
+mod unsendable;
 mod waiting;
+mod waiver;
 mod watch;
 mod wished;
+mod younger;
 
 pub(crate) use connect::now;
 pub(crate) use custom::NEW_TABLE;
@@ -49,13 +54,13 @@ use futures_util::FutureExt;
 use rowcast_engine::adoption::WAITING;
 use rowcast_engine::ingest::Ingest;
 use rowcast_engine::journal::{Journal, State};
-use rowcast_engine::status::Status;
+use rowcast_engine::status::{RECONNECTING, Status};
 use rowcast_engine::{Error, Result, Stop};
 use tokio::time::Instant;
 
 use crate::config::{Config, Source};
 use crate::conninfo::Conninfo;
-use crate::snapshot::show_left;
+use crate::snapshot::{not_all_read, show_left};
 use backoff::Backoff;
 use connect::Link;
 use guard::{Call, Guard};
@@ -85,6 +90,7 @@ impl rowcast_engine::Source for Postgres {
     /// the journal will not, `Kind::Transient` only before the first success of an installation. The status says `stopped` and why.
     async fn run(self, ingest: Ingest, status: Status, stop: Stop) -> Result<()> {
         let source = Source::new(&self.config)?;
+        broken::count_gaps();
         // First: who reads that the source is there takes the tables of snapshots for all that are left.
         show_left(ingest.journal(), &status);
         status.source(|shown| {
@@ -93,12 +99,16 @@ impl rowcast_engine::Source for Postgres {
             shown.slot.clone_from(&source.slot);
             shown.publication.clone_from(&source.publication);
         });
+        let journal = ingest.journal().clone();
         let ended = Box::pin(capture(source, ingest, &status, &stop)).await;
         status.source(|shown| {
             shown.state = "stopped";
             shown.reason = match &ended {
                 Err(error) => Some(with_remedy(error)),
-                Ok(()) if !stop.is_stopped() => Some(ALL_READ.to_owned()),
+                Ok(()) if !stop.is_stopped() => {
+                    let missing = not_all_read(&journal);
+                    Some(missing.map_or_else(|| ALL_READ.to_owned(), |missing| with_remedy(&missing)))
+                }
                 Ok(()) => None,
             };
         });
@@ -132,12 +142,10 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
         let ended = match connected {
             Ok(mut session) => {
                 link.established = true;
-                link.end_waiting();
+                let compared = link.doubt(&mut session);
                 // It looks at the server that the stream comes from.
                 if watch.as_ref().is_none_or(|(at, _)| at.hosts != link.here.hosts) {
-                    let source = Source { info: link.here.clone(), ..link.source.clone() };
-                    let looking = Watch::start(source, &journal, status.clone(), link.reading.clone());
-                    watch = Some((link.here.clone(), looking));
+                    watch = Some((link.here.clone(), link.watch()));
                 }
                 guard.get_or_insert_with(|| Guard::start(&link));
                 let started = Instant::now();
@@ -150,12 +158,14 @@ async fn capture(source: Source, ingest: Ingest, status: &Status, stop: &Stop) -
                         }
                         Err(error) => Err(session.explain(error)),
                     },
+                    never = link.end_waiting_for(compared) => match never {},
                     call = called(&mut guard) => Err(call.error()),
                     () = stop.stopped() => {
                         session.finish().await;
                         return Ok(());
                     }
                 };
+                link.note_end(&session);
                 link.whole |= session.assembly.streams.given_up();
                 backoff.note_connection(session.has_progressed(), started.elapsed());
                 if session.has_progressed() {
@@ -229,11 +239,18 @@ fn show_lost(status: &Status, error: &Error) {
     status.source(|shown| {
         // Somebody who waits for a person is not told something else by a server that is away.
         if shown.state != WAITING {
-            shown.state = "reconnecting";
+            shown.state = RECONNECTING;
             shown.reason = Some(with_remedy(error));
         }
         shown.reconnects += 1;
     });
+}
+
+/// The stream begins anew, and nothing is wrong.
+fn note_planned(status: &Status, call: Call) {
+    let left = call.error();
+    tracing::info!("{left}");
+    show_lost(status, &left);
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Pressure {
     pub(super) fn note(&mut self, seen: &Seen, budget: Option<u64>, now: Instant) -> bool {
         // What the server says of its position while nothing can be stored is no movement of ours.
         let received = if seen.stuck { Lsn::ZERO } else { seen.at.1 };
-        let still = self.still.note((seen.at.0, received), now);
+        let still = self.still.note((seen.at.0, received, seen.stuck), now);
         let kept = seen.kept.filter(|kept| budget.is_some_and(|budget| *kept > budget));
         // What is kept for other people's transactions is no slowness of ours.
         let too_slow = self.above.note(kept.filter(|kept| seen.behind >= kept / 2));
@@ -71,13 +71,14 @@ impl Pressure {
 /// Since when capture stands where it is, as far as that was seen in one go.
 #[derive(Debug)]
 struct Still {
-    at: (Lsn, Lsn),
+    /// With whether it could not go on: what begins to be done then has stood for no time.
+    at: (Lsn, Lsn, bool),
     since: Instant,
 }
 
 impl Still {
     /// For how long.
-    fn note(&mut self, at: (Lsn, Lsn), now: Instant) -> Duration {
+    fn note(&mut self, at: (Lsn, Lsn, bool), now: Instant) -> Duration {
         if self.at != at {
             *self = Self { at, since: now };
         }
@@ -150,6 +151,17 @@ mod tests {
             assert_eq!(given_up(Some(BUDGET), less), None);
             assert_eq!(given_up(Some(BUDGET), moves), Some(595));
         }
+    }
+
+    /// It waited for a person for as long as it was below the budget.
+    #[test]
+    fn what_begins_to_be_done_has_stood_for_no_time() {
+        let stuck = Seen { streams: false, stuck: true, at: (Lsn(7), Lsn::ZERO), ..over() };
+        let waits = Seen { kept: Some(BUDGET), ..stuck };
+        let begins = |second| if second < 900 { waits } else { Seen { stuck: false, ..stuck } };
+        assert_eq!(given_up(Some(BUDGET), begins), Some(900 + 595));
+        let fails = |second| if second < 1200 { begins(second) } else { stuck };
+        assert_eq!(given_up(Some(BUDGET), fails), Some(1200 + 10));
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! nothing of it.
 
 use rowcast_engine::journal::Journal;
-use rowcast_engine::{Error, Result};
+use rowcast_engine::{Error, Lsn, Result};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::broken::Break;
 use super::connect::{Link, Situation};
+use crate::config::Source;
 use crate::setup::slot;
+use crate::wire::sql_error;
 
 /// Its name in the journal.
 pub(super) const NOTE: &str = "publications";
@@ -63,6 +65,42 @@ pub(super) fn missing<'a>(before: &'a [(String, u32)], now: &[(String, u32)]) ->
     before.iter().find(|publication| !now.contains(publication)).map(|(name, _)| name.as_str())
 }
 
+/// Whether the stream goes on with the publication of all operations, `all`, that was noted.
+fn goes_on(all: &str, noted: &[(String, u32)], existing: &[(String, u32)]) -> bool {
+    existing.iter().any(|there| there.0 == all && noted.contains(there))
+}
+
+/// A stream that goes on does not take in one of which it is not sure that it is old enough (`is_ripe`).
+fn readable(
+    all: &str,
+    noted: &[(String, u32)],
+    mut existing: Publications,
+    is_ripe: impl Fn(&(String, u32)) -> bool,
+) -> Publications {
+    if goes_on(all, noted, &existing) {
+        existing.retain(|there| noted.contains(there) || is_ripe(there));
+    }
+    existing
+}
+
+/// Whether a stream that goes on reads one more than before.
+pub(super) fn adds(all: &str, noted: &[(String, u32)], now: &[(String, u32)]) -> bool {
+    goes_on(all, noted, now) && now.iter().any(|publication| !noted.contains(publication))
+}
+
+/// Those of our publications that the slot shows wherever it reads: they are older than all that the server keeps of its
+/// catalog for it. Of others it is not known.
+pub(super) async fn shown(client: &Client, source: &Source) -> Result<Publications> {
+    let failed =
+        |error| sql_error("Cannot look which publications are older than the replication slot", error);
+    let sql = "
+        select p.pubname::text, p.oid from pg_publication p, pg_replication_slots s
+        where s.slot_name = $1 and p.pubname in ($2, $3) and age(p.xmin) > age(s.catalog_xmin)
+        order by p.oid";
+    let rows = client.query(sql, &[&source.slot, &source.publication, &source.inserts]).await;
+    Ok(rows.map_err(failed)?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 impl Link {
     /// A publication that the journal's stream reads, and that is gone or another one now.
     ///
@@ -83,21 +121,38 @@ impl Link {
             }
             return Err(never_read(all, &stream));
         }
+        self.replaced(situation)
+    }
+
+    /// One of those that the journal's stream reads, and that are still configured, which is gone or another one now.
+    pub(super) fn replaced(&self, situation: &Situation) -> Result<Option<Break>> {
         let ours = self.source.publications();
-        let stream: Publications =
-            stream.into_iter().filter(|(name, _)| ours.contains(&name.as_str())).collect();
+        let mut stream = noted(self.ingest.journal())?.unwrap_or_default();
+        stream.retain(|(name, _)| ours.contains(&name.as_str()));
         Ok(missing(&stream, &situation.published).map(Break::unpublished))
     }
 
-    /// The note of the publications that the stream is going to read, if those of before are still there.
+    /// Those of the publications that exist that a stream from `position` on is to read.
+    ///
+    /// # Errors
+    ///
+    /// When the journal's note cannot be read.
+    pub(super) fn readable(&self, existing: Publications, position: Lsn) -> Result<Publications> {
+        let noted = noted(self.ingest.journal())?.unwrap_or_default();
+        let is_ripe = |younger: &(String, u32)| self.reading.is_readable(younger, position);
+        Ok(readable(&self.source.publication, &noted, existing, is_ripe))
+    }
+
+    /// The publications that the stream is going to read from `position` on, if those of before are still there.
     pub(super) async fn publications(
         &self,
         client: &Client,
         before: &[(String, u32)],
-    ) -> Result<(&'static str, Vec<u8>)> {
+        position: Lsn,
+    ) -> Result<Publications> {
         let now = slot::observe(client, &self.source).await?.publications;
         match missing(before, &now) {
-            None => note(&now),
+            None => self.readable(now, position),
             // The next connection compares with what is noted.
             Some(name) => Err(Error::transient(format!("The publication {name} was dropped just now"))),
         }
@@ -134,6 +189,20 @@ mod tests {
         assert_eq!(read(&note(&publications).unwrap().1).unwrap(), publications);
         for other in [r#"{"version":2,"publications":[]}"#, "[]"] {
             assert_eq!(read(other.as_bytes()).unwrap_err().kind(), rowcast_engine::Kind::Journal);
+        }
+    }
+
+    #[test]
+    fn one_that_appears_is_read_when_it_is_old_enough() {
+        let (noted, now) = (of(&[("a", 1)]), of(&[("a", 1), ("a_inserts", 2)]));
+        let read = |noted: &[(String, u32)], ripe| readable("a", noted, now.clone(), |_| ripe);
+        assert_eq!(read(&noted, false), noted);
+        assert_eq!(read(&noted, true), now);
+        assert!(adds("a", &noted, &now) && !adds("a", &noted, &noted) && !adds("a", &now, &now));
+        // Nothing is known, or it is another stream.
+        for other in [&[][..], &of(&[("b", 1)]), &of(&[("a", 9)])] {
+            assert_eq!(read(other, false), now);
+            assert!(!adds("a", other, &now));
         }
     }
 

@@ -39,7 +39,10 @@ pub(super) struct Replay {
     more: Option<Lsn>,
     /// Retention has removed some of them: what came before the oldest stored one cannot be compared.
     incomplete: bool,
-    /// But it was committed before this, when that is known: what comes later cannot be what was removed.
+    /// But it ended up to here, where the journal knows: what ends later cannot be what was removed.
+    removed_up_to: Option<Lsn>,
+    /// Else it was committed before this, where that is known. (Not by that in the first place: what the server has
+    /// from another one, replicated, has that one's commit times.)
     removed_before: Option<Micros>,
     met_first: bool,
     /// The stream is beyond.
@@ -77,6 +80,7 @@ impl Replay {
             page: VecDeque::new(),
             more: (confirmed < position).then_some(confirmed),
             incomplete: false,
+            removed_up_to: None,
             removed_before: None,
             met_first: false,
             done: confirmed >= position,
@@ -95,6 +99,7 @@ impl Replay {
         // Behind the reading: what retention has removed before it, or meanwhile, is not in the page.
         if !journal.holds_all_above(above) {
             (self.incomplete, self.met_first) = (true, false);
+            self.removed_up_to = journal.removed_up_to(above);
             let newest = Some(journal.summary().newest_commit).filter(|at| *at > 0);
             let oldest = self.page.front().map(|stored| stored.committed).or(newest);
             self.removed_before = oldest.map(|at| at.saturating_add(SLACK));
@@ -148,9 +153,12 @@ impl Replay {
         if end >= self.position { self.finish() } else { Ok(()) }
     }
 
-    /// Whether retention may have removed what was committed then.
-    fn may_be_removed(&self, committed: Micros) -> bool {
-        let before = self.removed_before.is_none_or(|before| committed <= before);
+    /// Whether retention may have removed what ends here and was committed then.
+    fn may_be_removed(&self, end: Lsn, committed: Micros) -> bool {
+        let before = match self.removed_up_to {
+            Some(up_to) => end <= up_to,
+            None => self.removed_before.is_none_or(|before| committed <= before),
+        };
         self.incomplete && !self.met_first && before
     }
 
@@ -171,7 +179,7 @@ impl Replay {
                 self.page.pop_front();
                 same
             }
-            _ => empty || end <= self.captured_since || self.may_be_removed(committed),
+            _ => empty || end <= self.captured_since || self.may_be_removed(end, committed),
         };
         if !same {
             return Err(diverged(end, xid));
@@ -215,6 +223,7 @@ mod tests {
             page: ends.iter().map(stored).collect(),
             more: None,
             incomplete: false,
+            removed_up_to: None,
             removed_before: None,
             met_first: false,
             done: false,
@@ -274,6 +283,11 @@ mod tests {
         assert!(replay.compare(Lsn(11), 7, 6, false).is_err());
         assert_eq!(replay.compare(Lsn(20), 7, 1, false).unwrap(), Verdict::Same);
         assert!(replay.compare(Lsn(30), 7, 1, false).is_err());
+        // Where the journal knows where the removed ones ended, no clock is asked.
+        let mut replay = self::replay(&[20]);
+        (replay.incomplete, replay.removed_up_to, replay.removed_before) = (true, Some(Lsn(10)), Some(5));
+        assert_eq!(replay.compare(Lsn(10), 7, 99, false).unwrap(), Verdict::Same);
+        assert!(replay.compare(Lsn(11), 7, 1, false).is_err());
     }
 
     #[test]

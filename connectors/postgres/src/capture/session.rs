@@ -12,13 +12,14 @@ use rowcast_engine::abort::{self, Point};
 use rowcast_engine::event::Micros;
 use rowcast_engine::ingest::{Ingest, Room};
 use rowcast_engine::status::Status;
-use rowcast_engine::{Error, Lsn, Result};
-use tokio::sync::mpsc;
+use rowcast_engine::{Lsn, Result};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::assembly::{Assembly, Step};
 use super::emit::Emitter;
 use super::feedback::{Feedback, meanwhile};
+use super::guard::Call;
 use super::nap::{self, Naps, Pace};
 use super::spill::Large;
 use super::starting::{Sent, wants_snapshots};
@@ -78,6 +79,9 @@ pub(super) struct Session {
     shown: Instant,
     /// The board is not up to date.
     stale: bool,
+    /// A break is remembered, and what is repeated does not show yet that the history goes on: who hears when it does. The
+    /// board is left alone until then.
+    doubt: Option<oneshot::Sender<()>>,
     started_at: Lsn,
     bytes: Counter,
     naps: Naps,
@@ -103,7 +107,7 @@ impl Session {
             catalog,
             impatient: false,
             tables,
-            emitter: Emitter::new(orders, sent == Sent::Early, ingest.journal().clone()),
+            emitter: Emitter::new(orders, sent == Sent::Early, (ingest.journal().clone(), status.clone())),
             sent,
             look_at: now,
             ingest,
@@ -117,11 +121,32 @@ impl Session {
             urgent: false,
             shown: now,
             stale: true,
+            doubt: None,
             started_at: position,
             bytes: metrics::counter!("rowcast_source_bytes_total"),
             naps: Naps::new(),
             pace: Pace::new(now),
         }
+    }
+
+    /// Has the board left alone until what is repeated shows that the history goes on; gives what tells when it does.
+    pub(super) fn doubt(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.doubt = Some(sender);
+        receiver
+    }
+
+    /// Whether what is repeated shows the history to go on.
+    pub(super) fn is_compared(&self) -> bool {
+        self.assembly.replay.is_done()
+    }
+
+    fn note_compared(&mut self) {
+        let Some(doubt) = self.doubt.take_if(|_| self.assembly.replay.is_done()) else { return };
+        tracing::info!("The history goes on after all: streaming changes");
+        self.stale = true;
+        // Nobody listens any more when it ends.
+        let _ = doubt.send(());
     }
 
     /// Whether anything became durable since the start.
@@ -135,6 +160,8 @@ impl Session {
         // What was said of the connection before.
         self.status.source(|source| source.stuck = None);
         self.show();
+        // Bytes may have come while it was being begun: the last ones for long, where a way is cut off.
+        self.stale = true;
         loop {
             match self.drain()? {
                 None => {}
@@ -172,25 +199,24 @@ impl Session {
                 continue;
             }
             self.feedback.release(self.assembly.replay.is_done());
+            self.note_compared();
             self.hand_over()?;
             self.feedback.keep_up(&mut self.stream).await?;
             self.show_now_and_then();
             if self.emitter.done {
                 return Ok(());
             }
-            if let Some((why, when)) = self.sent_otherwise()? {
-                let what =
-                    format!("{why}: the stream begins anew, with large transactions sent {when} they commit");
-                return Err(Error::transient(what));
+            if let Some(call) = self.sent_otherwise()? {
+                return Err(call.error());
             }
             self.wait().await?;
         }
     }
 
-    /// Why large transactions have to be sent when, in place of as they are over this connection, if so.
-    fn sent_otherwise(&mut self) -> Result<Option<(&'static str, &'static str)>> {
+    /// Whether large transactions have to be sent otherwise than they are over this connection.
+    fn sent_otherwise(&mut self) -> Result<Option<Call>> {
         if self.emitter.unfit {
-            return Ok(Some(("A snapshot is wanted", "when")));
+            return Ok(Some(Call::Whole));
         }
         let now = Instant::now();
         if self.sent != Sent::WholeForSnapshots || now < self.look_at || !self.assembly.is_idle() {
@@ -198,7 +224,7 @@ impl Session {
         }
         self.look_at = now + SHOW_EVERY;
         let wanted = wants_snapshots(self.ingest.journal())?;
-        Ok((!wanted).then_some(("No snapshot is wanted any more", "before")))
+        Ok((!wanted).then_some(Call::Early))
     }
 
     /// Takes all that has been read. Gives what has to happen before the rest can be taken.
@@ -384,6 +410,9 @@ impl Session {
     }
 
     fn say(&self, state: &'static str, reason: Option<String>) {
+        if self.doubt.is_some() {
+            return;
+        }
         self.status.source(|source| {
             source.state = state;
             source.reason = reason;
@@ -403,8 +432,10 @@ impl Session {
         self.status.source(|source| {
             source.repeated = assembly.replay.repeated();
             source.lag_seconds = assembly.lag().as_secs_f64();
-            source.state = "streaming";
-            source.reason = None;
+            if self.doubt.is_none() {
+                source.state = "streaming";
+                source.reason = None;
+            }
             source.server_lsn = source.server_lsn.max(feedback.received);
             source.received_lsn = feedback.received;
             source.confirmed_lsn = feedback.confirmed;

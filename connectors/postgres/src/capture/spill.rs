@@ -8,10 +8,12 @@ use rowcast_engine::journal::{Journal, Spill};
 use rowcast_engine::record::{Builder, Part};
 use rowcast_engine::{Error, Result};
 
-/// An open transaction that holds more memory than this gets a file, and is written on whenever it does again.
+/// An open transaction of which more than this is in memory and can be written gets a file, and is written on whenever it
+/// is so again.
 pub(super) const MAX_OPEN: usize = 16 << 20;
 
-/// While one write is in flight so much more may come; then reading waits. Bounds the memory of one transaction.
+/// While one write is in flight so much more may come; then reading waits. Bounds the memory of one transaction, but for a
+/// row that is larger.
 const MAX_WAITING: usize = 2 * MAX_OPEN;
 
 type Writing = Pin<Box<dyn Future<Output = Result<Spill>> + Send>>;
@@ -37,15 +39,16 @@ impl Large {
         !matches!(self, Self::None)
     }
 
-    /// Whether more of the open transaction may be read.
+    /// Whether more of the open transaction may be read. What cannot be written before more has come, a large row that is
+    /// the last one so far, must not be waited for.
     pub(super) fn has_room(builder: &Builder) -> bool {
-        builder.open_bytes() < MAX_WAITING
+        builder.open_parts_bytes() < MAX_WAITING
     }
 
     /// Starts a write when there is enough to write and none is in flight. What was finished before the transaction
     /// must have been taken from the builder. Gives whether the open transaction has a file now.
     pub(super) fn relieve(&mut self, journal: &Journal, builder: &mut Builder) -> Result<bool> {
-        if builder.open_bytes() < MAX_OPEN || builder.ready_bytes() > 0 {
+        if builder.open_parts_bytes() < MAX_OPEN || builder.ready_bytes() > 0 {
             return Ok(!matches!(self, Self::None));
         }
         if !self.is_writing() {

@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use super::assembly::Assembly;
-use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY, explain};
+use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY};
+use super::explain::explain;
 use super::feedback::{Feedback, meanwhile};
 use super::replay::Replay;
 use super::taking::same_server;
@@ -163,7 +164,7 @@ impl Link {
 }
 
 /// For how long a server with this wal_sender_timeout may take a connection of ours for one that still reads the slot.
-fn patience(sender_timeout: Duration) -> Duration {
+pub(super) fn patience(sender_timeout: Duration) -> Duration {
     (sender_timeout + PATIENCE_SLACK).min(PATIENCE_MAX)
 }
 

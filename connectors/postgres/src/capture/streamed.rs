@@ -14,9 +14,10 @@ use rowcast_engine::{Lsn, Result};
 
 use super::assembly::{too_wide, undescribed};
 use super::composite::{self, Composite};
-use super::relations::Relations;
+use super::relations::{Parts, Relations};
 use super::spill::Large;
 use super::wished::Wished;
+use crate::catalog::Attributes;
 use crate::pgoutput::{Change, Relation, RelationIds};
 use crate::snapshot::job::Job;
 use crate::snapshot::visible::Commit;
@@ -38,24 +39,43 @@ struct Table {
     width: u16,
     /// `None`: nobody wants it.
     schema: Option<SchemaId>,
-    composites: Vec<Composite>,
     /// Its place among all descriptions of the stream.
     order: u64,
     /// Events of the transaction that had come before it.
     at: u32,
+    /// It is a partition of which only a key is logged of an old row, and changes come under the name of this root, which is
+    /// FULL.
+    part_of: Option<u32>,
+    /// It is such a root.
+    keyed: bool,
 }
 
-/// A description of a table, as events use it.
+/// A description of a table, as events use it: each has values of row types with the same numbers of fields.
 #[derive(Debug)]
 pub(super) struct Version {
     pub(super) message: Arc<[u8]>,
     pub(super) schema: Option<SchemaId>,
+    composites: Vec<Composite>,
     /// The table's own name is one of those that are captured.
     pub(super) is_named: bool,
     /// The catalog has to be asked at the commit.
     pub(super) doubtful: bool,
     /// There is an event of it.
     used: bool,
+    /// There may be one of a partition of which only a key is logged of an old row.
+    keyed: bool,
+}
+
+/// A description that has to be looked up.
+#[derive(Debug)]
+pub(super) struct Doubtful {
+    /// The number that events of it have.
+    pub(super) schema: SchemaId,
+    pub(super) message: Arc<[u8]>,
+    /// How many their values of row types have.
+    pub(super) attributes: Vec<Attributes>,
+    /// Of a partition of it only a key is logged of an old row.
+    pub(super) keyed: bool,
 }
 
 /// The first event of a subtransaction.
@@ -75,6 +95,7 @@ pub(super) struct Streamed {
     pub(super) origin: String,
     tables: HashMap<u32, Table>,
     versions: Vec<Version>,
+    parts: Parts,
     /// In the order of their numbers, which is that of their beginnings.
     subs: Vec<Sub>,
     /// Events that were rolled back.
@@ -91,6 +112,8 @@ pub(super) struct Streamed {
     described: usize,
     /// Tables whose rows it asks for, each with how many events had come before.
     wishes: Wished,
+    /// Events that another configuration may not have made of it, those included that were rolled back.
+    uncertain: u32,
 }
 
 impl Streamed {
@@ -104,6 +127,7 @@ impl Streamed {
             origin: String::new(),
             tables: HashMap::new(),
             versions: Vec::new(),
+            parts: Parts::default(),
             subs: Vec::new(),
             dead: Vec::new(),
             newest_xid: xid,
@@ -112,6 +136,7 @@ impl Streamed {
             types_changed: false,
             described: 0,
             wishes: Wished::default(),
+            uncertain: 0,
         }
     }
 
@@ -142,30 +167,39 @@ impl Streamed {
     ) -> bool {
         let (at, order) = (self.builder.open_events(), others.next_order());
         let (id, width) = (relation.id, relation.width());
+        self.parts.describe(relation);
         if let Some(table) = self.tables.get_mut(&id)
             && let Some(version) = self.versions.get_mut(table.version)
             && *version.message == *message
         {
             // Said again: something of it has changed that the description does not show.
             version.doubtful = true;
-            table.order = order;
+            (table.order, table.part_of) = (order, None);
             return false;
         }
         let is_first = !self.tables.contains_key(&id);
         let settled = others.settled(id, message).filter(|_| is_first && !self.types_changed);
         let version = self.versions.len();
-        let provisional = SchemaId::try_from(version).unwrap_or(SchemaId::MAX) | UNKNOWN;
         let asks = is_first && settled.is_none();
         let (schema, composites, doubtful) = match settled {
             // The transaction may have changed what the description does not show.
             Some((Some(schema), composites)) => (Some(schema), composites.to_vec(), true),
             Some((None, _)) => (None, Vec::new(), false),
-            None => (Some(provisional), Vec::new(), true),
+            None => (Some(self.provisional()), Vec::new(), true),
         };
         self.described += message.len() + DESCRIPTION;
-        self.versions.push(Version { message: message.into(), schema, is_named, doubtful, used: false });
-        self.tables.insert(id, Table { version, width, schema, composites, order, at });
+        let message = message.into();
+        let (used, keyed) = (false, false);
+        self.versions.push(Version { message, schema, composites, is_named, doubtful, used, keyed });
+        // Its partitions need not be described again.
+        let keyed = self.tables.get(&id).is_some_and(|before| before.keyed);
+        self.tables.insert(id, Table { version, width, schema, order, at, part_of: None, keyed });
         asks
+    }
+
+    /// The number that events of the next description have, if it is not known.
+    fn provisional(&self) -> SchemaId {
+        SchemaId::try_from(self.versions.len()).unwrap_or(SchemaId::MAX) | UNKNOWN
     }
 
     /// The newest description of a table.
@@ -180,29 +214,79 @@ impl Streamed {
             && let Some(version) = self.versions.get_mut(table.version)
         {
             (table.schema, version.schema) = (Some(schema.id), Some(schema.id));
-            table.composites = composite::columns(schema);
+            version.composites = composite::columns(schema);
         }
     }
 
     /// Takes a row change in.
     pub(super) fn change(&mut self, xid: u32, lsn: Lsn, change: &Change<'_>) -> Result<()> {
+        if let Some(part) = self.parts.change(change.relation) {
+            self.note_part(part, change.relation);
+        }
         let table = self.tables.get_mut(&change.relation).ok_or_else(|| undescribed(change.relation))?;
         if change.columns > table.width {
             return Err(too_wide(change, table.width));
         }
+        let (Some(_), Some(version)) = (table.schema, self.versions.get(table.version)) else {
+            return Ok(());
+        };
+        // Each column may have another number.
+        for _ in 0..version.composites.len() {
+            if !self.fit(change) {
+                break;
+            }
+        }
+        let Some(table) = self.tables.get(&change.relation) else { return Ok(()) };
         let (Some(schema), Some(version)) = (table.schema, self.versions.get_mut(table.version)) else {
             return Ok(());
         };
         version.used = true;
-        if !table.composites.is_empty()
-            && let Some((column, fields)) = composite::mismatch(&table.composites, change.raw)
-        {
-            composite::accept(&mut table.composites, column, fields);
-            version.doubtful = true;
-        }
+        version.keyed |= table.keyed;
+        composite::note_seen(&mut version.composites, change.raw);
         self.note(xid, false);
         self.builder.change(schema, change.op, lsn, change.raw);
         Ok(())
+    }
+
+    /// What a root says of old rows is not what is logged of this partition's.
+    fn note_part(&mut self, part: u32, root: u32) {
+        if let Some(table) = self.tables.get_mut(&part) {
+            table.part_of = Some(root);
+        }
+        if let Some(table) = self.tables.get_mut(&root) {
+            table.keyed = true;
+        }
+    }
+
+    /// A row type has changed where a value has another number of fields: from there on it is another description, which
+    /// may have been there before. Gives whether it was so.
+    fn fit(&mut self, change: &Change<'_>) -> bool {
+        let provisional = self.provisional();
+        let Some(table) = self.tables.get_mut(&change.relation) else { return false };
+        let Some(version) = self.versions.get(table.version) else { return false };
+        let Some(misfit) = composite::mismatch(&version.composites, change.raw) else { return false };
+        let composites = composite::unseen(&version.composites, misfit);
+        let (message, is_named) = (Arc::clone(&version.message), version.is_named);
+        let is_same = |known: &Version| {
+            known.message == message && composite::are_alike(&known.composites, &composites)
+        };
+        let known = self.versions.iter().position(is_same);
+        table.version = known.unwrap_or(self.versions.len());
+        if known.is_none() {
+            self.described += DESCRIPTION;
+            let schema = Some(provisional);
+            self.versions.push(Version {
+                message,
+                schema,
+                composites,
+                is_named,
+                doubtful: true,
+                used: false,
+                keyed: false,
+            });
+        }
+        table.schema = self.versions.get(table.version).and_then(|version| version.schema);
+        true
     }
 
     /// Takes the emptying of tables in: one event for each.
@@ -213,6 +297,7 @@ impl Streamed {
         tables: RelationIds<'_>,
         (cascade, restart): (bool, bool),
     ) -> Result<()> {
+        self.parts.truncate();
         for id in tables.iter() {
             let table = self.tables.get(&id).ok_or_else(|| undescribed(id))?;
             let (Some(schema), version) = (table.schema, table.version) else { continue };
@@ -230,7 +315,15 @@ impl Streamed {
         self.builder.message(channel, lsn, payload);
     }
 
+    /// The same of one that is a matter of the configuration: what is believed, or that it is told at all.
+    pub(super) fn uncertain_message(&mut self, channel: &str, lsn: Lsn, payload: &[u8]) {
+        self.uncertain += 1;
+        self.message(channel, lsn, payload);
+    }
+
+    /// What was made of it, an event or a note, is a matter of the configuration, too.
     pub(super) fn gap(&mut self, channel: &str, reason: &str, detail: &str) {
+        self.uncertain += 1;
         self.note(self.xid, true);
         self.builder.gap(channel, reason, detail);
     }
@@ -312,17 +405,20 @@ impl Streamed {
 
     /// Whether something of it is certainly wanted.
     pub(super) fn is_wanted(&self) -> bool {
-        self.live() > 0 && self.used().all(|version| version.is_named)
+        self.live() > self.uncertain && self.used().all(|version| version.is_named)
     }
 
     fn used(&self) -> impl Iterator<Item = &Version> {
         self.versions.iter().filter(|version| version.used && version.schema.is_some())
     }
 
-    /// The descriptions that have to be looked up, with the numbers that events of theirs have.
-    pub(super) fn doubtful(&self) -> Vec<(SchemaId, Arc<[u8]>)> {
-        let doubtful = self.used().filter(|version| version.doubtful);
-        doubtful.filter_map(|version| Some((version.schema?, Arc::clone(&version.message)))).collect()
+    /// The descriptions that have to be looked up.
+    pub(super) fn doubtful(&self) -> Vec<Doubtful> {
+        let doubtful = |version: &Version| {
+            let (message, attributes) = (Arc::clone(&version.message), composite::seen(&version.composites));
+            Some(Doubtful { schema: version.schema?, message, attributes, keyed: version.keyed })
+        };
+        self.used().filter(|version| version.doubtful).filter_map(doubtful).collect()
     }
 
     /// What becomes of its events, now that it has committed and the catalog was asked.
@@ -346,10 +442,15 @@ impl Streamed {
     /// Its descriptions are everybody's from now on, with what the catalog has said of them.
     pub(super) fn tell(&self, others: &mut Relations, found: &Found, commit: Commit) {
         for (id, table) in &self.tables {
+            others.take_over_part(*id, table.part_of, table.order);
+        }
+        for (id, table) in &self.tables {
             if let Some(version) = self.versions.get(table.version) {
                 let place = (table.order, version.doubtful, commit);
                 let is_new = others.take_over(*id, &version.message, table.width, place);
-                if let Some(schema) = version.schema.and_then(|id| found.get(&id)).filter(|_| is_new) {
+                // Its own events may be of partitions that are others by its end.
+                let is_said = is_new && (!table.keyed || others.is_keyed(*id));
+                if let Some(schema) = version.schema.and_then(|id| found.get(&id)).filter(|_| is_said) {
                     others.settle(*id, schema.as_deref());
                 }
             }

@@ -1,5 +1,6 @@
 //! Giving up the slot, loudly: a gap in the history does less harm than a server whose disk is full.
 
+use futures_util::FutureExt;
 use rowcast_engine::adoption::WAITING;
 use rowcast_engine::units::show_size;
 use rowcast_engine::{Error, Kind, Result, Stop};
@@ -8,7 +9,8 @@ use tokio_postgres::Client;
 
 use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY};
 use super::guard::{Call, Guard, rounded};
-use super::{note_lost, with_remedy};
+use super::waiting::told;
+use super::{note_lost, note_planned, with_remedy};
 use crate::setup::installation::{self, ADOPT};
 use crate::setup::server::Server;
 use crate::setup::slot;
@@ -17,6 +19,10 @@ use crate::wire::{answering_client, sql_error};
 impl Link {
     /// The guard has called. What cannot be done now it calls for again.
     pub(super) async fn answer(&mut self, call: Call) {
+        if call.is_planned() {
+            note_planned(&self.status, call);
+            return;
+        }
         if call == Call::Stopping {
             note_lost(&self.status, &call.error());
             return;
@@ -100,18 +106,18 @@ impl Link {
     }
 
     /// Capture has ended for good, and the doors go on serving where there is something to serve. The slot goes on
-    /// keeping the server's log, so somebody must look after it.
+    /// keeping the server's log, so somebody must look after it: what is kept is shown, and with a budget given up in time.
     ///
     /// # Errors
     ///
-    /// The one with which it ended, when told to stop; at once where nobody has asked for a budget.
+    /// The one with which it ended, when told to stop; at once where nothing is served, or somebody waits for the end.
     pub(super) async fn end(&mut self, error: Error, guard: &mut Option<Guard>, stop: &Stop) -> Result<()> {
         if !self.is_known() {
             return Err(error);
         }
         let stays = self.established || !matches!(error.kind(), Kind::Usage | Kind::Journal);
         let error = then_restart(error);
-        let Some(guard) = guard.as_mut().filter(|_| stays && self.source.wal_budget.is_some()) else {
+        let Some(guard) = guard.as_mut().filter(|_| stays && !self.source.brief) else {
             return Err(error);
         };
         tracing::error!(hint = error.remedy(), "Capture has ended, the doors go on serving: {error}");
@@ -119,9 +125,15 @@ impl Link {
             source.state = "stopped";
             source.reason = Some(with_remedy(&error));
         });
+        // Who asked while it waited; from here on nobody can.
+        if let Some(asked) = self.status.asked_to_adopt().now_or_never() {
+            asked.answer(Err(told(&error)));
+        }
         loop {
             tokio::select! {
-                call = guard.calls() => self.answer(call).await,
+                // What else was called in the stream's last moments has no stream to be told of: it would read as if
+                // capture were to connect again.
+                call = guard.calls() => if call == Call::OverBudget { self.answer(call).await },
                 () = stop.stopped() => return Err(error),
             }
         }
@@ -136,4 +148,113 @@ fn then_restart(error: Error) -> Error {
         None => "Mend that, then restart rowcast".to_owned(),
     };
     error.hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use rowcast_engine::ingest::Ingest;
+    use rowcast_engine::journal::disk::RealDisk;
+    use rowcast_engine::journal::{self, Options};
+    use rowcast_engine::status::Status;
+    use rowcast_engine::stop;
+    use tokio::sync::mpsc::channel;
+
+    use super::*;
+    use crate::capture::backoff::Backoff;
+    use crate::config::{Config, Source};
+
+    /// One whose stream has run.
+    fn link(directory: &Path) -> Link {
+        let journal = journal::open(Options::new(directory), Arc::new(RealDisk)).unwrap();
+        let config = Config { url: "postgres://me@h/db".to_owned(), ..Config::default() };
+        let source = Source::new(&config).unwrap();
+        let mut link = Link::new(source, Ingest::new(journal), Status::default());
+        link.established = true;
+        link
+    }
+
+    fn board(link: &Link) -> (&'static str, Option<String>, u64) {
+        let mut board = ("", None, 0);
+        link.status.source(|source| board = (source.state, source.reason.clone(), source.reconnects));
+        board
+    }
+
+    #[tokio::test]
+    async fn what_was_called_in_the_last_moments_brings_no_stream_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut link = link(directory.path());
+        for call in [Call::Published, Call::Unpublished, Call::Stopping] {
+            let ((sender, calls), (stopper, stop)) = (channel(1), stop());
+            sender.try_send(call).unwrap();
+            let mut guard = Some(Guard::of(calls));
+            let end = link.end(Error::refused("It is over"), &mut guard, &stop);
+            let taken = async {
+                assert!(sender.reserve().await.is_ok());
+                stopper.stop();
+            };
+            let (ended, ()) = tokio::join!(end, taken);
+            assert!(ended.unwrap_err().to_string().contains("It is over"));
+            let (state, reason, reconnects) = board(&link);
+            assert_eq!((state, reconnects), ("stopped", 0), "{call}");
+            assert!(reason.unwrap().contains("It is over"));
+        }
+        link.ingest.journal().close().await;
+    }
+
+    /// A comparison goes on over the next connection, until one comes to nothing for good; an adoption has its one.
+    #[tokio::test]
+    async fn what_is_under_way_is_known_as_such() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut link, mut backoff) = (link(directory.path()), Backoff::new());
+        link.status.source(|source| source.state = WAITING);
+        let lost = || Error::transient("The connection broke");
+        link.reading.begin_adopting();
+        assert!(link.reading.is_at_work());
+        link.after(lost(), true, &mut backoff).await.unwrap();
+        assert!(!link.reading.is_at_work());
+        link.reading.begin_comparing();
+        for _ in 0..2 {
+            link.after(lost(), true, &mut backoff).await.unwrap();
+            assert!(link.reading.is_at_work() && !link.reading.is_comparing());
+        }
+        link.after(Error::refused("It cannot begin"), true, &mut backoff).await.unwrap();
+        assert!(!link.reading.is_at_work());
+        link.ingest.journal().close().await;
+    }
+
+    /// A break is remembered, and what the stream repeats is being compared, when the server refuses to go on.
+    #[tokio::test]
+    async fn what_ends_a_comparison_for_good_ends_capture() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut link, mut backoff) = (link(directory.path()), Backoff::new());
+        link.status.source(|source| source.state = WAITING);
+        // Without a stream it may be the wrong server's, and it is tried again.
+        assert!(link.after(Error::refused("It cannot begin"), true, &mut backoff).await.is_ok());
+        assert_eq!(board(&link).0, WAITING);
+        let ((_sender, calls), (stopper, stop)) = (channel(1), stop());
+        let (mut guard, status) = (Some(Guard::of(calls)), link.status.clone());
+        link.reading.begin_comparing();
+        let end = async {
+            let error =
+                link.after(Error::refused("It cannot be sent"), true, &mut backoff).await.unwrap_err();
+            link.end(error, &mut guard, &stop).await
+        };
+        // Whoever has asked to let the break pass hears of it.
+        let asked = async {
+            let answer = status.adopt().await;
+            stopper.stop();
+            answer
+        };
+        let (asked, ended) = tokio::join!(asked, end);
+        for error in [asked.unwrap_err(), ended.unwrap_err()] {
+            assert!(error.to_string().contains("It cannot be sent"), "{error}");
+        }
+        let (state, reason, _) = board(&link);
+        assert!(state == "stopped" && reason.unwrap().contains("It cannot be sent"));
+        assert!(!link.reading.is_comparing());
+        link.ingest.journal().close().await;
+    }
 }

@@ -1,22 +1,25 @@
 //! A history that does not go on waits for a person; the doors go on serving.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use rowcast_engine::adoption::{Asked, WAITING};
 use rowcast_engine::status::Status;
 use rowcast_engine::{Error, Kind, Result};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::broken::{Break, REASONS, Reason};
 use super::connect::Link;
 use super::guard::Call;
+use super::session::Session;
 use super::{note_lost, show_lost, with_remedy};
 use crate::config::{OnGap, Source};
 use crate::setup::members;
 use crate::setup::server::Server;
 use crate::setup::slot;
-use crate::wire::{NotLetIn, answering_client};
+use crate::wire::{DbError, NotLetIn, answering_client};
 
 /// How often it is looked whether the source is the right one again: the address may have led to the wrong server.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -34,12 +37,19 @@ impl Link {
     ///
     /// The error itself when connecting again is of no use. `known`: there is something to serve meanwhile.
     pub(super) async fn after(&mut self, error: Error, known: bool, backoff: &mut Backoff) -> Result<()> {
+        // What ends a stream ends capture as ever, although a break is remembered: else the error would be met again without
+        // end, and a person be told of the break alone.
+        let compared = self.reading.end_comparing();
+        let resumes = error.kind() == Kind::Transient && (compared || self.reading.resumes());
+        self.reading.end_connecting(resumes);
         if let Some(call) = Call::of(&error) {
             self.answer(call).await;
             return Ok(());
         }
         let asked = self.asked.take();
-        let may_pass = error.kind() == Kind::Transient || asked.is_some() || is_waiting(&self.status);
+        // Only what keeps a stream from beginning may be the wrong server's.
+        let waits = is_waiting(&self.status) && !compared;
+        let may_pass = error.kind() == Kind::Transient || asked.is_some() || waits;
         if let Some(asked) = asked {
             // Whatever became of it, the next word is another one.
             self.source.adopt = false;
@@ -135,8 +145,46 @@ impl Link {
         self.source.adopt = true;
     }
 
+    /// A break that is remembered, and that a stream does not refute by having begun: what it repeats has to be compared
+    /// first, unless that is done.
+    pub(super) fn doubtful(&self, is_compared: bool) -> Option<Break> {
+        self.ingest.journal().position().broken().filter(|_| !is_compared).map(Break::again)
+    }
+
+    /// The stream has begun: ends the waiting, or gives what tells when what it repeats shows that it is over.
+    pub(super) fn doubt(&mut self, session: &mut Session) -> Option<oneshot::Receiver<()>> {
+        self.reading.end_connecting(false);
+        let Some(broken) = self.doubtful(session.is_compared()) else {
+            self.end_waiting();
+            return None;
+        };
+        if !is_waiting(&self.status) {
+            self.say_waiting(&broken.error());
+        }
+        self.reading.begin_comparing();
+        Some(session.doubt())
+    }
+
+    /// Ends the waiting when it is told to be over.
+    pub(super) async fn end_waiting_for(&mut self, compared: Option<oneshot::Receiver<()>>) -> Infallible {
+        if let Some(compared) = compared
+            && compared.await.is_ok()
+        {
+            self.end_waiting();
+        }
+        std::future::pending().await
+    }
+
+    /// The stream is over. With an error in the same breath nobody may have been told yet that what it repeated was enough.
+    pub(super) fn note_end(&mut self, session: &Session) {
+        if self.reading.is_comparing() && session.is_compared() {
+            self.end_waiting();
+        }
+    }
+
     /// The stream runs: whoever asked meanwhile is told that there is nothing to adopt.
     pub(super) fn end_waiting(&mut self) {
+        self.reading.end_comparing();
         self.waits_for = None;
         show_broken(None);
         let asked = self.status.end_waiting("streaming");
@@ -172,10 +220,17 @@ fn show_broken(reason: Option<&str>) {
     }
 }
 
-/// Whether it is the login itself that comes to nothing: the server refuses the password, the role, the address, or what
+/// Whether it is the login itself that comes to nothing: the server refuses the password, the role, the address, the database, or what
 /// the login takes on either end is not as it should be, such as a password file, a key, a certificate.
 fn is_login_refused(error: &Error) -> bool {
-    matches!(slot::sqlstate(error), Some("28P01" | "28000")) || NotLetIn::is_behind(error)
+    let refuses = |error: &DbError| match error.code.as_str() {
+        "28P01" | "28000" => true,
+        // A right taken away, a database that admits nobody, that is away or has another name: as in a maintenance. Of a
+        // statement the same is no FATAL.
+        "42501" | "55000" | "3D000" => error.severity == "FATAL",
+        _ => false,
+    };
+    slot::db_error(error).is_some_and(refuses) || NotLetIn::is_behind(error)
 }
 
 /// Whether the board says so.

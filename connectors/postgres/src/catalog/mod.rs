@@ -3,6 +3,7 @@
 mod keys;
 mod order;
 mod past;
+mod past_types;
 mod relation;
 mod seen;
 mod statements;
@@ -12,15 +13,17 @@ mod types;
 
 use std::time::Duration;
 
+use futures_util::future::join3;
 use rowcast_engine::schema::{Column, Identity, Schema};
 use rowcast_engine::{Error, Result};
 use tokio::time::timeout;
 use tokio_postgres::{Client, IsolationLevel};
 
 use crate::conninfo::Conninfo;
-use crate::pgoutput::{Message, Relation, decode};
+use crate::pgoutput::{Message, Relation, RelationColumn, decode};
 use crate::wire::{Observed, observed_client, sql_error};
 pub(crate) use order::{KeyOrder, read as key_order};
+pub(crate) use past_types::Attributes;
 use relation::Published;
 pub(crate) use seen::Seen;
 pub(crate) use statements::{Asked, Statements};
@@ -61,12 +64,16 @@ pub(crate) struct Described {
     pub(crate) names: Vec<(String, String)>,
     /// Columns of its key that are not published, for which its events have no key.
     pub(crate) hidden: Vec<String>,
+    /// Columns whose row type has lost no attribute: what it had before are the first ones.
+    pub(crate) grown: Vec<usize>,
     /// The catalog has it no more.
     pub(crate) gone: bool,
     /// The key's columns are in the order that they have in its index, not in the table's.
     pub(crate) ordered: bool,
     /// As the catalog shows it, some publication sends it.
     pub(crate) published: bool,
+    /// The stream calls its old rows whole, and of some of its partitions' only a key is logged.
+    pub(crate) partly: bool,
 }
 
 impl Catalog {
@@ -90,9 +97,11 @@ impl Catalog {
     /// # Errors
     ///
     /// When the catalog cannot be read; the next call connects anew.
-    pub(crate) async fn describe(&mut self, relation: &Relation<'_>) -> Result<Described> {
+    ///
+    /// `keyed`: of a partition of it the stream has said that only a key is logged of its old rows.
+    pub(crate) async fn describe(&mut self, relation: &Relation<'_>, keyed: bool) -> Result<Described> {
         let mut session = self.take_session().await?;
-        let read = timeout(READ_TIMEOUT, self.read(&mut session, relation)).await;
+        let read = timeout(READ_TIMEOUT, self.read(&mut session, relation, keyed)).await;
         let described = read.map_err(|_| seen::too_long())??;
         self.session = Some(session);
         Ok(described)
@@ -110,7 +119,7 @@ impl Catalog {
         let row = asked.map_err(|_| seen::too_long())?.map_err(|error| sql_error(CANNOT_READ, error))?;
         self.session = Some(session);
         // What somebody has changed who has ended since is in the snapshot.
-        if row.get(0) { Ok(None) } else { self.describe(relation).await.map(Some) }
+        if row.get(0) { Ok(None) } else { self.describe(relation, false).await.map(Some) }
     }
 
     /// The connection, if there is one that lives. Who has used it gives it back.
@@ -125,6 +134,7 @@ impl Catalog {
         &self,
         (client, _, statements): &mut Session,
         relation: &Relation<'_>,
+        keyed: bool,
     ) -> Result<Described> {
         let failed = |error| sql_error(CANNOT_READ, error);
         // One snapshot: keys and types of the same moment.
@@ -136,7 +146,7 @@ impl Catalog {
             .await
             .map_err(failed)?;
         let asked = Asked { transaction: &transaction, statements };
-        let described = describe(asked, relation, &self.publications, self.version).await?;
+        let described = describe(asked, (relation, keyed), &self.publications, self.version).await?;
         transaction.commit().await.map_err(failed)?;
         Ok(described)
     }
@@ -156,35 +166,43 @@ pub(crate) struct Shown {
     pub(crate) estimate: u64,
 }
 
-/// Describes a table as the stream would, by its OID; `None` when it is gone or not published.
+/// Describes a table as the stream would, by its OID; `None` when it is gone, has another name than this, or is not published.
+/// All that is asked goes to the server at once.
 ///
 /// # Errors
 ///
 /// When the catalog cannot be read.
 pub(crate) async fn show(
     asked: Asked<'_>,
-    oid: u32,
+    (oid, name): (u32, (&str, &str)),
     publications: &[String],
     version: u32,
 ) -> Result<Option<Shown>> {
     let failed = |error| sql_error(CANNOT_READ, error);
-    let published = relation::read(asked, oid, publications, version).await.map_err(failed)?;
+    let (published, facts, types) = join3(
+        Box::pin(relation::read(asked, (oid, name), publications, version)),
+        Box::pin(table::read(asked, (oid, false), publications, version)),
+        Box::pin(types::of_table(asked, oid)),
+    )
+    .await;
+    let (published, facts, types) = (published.map_err(failed)?, facts?, types.map_err(failed)?);
     let Some(Published { message, filter, partitioned, estimate }) = published else { return Ok(None) };
     let Ok(Message::Relation(relation)) = decode(&message) else {
         return Err(Error::failed("A table's description in the catalog cannot be understood"));
     };
-    let Described { schema, names, .. } = describe(asked, &relation, publications, version).await?;
+    let Described { schema, names, .. } = assemble((&relation, false), facts, &types);
     Ok(Some(Shown { schema, names, filter, partitioned, estimate }))
 }
 
 async fn describe(
     asked: Asked<'_>,
-    relation: &Relation<'_>,
+    (relation, keyed): (&Relation<'_>, bool),
     publications: &[String],
     version: u32,
 ) -> Result<Described> {
     let failed = |error| sql_error(CANNOT_READ, error);
-    let facts = table::read(asked, relation.id, publications, version).await?;
+    let of = (relation.id, relation.identity == Identity::Full);
+    let facts = table::read(asked, of, publications, version).await?;
     let oids = relation.columns().map(|column| column.type_oid).collect();
     let types = types::read(asked, oids).await.map_err(failed)?;
     if facts.names.is_empty() {
@@ -194,10 +212,15 @@ async fn describe(
             "The table is gone: its keys are those that it had, its types what the stream says of them"
         );
     }
-    Ok(assemble(relation, facts, &types))
+    Ok(assemble((relation, keyed), facts, &types))
 }
 
-fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) -> Described {
+fn assemble((relation, keyed): (&Relation<'_>, bool), facts: TableFacts, types: &types::Types) -> Described {
+    let identity = identity_of(relation, keyed, &facts);
+    let is_key = |column: &RelationColumn<'_>| match identity {
+        _ if identity == relation.identity => column.identity,
+        _ => facts.primary.iter().any(|name| name == column.name),
+    };
     let mut trees = tree::Trees::of(types);
     let mut columns: Vec<Column> = relation
         .columns()
@@ -205,13 +228,15 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
             name: column.name.to_owned(),
             ty: trees.build(column.type_oid),
             typmod: column.typmod,
-            identity: column.identity,
+            identity: is_key(&column),
             not_null: facts.not_null.iter().any(|name| name == column.name),
         })
         .collect();
-    let keys = keys::choose(relation.identity, &columns, &facts);
-    let (gone, ordered) = (facts.names.is_empty(), keys.is_ordered(relation.identity, &columns, &facts));
-    if !keys.hidden.is_empty() && relation.identity != Identity::Full {
+    let oids = relation.columns().map(|column| column.type_oid).enumerate();
+    let grown = oids.filter(|(_, oid)| tree::has_grown(types, *oid)).map(|(column, _)| column).collect();
+    let keys = keys::choose(identity, &columns, &facts);
+    let (gone, ordered) = (facts.names.is_empty(), keys.is_ordered(identity, &columns, &facts));
+    if !keys.hidden.is_empty() && identity != Identity::Full {
         // A part of a key identifies nothing.
         columns.iter_mut().for_each(|column| column.identity = false);
     }
@@ -222,14 +247,24 @@ fn assemble(relation: &Relation<'_>, facts: TableFacts, types: &types::Types) ->
         schema: relation.schema.to_owned(),
         table: relation.table.to_owned(),
         channel: Schema::channel_of(relation.schema, relation.table),
-        identity: relation.identity,
+        identity,
         inserts_only: facts.inserts_only,
         columns,
         primary_key: keys.primary,
         key: keys.event,
         unique_key: keys.unique,
     };
-    let (published, mut names) = (facts.published, facts.names);
+    let (published, partly, mut names) = (facts.published, identity != relation.identity, facts.names);
     names.push((schema.schema.clone(), schema.table.clone()));
-    Described { schema, names, hidden: keys.hidden, gone, ordered, published }
+    Described { schema, names, hidden: keys.hidden, grown, gone, ordered, published, partly }
+}
+
+/// What a table's old rows hold. The server says of them what is the root's own, whatever is logged of the partition that they
+/// come from: where that may be a key alone, it is a key of all.
+fn identity_of(relation: &Relation<'_>, keyed: bool, facts: &TableFacts) -> Identity {
+    if relation.identity == Identity::Full && (facts.partly_whole || keyed) {
+        Identity::Default
+    } else {
+        relation.identity
+    }
 }

@@ -10,13 +10,13 @@ use super::Described;
 use super::keys::places;
 
 impl Described {
-    /// Whether an earlier version knows more of its keys than the catalog.
-    pub(crate) fn needs_past(&self) -> bool {
+    /// Whether an earlier version may know more of its keys than the catalog.
+    pub(super) fn needs_past_keys(&self) -> bool {
         self.gone || !self.ordered
     }
 
     /// Takes from the versions of all tables what the catalog does not say of its keys.
-    pub(crate) fn recall(&mut self, mut versions: Vec<Arc<Schema>>) {
+    pub(super) fn recall_keys(&mut self, mut versions: Vec<Arc<Schema>>) {
         let schema = &mut self.schema;
         // An OID is a table's own in one database.
         versions.retain(|past| past.relation == schema.relation && past.database == schema.database);
@@ -27,7 +27,7 @@ impl Described {
         if self.gone
             && let Some(newest) = versions.first()
         {
-            take_over(schema, newest);
+            take_over(schema, newest, self.partly);
         }
     }
 }
@@ -52,14 +52,17 @@ fn order(schema: &mut Schema, versions: &[Arc<Schema>]) {
 }
 
 /// The keys of which the stream says nothing.
-fn take_over(schema: &mut Schema, newest: &Schema) {
+fn take_over(schema: &mut Schema, newest: &Schema, partly: bool) {
     schema.unique_key = found(&schema.columns, newest, &newest.unique_key);
-    if schema.identity == Identity::Default {
+    if schema.identity == Identity::Default && !partly {
         return;
     }
     schema.primary_key = found(&schema.columns, newest, &newest.primary_key);
-    if schema.identity == Identity::Full {
+    if schema.identity == Identity::Full || partly {
         schema.key.clone_from(&schema.primary_key);
+    }
+    for (index, column) in (0..).zip(&mut schema.columns).filter(|_| partly) {
+        column.identity = schema.key.contains(&index);
     }
 }
 
@@ -109,10 +112,18 @@ mod tests {
             schema.primary_key.clear();
         }
         let ordered = !matches!(identity, Identity::Default | Identity::Index);
-        let mut described =
-            Described { schema, names: Vec::new(), hidden: Vec::new(), gone, ordered, published: false };
-        assert!(described.needs_past());
-        described.recall(versions.into_iter().map(Arc::new).collect());
+        let mut described = Described {
+            schema,
+            names: Vec::new(),
+            hidden: Vec::new(),
+            grown: Vec::new(),
+            gone,
+            ordered,
+            published: false,
+            partly: false,
+        };
+        assert!(described.needs_past_keys());
+        described.recall_keys(versions.into_iter().map(Arc::new).collect());
         described.schema
     }
 

@@ -1,6 +1,8 @@
 //! What the stream would say of a table: its Relation message, made from the catalog, for tables that it has not
 //! described.
 
+use futures_util::future::join3;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
 use super::statements::Asked;
@@ -20,10 +22,9 @@ pub(super) struct Published {
     pub(super) estimate: u64,
 }
 
-/// The columns that are published: of a table without a list all but generated ones. The identity's are those that
-/// the server would log of an old row.
+/// The columns. The identity's are those that the server would log of an old row.
 const COLUMNS: &str = "
-select a.attname::text as name, a.atttypid as type, a.atttypmod as typmod,
+select a.attname::text as name, a.atttypid as type, a.atttypmod as typmod, a.attgenerated::text as generated,
        case c.relreplident
            when 'f' then true
            when 'n' then false
@@ -33,8 +34,6 @@ select a.attname::text as name, a.atttypid as type, a.atttypmod as typmod,
        end as identity
 from pg_attribute a join pg_class c on c.oid = a.attrelid
 where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
-  and case when $2::text[] is null then a.attgenerated = ''
-           else a.attname::text = any($2) and a.attgenerated::text in ('', $3) end
 order by a.attnum";
 
 /// ANALYZE of a partitioned table counts its rows for itself, too: what the leaves have been found to have together is
@@ -47,15 +46,13 @@ select n.nspname::text as schema, c.relname::text as name, c.relreplident::text 
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = $1";
 
-/// `None` when the table is gone or in none of the publications.
+/// `None` when the table is gone, has another name, or is in none of the publications.
 pub(super) async fn read(
     asked: Asked<'_>,
-    relation: u32,
+    (relation, (schema, name)): (u32, (&str, &str)),
     publications: &[String],
     version: u32,
 ) -> Result<Option<Published>, Error> {
-    let Some(table) = asked.query_opt(TABLE, &[&relation]).await? else { return Ok(None) };
-    let (schema, name): (&str, &str) = (table.get("schema"), table.get("name"));
     let lists =
         if version >= LISTED_COLUMNS { "attnames::text[], rowfilter" } else { "null::text[], null::text" };
     let published = format!(
@@ -63,12 +60,19 @@ pub(super) async fn read(
          where pubname::text = any($1) and schemaname = $2 and tablename = $3 order by pubname",
         published::tables(version)
     );
-    let members = asked.query(&published, &[&publications, &schema, &name]).await?;
-    let Some(member) = members.first() else { return Ok(None) };
-    let columns: Option<Vec<String>> = member.get(0);
-    // Generated columns are in the list from 18 on, where they are published.
-    let generated = if version >= GENERATED_COLUMNS { "s" } else { "" };
-    let columns = asked.query(COLUMNS, &[&relation, &columns, &generated]).await?;
+    let params: [&(dyn ToSql + Sync); 3] = [&publications, &schema, &name];
+    // All at once: each would have to go to the server and back.
+    let (table, members, columns) = join3(
+        asked.query_opt(TABLE, &[&relation]),
+        asked.query(&published, &params),
+        asked.query(COLUMNS, &[&relation]),
+    )
+    .await;
+    let (table, members, mut columns) = (table?, members?, columns?);
+    let is_it = |table: &Row| (table.get("schema"), table.get("name")) == (schema, name);
+    let (Some(table), Some(member)) = (table.filter(is_it), members.first()) else { return Ok(None) };
+    let list: Option<Vec<String>> = member.get(0);
+    columns.retain(|column| is_published(column, list.as_deref(), version));
     let mut message = vec![b'R'];
     message.extend_from_slice(&relation.to_be_bytes());
     for text in [schema, name] {
@@ -90,6 +94,19 @@ pub(super) async fn read(
         partitioned: table.get("partitioned"),
         estimate: u64::try_from(table.get::<_, i64>("estimate")).unwrap_or(0),
     }))
+}
+
+/// Of a table without a list all columns but generated ones are.
+fn is_published(column: &Row, list: Option<&[String]>, version: u32) -> bool {
+    let (name, generated): (&str, &str) = (column.get("name"), column.get("generated"));
+    match list {
+        None => generated.is_empty(),
+        // Generated columns are in the list from 18 on, where they are published.
+        Some(list) => {
+            let may_be = generated.is_empty() || version >= GENERATED_COLUMNS && generated == "s";
+            may_be && list.iter().any(|listed| listed == name)
+        }
+    }
 }
 
 /// A row comes when one of the publications that send its insert lets it; one without a condition lets all. Where none

@@ -28,6 +28,8 @@ pub(super) struct TableFacts {
     pub(super) inserts_only: bool,
     /// As it is seen, some publication sends it.
     pub(super) published: bool,
+    /// Of some of its partitions only a key is logged of an old row, where its own identity is FULL.
+    pub(super) partly_whole: bool,
 }
 
 /// A unique index of which the stream shows a part, which identifies no row.
@@ -43,10 +45,14 @@ pub(super) struct HiddenKey {
 /// Of a table that is published by its schema, from version 15 on.
 const IN_SCHEMA: &str = "exists (select from pg_publication_namespace s join tree on tree.relnamespace = s.pnnspid where s.pnpubid = p.oid)";
 
-/// Arrays come back for every table, found or not; `$1` is its OID, `$2` the publications. It takes no table's lock: see
-/// `setup/published.rs`.
+/// Arrays come back for every table, found or not; `$1` is its OID, `$2` the publications, `$3`: its identity is said to be FULL.
+/// It takes no table's lock: see `setup/published.rs`.
 const QUERY: &str = "
-with key_columns as (
+with recursive below as (
+    select i.inhrelid as oid from pg_inherits i join pg_class c on c.oid = i.inhparent
+    where i.inhparent = $1 and c.relkind = 'p' and ($3 or c.relreplident = 'f')
+    union all select i.inhrelid from below b join pg_inherits i on i.inhparent = b.oid
+), key_columns as (
     select i.indexrelid, c.relname, i.indisprimary, i.indisreplident,
            i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null as plain,
            array(select a.attname::text
@@ -94,17 +100,20 @@ select current_database()::text as database,
                 '{}') as unique_key,
        coalesce((select json_agg(h order by h.primary desc) from hidden_keys h), '[]')::text as hidden,
        not exists (select from members where changes) as inserts_only,
-       exists (select from members) as published";
+       exists (select from members) as published,
+       exists (select from below b join pg_class c on c.oid = b.oid join pg_index i on i.indrelid = c.oid
+               where c.relkind = 'r' and case c.relreplident when 'd' then i.indisprimary and i.indimmediate
+                                                             when 'i' then i.indisreplident end) as partly_whole";
 
 pub(super) async fn read(
     asked: Asked<'_>,
-    relation: u32,
+    (relation, is_full): (u32, bool),
     publications: &[String],
     version: u32,
 ) -> Result<TableFacts> {
     let failed = |error| sql_error(super::CANNOT_READ, error);
     let sql = QUERY.replace("IN_SCHEMA", if version >= BY_SCHEMA { IN_SCHEMA } else { "false" });
-    let row = asked.query_one(&sql, &[&relation, &publications]).await.map_err(failed)?;
+    let row = asked.query_one(&sql, &[&relation, &publications, &is_full]).await.map_err(failed)?;
     let hidden = serde_json::from_str(row.try_get("hidden").map_err(failed)?).map_err(|error| {
         Error::failed("A table's keys in the catalog cannot be understood").because(error)
     })?;
@@ -118,6 +127,7 @@ fn of_row(row: &Row, hidden: Vec<HiddenKey>) -> Result<TableFacts, tokio_postgre
         database: row.try_get("database")?,
         inserts_only: row.try_get::<_, bool>("inserts_only")? && !names.is_empty(),
         published: row.try_get("published")?,
+        partly_whole: row.try_get("partly_whole")?,
         names: schemas.into_iter().zip(names).collect(),
         not_null: row.try_get("not_null")?,
         primary: row.try_get("primary_key")?,

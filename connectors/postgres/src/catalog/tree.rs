@@ -33,7 +33,7 @@ impl<'a> Trees<'a> {
     }
 
     /// The type of the next column, by its OID. One that the catalog does not have (any more) is taken from what is built
-    /// in, else it is a base type without a name, whose values are shown as their text. One with more parts than are left
+    /// in, else nothing is known of it (see `past_types.rs`). One with more parts than are left
     /// is its text, too, and takes none from the columns behind it.
     pub(super) fn build(&mut self, oid: u32) -> Type {
         let parts = self.parts(oid, MAX_DEPTH);
@@ -84,9 +84,22 @@ fn fields(types: &Types, row: &TypeRow, left: usize) -> Vec<Field> {
     row.attributes.iter().map(field).collect()
 }
 
+/// Whether the row type that this is, or that its elements are, has only ever been given attributes.
+pub(super) fn has_grown(types: &Types, mut oid: u32) -> bool {
+    for _ in 0..MAX_DEPTH {
+        let Some(row) = types.get(&oid) else { return false };
+        match (row.element, row.base) {
+            (Some(element), _) => oid = element,
+            (None, 0) => return row.kind == b'c' && !row.lost,
+            (None, base) => oid = base,
+        }
+    }
+    false
+}
+
 /// A type of every Postgres, known without asking.
 fn built_in(oid: u32) -> Type {
-    let Some(ty) = BuiltIn::from_oid(oid) else { return Type::base(oid, "unknown") };
+    let Some(ty) = BuiltIn::from_oid(oid) else { return Type::unknown(oid) };
     let kind = match (oid, ty.kind()) {
         (INT2VECTOR, _) => TypeKind::Vector(Box::new(Type::base(21, "int2"))),
         (OIDVECTOR, _) => TypeKind::Vector(Box::new(Type::base(26, "oid"))),
@@ -118,6 +131,7 @@ mod tests {
             typmod: -1,
             labels: Vec::new(),
             attributes: Vec::new(),
+            lost: false,
             extension: None,
         }
     }
@@ -164,13 +178,13 @@ mod tests {
         assert!(matches!(build(&none, 1020).kind, TypeKind::Array { delimiter: ';', .. }));
         assert!(matches!(build(&none, 22).kind, TypeKind::Vector(_)));
         assert_eq!(build(&none, 3904).kind, TypeKind::Range);
-        assert_eq!(build(&none, 99_999), Type::base(99_999, "unknown"));
+        assert_eq!(build(&none, 99_999), Type::unknown(99_999));
     }
 
     #[test]
     fn a_type_within_itself_ends() {
         let types = Types::from([(99_999, TypeRow { base: 99_999, ..row(b'd') })]);
-        assert_eq!(build(&types, 99_999).undomained(), &Type::base(99_999, "unknown"));
+        assert_eq!(build(&types, 99_999).undomained(), &Type::unknown(99_999));
     }
 
     fn nodes(ty: &Type) -> usize {

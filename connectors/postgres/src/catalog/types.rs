@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Error;
+use tokio_postgres::{Error, Row};
 
 use super::statements::Asked;
 
@@ -27,6 +27,8 @@ pub(super) struct TypeRow {
     pub(super) labels: Vec<String>,
     /// Of a row type, without dropped ones.
     pub(super) attributes: Vec<(String, u32)>,
+    /// Some of the row type's were dropped.
+    pub(super) lost: bool,
     /// The extension that brought it.
     pub(super) extension: Option<String>,
 }
@@ -49,14 +51,29 @@ select t.oid, t.typname::text as name, t.typtype::text as kind, t.typbasetype as
              order by a.attnum) as names,
        array(select a.atttypid from pg_attribute a
              where t.typrelid <> 0 and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
-             order by a.attnum) as types
+             order by a.attnum) as types,
+       exists (select from pg_attribute a
+               where t.typrelid <> 0 and a.attrelid = t.typrelid and a.attnum > 0 and a.attisdropped) as lost
 from pg_type t
 where t.oid = any($1)";
 
+/// Those of the columns of table `$1`, in place of those named.
+const OF_TABLE: &str = "array(select a.atttypid from pg_attribute a where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped)";
+
 /// Reads the types and everything below them, level by level. Types that are gone are missing in the result.
 pub(super) async fn read(asked: Asked<'_>, oids: Vec<u32>) -> Result<Types, Error> {
+    below(asked, Types::new(), oids).await
+}
+
+/// Those of a table's columns as they are, and everything below them.
+pub(super) async fn of_table(asked: Asked<'_>, relation: u32) -> Result<Types, Error> {
+    let rows = asked.query(&QUERY.replace("$1", OF_TABLE), &[&relation]).await?;
     let mut types = Types::new();
-    let mut wanted = oids;
+    let wanted = take_in(&mut types, &rows)?;
+    below(asked, types, wanted).await
+}
+
+async fn below(asked: Asked<'_>, mut types: Types, mut wanted: Vec<u32>) -> Result<Types, Error> {
     for _ in 0..MAX_LEVELS {
         wanted.sort_unstable();
         wanted.dedup();
@@ -65,27 +82,33 @@ pub(super) async fn read(asked: Asked<'_>, oids: Vec<u32>) -> Result<Types, Erro
             break;
         }
         let rows = asked.query(QUERY, &[&wanted]).await?;
-        wanted.clear();
-        for row in rows {
-            let oid: u32 = row.try_get("oid")?;
-            let names: Vec<String> = row.try_get("names")?;
-            let members: Vec<u32> = row.try_get("types")?;
-            let found = TypeRow {
-                name: row.try_get("name")?,
-                kind: row.try_get::<_, &str>("kind")?.bytes().next().unwrap_or(b'b'),
-                element: row.try_get("element")?,
-                delimiter: row.try_get::<_, &str>("delimiter")?.chars().next().unwrap_or(','),
-                base: row.try_get("base")?,
-                typmod: row.try_get("typmod")?,
-                labels: row.try_get("labels")?,
-                attributes: names.into_iter().zip(members).collect(),
-                extension: row.try_get("extension")?,
-            };
-            wanted.extend(found.attributes.iter().map(|(_, oid)| *oid));
-            wanted.extend(found.element);
-            wanted.extend((found.base != 0).then_some(found.base));
-            types.insert(oid, found);
-        }
+        wanted = take_in(&mut types, &rows)?;
     }
     Ok(types)
+}
+
+/// Gives those that they are made of.
+fn take_in(types: &mut Types, rows: &[Row]) -> Result<Vec<u32>, Error> {
+    let mut below = Vec::new();
+    for row in rows {
+        let names: Vec<String> = row.try_get("names")?;
+        let members: Vec<u32> = row.try_get("types")?;
+        let found = TypeRow {
+            name: row.try_get("name")?,
+            kind: row.try_get::<_, &str>("kind")?.bytes().next().unwrap_or(b'b'),
+            element: row.try_get("element")?,
+            delimiter: row.try_get::<_, &str>("delimiter")?.chars().next().unwrap_or(','),
+            base: row.try_get("base")?,
+            typmod: row.try_get("typmod")?,
+            labels: row.try_get("labels")?,
+            lost: row.try_get("lost")?,
+            attributes: names.into_iter().zip(members).collect(),
+            extension: row.try_get("extension")?,
+        };
+        below.extend(found.attributes.iter().map(|(_, oid)| *oid));
+        below.extend(found.element);
+        below.extend((found.base != 0).then_some(found.base));
+        types.insert(row.try_get("oid")?, found);
+    }
+    Ok(below)
 }

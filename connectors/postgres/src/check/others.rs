@@ -79,7 +79,12 @@ async fn of_slot(client: &Client, source: &Source, server: &Server) -> Result<Op
         return Ok(None);
     }
     Ok(Some(match observed.slot {
-        Some(slot) if slot.synced => requirement("slot", true, "a copy of the primary's", None),
+        Some(slot) if slot.is_ready() => requirement("slot", true, "a copy of the primary's", None),
+        Some(slot) if slot.synced => {
+            let why = slot.lost().map(|lost| format!(": {}", lost.why)).unwrap_or_default();
+            let found = format!("a copy of the primary's that is not ready{why}");
+            requirement("slot", true, found, slot::NOT_READY.to_owned())
+        }
         _ => {
             let remedy = "A fail-over to it before there is one will be a gap in the history: see sync_replication_slots \
                           there, and its log";

@@ -9,9 +9,10 @@ use tokio_postgres::Client;
 use super::{Requirement, requirement};
 use crate::config::Source;
 use crate::setup::candidates::Table;
+use crate::setup::installation::{self, ADOPT};
 use crate::setup::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use crate::setup::trigger::{self, State};
-use crate::setup::{captured, partitions, publications, published};
+use crate::setup::{captured, chosen, exposed, former, partitions, publications, published, slot};
 use crate::tables::identifier;
 use crate::wire::sql_error;
 
@@ -43,8 +44,10 @@ pub(super) async fn of(client: &Client, source: &Source, server: &Server) -> Res
         all.push(requirement("column lists", false, found, remedy));
     }
     if source.manage || source.ddl {
-        all.push(of_trigger(client, source).await?);
+        all.push(of_trigger(client, source, server).await?);
     }
+    all.extend(of_forsaken(client, source, server).await?);
+    all.extend(of_orphaned(client, source, server).await?);
     all.extend(of_partitions(client, source, server).await?);
     if let Some(partitions) = partitions::endangered(client, source, server).await? {
         let found = format!(
@@ -53,6 +56,68 @@ pub(super) async fn of(client: &Client, source: &Source, server: &Server) -> Res
         all.push(requirement("columns of partitions", true, found, partitions::ENDANGERED.to_owned()));
     }
     Ok(all)
+}
+
+/// Publications of our making that nobody looks after any more.
+async fn of_forsaken(client: &Client, source: &Source, server: &Server) -> Result<Option<Requirement>> {
+    // Who does not keep any cannot say of one that it is not read; nor can a standby say what reads the primary.
+    if !source.manage || server.standby {
+        return Ok(None);
+    }
+    let mut names = former::forsaken(client, &source.slot).await?;
+    // Our own are read, though nothing may say so any more (the schema is gone).
+    names.retain(|name| !source.publications().contains(&name.as_str()));
+    let list = names.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", ");
+    Ok((!names.is_empty()).then(|| {
+        let found = format!("{list}: made by rowcast, and nobody looks after them any more. UPDATE and DELETE fail of a table in \
+                             them that loses its key");
+        let remedy = format!("Once the stream has gone on with {}: DROP PUBLICATION {list};", identifier(&source.publication));
+        requirement("former publications", true, found, remedy)
+    }))
+}
+
+/// Those that are kept for a slot that is gone.
+async fn of_orphaned(client: &Client, source: &Source, server: &Server) -> Result<Vec<Requirement>> {
+    // The slots here are not the primary's.
+    if server.standby {
+        return Ok(Vec::new());
+    }
+    let orphaned = former::orphaned(client, &source.slot).await?;
+    let told = orphaned.into_iter().map(|(slot, name)| {
+        let found = format!(
+            "nothing reads it, since the slot {slot} is gone, and the event trigger goes on adding new tables to it"
+        );
+        requirement(&format!("publication {name}"), true, found, former::remedy(&slot))
+    });
+    Ok(told.collect())
+}
+
+/// Tables that were taken out since a column list or a row filter of theirs is gone.
+pub(super) async fn of_withheld(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+    tables: &[Table],
+) -> Result<Vec<Requirement>> {
+    let withheld = chosen::withheld(client, source, server, tables).await?;
+    let told = withheld.into_iter().map(|(table, remedy)| {
+        requirement(&format!("table {table}"), false, format!("not captured: {}", chosen::WHY), remedy)
+    });
+    Ok(told.collect())
+}
+
+/// Partitions that are to be left out, and are told through a table above them.
+pub(super) async fn of_exposed(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+) -> Result<Vec<Requirement>> {
+    let exposed = exposed::read(client, source, server).await?;
+    let told = exposed.into_iter().take(super::NAMED_TABLES).map(|one| {
+        let found = format!("source.exclude does not leave it out: {}", one.found);
+        requirement(&format!("table {}", one.channel), false, found, one.remedy)
+    });
+    Ok(told.collect())
 }
 
 /// What version 14 does not see, unless our event trigger works on publications of ours.
@@ -108,6 +173,15 @@ async fn of_main(
 ) -> Result<Requirement> {
     let name = &source.publication;
     let Some(publication) = publications::read(client, server.version, name).await? else {
+        if installation::read(client, &source.slot).await?.is_some()
+            && slot::observe(client, source).await?.slot.is_some()
+        {
+            let found = format!(
+                "{name} does not exist, though the slot {} has been read: what has changed since it went is lost",
+                source.slot
+            );
+            return Ok(requirement("publication", false, found, ADOPT.to_owned()));
+        }
         let primary = if server.standby { "On the primary: " } else { "" };
         let sql = format!("{primary}{}", publications::create_remedy(client, source, server).await?);
         let remedy = if source.manage { format!("`rowcast run` makes it; by hand: {sql}") } else { sql };
@@ -129,18 +203,19 @@ async fn of_main(
 }
 
 /// Good to have. Without it a table is captured some seconds after it was created.
-async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
+async fn of_trigger(client: &Client, source: &Source, server: &Server) -> Result<Requirement> {
     let (mut missing, mut older) = (Vec::new(), Vec::new());
-    let mut looked_after = true;
+    let (mut looked_after, mut absent) = (true, true);
     for name in trigger::wanted(source, true) {
         let before = missing.len();
-        match trigger::state(client, name).await? {
+        let state = trigger::state(client, name).await?;
+        absent &= matches!(state, State::Missing | State::Works);
+        match state {
             State::Works => {}
             State::Older => older.push(trigger::renewal(name)),
             State::Missing => missing.push((format!("{name} does not exist"), trigger::create(name))),
-            State::Disabled => {
-                missing.push((format!("{name} is disabled"), format!("ALTER EVENT TRIGGER {name} ENABLE;")))
-            }
+            State::Disabled => missing
+                .push((format!("{name} is disabled"), format!("ALTER EVENT TRIGGER {name} ENABLE ALWAYS;"))),
             State::Foreign => {
                 missing.push((format!("{name} is somebody else's"), format!("DROP EVENT TRIGGER {name};")));
             }
@@ -152,7 +227,8 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
         return Ok(requirement("event trigger", false, found, trigger::REGISTER_DDL.to_owned()));
     }
     if missing.is_empty() && !older.is_empty() {
-        let found = "an older rowcast has made it: a key that goes with what is dropped may be missed for some seconds";
+        let found = "an older rowcast has made it: a key that goes with what is dropped, or in a session with \
+                     session_replication_role = replica, may be missed for some seconds";
         let remedy =
             format!("`rowcast run` makes it anew where it may; else as superuser: {}", older.join(" "));
         return Ok(requirement("event trigger", true, found, remedy));
@@ -162,6 +238,15 @@ async fn of_trigger(client: &Client, source: &Source) -> Result<Requirement> {
         return Ok(requirement("event trigger", true, found, None));
     }
     let (what, sql): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
+    if absent && source.manage && server.superuser {
+        let found = format!("{}; this role may make it", what.join(", "));
+        return Ok(requirement(
+            "event trigger",
+            true,
+            found,
+            format!("`rowcast run` makes it ({})", trigger::TRUST),
+        ));
+    }
     let instead = if looked_after {
         "; changed labels and attributes of types are seen at the next connection"
     } else if source.manage {
@@ -233,7 +318,10 @@ fn of_unwritable(unidentified: bool, publication: &str, kept: bool) -> String {
     let publication = identifier(publication);
     match (unidentified, kept) {
         (true, true) => "`rowcast run` takes it out of there where it may; or add a primary key".to_owned(),
-        (false, true) => "`rowcast run` publishes them".to_owned(),
+        (false, true) => format!(
+            "`rowcast run` publishes them, unless it waits for a person (pg_upgrade); at once: ALTER PUBLICATION {publication} \
+             SET (publish_generated_columns = stored);"
+        ),
         (true, false) => {
             format!(
                 "Add a primary key, or ALTER PUBLICATION {publication} SET (publish = 'insert, truncate');"

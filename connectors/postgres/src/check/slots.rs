@@ -18,6 +18,15 @@ pub(super) async fn of_slot(client: &Client, source: &Source, server: &Server) -
         let remedy = slot::create_remedy(source, server);
         let remedy =
             if source.manage { format!("`rowcast run` makes it; by hand: {remedy}") } else { remedy };
+        // On a standby that is about the primary's slot of that name.
+        if let Some(owner) = installation::read(client, name).await?.filter(|_| !server.standby) {
+            let found = format!(
+                "{name} is gone: installation {} has read it since {}, and what has changed since it went is lost to that one",
+                owner.installation, owner.since
+            );
+            let remedy = format!("With the data directory of that one: {ADOPT}. With a new one: {remedy}");
+            return Ok(vec![free, requirement("slot", false, found, remedy)]);
+        }
         let missing = format!("{name} does not exist");
         return Ok(vec![free, requirement("slot", source.manage, missing, remedy)]);
     };

@@ -63,7 +63,7 @@ pub(super) async fn of_rights(
             "snapshots",
             ok,
             format!("{more} more tables whose rows cannot be read"),
-            None,
+            "The same for each of them as for those above".to_owned(),
         ));
     }
     Ok(found)

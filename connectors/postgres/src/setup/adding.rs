@@ -7,22 +7,28 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::candidates::{Plan, Table};
-use super::members::{LOCK, statements};
+use super::members::carry_out;
 use super::publications::Known;
 use super::trigger::Attempt;
 use crate::capture::NEW_TABLE;
 use crate::config::Source;
 use crate::wire::sql_error;
 
-/// Writers of a table wait behind us while we wait for them, so it must be short; the next round tries again.
-const TABLE_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
+/// Writers of a table wait behind us while we wait for it, so it must be short; the next round tries again. All locks of
+/// one statement: a tree is locked with each partition. Over before the server looks for a deadlock on behalf of who waits
+/// for one of them.
+const LOCKS_TIMEOUT: &str = "
+select set_config('statement_timeout', least(setting::int8, 1000)::text, true) from pg_settings where name = 'deadlock_timeout'";
 
-/// All locks of one statement and the look for rows together: a tree is locked with each partition, and of the table's rows
-/// many may be dead.
-const TABLE_TIMEOUT: &str = "set local statement_timeout = '1s'";
+/// Of the table's rows many may be dead.
+const LOOK_TIMEOUT: &str = "set local statement_timeout = '1s'";
 
-/// What follows waits for locks alone, and COMMIT for whom the server says.
-const NO_TIMEOUT: &str = "set local statement_timeout = 0";
+/// Our turn at the publication (`members::LOCK`), if it is to be had now.
+const TURN: &str = "select pg_try_advisory_xact_lock(1920295796, hashtext($1))";
+
+/// What follows waits for locks alone, and COMMIT for whom the server says. Whoever has the publication may want the table
+/// next, which is ours by now.
+const IN_HAND: &str = "set local statement_timeout = 0; set local lock_timeout = '10ms'";
 
 /// Each table that is locked takes a second of a round.
 const ROUND_MAX: Duration = Duration::from_secs(20);
@@ -64,21 +70,26 @@ pub(super) async fn add(
     Ok(())
 }
 
+/// The table first. The publication then is not waited for: whoever creates tables has it until his transaction ends, and
+/// may write to this one before. Ours it is for a moment only, since who creates a table meanwhile leaves it to a later look.
 /// Of one that came back the gap is told by whoever remembers it, with rows and without.
 async fn add_one(client: &mut Client, source: &Source, table: &Table, came_back: bool) -> Result<bool> {
     let failed = |error| sql_error("Cannot add it to the publication", error);
     let mut transaction = client.transaction().await.map_err(failed)?;
-    transaction.batch_execute(TABLE_LOCK_TIMEOUT).await.map_err(failed)?;
-    transaction.batch_execute(TABLE_TIMEOUT).await.map_err(failed)?;
+    transaction.batch_execute(LOCKS_TIMEOUT).await.map_err(failed)?;
     let lock = format!("lock table {} in share row exclusive mode", rows_of(table));
     transaction.batch_execute(&lock).await.map_err(failed)?;
-    transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
+    transaction.batch_execute(LOOK_TIMEOUT).await.map_err(failed)?;
     let had_rows = has_rows(&mut transaction, table).await.map_err(failed)?;
-    transaction.batch_execute(NO_TIMEOUT).await.map_err(failed)?;
-    let plan = Plan { new: vec![table.clone()], ..Plan::default() };
-    for statement in statements(source, &plan) {
-        transaction.batch_execute(&statement).await.map_err(failed)?;
+    transaction.batch_execute(IN_HAND).await.map_err(failed)?;
+    if !transaction.query_one(TURN, &[&source.publication]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Err(Error::transient(
+            "Cannot add it to the publication: a transaction that creates or changes tables has not ended; pg_locks shows \
+             it, with an advisory lock",
+        ));
     }
+    let plan = Plan { new: vec![table.clone()], ..Plan::default() };
+    carry_out(&transaction, source, &plan).await.map_err(failed)??;
     if had_rows && !came_back {
         let say = "select rowcast.say($1::text, convert_to($2::text, 'UTF8'))";
         // Other readers of the database's log have the table from another moment on.

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use rowcast_engine::Error;
 
 use super::candidates::Table;
+use super::slot::sqlstate;
 
 /// From the first try to the second, and twice as long after each further one,
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
 /// up to this: writers wait for one second in so many.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+
+/// SQLSTATE `lock_not_available`, `query_canceled`, `deadlock_detected`: somebody else has the table.
+const LOCKED: [&str; 3] = ["55P03", "57014", "40P01"];
 
 /// Told when so many tries have failed: a transaction that was under way is no trouble.
 const TOLD_FROM: u32 = 2;
@@ -51,6 +55,8 @@ pub(crate) struct Busy {
 struct Tried {
     channel: String,
     why: String,
+    /// Somebody had the table.
+    locked: bool,
     times: u32,
 }
 
@@ -81,7 +87,8 @@ impl Busy {
             again_in_seconds = pause.as_secs(),
             "Cannot capture a new table yet: {error}"
         );
-        self.tried.insert(table.oid, Tried { channel, why: error.to_string(), times });
+        let locked = sqlstate(error).is_some_and(|code| LOCKED.contains(&code));
+        self.tried.insert(table.oid, Tried { channel, why: error.to_string(), locked, times });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,10 +98,14 @@ impl Busy {
     /// Channels, each with why it is not captured.
     pub(super) fn told(&self) -> impl Iterator<Item = (String, String)> {
         let told = self.tried.values().filter(|tried| tried.times >= TOLD_FROM);
-        told.map(|Tried { channel, why, times, .. }| {
+        told.map(|Tried { channel, why, locked, times }| {
+            let wait = if *locked {
+                ", for a second each time; pg_locks shows who has the table: it has to be free of writers for a moment"
+            } else {
+                ""
+            };
             let reason = format!(
-                "it could not be added to the publication in {times} tries ({why}). It is tried again every {} s at \
-                 most, for a second each time; pg_locks shows who has the table: it has to be free of writers for a moment",
+                "it could not be added to the publication in {times} tries ({why}). It is tried again every {} s at most{wait}",
                 LONGEST_PAUSE.as_secs()
             );
             (channel.clone(), reason)

@@ -7,7 +7,7 @@ use rowcast_engine::schema::Schema;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS};
+use super::server::{GENERATED_COLUMNS, INHERITED_BY_GRANT, LISTED_COLUMNS};
 use crate::config::Source;
 use crate::tables::{Tables, qualified};
 use crate::wire::sql_error;
@@ -18,9 +18,15 @@ pub(crate) struct Table {
     pub(crate) oid: u32,
     pub(crate) schema: String,
     pub(crate) name: String,
-    /// We may add it to a publication.
+    /// Our role has its owner's rights.
     pub(crate) owned: bool,
     pub(crate) owner: String,
+    /// That is a superuser, whose rights nobody should be given for the sake of a table: often it is an extension's.
+    pub(crate) superusers: bool,
+    /// Our role is a member of its owner's, and does not have the rights of that by itself.
+    pub(crate) uninherited: bool,
+    /// Our role may not use its schema, and so not name it.
+    pub(crate) unusable: bool,
     /// Its replica identity, and that of all its partitions, identifies rows, also within the column list and row
     /// filter that somebody gave it. Otherwise a publication of updates would make the application's UPDATE and
     /// DELETE fail. Shown as its root, each partition has to identify rows by what identifies them in the root.
@@ -45,6 +51,11 @@ impl Table {
     /// For use in SQL.
     pub(crate) fn sql(&self) -> String {
         qualified(&self.schema, &self.name)
+    }
+
+    /// We may add it to a publication.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.owned && !self.unusable
     }
 
     pub(crate) fn channel(&self) -> String {
@@ -78,13 +89,17 @@ pub(crate) fn unpublished_remedy(table: &str, whole: bool) -> String {
 
 /// Says the same as the view of migration V9 and the functions of V2, V12 and V13, which look after tables where an event
 /// trigger may; this one also serves where nothing may be created. `$3`: trees are shown as their root.
-/// `$4`: stored generated columns are published.
+/// `$4`: stored generated columns are published. What hangs on the whole of a tree is worked out for all of them at once:
+/// for each by itself it would take the square of what there is.
 const QUERY: &str = "
 with recursive below as (
     select oid as root, oid as leaf from pg_class where relkind = 'p'
     union all select b.root, i.inhrelid from below b join pg_inherits i on i.inhparent = b.leaf
     where not i.inhdetachpending
-), identity as not materialized (
+), trees as materialized (
+    select root, leaf from below
+    union all select oid, oid from pg_class where relkind = 'r'
+), identity as materialized (
     select c.oid, c.relkind as kind, c.relreplident = 'f' as whole,
            case when c.relreplident = 'f' then
                (select array_agg(a.attname::text) from pg_attribute a
@@ -113,30 +128,42 @@ with recursive below as (
     where p.pubname in ($1, $2)
     window places as (partition by r.prrelid)
     order by r.prrelid, p.pubname <> $1
+), judged as materialized (
+    select own.oid,
+           (not $3 or bool_and(own.columns is not null)) and coalesce(bool_and(
+               leaf.columns is not null
+               and (m.listed is null or not leaf.whole and leaf.columns <@ m.listed)
+               and (m.filtered is null or m.filtered <@ leaf.columns)
+               and (not $3 or leaf.whole or coalesce(
+                    case when own.whole then own.key else own.columns end <@ leaf.columns, false)))
+               filter (where leaf.kind = 'r'), true) as identified
+    from trees t join identity own on own.oid = t.root join identity leaf on leaf.oid = t.leaf
+    left join members m on m.prrelid = t.root
+    group by own.oid
+), unpublished as materialized (
+    select t.root, array_agg(distinct a.attname::text order by a.attname::text) as columns
+    from trees t join pg_class k on k.oid = t.leaf join pg_index i on i.indrelid = k.oid
+    join pg_attribute a on a.attrelid = k.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])
+    left join members m on m.prrelid = t.root
+    where i.indisvalid and i.indimmediate
+      and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
+      and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed))
+    group by t.root
 )
 select c.oid, n.nspname::text as schema, c.relname::text as name, pg_has_role(c.relowner, 'USAGE') as owned,
        pg_get_userbyid(c.relowner)::text as owner,
-       (not $3 or own.columns is not null) and coalesce((
-           select bool_and(leaf.columns is not null
-                           and (m.listed is null or not leaf.whole and leaf.columns <@ m.listed)
-                           and (m.filtered is null or m.filtered <@ leaf.columns)
-                           and (not $3 or leaf.whole or coalesce(
-                                case when own.whole then own.key else own.columns end <@ leaf.columns, false)))
-           from identity leaf
-           where leaf.oid in (select b.leaf from below b where c.relkind = 'p' and b.root = c.oid union select c.oid)
-             and leaf.kind = 'r'), true) as identified,
-       array(select distinct a.attname::text
-             from pg_index i join pg_class k on k.oid = i.indrelid
-             join pg_attribute a on a.attrelid = k.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])
-             where k.oid in (select b.leaf from below b where c.relkind = 'p' and b.root = c.oid union select c.oid)
-               and i.indisvalid and i.indimmediate
-               and case k.relreplident when 'i' then i.indisreplident when 'n' then false else i.indisprimary end
-               and (a.attgenerated <> '' and not $4 or not a.attname::text = any(m.listed)) order by 1) as hidden,
+       exists (select from pg_roles o where o.oid = c.relowner and o.rolsuper) as superusers,
+       pg_has_role(c.relowner, 'MEMBER') and not pg_has_role(c.relowner, 'USAGE')
+           and (current_setting('server_version_num')::int >= INHERITED_BY_GRANT
+                or not (select rolinherit from pg_roles where rolname = current_user)) as uninherited,
+       not has_schema_privilege(n.oid, 'USAGE') as unusable,
+       own.identified, coalesce(hidden.columns, '{}') as hidden,
        c.relkind = 'p' as partitioned,
        array(select a.relid::oid from pg_partition_ancestors(c.oid) a where a.relid <> c.oid) as ancestors,
        coalesce(m.in_all, false) as in_all, coalesce(m.in_inserts, false) as in_inserts,
        coalesce(m.written, '') as written, m.filtered is not null as filters
-from pg_class c join pg_namespace n on n.oid = c.relnamespace join identity own on own.oid = c.oid
+from pg_class c join pg_namespace n on n.oid = c.relnamespace join judged own on own.oid = c.oid
+left join unpublished hidden on hidden.root = c.oid
 left join members m on m.prrelid = c.oid
 where c.relpersistence = 'p' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'rowcast')
 order by n.nspname, c.relname";
@@ -162,7 +189,9 @@ const NO_LISTS: &str = "null::text[] as listed, null::text[] as filtered, '' as 
 /// All tables outside system schemas.
 pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Result<Vec<Table>> {
     let failed = |error| sql_error("Cannot list the tables", error);
-    let sql = QUERY.replace("LISTS", if version >= LISTED_COLUMNS { LISTS } else { NO_LISTS });
+    let sql = QUERY
+        .replace("LISTS", if version >= LISTED_COLUMNS { LISTS } else { NO_LISTS })
+        .replace("INHERITED_BY_GRANT", &INHERITED_BY_GRANT.to_string());
     let generated = version >= GENERATED_COLUMNS;
     let parameters: [&(dyn ToSql + Sync); 4] =
         [&source.publication, &source.inserts, &source.via_partition_root, &generated];
@@ -174,6 +203,9 @@ pub(crate) async fn read(client: &Client, source: &Source, version: u32) -> Resu
             name: row.try_get("name")?,
             owned: row.try_get("owned")?,
             owner: row.try_get("owner")?,
+            superusers: row.try_get("superusers")?,
+            uninherited: row.try_get("uninherited")?,
+            unusable: row.try_get("unusable")?,
             identified: row.try_get("identified")?,
             hidden: row.try_get("hidden")?,
             partitioned: row.try_get("partitioned")?,
@@ -196,7 +228,7 @@ pub(crate) struct Plan {
     pub(crate) moved: Vec<Table>,
     /// Not wanted (any more).
     pub(crate) unwanted: Vec<Table>,
-    /// Wanted and not ours to add.
+    /// Wanted and not ours to add (`foreign.rs`).
     pub(crate) foreign: Vec<Table>,
 }
 
@@ -218,7 +250,7 @@ pub(crate) fn plan(tables: &[Table], wanted: &Tables) -> Plan {
         let through = table.ancestors.iter().any(|oid| matching.contains(oid));
         let member = table.in_all || table.in_inserts;
         let is_wanted = matching.contains(&table.oid) && !through;
-        if is_wanted && table.in_all && !table.owned && table.would_fail() {
+        if is_wanted && table.in_all && !table.is_ours() && table.would_fail() {
             // Its writers fail until it has left, and the other publication it may not be added to.
             plan.unwanted.push(Table { in_inserts: false, ..table.clone() });
             plan.foreign.push(Table { in_all: false, ..table.clone() });
@@ -228,7 +260,7 @@ pub(crate) fn plan(tables: &[Table], wanted: &Tables) -> Plan {
             (false, false) => continue,
             (false, true) => &mut plan.unwanted,
             (true, _) if table.in_all == table.identified && table.in_inserts != table.identified => continue,
-            (true, _) if !table.owned => &mut plan.foreign,
+            (true, _) if !table.is_ours() => &mut plan.foreign,
             (true, false) => &mut plan.new,
             (true, true) => &mut plan.moved,
         };
@@ -266,6 +298,7 @@ mod tests {
             Table { in_inserts: true, ..table(5, "got_a_key") },
             Table { in_all: true, in_inserts: true, ..table(6, "in_both") },
             Table { owned: false, ..table(7, "foreign") },
+            Table { unusable: true, ..table(10, "hidden") },
             Table { owned: false, in_all: true, identified: false, ..table(9, "theirs_lost_its_key") },
             Table { in_all: true, ..table(8, "secret") },
         ];
@@ -274,7 +307,7 @@ mod tests {
         assert_eq!(names(&plan.new), ["new"]);
         assert_eq!(names(&plan.moved), ["lost_its_key", "got_a_key", "in_both"]);
         assert_eq!(names(&plan.unwanted), ["theirs_lost_its_key", "secret"]);
-        assert_eq!(names(&plan.foreign), ["foreign", "theirs_lost_its_key"]);
+        assert_eq!(names(&plan.foreign), ["foreign", "hidden", "theirs_lost_its_key"]);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use rowcast_engine::Result;
 use tokio_postgres::{Client, Row};
 
-use super::candidates::Table;
+use super::candidates::{self, Table};
+use super::publications;
 use super::server::{LISTED_COLUMNS, Server};
 use crate::config::Source;
 use crate::tables::identifier;
@@ -32,6 +33,9 @@ order by m.relation, m.inserts
 on conflict (slot, relation) do update
 set columns = excluded.columns, filters = excluded.filters, inserts = excluded.inserts
 where (c.columns, c.filters, c.inserts) is distinct from (excluded.columns, excluded.filters, excluded.inserts)";
+
+pub(crate) const WHY: &str = "it had a column list or a row filter, and has left its publication with that (a column of it was \
+                              dropped, say)";
 
 /// What is left of the column list. A row filter's text is nowhere any more.
 const RECALL: &str = "
@@ -69,17 +73,57 @@ pub(super) async fn withhold(
     if server.version < LISTED_COLUMNS || new.is_empty() {
         return Ok(BTreeMap::new());
     }
+    let had = recall(client, source, new).await?;
+    let withheld = new.extract_if(.., |table| had.contains_key(&table.oid));
+    let told = withheld.filter_map(|table| {
+        let remedy = remedy(source, &table, had.get(&table.oid)?);
+        Some((
+            table.channel(),
+            format!("{WHY}. Put back without, it might show what was left out, so that is for you: {remedy}"),
+        ))
+    });
+    Ok(told.collect())
+}
+
+/// Those that are withheld now, for `rowcast check`: channel and remedy. None where nobody keeps that list, or our role may
+/// not see it.
+///
+/// # Errors
+///
+/// When the server cannot be asked.
+pub(crate) async fn withheld(
+    client: &Client,
+    source: &Source,
+    server: &Server,
+    tables: &[Table],
+) -> Result<Vec<(String, String)>> {
+    let failed = |error| sql_error("Cannot look for column lists and row filters", error);
+    let kept = publications::read(client, server.version, &source.publication).await?;
+    if !source.manage || !kept.is_some_and(|there| there.is_kept(source)) {
+        return Ok(Vec::new());
+    }
+    let there =
+        client.query_one("select to_regclass('rowcast.chosen') is not null", &[]).await.map_err(failed)?;
+    if !there.get::<_, bool>(0) || !super::may_read(client, "chosen").await.map_err(failed)? {
+        return Ok(Vec::new());
+    }
+    let new = candidates::plan(tables, &source.tables).new;
+    let had = recall(client, source, &new).await?;
+    let told =
+        new.iter().filter_map(|table| Some((table.channel(), remedy(source, table, had.get(&table.oid)?))));
+    Ok(told.collect())
+}
+
+/// Which of these had one, by table.
+async fn recall(client: &Client, source: &Source, new: &[Table]) -> Result<HashMap<u32, Row>> {
     let tables: Vec<u32> = new.iter().map(|table| table.oid).collect();
     let rows = client.query(RECALL, &[&source.slot, &tables]).await;
     let rows = rows.map_err(|error| sql_error("Cannot look for column lists and row filters", error))?;
-    let had: HashMap<u32, &Row> = rows.iter().map(|row| (row.get("relation"), row)).collect();
-    let withheld = new.extract_if(.., |table| had.contains_key(&table.oid));
-    Ok(withheld
-        .filter_map(|table| Some((table.channel(), why(source, &table, had.get(&table.oid)?))))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.get("relation"), row)).collect())
 }
 
-fn why(source: &Source, table: &Table, had: &Row) -> String {
+/// What puts it back as it was.
+fn remedy(source: &Source, table: &Table, had: &Row) -> String {
     let columns = match (had.get("listed"), had.get::<_, Option<&str>>("columns")) {
         (false, _) => String::new(),
         (true, columns) => format!(" ({})", columns.unwrap_or("…")),
@@ -87,9 +131,7 @@ fn why(source: &Source, table: &Table, had: &Row) -> String {
     let (filters, inserts): (bool, bool) = (had.get("filters"), had.get("inserts"));
     let publication = if inserts || !table.identified { &source.inserts } else { &source.publication };
     format!(
-        "it had a column list or a row filter, and has left its publication with that (a column of it was dropped, say). \
-         Put back without, it might show what was left out, so that is for you: ALTER PUBLICATION {} ADD TABLE ONLY \
-         {}{columns}{}; or leave it out (source.exclude)",
+        "ALTER PUBLICATION {} ADD TABLE ONLY {}{columns}{}; or leave it out (source.exclude)",
         identifier(publication),
         table.sql(),
         if filters { " WHERE (…)" } else { "" }

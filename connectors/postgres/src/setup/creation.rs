@@ -153,7 +153,7 @@ async fn blockers(client: &Client) -> Result<String> {
     Ok(if texts.is_empty() { String::new() } else { format!(": {}", texts.join("; ")) })
 }
 
-fn lasting(seconds: i64) -> String {
+pub(super) fn lasting(seconds: i64) -> String {
     let seconds = u64::try_from(seconds).unwrap_or(0).max(1);
     let unit = match seconds {
         0..120 => 1,

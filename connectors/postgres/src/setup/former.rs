@@ -39,6 +39,52 @@ pub(crate) async fn forsaken(client: &Client, slot: &str) -> Result<Vec<String>>
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Slots that may read any publication, and of which nobody here says what they read.
+///
+/// # Errors
+///
+/// When the database cannot be asked.
+pub(crate) async fn other_readers(client: &Client, slot: &str) -> Result<Vec<String>> {
+    let failed = |error| sql_error("Cannot look for other readers of publications", error);
+    let named = super::may_read(client, "capture").await.map_err(failed)?;
+    let sql = format!(
+        "select s.slot_name::text from pg_replication_slots s
+         where s.database = current_database() and s.plugin = 'pgoutput' and s.slot_name <> $1 and {} order by 1",
+        if named { SLOT_NAMED } else { "true" }
+    );
+    let rows = client.query(&sql, &[&slot]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Kept by a rowcast whose slot is gone, each with that slot: nothing reads them, and the event trigger goes on filling them.
+/// They go when a person says that this rowcast is gone, too: it may wait for him to be adopted.
+pub(crate) async fn orphaned(client: &Client, slot: &str) -> Result<Vec<(String, String)>> {
+    let failed = |error| sql_error("Cannot look for publications of slots that are gone", error);
+    for table in ["capture", "installation"] {
+        if !super::may_read(client, table).await.map_err(failed)? {
+            return Ok(Vec::new());
+        }
+    }
+    // A first start that waits for its slot is not in rowcast.installation yet.
+    let sql = "select k.slot, p.pubname::text
+               from rowcast.capture k join rowcast.installation i on i.slot = k.slot
+                    join pg_publication p on p.pubname in (k.publication, k.inserts)
+               where k.kept and k.slot <> $1 and starts_with(obj_description(p.oid, 'pg_publication'), $2)
+                 and not exists (select from pg_replication_slots s
+                                 where s.slot_name = k.slot and s.database = current_database())
+               order by 1, 2";
+    let rows = client.query(sql, &[&slot, &MARK]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// What is to be done about what is left of a slot.
+pub(crate) fn remedy(slot: &str) -> String {
+    format!(
+        "If the rowcast of that slot is not to go on, and does not read from a standby, have what it made removed: rowcast uninstall --source … \
+         --set source.slot={slot} --yes"
+    )
+}
+
 /// Says which those are.
 ///
 /// They are not removed: should the stream refuse to go on with other ones, what was changed meanwhile is in these alone.
@@ -51,6 +97,14 @@ pub(super) async fn warn_of_forsaken(client: &Client, slot: &str) -> Result<()> 
             hint = format!("DROP PUBLICATION {list}; (`rowcast uninstall` offers it, too)"),
             "Publications of rowcast's making that nobody looks after any more: UPDATE and DELETE fail of a table in them \
              that loses its key"
+        );
+    }
+    for (gone, name) in orphaned(client, slot).await? {
+        tracing::warn!(
+            publication = identifier(&name),
+            hint = remedy(&gone),
+            "Nothing reads the publication any more, since the slot {gone} is gone, and the event trigger goes on adding new \
+             tables to it"
         );
     }
     Ok(())

@@ -1,15 +1,18 @@
 //! Changes the tables of the two publications.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rowcast_engine::{Kind, Result};
+use rowcast_engine::{Error, Kind, Result};
 use tokio_postgres::{Client, Transaction};
 
+use super::busy::Pauses;
 use super::candidates::{self, Plan, Table};
+use super::holders;
 use super::loans;
-use super::publications::{self, listed};
+use super::publications;
 use super::server::Server;
 use super::shared;
+use super::trigger::Attempt;
 use crate::config::Source;
 use crate::tables::identifier;
 use crate::wire::sql_error;
@@ -27,7 +30,7 @@ const PART_OF_DEADLOCK_TIMEOUT: u32 = 5;
 
 /// Held by whoever changes the tables of a publication; the event trigger does not wait for it. The number stands in
 /// migration V2, too.
-pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1920295796, hashtext($1))";
+const LOCK: &str = "select pg_advisory_xact_lock(1920295796, hashtext($1))";
 
 /// How long a statement may wait.
 #[derive(Clone, Copy, Debug)]
@@ -87,9 +90,7 @@ async fn apply(client: &mut Client, source: &Source, plan: &Plan, limit: Limit) 
     transaction.batch_execute(&limit.sql()).await.map_err(failed)?;
     transaction.execute(LOCK, &[&source.publication]).await.map_err(failed)?;
     let plan = &with_filters(&transaction, source, plan).await.map_err(failed)?;
-    for statement in statements(source, plan) {
-        transaction.batch_execute(&statement).await.map_err(failed)?;
-    }
+    carry_out(&transaction, source, plan).await.map_err(failed)??;
     transaction.commit().await.map_err(failed)?;
     for table in &plan.moved {
         let (table, inserts_only) = (table.channel(), !table.identified);
@@ -121,7 +122,29 @@ async fn with_filters(
     Ok(plan)
 }
 
-pub(super) fn statements(source: &Source, plan: &Plan) -> Vec<String> {
+/// Changes the publications, and looks behind that whether the tables were those that were meant: a name may have gone to
+/// another table while its lock was waited for, and from here on it stays.
+pub(super) async fn carry_out(
+    transaction: &Transaction<'_>,
+    source: &Source,
+    plan: &Plan,
+) -> Result<Result<()>, tokio_postgres::Error> {
+    for statement in statements(source, plan) {
+        transaction.batch_execute(&statement).await?;
+    }
+    let all = || plan.new.iter().chain(&plan.moved).chain(&plan.unwanted);
+    let (names, oids): (Vec<String>, Vec<u32>) = all().map(|table| (table.sql(), table.oid)).unzip();
+    let others = "select name from unnest($1::text[], $2::oid[]) t(name, meant) where to_regclass(name) is distinct from meant";
+    Ok(match transaction.query_opt(&format!("{others} limit 1"), &[&names, &oids]).await? {
+        None => Ok(()),
+        Some(row) => {
+            let name: &str = row.get(0);
+            Err(Error::transient(format!("{name} is another table by now")))
+        }
+    })
+}
+
+fn statements(source: &Source, plan: &Plan) -> Vec<String> {
     let (all, inserts) = (identifier(&source.publication), identifier(&source.inserts));
     let leaving = || plan.moved.iter().chain(&plan.unwanted);
     let coming = || plan.moved.iter().chain(&plan.new);
@@ -156,24 +179,63 @@ pub(super) fn statements(source: &Source, plan: &Plan) -> Vec<String> {
 
 /// Moves and removes tables while capture is running, each by itself: the writers of one whose key is gone fail until
 /// it is moved, whatever is in the way of another one. Writers go on meanwhile: what a transaction that is under way
-/// writes is sent as before, or as from now on.
-pub(super) async fn change(client: &mut Client, source: &Source, plan: Plan) -> Result<()> {
+/// writes is sent as before, or as from now on. `unlent`: those that cannot be moved now, nor lent what they lack.
+pub(super) async fn change(
+    client: &mut Client,
+    source: &Source,
+    plan: Plan,
+    attempt: Attempt,
+    unlent: &mut Pauses,
+) -> Result<()> {
+    unlent.keep(&plan.moved.iter().chain(&plan.unwanted).map(|table| table.oid).collect());
     for plan in parts(plan, 1) {
-        if let Err(error) = apply(client, source, &plan, Limit::Lock(PATIENCE)).await {
-            if client.is_closed() {
-                return Err(error);
-            }
-            let tables: Vec<Table> = plan.moved.into_iter().chain(plan.unwanted).collect();
-            tracing::warn!(tables = listed(&tables), "{error}; it is tried again");
-            for table in tables.iter().filter(|table| table.in_all && table.would_fail()) {
-                match loans::lend(client, source, table).await {
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::warn!(table = table.channel(), "{error}: its UPDATE and DELETE fail")
-                    }
-                }
-            }
+        let Err(error) = apply(client, source, &plan, Limit::Lock(PATIENCE)).await else { continue };
+        if client.is_closed() {
+            return Err(error);
         }
+        for table in plan.moved.iter().chain(&plan.unwanted) {
+            help(client, source, table, &error, attempt, unlent).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Says why one cannot be moved, and lends it what its writers need meanwhile.
+async fn help(
+    client: &mut Client,
+    source: &Source,
+    table: &Table,
+    error: &Error,
+    attempt: Attempt,
+    unlent: &mut Pauses,
+) -> Result<()> {
+    let channel = table.channel();
+    let holders = holders::holders(client, table.oid).await?;
+    let in_the_way =
+        holders.as_deref().map(|holders| format!(": in the way is {holders}")).unwrap_or_default();
+    tracing::warn!(table = channel, "{error}{in_the_way}; it is tried again");
+    if !(table.in_all && table.would_fail()) {
+        return Ok(());
+    }
+    if holders.is_some() {
+        // Everybody who uses the table would wait behind us, and for nothing.
+        tracing::warn!(
+            table = channel,
+            hint = "They go on as soon as whoever is in the way has ended; SELECT pg_terminate_backend(PID);",
+            "Its UPDATE and DELETE fail"
+        );
+        return Ok(());
+    }
+    if attempt == Attempt::Look && !unlent.may_try(table.oid, Instant::now()) {
+        return Ok(());
+    }
+    if let Err(error) = loans::lend(client, source, table).await {
+        let (_, pause) = unlent.note(table.oid, Instant::now());
+        tracing::warn!(
+            table = channel,
+            again_in_seconds = pause.as_secs(),
+            "{error}: its UPDATE and DELETE fail"
+        );
     }
     Ok(())
 }
@@ -211,5 +273,6 @@ pub(crate) async fn relieve(client: &mut Client, source: &Source, server: &Serve
         // Nowhere to go to. It is taken in again when capture goes on.
         unwanted.append(&mut moved);
     }
-    change(client, source, Plan { moved, unwanted, ..Plan::default() }).await
+    let plan = Plan { moved, unwanted, ..Plan::default() };
+    change(client, source, plan, Attempt::Full, &mut Pauses::default()).await
 }

@@ -11,7 +11,7 @@ use crate::tables::{identifier, shown};
 use crate::wire::sql_error;
 
 /// Numbered, forward only; a file that has been released never changes. In ASCII: a database may have any encoding.
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     ("V1__schema", include_str!("../../../../migrations/V1__schema.sql")),
     ("V2__capture", include_str!("../../../../migrations/V2__capture.sql")),
     ("V3__snapshot", include_str!("../../../../migrations/V3__snapshot.sql")),
@@ -26,6 +26,7 @@ const FILES: [(&str, &str); 14] = [
     ("V12__settling", include_str!("../../../../migrations/V12__settling.sql")),
     ("V13__rights", include_str!("../../../../migrations/V13__rights.sql")),
     ("V14__chosen", include_str!("../../../../migrations/V14__chosen.sql")),
+    ("V15__isolated", include_str!("../../../../migrations/V15__isolated.sql")),
 ];
 
 /// Which of them have been applied.

@@ -5,11 +5,15 @@ mod adding;
 mod busy;
 pub(crate) mod candidates;
 pub(crate) mod captured;
-mod chosen;
+pub(crate) mod chosen;
 pub(crate) mod contents;
 pub(crate) mod creation;
+pub(crate) mod everything;
+pub(crate) mod exposed;
 pub(crate) mod fingerprint;
+pub(crate) mod foreign;
 pub(crate) mod former;
+pub(crate) mod holders;
 pub(crate) mod installation;
 pub(crate) mod loans;
 pub(crate) mod members;
@@ -76,11 +80,12 @@ pub(crate) async fn prepare(
     if slot == publications::Slot::Absent {
         refuse_first(client, source, server).await?;
     }
+    everything::refuse_first(client, source, server).await?;
     shared::refuse(client, source).await?;
     migrations::apply(client, server).await?;
     let mut known = Known { left, ..Known::default() };
     let reconciled = publications::reconcile(client, source, server, slot, Attempt::Full, &mut known).await?;
-    warn_of(source, &reconciled);
+    foreign::warn(&reconciled.foreign, &source.publication);
     tell_of(source, &reconciled);
     unusable::warn(client, source, server).await?;
     warn_of_partitions(client, source, server).await?;
@@ -115,7 +120,8 @@ async fn refuse_first(client: &Client, source: &Source, server: &Server) -> Resu
         return Err(creation::none_free(&source.slot));
     }
     migrations::refuse_first(client, server).await?;
-    publications::refuse_first(client, source, server).await
+    publications::refuse_first(client, source, server).await?;
+    exposed::refuse_first(client, source, server).await
 }
 
 /// The server would break off the stream at the first change of such a table, and for good.
@@ -153,21 +159,12 @@ async fn there(client: &Client, source: &Source, server: &Server, slot: publicat
 }
 
 /// Whether a table of schema `rowcast` is there, and our role may read it.
-async fn may_read(client: &Client, table: &str) -> std::result::Result<bool, tokio_postgres::Error> {
+pub(crate) async fn may_read(
+    client: &Client,
+    table: &str,
+) -> std::result::Result<bool, tokio_postgres::Error> {
     let sql = "select coalesce(has_table_privilege(to_regclass('rowcast.' || $1::text), 'SELECT'), false)";
     client.query_one(sql, &[&table]).await.map(|row| row.get(0))
-}
-
-/// Says what is wanted and not captured.
-pub(crate) fn warn_of(source: &Source, reconciled: &Reconciled) {
-    if !reconciled.foreign.is_empty() {
-        tracing::warn!(
-            tables = publications::listed(&reconciled.foreign),
-            publication = source.publication,
-            "Tables that belong to another role are not captured: GRANT their owner's role to rowcast's, or add them to the \
-             publication as superuser (`rowcast check` has the SQL)"
-        );
-    }
 }
 
 /// Says what is done in another way than it could be.

@@ -11,6 +11,7 @@ use super::adding;
 use super::busy::{Busy, Pauses};
 use super::candidates::{self, Plan, Table};
 use super::chosen;
+use super::foreign;
 use super::former;
 use super::loans;
 use super::members;
@@ -19,7 +20,7 @@ use super::published;
 use super::server::{GENERATED_COLUMNS, LISTED_COLUMNS, Server};
 use super::trigger::{self, Attempt};
 use crate::config::Source;
-use crate::tables::{Tables, identifier, literal, qualified, shown};
+use crate::tables::{Tables, identifier, literal, qualified};
 use crate::wire::sql_error;
 
 /// The comment of a publication of our making. One without it is somebody else's decision, and left as it is.
@@ -31,7 +32,7 @@ const NAMED: usize = 5;
 /// What a round has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reconciled {
-    /// Tables that are wanted and belong to somebody else.
+    /// Tables that are wanted and not ours to publish.
     pub(crate) foreign: Vec<Table>,
     /// Why no event trigger looks after the tables; `None` when one does, or was not looked for.
     pub(crate) no_trigger: Option<String>,
@@ -56,6 +57,8 @@ pub(crate) struct Known {
     pub(crate) busy: Busy,
     /// Could not be given back yet what they had before they were lent FULL.
     pub(crate) lent: Pauses,
+    /// Could not be lent FULL yet, since they or their publication are in use.
+    pub(crate) unlent: Pauses,
     /// Are out until a person puts them back: why, by channel.
     pub(crate) withheld: BTreeMap<String, String>,
 }
@@ -125,9 +128,9 @@ pub(crate) async fn reconcile(
     chosen::tell(&withheld, &known.withheld);
     known.withheld = withheld;
     if slot == Slot::Absent {
-        refuse_foreign(&plan.foreign, server)?;
+        foreign::refuse(&plan.foreign, server)?;
     }
-    let mut uncaptured = uncaptured(&plan.foreign, server);
+    let mut uncaptured = foreign::uncaptured(&plan.foreign, server);
     let has_changed = altered || lent || !plan.is_empty();
     let Plan { new, moved, unwanted, foreign } = plan;
     match slot {
@@ -135,7 +138,14 @@ pub(crate) async fn reconcile(
             members::fill(client, source, Plan { new, moved, unwanted, ..Plan::default() }).await?
         }
         Slot::Present => {
-            members::change(client, source, Plan { moved, unwanted, ..Plan::default() }).await?;
+            members::change(
+                client,
+                source,
+                Plan { moved, unwanted, ..Plan::default() },
+                attempt,
+                &mut known.unlent,
+            )
+            .await?;
             adding::add(client, source, &new, known, attempt).await?;
         }
     }
@@ -143,20 +153,6 @@ pub(crate) async fn reconcile(
     uncaptured.extend(known.withheld.clone());
     let unsettled = has_changed || !known.busy.is_empty();
     Ok(Reconciled { foreign, no_trigger, theirs: None, blind, altered, uncaptured, unsettled })
-}
-
-/// Those of somebody else's tables that are in no publication.
-fn uncaptured(foreign: &[Table], server: &Server) -> BTreeMap<String, String> {
-    let absent = foreign.iter().filter(|table| !table.in_all && !table.in_inserts);
-    let why = |table: &Table| {
-        let (owner, role) = (shown(&table.owner), shown(&server.role));
-        let why = format!(
-            "it belongs to {owner}, and only a table's owner may publish it. GRANT {owner} TO {role}; or add it to the \
-             publication as superuser (`rowcast check` has the SQL), or leave it out (source.exclude)"
-        );
-        (table.channel(), why)
-    };
-    absent.map(why).collect()
 }
 
 /// Creates the publications or sets their options. Gives the one that somebody else made, if there is one, and whether
@@ -253,31 +249,24 @@ pub(crate) async fn read(client: &Client, version: u32, name: &str) -> Result<Op
     Ok(Some(Publication { wholesale: row.get(0), ours: row.get(4), via_root: root, options }))
 }
 
-/// Refuses tables of somebody else before a first start has made anything. A publication that was there before is looked
-/// at in its turn.
-pub(super) async fn refuse_first(client: &Client, source: &Source, server: &Server) -> Result<()> {
+/// None of the two is somebody else's, as far as they are there.
+pub(crate) async fn are_ours(client: &Client, source: &Source, version: u32) -> Result<bool> {
     for name in source.publications() {
-        if read(client, server.version, name).await?.is_some_and(|there| there.wholesale || !there.ours) {
-            return Ok(());
+        if read(client, version, name).await?.is_some_and(|there| there.wholesale || !there.ours) {
+            return Ok(false);
         }
     }
-    let tables = candidates::read(client, source, server.version).await?;
-    refuse_foreign(&candidates::plan(&tables, &source.tables).foreign, server)
+    Ok(true)
 }
 
-fn refuse_foreign(foreign: &[Table], server: &Server) -> Result<()> {
-    let Some(first) = foreign.first() else { return Ok(()) };
-    let what = format!(
-        "User {} does not own {}: only a table's owner may publish it",
-        identifier(&server.role),
-        listed(foreign)
-    );
-    Err(Error::refused(what).hint(format!(
-        "GRANT {} TO {}; or capture fewer tables (source.tables); or have an administrator run the SQL that \
-         `rowcast check` prints, and set source.manage = false",
-        shown(&first.owner),
-        shown(&server.role)
-    )))
+/// Refuses tables that are not ours to publish before a first start has made anything. A publication that was there before
+/// is looked at in its turn.
+pub(super) async fn refuse_first(client: &Client, source: &Source, server: &Server) -> Result<()> {
+    if !are_ours(client, source, server.version).await? {
+        return Ok(());
+    }
+    let tables = candidates::read(client, source, server.version).await?;
+    foreign::refuse(&candidates::plan(&tables, &source.tables).foreign, server)
 }
 
 /// Tables for people, not all of very many.

@@ -17,6 +17,9 @@ const ORIGINS: u32 = 160_000;
 /// From here on a publication's tables can have column lists and row filters, and whole schemas can be published.
 pub(crate) const LISTED_COLUMNS: u32 = 150_000;
 
+/// From here on each membership says whether it gives the other role's rights by itself; before, the member's role does.
+pub(crate) const INHERITED_BY_GRANT: u32 = 160_000;
+
 /// From here on generated columns can be published.
 pub(crate) const GENERATED_COLUMNS: u32 = 180_000;
 
@@ -39,6 +42,8 @@ pub(crate) struct Server {
     pub(crate) encoding: String,
     pub(crate) wal_level: String,
     pub(crate) standby: bool,
+    /// The role is a superuser.
+    pub(crate) superuser: bool,
     /// The role may replicate.
     pub(crate) replication: bool,
     /// The role may create schemas and publications.
@@ -72,6 +77,7 @@ select current_setting('server_version_num')::int4 as version,
        split_part(current_setting('server_version'), ' ', 1) as version_text,
        current_database()::text as database, current_user::text as role,
        current_setting('server_encoding') as encoding, current_setting('wal_level') as wal_level, pg_is_in_recovery() as standby,
+       (select r.rolsuper from pg_roles r where r.rolname = current_user) as superuser,
        (select r.rolsuper or r.rolreplication from pg_roles r where r.rolname = current_user)
            or exists (select from pg_roles r where r.rolname = 'rds_replication'
                       and pg_has_role(r.oid, 'MEMBER')) as replication,
@@ -98,6 +104,7 @@ impl Server {
             encoding: get("encoding")?,
             wal_level: get("wal_level")?,
             standby: flag("standby")?,
+            superuser: flag("superuser")?,
             replication: flag("replication")?,
             may_create: flag("may_create")?,
             sender_timeout: Duration::from_millis(count("sender_timeout")?.try_into().unwrap_or(0)),

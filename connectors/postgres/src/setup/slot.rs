@@ -44,6 +44,11 @@ const OTHER: &str = "other";
 /// The server has given it up for a reason that is not known here.
 const INVALIDATED: &str = "invalidated";
 
+/// Of a copy that a promotion would not leave there.
+pub(crate) const NOT_READY: &str = "A fail-over to this standby now would be a gap in the history: the copy would be gone, or \
+                                    of no use. The standby's log says what it waits for; writes on the primary, and rowcast \
+                                    reading them, let it go on";
+
 /// SQLSTATE `cannot_connect_now`: the server is stopping or starting.
 pub(crate) const STOPPING: &str = "57P03";
 
@@ -229,37 +234,62 @@ impl Slot {
     /// `Kind::Transient` for the copy of a standby, which can be read once that is promoted.
     pub(crate) fn fit(&self, source: &Source, server: &Server) -> Result<()> {
         let name = &source.slot;
-        let Some(what) = self.unfit(&server.database) else {
-            if self.synced && server.standby {
-                return Err(Error::transient(format!(
-                    "The replication slot {name} is a copy of the primary's"
-                ))
-                .hint(
-                    "Connect to the primary, or promote this standby (SELECT pg_promote();): then it is read",
-                ));
-            }
-            return Ok(());
+        let Some(what) = self.unfit(server) else {
+            return if self.is_copy(server) { Err(self.copied(name)) } else { Ok(()) };
         };
         let remedy = if self.temporary {
             "It vanishes with that session; or choose another name for the slot (source.slot)".to_owned()
+        } else if self.is_somebody_elses(&server.database) {
+            // What it is good for is not known here, and a slot that is dropped is a history lost.
+            "Choose another name for the slot (source.slot): this one is somebody else's".to_owned()
         } else {
             let (wrong, right) = (drop_sql(name), create_remedy(source, server));
-            format!("Choose another name for the slot (source.slot), or replace it: {wrong} {right}")
+            format!(
+                "Choose another name for the slot (source.slot), or, if nobody needs it, replace it: {wrong} {right}"
+            )
         };
         Err(Error::refused(format!("The replication slot {name} {what}")).hint(remedy))
     }
 
+    fn is_somebody_elses(&self, database: &str) -> bool {
+        let of = self.database.as_deref().unwrap_or_default();
+        self.slot_type != "logical" || self.plugin.as_deref() != Some("pgoutput") || of != database
+    }
+
+    /// It is kept in step from a primary.
+    pub(crate) fn is_copy(&self, server: &Server) -> bool {
+        self.synced && server.standby
+    }
+
+    /// The copy is there after a promotion. Until what the primary's slot needs is here, too, it is the temporary one of
+    /// the server's process that copies slots, and goes with a promotion.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.synced && !self.temporary && self.lost().is_none()
+    }
+
+    /// Why a copy is not read.
+    fn copied(&self, name: &str) -> Error {
+        let what = format!("The replication slot {name} is a copy of the primary's");
+        if self.is_ready() {
+            let hint =
+                "Connect to the primary, or promote this standby (SELECT pg_promote();): then it is read";
+            return Error::transient(what).hint(hint);
+        }
+        Error::transient(format!("{what} that is not ready"))
+            .hint(format!("Connect to the primary. {NOT_READY}"))
+    }
+
     /// Why it is none that could be read, if so; behind its name.
-    fn unfit(&self, database: &str) -> Option<String> {
+    fn unfit(&self, server: &Server) -> Option<String> {
         let plugin = self.plugin.as_deref().unwrap_or_default();
         let of = self.database.as_deref().unwrap_or_default();
         if self.slot_type != "logical" {
             Some(format!("is a {} one, not logical", self.slot_type))
         } else if plugin != "pgoutput" {
             Some(format!("uses the output plugin {}, not pgoutput", identifier(plugin)))
-        } else if of != database {
+        } else if of != server.database {
             Some(format!("belongs to database {}", identifier(of)))
-        } else if self.temporary {
+        } else if self.temporary && !self.is_copy(server) {
             Some("is a temporary one of another session".to_owned())
         } else if self.two_phase {
             Some("sends prepared transactions before they are committed (two_phase)".to_owned())
@@ -288,8 +318,8 @@ pub(crate) fn state(slot: Option<&Slot>, server: &Server, reader: Option<i32>) -
     let Some(slot) = slot else { return MISSING };
     match (slot.lost(), slot.active_pid) {
         (Some(lost), _) => lost.state,
-        _ if slot.unfit(&server.database).is_some() => OTHER,
-        _ if slot.synced && server.standby => SYNCED,
+        _ if slot.unfit(server).is_some() => OTHER,
+        _ if slot.is_copy(server) => SYNCED,
         (None, None) => INACTIVE,
         (None, pid) if pid == reader => ACTIVE,
         _ => IN_USE,
@@ -399,11 +429,12 @@ mod tests {
             (Slot { temporary: true, ..good.clone() }, "temporary"),
             (Slot { two_phase: true, ..good.clone() }, "two_phase"),
             (Slot { synced: true, ..good.clone() }, "primary's"),
+            (Slot { synced: true, temporary: true, active: true, ..good.clone() }, "that is not ready"),
         ];
         for (slot, word) in wrong {
             let error = slot.fit(&source(true), &server(true)).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
-            assert!(error.remedy().is_some());
+            assert_eq!(error.remedy().unwrap().contains("pg_promote()"), slot.is_ready(), "{error}");
             let expected = if slot.synced { "synced" } else { "other" };
             assert_eq!(state(Some(&slot), &server(true), None), expected);
         }

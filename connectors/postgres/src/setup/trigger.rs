@@ -1,5 +1,5 @@
 //! The event trigger that looks after the publications in the transaction that changes a table: new tables, and those
-//! that lose or get a key. What it does stands in migrations V2, V8, V11, V12 and V13; V10 and V13 have that of types. Where it may
+//! that lose or get a key. What it does stands in migrations V2, V8, V11, V12, V13 and V15; V10 and V13 have that of types. Where it may
 //! not be made, the next look at the tables does the same a few seconds later.
 
 use rowcast_engine::{Error, Result};
@@ -168,7 +168,11 @@ pub(crate) fn create(name: &str) -> String {
     let (event, tags, function) = definition(name);
     let when =
         if tags.is_empty() { String::new() } else { format!(" WHEN TAG IN ('{}')", tags.join("', '")) };
-    format!("CREATE EVENT TRIGGER {name} ON {event}{when} EXECUTE FUNCTION rowcast.{function}();")
+    // Also where session_replication_role switches triggers off: bulk loads drop keys, too.
+    format!(
+        "CREATE EVENT TRIGGER {name} ON {event}{when} EXECUTE FUNCTION rowcast.{function}(); \
+         ALTER EVENT TRIGGER {name} ENABLE ALWAYS;"
+    )
 }
 
 /// The SQL that makes one anew.
@@ -201,7 +205,7 @@ pub(crate) async fn tells_ddl(client: &Client, source: &Source) -> Result<bool> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Works,
-    /// It works, but does not hear of all commands that matter.
+    /// It works, but does not hear of all commands that matter, or not in all sessions.
     Older,
     Missing,
     Disabled,
@@ -218,7 +222,7 @@ impl State {
 pub(crate) async fn state(client: &Client, name: &str) -> Result<State> {
     let (_, tags, _) = definition(name);
     // A newer rowcast's hears of more.
-    let sql = "select e.evtenabled in ('O', 'A'), n.nspname = 'rowcast', coalesce(e.evttags @> $2, true)
+    let sql = "select e.evtenabled in ('O', 'A'), n.nspname = 'rowcast', coalesce(e.evttags @> $2, true) and e.evtenabled = 'A'
                from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid join pg_namespace n on n.oid = p.pronamespace
                where e.evtname = $1";
     let row = client.query_opt(sql, &[&name, &tags]).await;

@@ -10,8 +10,7 @@ use crate::config::Source;
 use crate::tables::{identifier, shown};
 use crate::wire::sql_error;
 
-/// All that may not be used; those alone that have tables in the publications of ours.
-const ALL: &str = "select n.nspname::text from pg_namespace n where not has_schema_privilege(n.oid, 'USAGE')";
+/// All that may not be used and have tables in the publications of ours.
 const PUBLISHED: &str = "
 select distinct n.nspname::text
 from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
@@ -19,12 +18,6 @@ from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
 where p.pubname in ($1, $2) and starts_with(obj_description(p.oid, 'pg_publication'), $3)
   and not has_schema_privilege(n.oid, 'USAGE')
 order by 1";
-
-pub(crate) async fn all(client: &Client) -> Result<Vec<String>> {
-    let rows = client.query(ALL, &[]).await;
-    let rows = rows.map_err(|error| sql_error("Cannot see which schemas may be used", error))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
 
 pub(crate) async fn published(client: &Client, source: &Source) -> Result<Vec<String>> {
     let rows = client.query(PUBLISHED, &[&source.publication, &source.inserts, &MARK]).await;

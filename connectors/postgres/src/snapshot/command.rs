@@ -6,8 +6,10 @@ use tokio_postgres::Client;
 
 use super::condition::try_out;
 use super::job::{Job, Jobs, Since};
+use super::keyless;
 use super::rowless::rows_last;
 use super::task::{Surroundings, tables};
+use super::unread;
 use crate::capture::now;
 use crate::tables::{Tables, qualified};
 use crate::wire::{answering_client, sql_error};
@@ -59,15 +61,23 @@ async fn start(
     let newest = around.journal.newest();
     let since = Since::Event(newest);
     let mut changed = Changed::default();
-    for job in rows_last(&client, chosen, around.history).await? {
+    for job in rows_last(&client, chosen, around.history, around.source.publications()).await? {
         let job = Job { snapshot, since, ad_hoc: true, condition: condition.clone(), ..job };
         let is_same = |other: &Job| (&other.schema, &other.table) == (&job.schema, &job.table);
         if jobs.tables.values().any(|other| other.sinks.is_empty() && is_same(other)) {
             return Err(Error::refused(format!("A snapshot of {} is under way already", job.channel()))
                 .hint("`rowcast snapshot --status` shows it, `--cancel` ends it"));
         }
+        if job.keyless && job.condition.is_some() {
+            return Err(Error::refused(format!(
+                "{} has no key, and {}",
+                job.channel(),
+                keyless::NO_CONDITION
+            ))
+            .hint("Read it without a condition, or give it a key"));
+        }
         changed.0.push((job.note(), job.json()?));
-        around.status.note_wanted(&job.channel());
+        changed.0.extend(unread::for_everybody(&around.journal, &job));
         if job.keyless {
             changed.1.since.insert(job.channel(), newest);
         }

@@ -8,6 +8,7 @@ use super::scan::Unknown;
 use super::server;
 use super::task::Surroundings;
 use super::tracker::Flaw;
+use super::unread;
 use crate::capture::now;
 use crate::tables::qualified;
 use crate::wire::sql_error;
@@ -23,10 +24,9 @@ const fn reason(why: &'static str, remedy: &'static str) -> Reason {
     Reason { why, remedy }
 }
 
-pub(super) const CONDITION: Reason = reason(
-    "a condition chooses rows, and whether events are about one of those cannot be told without a key",
-    "read it without a condition",
-);
+pub(super) const NO_CONDITION: &str =
+    "a condition chooses rows, and whether events are about one of those cannot be told without a key";
+pub(super) const CONDITION: Reason = reason(NO_CONDITION, "read it without a condition");
 const TOO_MUCH: Reason = reason(
     "more of it was changed since they were wanted than memory should hold (64 MB, some 800,000 rows)",
     "when less is written",
@@ -35,7 +35,8 @@ const UNSAID: Reason = reason(
     "events came for it that do not say whole rows",
     "when its REPLICA IDENTITY is FULL, and stays so",
 );
-const SHAPES: Reason = reason("its columns were changed, and events had told rows of before", "");
+const SHAPES: Reason =
+    reason("its columns or their types were changed, and events had told rows of before", "");
 const EXCESS: Reason =
     reason("events have told rows that are not in it any more, though no event took them away", "");
 const CHANGED: Reason =
@@ -90,14 +91,21 @@ pub(super) async fn give_up(client: &Client, around: &Surroundings, job: &Job, r
         let detail = format!(
             "The table has no key by which a snapshot could tell its rows apart, and {why}: rows of before are in no event"
         );
-        let gone = [(job.note(), Vec::new())];
+        let mut gone = vec![(job.note(), Vec::new())];
+        gone.extend(around.unread(&channel, &job.sinks, &format!("has no key, and {why}")));
         around.journal.record_gap_for(&job.sinks, &channel, ("no_key", &detail), &gone, now()).await?;
     } else {
         note_unless_replaced(&around.journal, job, b"").await?;
+        if let Some(unread) = unread::read(&around.journal, job) {
+            around.journal.note(&[(&unread, b"")]).await?;
+        }
     }
-    if is_told && job.sinks.is_empty() {
-        // Whoever sees that finds no wish any more.
-        around.status.note_dropped(&channel, &format!("has no key, and {why}"));
+    // Whoever sees that finds no wish any more.
+    match (job.sinks.is_empty(), is_told) {
+        (true, true) => around.status.note_dropped(&channel, &format!("has no key, and {why}")),
+        // There was nothing to be read.
+        (true, false) => around.status.note_read(&channel, 0),
+        (false, _) => {}
     }
     Ok(())
 }

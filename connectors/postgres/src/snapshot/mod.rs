@@ -32,6 +32,7 @@ mod table;
 mod task;
 pub(crate) mod told;
 pub(crate) mod tracker;
+pub(crate) mod unread;
 pub(crate) mod visible;
 mod wishes;
 
@@ -39,3 +40,4 @@ pub(crate) use moment::lsn_of;
 pub(crate) use rowless::rows_last;
 pub(crate) use task::Snapshots;
 pub use task::show_left;
+pub use unread::not_all_read;

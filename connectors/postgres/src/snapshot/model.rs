@@ -19,20 +19,16 @@ use rowcast_engine::event::Op;
 use rowcast_engine::record::Tuple;
 
 use super::rows::Rows;
+use super::told::Form;
 use super::tracker::{Read, Tracker, Verdict};
 use super::visible::{Commit, Visible};
 use changes::{Change, KEYS, initial, transactions};
 use standby::{Standby, UNASKED};
-pub(super) use told::schema;
 use told::{behind_the_old, key_of, moved, raw, row_of};
+pub(super) use told::{chunk, schema};
 
 pub(super) const TABLE: u32 = 7;
 pub(super) const KEY: &[u16] = &[0];
-
-/// A chunk of [`TABLE`] as it is in most tests.
-pub(super) fn chunk<'a>(window: u64, visible: &'a Visible, rows: &'a Rows) -> Read<'a> {
-    Read { relation: TABLE, window, visible, schema: 1, key: KEY, rows, asked: &[], all_read: false }
-}
 
 /// A row: one value that every event carries, and one that only some do.
 type Row = (u32, u32);
@@ -319,6 +315,7 @@ impl World {
             window: chunk.window,
             visible: &chunk.visible,
             schema: 1,
+            form: Form::of(&schema()),
             key: KEY,
             rows: &chunk.rows,
             asked: &chunk.asked,

@@ -5,11 +5,12 @@ mod whole;
 
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::future::{join4, try_join};
+use futures_util::{StreamExt, TryFutureExt, pin_mut};
 use rowcast_engine::record::Tuple;
 use rowcast_engine::schema::Schema;
 use rowcast_engine::{Error, Lsn, Result};
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio_postgres::{Client, CopyOutStream, IsolationLevel, Transaction};
 
 use super::job::{Job, Progress};
 use super::moment::{self, Moment};
@@ -27,6 +28,8 @@ const LOCK_TIMEOUT: &str = "set local lock_timeout = '2s'; set local client_min_
 /// The values of a database without encoding come as they are, as the stream has them; else the server would check
 /// them, and refuse.
 const UNENCODED: &str = " with (encoding 'SQL_ASCII')";
+
+const CANNOT_READ_ROWS: &str = "Cannot read rows";
 
 /// A chunk takes no more memory, whatever its rows are like, in megabytes. It is read again with fewer rows when it
 /// would; a single row takes what it takes.
@@ -51,8 +54,9 @@ pub(crate) struct Chunk {
     pub(crate) estimate: u64,
     /// Conditions were tried on so many rows, as far as that is known.
     pub(crate) looked_at: Option<usize>,
-    /// What reading took.
+    /// What reading took, and what of that its rows did.
     pub(crate) took: Duration,
+    pub(crate) copying: Duration,
 }
 
 /// What is to be read.
@@ -118,13 +122,20 @@ impl Reader<'_> {
         // Before the snapshot is taken: a definition that is changed behind it would show no rows at all.
         let table = qualified(&job.schema, &job.table);
         let lock = format!("{LOCK_TIMEOUT}; lock table {table} in access share mode");
-        transaction.batch_execute(&lock).await.map_err(failed)?;
-        let Some(moment) = moment::take(&transaction, replayed).await? else { return Ok(Outcome::Promoted) };
-        let Moment { visible, lsn, due, unencoded } = moment;
-        let oid = job.progress.relation;
+        let (oid, name) = (job.progress.relation, (&*job.schema, &*job.table));
         let asked = Asked { transaction: &transaction, statements: self.statements };
-        let shown = catalog::show(asked, oid, self.publications, self.version).await?;
-        let Some(shown) = shown else { return Ok(Outcome::Gone) };
+        // In this order, and all at once: what a chunk takes beside its rows is ways to the server and back.
+        let (locked, moment, shown, guessed) = join4(
+            transaction.batch_execute(&lock),
+            Box::pin(moment::take(&transaction, replayed)),
+            Box::pin(catalog::show(asked, (oid, name), self.publications, self.version)),
+            Box::pin(order_of(asked, oid, &job.progress.key)),
+        )
+        .await;
+        locked.map_err(failed)?;
+        let Some(moment) = moment? else { return Ok(Outcome::Promoted) };
+        let Moment { visible, lsn, due, unencoded } = moment;
+        let Some(shown) = shown? else { return Ok(Outcome::Gone) };
         let key: Vec<String> = names(&shown.schema, &shown.schema.key);
         if !is_of(job, &shown, self.tables) {
             return Ok(Outcome::Gone);
@@ -132,27 +143,42 @@ impl Reader<'_> {
         if key.is_empty() {
             return Ok(Outcome::Keyless);
         }
-        let order = catalog::key_order(asked, oid, &key).await?;
+        let guessed = guessed.filter(|_| key == job.progress.key);
+        let order =
+            if let Some(order) = guessed { order } else { catalog::key_order(asked, oid, &key).await };
+        let order = order?;
         if !is_same_key(job, &key, &order) {
             return Ok(Outcome::OtherKey(key, order.described()));
         }
+        let estimate = estimate::of(&transaction, job, &shown).await?;
+        let copying = Instant::now();
         let looks = (&shown, &order, unencoded);
         let bound = bound_of(&transaction, job, range, looks).await?;
         let sql = copied(&statement(job, &shown, &order, (range, &bound)), unencoded);
-        let copied = copy(&transaction, &sql, (shown.schema.columns.len(), bound.kept())).await?;
-        let Copied { rows, more } = match copied {
-            Ok(copied) => copied,
-            // What is still to come is not read: the connection ends with the chunk.
-            Err(rows) => return Ok(Outcome::TooLarge(rows)),
+        let lines = transaction.copy_out(&sql).await.map_err(|error| row_error(CANNOT_READ_ROWS, error))?;
+        // Said before the rows have come: nothing is asked behind them.
+        let committed = transaction.commit().map_err(|error| Broken::By(failed(error)));
+        let copied = async {
+            let copied = collect(lines, (shown.schema.columns.len(), bound.kept())).await?;
+            Ok((copied, copying.elapsed()))
         };
-        let estimate = estimate::of(&transaction, job, &shown).await?;
-        transaction.commit().await.map_err(failed)?;
+        let (Copied { rows, more }, copying) = match try_join(copied, committed).await {
+            Ok((copied, ())) => copied,
+            // What is still to come is not read: the connection ends with the chunk.
+            Err(Broken::TooLarge(rows)) => return Ok(Outcome::TooLarge(rows)),
+            Err(Broken::By(error)) => return Err(error),
+        };
         let looked_at = bound.looked_at(range);
         let (more, last) = bound.end((&rows, more), &shown.schema)?;
         let (schema, took) = (shown.schema, started.elapsed());
-        let chunk = Chunk { schema, rows, visible, lsn, due, more, last, estimate, looked_at, took };
+        let chunk = Chunk { schema, rows, visible, lsn, due, more, last, estimate, looked_at, took, copying };
         Ok(Outcome::Read(Box::new(chunk)))
     }
+}
+
+/// The order of the key by which the rows so far were read, which mostly is the table's still.
+async fn order_of(asked: Asked<'_>, oid: u32, key: &[String]) -> Option<Result<KeyOrder>> {
+    if key.is_empty() { None } else { Some(catalog::key_order(asked, oid, key).await) }
 }
 
 fn copied(sql: &str, unencoded: bool) -> String {
@@ -209,8 +235,11 @@ async fn bound_of(
     }
     let width = shown.schema.key.len();
     let sql = copied(&bound(job, shown, order, *count), unencoded);
-    let keys = copy(transaction, &sql, (width, 1)).await?;
-    let keys = keys.map_err(|_| Error::failed("COPY gave more than one row of one"))?;
+    let lines = transaction.copy_out(&sql).await.map_err(|error| row_error(CANNOT_READ_ROWS, error))?;
+    let keys = collect(lines, (width, 1)).await.map_err(|broken| match broken {
+        Broken::By(error) => error,
+        Broken::TooLarge(_) => Error::failed("COPY gave more than one row of one"),
+    })?;
     let places: Vec<u16> = (0..).take(width).collect();
     last_key(&keys.rows, &places, &shown.schema.channel).map(Bound::At)
 }
@@ -292,16 +321,17 @@ struct Copied {
     more: bool,
 }
 
-/// So many of the rows, or how many there were when they became too large. What comes behind them is not held: it may be as
-/// large as all of them.
-async fn copy(
-    transaction: &Transaction<'_>,
-    sql: &str,
-    (columns, kept): (usize, usize),
-) -> Result<Result<Copied, usize>> {
-    let failed = |error| row_error("Cannot read rows", error);
+/// Why rows were not read to their end.
+enum Broken {
+    By(Error),
+    /// So many are too large.
+    TooLarge(usize),
+}
+
+/// So many of the rows. What comes behind them is not held: it may be as large as all of them.
+async fn collect(lines: CopyOutStream, (columns, kept): (usize, usize)) -> Result<Copied, Broken> {
+    let failed = |error| Broken::By(row_error(CANNOT_READ_ROWS, error));
     let columns = u16::try_from(columns).unwrap_or(u16::MAX);
-    let lines = transaction.copy_out(sql).await.map_err(failed)?;
     pin_mut!(lines);
     let (mut rows, mut more) = (Rows::default(), false);
     while let Some(line) = lines.next().await {
@@ -311,13 +341,13 @@ async fn copy(
             continue;
         }
         rows.push(&line, columns).ok_or_else(|| {
-            Error::failed("COPY gave a row that has another number of columns than its table")
+            Broken::By(Error::failed("COPY gave a row that has another number of columns than its table"))
         })?;
         if rows.byte_len() > CHUNK_MAX && rows.len() > 1 {
-            return Ok(Err(rows.len()));
+            return Err(Broken::TooLarge(rows.len()));
         }
     }
-    Ok(Ok(Copied { rows, more }))
+    Ok(Copied { rows, more })
 }
 
 fn last_key(rows: &Rows, key: &[u16], channel: &str) -> Result<Option<Vec<String>>> {

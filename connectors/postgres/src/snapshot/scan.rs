@@ -255,7 +255,8 @@ impl Following {
         let rows = rows_of(event.op, old, new).ok_or(Unknown::Flawed(Flaw::Unsaid))?;
         if self.version != Some(schema.id) {
             let shape = Shape::of(schema);
-            if !self.told.is_empty() && self.told.shape != Some(shape) {
+            let is_like = |told: &Shape| told.is_like(&shape);
+            if !self.told.is_empty() && !self.told.shape.as_ref().is_some_and(is_like) {
                 return Err(Unknown::Flawed(Flaw::Shapes));
             }
             (self.version, self.told.shape) = (Some(schema.id), Some(shape));

@@ -7,6 +7,7 @@ mod board;
 mod crowded;
 mod gone;
 mod heard;
+mod swapped;
 mod way;
 mod whole;
 
@@ -24,6 +25,7 @@ use tokio_postgres::Client;
 use self::attended::{Attendant, Attended};
 use self::crowded::CROWDED_MAX;
 use self::gone::is_undefined;
+use self::swapped::Busy;
 use self::way::Way;
 use super::condition::{is_at_fault, try_out};
 use super::job::{Job, Progress, note_unless_replaced};
@@ -33,7 +35,7 @@ use super::read::{CHUNK_MB, Chunk, Outcome, Range, Reader, texts_of};
 use super::rows::key_of_texts;
 use super::scan::{self, Moved};
 use super::server::oid;
-use super::size::{FIRST_ROWS, adapted};
+use super::size::Size;
 use super::task::Surroundings;
 use super::tracker::Again;
 use crate::setup::slot;
@@ -79,7 +81,7 @@ pub(crate) struct Reading {
     job: Job,
     stopped: Stop,
     publications: Vec<String>,
-    rows: u32,
+    size: Size,
     session: Attended,
     /// The stream looks after this table.
     followed: Option<u32>,
@@ -97,8 +99,11 @@ pub(crate) struct Reading {
     /// How often it has begun anew, since too much had changed, and since when that is too often.
     beginnings: u32,
     anew_since: Option<Instant>,
+    /// The least number of keys that waited while those went first, and since when that has not become less.
+    waiting: Option<(usize, Instant)>,
     /// The stream comes first.
     behind: bool,
+    busy: Option<Busy>,
     started: Instant,
     pace: Pace,
 }
@@ -107,14 +112,14 @@ impl Reading {
     pub(crate) fn new(around: Surroundings, job: Job, stopped: Stop) -> Self {
         let publications = around.source.publications().map(str::to_owned).to_vec();
         let (started, pace) = (Instant::now(), Pace::new(Instant::now(), job.progress.rows));
-        let (rows, session, followed) = (FIRST_ROWS, Attended::default(), None);
+        let (size, session, followed) = (Size::new(), Attended::default(), None);
         let (way, unseen_since, beginnings, anew_since) = (None, None, 0, None);
         Self {
             around,
             job,
             stopped,
             publications,
-            rows,
+            size,
             session,
             followed,
             way,
@@ -125,7 +130,9 @@ impl Reading {
             alike: Vec::new(),
             beginnings,
             anew_since,
+            waiting: None,
             behind: false,
+            busy: None,
             started,
             pace,
         }
@@ -183,7 +190,10 @@ impl Reading {
         if !self.follow(relation).await? {
             return Ok(Ended::Stopped);
         }
-        self.leave(client, Some(relation)).await?;
+        if self.leave(client, Some(relation)).await? {
+            return Ok(Ended::Dropped);
+        }
+        self.busy = Some(Busy::with(&self.around, self.job.note()));
         let again = self.take_up(relation).await?;
         self.order(Order::Again(relation, again.into_keys())).await?;
         let mut ended = self.chunks(client).await;
@@ -394,10 +404,10 @@ impl Reading {
         let again = !progress.again.is_empty();
         if again && self.settles_first() {
             // Fewer, where so many were more than a chunk may have.
-            let count = KEYS_AT_ONCE.min(self.rows as usize);
+            let count = KEYS_AT_ONCE.min(self.size.rows() as usize);
             Range::Keys(progress.again.iter().take(count).cloned().collect())
         } else {
-            Range::Next(self.rows)
+            Range::Next(self.size.rows())
         }
     }
 
@@ -421,7 +431,7 @@ impl Reading {
                 progress.cursor = chunk.last.clone().or_else(|| progress.cursor.take()).or(Some(Vec::new()));
                 progress.at_end = !chunk.more;
                 if chunk.more {
-                    self.rows = adapted(self.rows, (&chunk.rows, chunk.looked_at), chunk.took);
+                    self.size.adapt((&chunk.rows, chunk.looked_at), chunk.copying);
                 }
                 Vec::new()
             }
@@ -451,7 +461,7 @@ impl Reading {
             // Those have been dealt with.
             Outcome::Read(_) | Outcome::Keyless => {}
             Outcome::TooLarge(rows) => {
-                self.rows = u32::try_from(rows / 2).unwrap_or(1).max(1);
+                self.size.limit(u32::try_from(rows / 2).unwrap_or(1));
                 // What the server is still sending is not read.
                 self.take_another(client).await?;
             }

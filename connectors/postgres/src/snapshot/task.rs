@@ -6,7 +6,7 @@ mod turn;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use super::room;
 use super::rowless::{self, rows_last};
 use super::scan;
 use super::table::{Ended, Reading};
+use super::unread::{self, not_all_read};
 use super::wishes::{self, Wishes};
 use crate::config::{SnapshotMode, Source};
 use crate::setup::captured;
@@ -77,6 +78,8 @@ pub(crate) struct Surroundings {
     pub(crate) version: u32,
     /// The slot's birth: which history the stream is of.
     pub(crate) history: Lsn,
+    /// Notes of tables whose rows may be on their way into the journal.
+    pub(crate) busy: Arc<Mutex<BTreeSet<String>>>,
     /// A permit for each megabyte that chunks may take.
     pub(crate) memory: Arc<Semaphore>,
 }
@@ -102,6 +105,7 @@ impl Snapshots {
             status: status.clone(),
             orders,
             version,
+            busy: Arc::default(),
             memory: Arc::new(Semaphore::new(CHUNKS_MB)),
         };
         // By now it is known of which tables all rows are wanted, if they are.
@@ -299,7 +303,7 @@ impl Desk {
             return Ok(());
         }
         let client = answering_client(&self.around.source.info).await?;
-        let tables = rowless::look_up(&client, &wished).await?;
+        let tables = rowless::look_up(&client, &wished, self.around.source.publications()).await?;
         for job in jobs.tables.values_mut() {
             let Since::Commit(lsn) = job.since else { continue };
             let found = scan::event_behind(&self.around.journal, lsn).await?;
@@ -335,9 +339,17 @@ impl Desk {
             let _ = self.around.orders.send(Order::Rest).await;
         }
         if !left && self.around.source.snapshot == SnapshotMode::Only {
-            tracing::info!(
-                "All tables have been read, and nothing else is wanted (source.snapshot = \"only\")"
-            );
+            // What is missing is told with the end of the program.
+            match not_all_read(&self.around.journal) {
+                Some(_) => {}
+                None if self.measured.is_empty() => tracing::warn!(
+                    "Nothing was left to be read. source.snapshot counts where a history begins: tables that were \
+                     captured before are read by `rowcast snapshot`"
+                ),
+                None => tracing::info!(
+                    "All tables have been read, and nothing else is wanted (source.snapshot = \"only\")"
+                ),
+            }
             let _ = self.around.orders.send(Order::Done).await;
         }
     }
@@ -351,7 +363,7 @@ impl Desk {
         self.stops.insert(note.clone(), (snapshot, stopper));
         self.around.status.snapshots(|board| {
             if let Some(shown) = board.get_mut(&note) {
-                (shown.rows, shown.still) = (rows, None);
+                (shown.rows, shown.still, shown.whole) = (rows, None, None);
                 shown.reason.take_if(|_| !lasting);
             }
         });
@@ -399,6 +411,7 @@ impl Desk {
         // Of the rows of such a table they would lack what was told before they began.
         let keyless = listed.iter().filter(|job| job.keyless && !later.is_empty()).cloned();
         let alone: Vec<Job> = keyless.flat_map(|job| wishes::shared_by(job, &later)).collect();
+        notes.extend(listed.iter().flat_map(|job| unread::for_everybody(&self.around.journal, job)));
         notes.extend(notes_of(listed.into_iter().chain(alone))?);
         notes.push((ALL.to_owned(), Vec::new()));
         self.note(&notes).await?;
@@ -412,12 +425,17 @@ impl Desk {
 
     async fn command(&mut self, command: Command) -> Result<Ordered> {
         self.quiet(&command).await?;
-        // Who orders something may have mended what was wrong.
-        self.failed.clear();
+        // Who orders something may have mended what was wrong. Whether he has, the next try tells.
+        let now = Instant::now();
+        self.failed.values_mut().for_each(|failure| failure.again = now);
+        let begins = matches!(command, Command::Start { .. });
         let jobs = self.jobs()?;
         let (notes, named) = command::carry_out(&self.around, jobs, command).await?;
         if !notes.is_empty() {
             self.note(&notes).await?;
+        }
+        if begins {
+            named.tables.iter().for_each(|channel| self.around.status.note_wanted(channel));
         }
         // Whoever asks next finds what was wished for.
         let jobs = self.jobs()?;
@@ -453,7 +471,8 @@ pub(super) async fn jobs_of(around: &Surroundings, like: &Job, sinks: &[(String,
     command::hurry(&client).await?;
     let tables = tables(&client, &around.source, around.version).await?;
     let mut jobs = Vec::new();
-    for found in rows_last(&client, tables, around.history).await? {
+    let publications = around.source.publications();
+    for found in rows_last(&client, tables, around.history, publications).await? {
         let Job { place, schema, table, rowless, keyless, progress, .. } = found;
         let job = Job { place, schema, table, rowless, keyless, progress, ..like.clone() };
         jobs.extend(wishes::shared_by(job, sinks));

@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::mem::discriminant;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use rowcast_engine::event::Op;
 use rowcast_engine::record::{Tuple, Value};
-use rowcast_engine::schema::{Column, Schema};
+use rowcast_engine::schema::{Column, Identity, Schema, Type, TypeKind};
 
 /// What stands for a row.
 pub(crate) type Print = [u64; 2];
@@ -26,19 +25,74 @@ pub(crate) fn print(row: &[u8]) -> Print {
     KEYS.each_ref().map(|key| key.hash_one(row))
 }
 
-/// What rows look like. Those of two shapes cannot be compared.
+/// How a table's rows are written, and what tells them apart. An enumeration's labels are not in it: a new one changes no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shape(u64);
+pub(crate) struct Form(u64);
+
+impl Form {
+    pub(crate) fn of(schema: &Schema) -> Self {
+        Self(KEYS[0].hash_one((columns_of(schema).0, &schema.key)))
+    }
+}
+
+/// What rows look like. Those of two shapes that are not alike cannot be compared.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape(Arc<Looks>);
+
+#[derive(Debug)]
+struct Looks {
+    /// Of the rows, and of what events say of them. Versions of a table that differ in nothing else have the same.
+    rest: (u32, Identity, u64),
+    /// Those of each enumeration.
+    labels: Vec<Labels>,
+}
+
+type Labels = Vec<String>;
 
 impl Shape {
-    /// Of the rows, and of what events say of them. Versions of a table that differ in nothing else have the same.
     pub(crate) fn of(schema: &Schema) -> Self {
-        let [key, _] = &*KEYS;
+        let (columns, labels) = columns_of(schema);
+        Self(Arc::new(Looks { rest: (schema.relation, schema.identity, columns), labels }))
+    }
+
+    /// Whether a row of the one is written as it would be in the other. Labels of an enumeration are added, and none is taken
+    /// away: where one of the other's is missing, it was given another name, and so have values been that had it.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let (one, other) = (&self.0, &other.0);
+        let added = |few: &Labels, many: &Labels| {
+            let mut many = many.iter();
+            few.iter().all(|label| many.any(|other| other == label))
+        };
+        let mut pairs = one.labels.iter().zip(&other.labels);
+        Arc::ptr_eq(one, other)
+            || one.rest == other.rest && pairs.all(|(one, other)| added(one, other) || added(other, one))
+    }
+}
+
+/// A print of its columns but for the labels of their enumerations, and those.
+fn columns_of(schema: &Schema) -> (u64, Vec<Labels>) {
+    let [key, _] = &*KEYS;
+    let mut labels = Vec::new();
+    let mut print = |column: &Column| {
+        let mut ty = column.ty.clone();
+        take_labels(&mut ty, &mut labels);
         // As it is stored with the journal's schema versions.
-        let type_of = |column: &Column| serde_json::to_string(&column.ty).unwrap_or_default();
-        let column = |column: &Column| key.hash_one((&column.name, type_of(column), column.typmod));
-        let columns: Vec<u64> = schema.columns.iter().map(column).collect();
-        Self(key.hash_one((schema.relation, discriminant(&schema.identity), columns)))
+        let ty = serde_json::to_string(&ty).unwrap_or_default();
+        key.hash_one((&column.name, ty, column.typmod))
+    };
+    let columns: Vec<u64> = schema.columns.iter().map(&mut print).collect();
+    (key.hash_one(columns), labels)
+}
+
+/// Out of all enumerations that a type is made of.
+fn take_labels(ty: &mut Type, all: &mut Vec<Labels>) {
+    match &mut ty.kind {
+        TypeKind::Enum(labels) => all.push(std::mem::take(labels)),
+        TypeKind::Array { element: ty, .. } | TypeKind::Vector(ty) | TypeKind::Domain { base: ty, .. } => {
+            take_labels(ty, all);
+        }
+        TypeKind::Composite(fields) => fields.iter_mut().for_each(|field| take_labels(&mut field.ty, all)),
+        TypeKind::Base | TypeKind::Opaque | TypeKind::Range => {}
     }
 }
 
@@ -190,6 +244,7 @@ fn whole(tuple: Tuple<'_>, before: Tuple<'_>) -> Row {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::snapshot::model::schema;
     use crate::snapshot::rows::Rows;
 
     pub(crate) fn tuple(values: &[&str]) -> Vec<u8> {
@@ -227,6 +282,32 @@ pub(crate) mod tests {
         assert_eq!(said(Op::Delete, &[(b'K', &["1", "NULL"])]), None);
         assert_eq!(said(Op::Update, &[(b'N', &["1", "x"])]), None);
         assert_eq!(said(Op::Insert, &[(b'N', &["1", "UNCHANGED"])]), None);
+    }
+
+    #[test]
+    fn shapes_are_alike_but_for_labels_that_were_added() {
+        let of = |identity, name: &str, labels: &[&str]| {
+            let kind = TypeKind::Enum(labels.iter().map(ToString::to_string).collect());
+            let mood = Type { oid: 20_000, name: name.to_owned(), kind };
+            let ty =
+                Type { kind: TypeKind::Array { element: mood.into(), delimiter: ',' }, ..Type::base(1, "") };
+            let column = Column { name: "m".to_owned(), ty, typmod: -1, identity: false, not_null: false };
+            Shape::of(&Schema { identity, columns: vec![column], ..schema() })
+        };
+        let told = of(Identity::Full, "mood", &["sad", "ok"]);
+        let is_like = |labels: &[&str]| {
+            let now = of(Identity::Full, "mood", labels);
+            assert_eq!(told.is_like(&now), now.is_like(&told), "{labels:?}");
+            told.is_like(&now)
+        };
+        assert!(
+            is_like(&["sad", "ok"]) && is_like(&["worse", "sad", "so so", "ok", "happy"]) && is_like(&["ok"])
+        );
+        assert!(
+            !is_like(&["sad", "well"]) && !is_like(&["ok", "sad"]) && !is_like(&["sad", "well", "happy"])
+        );
+        assert!(!told.is_like(&of(Identity::Nothing, "mood", &["sad", "ok"])));
+        assert!(!told.is_like(&of(Identity::Full, "other", &["sad", "ok"])));
     }
 
     /// As COPY's rows: else none would be found again.

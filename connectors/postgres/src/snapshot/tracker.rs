@@ -15,6 +15,8 @@ mod doubt;
 #[cfg(test)]
 mod hot;
 mod newer;
+#[cfg(test)]
+mod partly;
 mod ring;
 mod whole;
 mod window;
@@ -26,10 +28,10 @@ use std::sync::Arc;
 use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
 use rowcast_engine::record::{Tuple, Value};
-use rowcast_engine::schema::{Schema, SchemaId};
+use rowcast_engine::schema::{Identity, Schema, SchemaId};
 
 use super::rows::{key_behind, key_bytes};
-use super::told::{Shape, Told};
+use super::told::{Form, Shape, Told};
 use super::visible::{Commit, Visible};
 pub(crate) use again::Again;
 use ring::Ring;
@@ -50,8 +52,11 @@ pub(crate) const WHOLE_NOTED_MAX: usize = 64 << 20;
 #[derive(Clone, Debug)]
 struct Described {
     schema: SchemaId,
+    form: Form,
     shape: Shape,
     key: Arc<[u16]>,
+    /// Its old rows are whole where the server says so.
+    full: bool,
 }
 
 /// The stream's side of all snapshots. Costs a look at a flag for each change while there is none.
@@ -185,8 +190,9 @@ impl Tracker {
 
     /// The stream has described a table, again maybe.
     pub(crate) fn describe(&mut self, schema: &Schema) {
-        let described =
-            Described { schema: schema.id, shape: Shape::of(schema), key: schema.key.as_slice().into() };
+        let (form, shape) = (Form::of(schema), Shape::of(schema));
+        let (key, full) = (schema.key.as_slice().into(), schema.identity == Identity::Full);
+        let described = Described { schema: schema.id, form, shape, key, full };
         let before = self.described.insert(schema.relation, described);
         if before.is_some_and(|before| before.schema == schema.id) {
             return;
@@ -199,14 +205,16 @@ impl Tracker {
     /// A change has been taken in; `raw` is what follows the relation id in pgoutput's message.
     pub(crate) fn change(&mut self, relation: u32, commit: Commit, op: Op, raw: &[u8]) {
         if let Some(whole) = self.wholes.get_mut(&relation) {
-            let shape = self.described.get(&relation).map(|described| described.shape);
+            // A part of an old row is no row.
+            let says_rows = |is: &&Described| is.full || raw.first() != Some(&b'O');
+            let shape = self.described.get(&relation).filter(says_rows).map(|described| &described.shape);
             whole.change(commit, op, raw, shape);
             return self.bound_wholes();
         }
         let Some(table) = self.tables.get_mut(&relation) else { return };
         let described = self.described.get(&relation).filter(|described| !described.key.is_empty());
-        let touched = described.and_then(|is| Some((is.schema, Touched::by(op, raw, &is.key)?)));
-        let Some((version, Touched { old, new, incomplete })) = touched else {
+        let touched = described.and_then(|is| Some((is.form, Touched::by(op, raw, &is.key, is.full)?)));
+        let Some((form, Touched { old, new, values, incomplete })) = touched else {
             // Nobody can say which row it was.
             table.lose();
             return;
@@ -218,7 +226,7 @@ impl Tracker {
         if table.is_open() {
             let stays = op == Op::Update && !moved;
             if let Some(new) = new {
-                let values = raw.strip_prefix(b"N").filter(|_| stays).map(|values| (version, values));
+                let values = values.filter(|_| stays).map(|values| (form, values));
                 self.noted += table.note(new, commit, incomplete, values);
             }
             if let Some(old) = old.filter(|_| moved || op == Op::Delete) {
@@ -306,25 +314,29 @@ impl Tracker {
 
 /// The rows that a change is about.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Touched {
+pub(super) struct Touched<'a> {
     /// The row's key before; none for an insert.
     pub(super) old: Option<Box<[u8]>>,
     /// And after; none for a delete.
     pub(super) new: Option<Box<[u8]>>,
+    /// Its tuple after, of a change that says no other key of before.
+    pub(super) values: Option<&'a [u8]>,
     /// The event lacks values that it did not change.
     pub(super) incomplete: bool,
 }
 
-impl Touched {
+impl<'a> Touched<'a> {
     /// `None` when the change does not say which row it is.
-    pub(super) fn by(op: Op, raw: &[u8], key: &[u16]) -> Option<Self> {
-        let (mut old, mut new, mut full) = (None, None, false);
+    pub(super) fn by(op: Op, raw: &'a [u8], key: &[u16], is_full: bool) -> Option<Self> {
+        let (mut old, mut new, mut full, mut values) = (None, None, false, None);
         let mut rest = raw;
         while let Some((tag, after)) = rest.split_first() {
+            let from = after;
             let (tuple, after) = Tuple::split(after)?;
             match tag {
-                b'N' => new = Some(tuple),
-                _ => (old, full) = (Some(tuple), *tag == b'O'),
+                // Whatever was logged of the row as it was, of all of it or of nothing.
+                b'N' => (new, values) = (Some(tuple), from.get(..from.len() - after.len())),
+                _ => (old, full) = (Some(tuple), is_full && *tag == b'O'),
             }
             rest = after;
         }
@@ -341,6 +353,7 @@ impl Touched {
             (None, Op::Delete) => return None,
             (None, _) => None,
         };
-        Some(Self { old: before, new: after, incomplete })
+        let values = values.filter(|_| raw.first() != Some(&b'K'));
+        Some(Self { old: before, new: after, values, incomplete })
     }
 }

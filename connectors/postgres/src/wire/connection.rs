@@ -32,6 +32,8 @@ pub enum Purpose {
     Replication,
     /// SQL only.
     Query,
+    /// SQL only, to see what `lc_monetary` is for others: it is not pinned.
+    Locale,
 }
 
 /// A logged-in session with pinned settings (see `session.rs`).

@@ -64,6 +64,7 @@ pub struct CopyStream {
 /// Why a stream is over.
 enum End {
     Server(DbError),
+    LeftOut(DbError),
     Done,
     Closed,
     Broken(io::ErrorKind, String),
@@ -181,8 +182,13 @@ impl CopyStream {
         let body = self.buffer.body(frame);
         let end = match frame.tag {
             b'N' => {
-                DbError::parse(body).log();
-                return Ok(());
+                let notice = DbError::parse(body);
+                notice.log();
+                if !notice.leaves_out_publication() {
+                    return Ok(());
+                }
+                // Before 18 it is an error: what is left out would be missed in silence.
+                End::LeftOut(notice)
             }
             // ParameterStatus and NotificationResponse.
             b'S' | b'A' => return Ok(()),
@@ -242,6 +248,9 @@ impl End {
             // A publication's row filter may fail over a row.
             Self::Server(error) => {
                 server_error("Postgres ended the replication stream", veiled(error.clone()))
+            }
+            Self::LeftOut(notice) => {
+                server_error("Postgres leaves a publication out of the replication stream", notice.clone())
             }
             Self::Done => {
                 Error::transient("Postgres ended the replication stream, as it does when it shuts down")

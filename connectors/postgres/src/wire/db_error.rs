@@ -47,6 +47,14 @@ impl DbError {
         error
     }
 
+    /// Whether it is the notice of a server from version 18 on that it goes on without a publication, which does not exist where
+    /// it reads the log. The function's name is the same in every language.
+    pub fn leaves_out_publication(&self) -> bool {
+        self.severity == "WARNING"
+            && self.code == "55000"
+            && self.routine.as_deref() == Some("LoadPublications")
+    }
+
     /// Passes a notice on to the log.
     pub(super) fn log(&self) {
         if self.severity == "WARNING" {

@@ -175,6 +175,7 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
                      for the database: GRANT CONNECT ON DATABASE {database_sql} TO {user_sql}"
             ),
         ),
+        "55000" => nobody(host, &database_sql),
         "53300" => no_more(host, &user_sql, &database_sql, routine),
         "57P03" => (
             format!("Postgres at {host} is not accepting connections yet"),
@@ -201,6 +202,17 @@ pub(super) fn login(host: &Host, user: &str, dbname: &str, error: DbError) -> Er
     let kind = if is_pooler(&error) { Kind::Refused } else { error.kind() };
     let result = Error::new(kind, what).because(error);
     if hint.is_empty() { result } else { result.hint(hint) }
+}
+
+/// The database is closed, to whomever.
+fn nobody(host: &Host, database: &str) -> (String, String) {
+    (
+        format!("Postgres at {host} lets nobody connect to database {database}"),
+        format!(
+            "Where that is for a maintenance, ALTER DATABASE {database} ALLOW_CONNECTIONS true; ends it; else see the \
+             server's log"
+        ),
+    )
 }
 
 /// Whether a pooler refuses the login: Postgres says with each error which of its functions it comes from.

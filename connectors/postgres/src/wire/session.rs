@@ -24,7 +24,7 @@ use super::Purpose;
 /// - `client_min_messages`: warnings come, and not a line for each step of a query.
 ///
 /// `role` is left alone: what a role's sessions become is a matter of rights.
-pub(super) const STARTUP: [(&str, &str); 17] = [
+const STARTUP: [(&str, &str); 17] = [
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "iso_8601"),
@@ -44,19 +44,27 @@ pub(super) const STARTUP: [(&str, &str); 17] = [
     ("client_min_messages", "notice"),
 ];
 
+/// What this session pins.
+pub(super) fn startup<'a>(purpose: Purpose) -> Vec<(&'a str, &'a str)> {
+    let is_pinned = |name: &str| purpose != Purpose::Locale || name != "lc_monetary";
+    STARTUP.into_iter().filter(|(name, _)| is_pinned(name)).collect()
+}
+
 /// For locks: a stream waits as long as it takes, a query less long than its client waits for the answer.
 pub(super) fn lock_timeout(purpose: Purpose) -> (&'static str, &'static str) {
-    ("lock_timeout", if purpose == Purpose::Query { "20s" } else { "0" })
+    ("lock_timeout", if purpose == Purpose::Replication { "0" } else { "20s" })
 }
 
 /// When we are gone, the server ends what it still does for us so much later; else a statement that takes long, such as
 /// a chunk with a condition, would go on until it has something to send.
 pub(super) const NOTICE_OUR_END: &str = "SET client_connection_check_interval = '5s'";
 
-/// Settings that came later, with the version from which they exist, and one that `target_session_attrs` has to see
-/// first as it is.
-const SINCE: [(u32, &str); 3] = [
+/// Settings that came later, with the version from which they exist; one that `target_session_attrs` has to see first as
+/// it is; and one that not every pooler lets into the start-up packet: to compile a question to a catalog of thousands of
+/// tables takes longer than to answer it.
+const SINCE: [(u32, &str); 4] = [
     (0, "SET default_transaction_read_only = off;"),
+    (110_000, "SET jit = off;"),
     (140_000, "SET idle_session_timeout = 0;"),
     (170_000, "SET transaction_timeout = 0;"),
 ];

@@ -6,7 +6,7 @@ use rowcast_postgres::wire::sql_client;
 use rowcast_postgres::{Config, OnGap};
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, Seen, config, run, sql, until, value};
+use super::harness::{Capture, Directory, Seen, config, run, sql, until, value, version};
 use super::measured;
 use super::said::logged;
 use super::snapshot::caught_up;
@@ -14,7 +14,7 @@ use crate::support::Server;
 use rowcast_engine::adoption::Adopted;
 
 /// Why a history does not go on.
-const REASONS: [&str; 8] = [
+pub(super) const REASONS: [&str; 8] = [
     "source_lost",
     "source_restored",
     "timeline",
@@ -24,6 +24,9 @@ const REASONS: [&str; 8] = [
     "journal_lost",
     "taken_over",
 ];
+
+/// From here on the server says since when nobody has read a slot.
+const SAYS_SINCE_WHEN: u32 = 170_000;
 
 pub(super) const POLICIES: [OnGap; 2] = [OnGap::Stop, OnGap::Continue];
 
@@ -238,12 +241,47 @@ async fn a_slot_that_pg_recvlogical_has_read_from() {
     assert!(reason.contains("something else has read from it"), "{reason}");
     assert_eq!(capture.events().len(), 1);
     capture.slot_is("inactive").await;
+    if version(&client).await >= SAYS_SINCE_WHEN {
+        until("its idleness", async || capture.gauge("slot_inactive_seconds") >= 2.0).await;
+    }
     capture.stop().await;
     let config = Config { on_gap: OnGap::Continue, ..config };
     let capture =
         goes_on(config.clone(), &directory, "beyond the journal's position", "journal_behind").await;
     let expected = ["insert public.t 1", "gap journal_behind", "insert public.t 3"];
     stays(config, capture, &directory, &expected).await;
+}
+
+/// The policy is to need nobody: also where somebody reads on for longer than our own sender is waited for.
+#[tokio::test]
+async fn a_reader_in_the_way_of_a_gap_is_waited_for() {
+    for policy in [OnGap::Continue, OnGap::Resnapshot] {
+        let (server, directory, config) = one_row("wal_sender_timeout = 3s", policy).await;
+        let client = sql(&server).await;
+        run(&client, "insert into t values (2)").await;
+        run(&client, "select pg_replication_slot_advance('rowcast', pg_current_wal_insert_lsn())").await;
+        let mut reader = server.recvlogical("rowcast").spawn().unwrap();
+        let active = "select count(*) from pg_replication_slots where active";
+        until("the other reader", async || value(&client, active).await == "1").await;
+        let mut capture = Capture::launch(config.clone(), directory.path());
+        until("another try", async || {
+            let source = capture.report().source;
+            assert_ne!(source.state, "stopped", "{source:?}");
+            let named = source.reason.is_some_and(|reason| reason.contains("is being read by process"));
+            named && source.reconnects > 0
+        })
+        .await;
+        assert!(capture.status.adopted().is_none());
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+        capture.streams().await;
+        assert_eq!(capture.status.adopted().unwrap().reason, "journal_behind");
+        run(&client, "insert into t values (3)").await;
+        let told = |brief: &str| capture.events().iter().any(|event| event.brief() == brief);
+        until("the row", async || told("insert public.t 3")).await;
+        assert!(!told("insert public.t 2"));
+        capture.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use rowcast_postgres::{Config, OnGap};
 use tokio_postgres::Client;
 
 use super::breaks::{one_row, stays};
-use super::harness::{Capture, Directory, SENDS_NO_EMPTY, run, sql, until, value, version};
+use super::harness::{Capture, Directory, run, sql, until, value};
+use super::interceptor::{Fate, Interceptor};
+use super::restored::put_back;
 
 const BUDGET: u64 = 64 << 20;
 
@@ -179,18 +181,38 @@ async fn slots_that_are_not_given_up() {
 /// An error for good has ended capture; the doors serve on, and the slot is looked after still.
 #[tokio::test]
 async fn a_capture_that_has_stopped_gives_up_its_slot() {
+    gives_up_once_stopped(false).await;
+}
+
+/// `rowcast run --adopt` runs on like any other.
+#[tokio::test]
+async fn a_capture_that_was_to_adopt_and_has_stopped_gives_up_its_slot() {
+    gives_up_once_stopped(true).await;
+}
+
+/// What ends capture for good on any version: from now on inserts come as something that nobody knows.
+fn spoil(way: &Interceptor) {
+    way.rule(|message| {
+        if message.first() == Some(&b'I') {
+            message[0] = b'Z';
+        }
+        Fate::Pass
+    });
+}
+
+const SPOILED: &str = "unknown message tag";
+
+async fn gives_up_once_stopped(adopt: bool) {
     let (server, directory, config) = one_row("", OnGap::Stop).await;
     let client = sql(&server).await;
-    if version(&client).await < SENDS_NO_EMPTY {
-        return println!("SKIPPED: before version 15 there are no lists of columns");
-    }
-    run(&client, "alter table t add column v text").await;
-    let capture = Capture::start(with_budget(&config), directory.path()).await;
-    // What the server refuses to decode.
-    run(&client, "alter publication rowcast_inserts add table t (id); insert into t values (2)").await;
+    let way = Interceptor::start(&server).await;
+    let config = Config { url: way.config().url, ..config };
+    let capture = Capture::start(Config { adopt, ..with_budget(&config) }, directory.path()).await;
+    spoil(&way);
+    run(&client, "insert into t values (2)").await;
     until("the end", async || capture.report().source.state == "stopped").await;
     let reason = capture.report().source.reason.unwrap_or_default();
-    assert!(reason.contains("column lists"), "{reason}");
+    assert!(reason.contains(SPOILED), "{reason}");
     let most = until_given_up(&client).await;
     assert!(most > BUDGET && most < BUDGET * 6, "kept {most}");
     until("the words", async || {
@@ -200,12 +222,37 @@ async fn a_capture_that_has_stopped_gives_up_its_slot() {
     })
     .await;
     capture.crash().await;
+    way.rule(|_| Fate::Pass);
     let capture = Capture::launch(config, directory.path());
     capture.waits("is gone").await;
     assert_eq!(capture.status.adopt().await.unwrap().unwrap().reason, "source_lost");
     run(&client, "insert into t values (3)").await;
-    assert_eq!(capture.briefs(3).await[1..], ["gap source_lost", "insert public.t 3,NULL"]);
+    assert_eq!(capture.briefs(3).await[1..], ["gap source_lost", "insert public.t 3"]);
     capture.stop().await;
+}
+
+/// Without a budget nothing is given up, and people are told all the same how much is kept.
+#[tokio::test]
+async fn what_is_kept_is_told_when_capture_has_stopped() {
+    const WARNING: u64 = 32 << 20;
+    let (server, directory, config) = one_row("", OnGap::Stop).await;
+    let client = sql(&server).await;
+    let way = Interceptor::start(&server).await;
+    let config = Config { wal_warning: WARNING, url: way.config().url, ..config };
+    let capture = Capture::start(config, directory.path()).await;
+    capture.slot_is("active").await;
+    spoil(&way);
+    run(&client, "insert into t values (2)").await;
+    until("the end", async || capture.report().source.state == "stopped").await;
+    while kept(&client).await.unwrap() <= WARNING {
+        write(&client).await;
+    }
+    capture.slot_is("inactive").await;
+    until("what is kept", async || capture.report().source.wal_retained_bytes > Some(WARNING)).await;
+    until("the concern", async || capture.report().source.concern.is_some()).await;
+    let source = capture.report().source;
+    assert!(source.state == "stopped" && source.reason.unwrap().contains(SPOILED));
+    assert!(capture.fails().await.to_string().contains(SPOILED));
 }
 
 #[tokio::test]
@@ -232,4 +279,29 @@ async fn a_limit_of_the_servers_is_told_before_it_is_reached() {
     );
     assert!(report.source.wal_safe_bytes.is_some());
     capture.stop().await;
+}
+
+/// Somebody lets a break pass while the server goes on writing: what is being read for that is not taken away under it.
+#[tokio::test]
+async fn an_adoption_that_is_under_way_keeps_its_slot() {
+    let (server, directory, config) = put_back(OnGap::Stop).await;
+    let client = sql(&server).await;
+    run(&client, "insert into t values (4)").await;
+    let way = Interceptor::start(&server).await;
+    let config = Config { url: way.config().url, ..with_budget(&config) };
+    let capture = Capture::launch(config.clone(), directory.path());
+    capture.waits("restored from a backup").await;
+    way.hold();
+    let status = capture.status.clone();
+    let adoption = tokio::spawn(async move { status.adopt().await });
+    until("the slot to be read", async || way.has_message()).await;
+    while kept(&client).await.unwrap() < BUDGET * 2 {
+        write(&client).await;
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(kept(&client).await.is_some() && !adoption.is_finished());
+    way.pass_stream();
+    assert_eq!(adoption.await.unwrap().unwrap().unwrap().reason, "source_restored");
+    let expected = ["insert public.t 1", "insert public.t 2", "insert public.t 3", "gap source_restored"];
+    stays(config, capture, &directory, &[&expected[..], &["insert public.t 4"]].concat()).await;
 }

@@ -1,6 +1,6 @@
 //! Columns and rows that somebody has left out of a publication of ours stay out, whatever becomes of the membership.
 
-use rowcast_postgres::Config;
+use rowcast_postgres::{Config, check};
 
 use super::harness::{Capture, Directory, config, run, sql, until, value};
 use super::trigger::listed;
@@ -55,6 +55,12 @@ async fn a_table_that_lost_its_column_list_waits_for_a_person() {
     assert!(why[1].contains("\"rowcast_inserts\" ADD TABLE ONLY \"public\".\"part\" WHERE (…);"), "{why:?}");
     until("the third", async || listed(&client, "rowcast").await == "open").await;
     assert!(!capture.report().healthy);
+    let checked = check(&config(&server)).await.unwrap();
+    let cust: Vec<_> = checked.iter().filter(|line| line.name == "table public.cust").collect();
+    assert!(
+        cust.len() == 1 && !cust[0].ok && cust[0].remedy.as_ref().unwrap().contains(&put_back),
+        "{cust:?}"
+    );
     // A start does not, either, nor does one that has left the table out for a while.
     capture.stop().await;
     let without = Config { exclude: vec!["public.cust".to_owned()], ..config(&server) };

@@ -8,7 +8,7 @@ use rowcast_postgres::{Config, Streaming};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use super::harness::{Capture, Directory, config, run, sql};
+use super::harness::{Capture, Directory, config, run, sql, until};
 use crate::support::Server;
 
 /// A database in an encoding of its own: a session in it, and how to capture it.
@@ -171,4 +171,31 @@ async fn a_character_without_utf_8_is_passed_behind_a_gap() {
     run(&client, "insert into t values (3)").await;
     assert_eq!(capture.briefs(3).await, ["insert public.t 1", "gap source_lost", "insert public.t 3"]);
     capture.stop().await;
+}
+
+/// Sent before it commits, it ends no capture when it is rolled back: sent whole, it is not met again.
+#[tokio::test]
+async fn a_character_without_utf_8_that_is_rolled_back_ends_no_capture() {
+    let (server, directory) = (Server::start("logical_decoding_work_mem = '64kB'"), Directory::new());
+    let (client, config) = database(&server, "WIN1252").await;
+    run(&client, "create table t (id int primary key, v text)").await;
+    let capture =
+        Capture::start(Config { streaming: Streaming::On, ..config.clone() }, directory.path()).await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    let large = "insert into t select id, repeat('x', 200) || chr(129) from generate_series(1000, 3000) id";
+    run(&client, &format!("begin; {large}")).await;
+    let sent = || capture.report().source;
+    until("whole transactions", async || {
+        assert_ne!(sent().state, "stopped", "{:?}", sent().reason);
+        sent().state == "streaming" && sent().large_transactions.contains("up to the next start")
+    })
+    .await;
+    run(&client, "rollback").await;
+    run(&client, "insert into t values (2)").await;
+    assert_eq!(capture.briefs(2).await, ["insert public.t 1,NULL", "insert public.t 2,NULL"]);
+    // One that commits is met, and told.
+    run(&client, large).await;
+    let error = capture.fails().await;
+    assert!(error.to_string().contains("has no UTF-8") && error.remedy().is_some(), "{error}");
 }

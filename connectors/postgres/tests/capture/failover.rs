@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rowcast_postgres::{Config, OnGap, Requirement, check};
+use rowcast_postgres::{Config, OnGap, Requirement, check, uninstall};
 use tokio_postgres::Client;
 
 use super::breaks::{gaps, one_row_on};
@@ -169,6 +169,43 @@ async fn what_an_old_primary_brings_along_is_named() {
         slot.found.contains("a copy of the primary's")
     })
     .await;
+}
+
+/// Until the primary's slot has moved the copy is a temporary one, which a promotion takes away.
+#[tokio::test]
+async fn a_copy_that_is_not_ready_is_none() {
+    let Some(server) = Server::start_since(17, "") else { return };
+    let (mut primary, directory, _) = one_row_on(server, OnGap::Stop).await;
+    let writer = sql(&primary).await;
+    run(&writer, "select pg_create_physical_replication_slot('standby')").await;
+    // What the slot needs of the log is older than what the standby has.
+    run(&writer, "insert into other values (1); select pg_switch_wal()").await;
+    run(&writer, "checkpoint; insert into other values (2)").await;
+    let standby = primary.with_standby(SYNCHRONIZED, "sync_replication_slots = on");
+    let client = sql(&standby).await;
+    let copied = "select count(*) from pg_replication_slots where synced and temporary";
+    until("the copy of the slot", async || value(&client, copied).await == "1").await;
+    let url = format!(
+        "host={},{} port={},{} user=postgres dbname=postgres target_session_attrs=primary",
+        primary.dir().display(),
+        standby.dir().display(),
+        primary.port,
+        standby.port
+    );
+    let there = format!("slot at {}", rowcast_postgres::conninfo::Conninfo::parse(&url).unwrap().hosts[1]);
+    let both = check(&Config { url, ..config(&primary) }).await.unwrap();
+    let slot = find(&both, &there);
+    assert!(slot.found.contains("not ready") && slot.remedy.as_ref().unwrap().contains("gap"), "{slot:?}");
+    let here = check(&config(&standby)).await.unwrap();
+    let slot = find(&here, "slot");
+    assert!(slot.found.contains("a copy of the primary's that is not ready"), "{slot:?}");
+    assert!(!slot.remedy.as_ref().unwrap().contains("pg_promote"), "{slot:?}");
+    let refused = uninstall(&config(&standby), true).await.unwrap_err();
+    assert!(refused.to_string().contains("is a copy of the primary's"), "{refused}");
+    let capture = Capture::launch(reading(&standby), directory.path());
+    capture.slot_is("synced").await;
+    capture.stop().await;
+    assert_eq!(value(&client, copied).await, "1", "all the while");
 }
 
 /// What is named and not there holds up all decoding: `check` says so, from the primary.

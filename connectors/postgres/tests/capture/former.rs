@@ -1,6 +1,6 @@
 //! Publications that rowcast kept under another name: nobody looks after them any more.
 
-use rowcast_postgres::{Config, uninstall};
+use rowcast_postgres::{Config, check, uninstall};
 use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, config, run, sql, until, value};
@@ -72,7 +72,12 @@ async fn what_was_kept_stays_and_is_told_when_another_publication_takes_its_plac
     let there = "mine rowcast rowcast_inserts".to_owned();
     assert_eq!((publications(&client).await, value(&client, identity).await), (there, "f".into()));
     assert_eq!(logged(directory.path(), "that nobody looks after any more").len(), 1);
-    run(&client, "drop publication rowcast, rowcast_inserts").await;
+    let checked = check(&Config { publication: "mine".to_owned(), ..config(&server) }).await.unwrap();
+    let former: Vec<_> = checked.iter().filter(|line| line.name == "former publications").collect();
+    let remedy = former[0].remedy.clone().unwrap();
+    run(&client, remedy.split_once(": ").unwrap().1).await;
+    let checked = check(&Config { publication: "mine".to_owned(), ..config(&server) }).await.unwrap();
+    assert!(checked.iter().all(|line| line.name != "former publications"), "{checked:?}");
     until("what was lent to be back", async || value(&client, identity).await == "d").await;
     run(&client, "alter table w drop constraint w_pkey; update w set v = 2; update u set v = 3").await;
     run(&client, "insert into t values (1, 1)").await;

@@ -195,10 +195,12 @@ async fn an_order_does_not_wait_for_room() {
     let (server, directory) = (Server::start(""), Directory::new());
     let (client, disk) = (sql(&server).await, Bounded::default());
     run(&client, "create table t (id int primary key, v text)").await;
-    run(&client, "insert into t select i, repeat('x', 1000) from generate_series(1, 20000) i").await;
+    run(&client, "insert into t select i, repeat('x', 1000) from generate_series(1, 40000) i").await;
     let capture = on(&disk, config(&server), &directory).await;
     let tables = || vec!["public.t".to_owned()];
     capture.status.ask_for_snapshot(Command::Start { tables: tables(), condition: None }).await.unwrap();
+    // From here on nothing but rows is written.
+    until("some rows", async || !capture.events().is_empty()).await;
     disk.fill(true);
     is_paused(&capture).await;
     let refused = capture.status.ask_for_snapshot(Command::Cancel(tables())).await.unwrap_err();
@@ -211,10 +213,10 @@ async fn an_order_does_not_wait_for_room() {
     let (first, gone) = tokio::join!(capture.status.ask_for_snapshot(first), gone);
     assert!(first.is_err() && gone.is_err());
     disk.fill(false);
-    let told = capture.wait(20_000).await;
+    let told = capture.wait(40_000).await;
     let mut ids = ids(&told);
     ids.sort_unstable();
-    assert_eq!(ids, (1..=20_000).collect::<Vec<_>>());
+    assert_eq!(ids, (1..=40_000).collect::<Vec<_>>());
     until("the end", async || capture.report().snapshots.is_empty()).await;
     capture.stop().await;
 }

@@ -34,7 +34,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What a slot can be.
-const SLOT_STATES: [&str; 12] = [
+pub(super) const SLOT_STATES: [&str; 12] = [
     "active",
     "inactive",
     "in_use",
@@ -280,6 +280,13 @@ impl Capture {
         assert_eq!(told.as_deref(), Some(state));
     }
 
+    /// A gauge of the source's as a monitor has it now. What capture sets itself is there in a runtime of one thread alone.
+    pub(super) fn gauge(&self, name: &str) -> f64 {
+        self.status.record(&self.journal);
+        let name = format!("rowcast_source_{name}");
+        measured::shown(&name).unwrap_or_else(|| panic!("nobody has told {name}"))
+    }
+
     pub(super) fn report(&self) -> Report {
         self.status.report(&self.journal)
     }
@@ -309,8 +316,10 @@ impl Capture {
         reason
     }
 
-    /// The error that ends it.
+    /// The error that ends it. Where there is something to serve, the slot is looked after until it is told to stop.
     pub(super) async fn fails(self) -> Error {
+        until("the end", async || self.task.is_finished() || self.report().source.state == "stopped").await;
+        self.stopper.stop();
         let ended = tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap();
         let report = self.status.report(&self.journal);
         assert_eq!(report.source.state, "stopped");

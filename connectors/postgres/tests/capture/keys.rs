@@ -89,7 +89,8 @@ async fn a_trigger_of_an_older_rowcast_is_made_anew() {
         &client,
         &format!(
             "drop event trigger rowcast;
-             create event trigger rowcast on ddl_command_end when tag in ({tags}) execute function rowcast.on_ddl()"
+             create event trigger rowcast on ddl_command_end when tag in ({tags}) execute function rowcast.on_ddl();
+             alter event trigger rowcast enable always"
         ),
     )
     .await;

@@ -8,6 +8,7 @@ use rowcast_postgres::conninfo::Conninfo;
 use rowcast_postgres::wire::{Connection, Purpose};
 
 use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::measured::counted;
 use crate::support::Server;
 use crate::support::proxy::Proxy;
 
@@ -72,11 +73,12 @@ async fn fast_shutdown(patience: &str) -> Duration {
 async fn a_fast_shutdown_takes_moments_whatever_the_servers_patience() {
     for patience in ["30s", "60s", "0"] {
         let mut tries = Vec::new();
-        // A machine that is busy for a moment is not so each time.
-        while tries.iter().all(|took| *took >= Duration::from_secs(2)) {
-            assert!(tries.len() < 3, "wal_sender_timeout = {patience}: {tries:?}");
+        for _ in 0..3 {
             tries.push(fast_shutdown(patience).await);
         }
+        // A machine that is busy for a moment is not so most of the time.
+        tries.sort();
+        assert!(tries[1] < Duration::from_secs(2), "wal_sender_timeout = {patience}: {tries:?}");
     }
 }
 
@@ -116,12 +118,16 @@ async fn a_walsender_that_stands_still_is_told_and_then_left() {
     let signal =
         |signal: &str| assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     signal("-STOP");
+    let lost = || counted("rowcast_source_reconnects_total");
+    let before = lost();
     until("the silence to be told", async || {
         let report = capture.report();
         report.source.state == "streaming"
             && report.reasons.iter().any(|reason| reason.contains("silent for"))
     })
     .await;
+    assert!(capture.gauge("silence_seconds") >= 4.0, "{}", capture.gauge("silence_seconds"));
+    assert_eq!(lost(), before);
     until("the end of patience", async || {
         let report = capture.report();
         report.source.reason.is_some_and(|reason| reason.contains("Nothing came from the server for 8 s"))
@@ -132,6 +138,9 @@ async fn a_walsender_that_stands_still_is_told_and_then_left() {
     signal("-CONT");
     capture.wait(1).await;
     until("health", async || capture.report().healthy).await;
+    until("the end of the silence", async || capture.gauge("silence_seconds") < 4.0).await;
+    let reconnects = capture.report().source.reconnects;
+    assert!(reconnects >= 1 && lost() - before == reconnects, "{before}, {}, {reconnects}", lost());
     capture.stop().await;
 }
 
@@ -158,9 +167,16 @@ async fn confirmations_that_do_not_arrive_are_told() {
     println!("After {:?}: {told}", start.elapsed());
     assert!(told.contains("streaming, but the server does not take what it is told"), "{told}");
     assert!(start.elapsed() > Duration::from_secs(30), "too early");
+    assert_eq!(capture.gauge("stuck"), 1.0);
+    // Nothing is confirmed, so the slot keeps the catalog's rows of before the first of these transactions.
+    let age = "select age(catalog_xmin) from pg_replication_slots where slot_name = 'rowcast'";
+    let real: f64 = value(&client, age).await.parse().unwrap();
+    assert!(real >= rows as f64, "{real} for {rows} rows");
+    until("the age to be seen", async || capture.gauge("slot_catalog_xmin_age") >= rows as f64).await;
     capture.wait(rows).await;
     proxy.mend();
     until("health", async || capture.report().healthy).await;
+    assert_eq!(capture.gauge("stuck"), 0.0);
     assert_eq!(capture.report().source.reconnects, 0);
     capture.stop().await;
 }
@@ -190,9 +206,13 @@ async fn a_stream_that_stands_still_while_the_log_goes_on_is_told() {
     assert!(stuck.contains("nothing beyond") && stuck.contains("gone on to"), "{stuck}");
     assert!(!report.healthy && report.source.lag_bytes > 0, "{report:?}");
     assert!(report.reasons[0].contains("silent for"), "{:?}", report.reasons);
+    let lag = capture.gauge("lag_bytes");
+    assert!(lag >= report.source.lag_bytes as f64 && capture.gauge("stuck") == 1.0, "{lag} for {report:?}");
     proxy.mend();
     capture.wait(2).await;
     until("health", async || capture.report().healthy).await;
+    assert_eq!(capture.gauge("stuck"), 0.0);
+    until("the lag to shrink", async || capture.gauge("lag_bytes") < lag).await;
     assert_eq!(capture.report().source.reconnects, 0);
     capture.stop().await;
 }

@@ -30,6 +30,13 @@ pub(super) fn counted(counter: &str) -> u64 {
     sample.map_or(0, |count| count.parse().unwrap())
 }
 
+/// A gauge without labels; `None` where nobody has told it.
+pub(super) fn shown(gauge: &str) -> Option<f64> {
+    let text = RECORDED.with(|recorded| recorded.get().map(PrometheusHandle::render)).unwrap_or_default();
+    let sample = text.lines().find_map(|line| line.strip_prefix(gauge)?.strip_prefix(' '));
+    sample.map(|sample| sample.parse().unwrap())
+}
+
 /// Which value of its label a gauge is 1 for. For each of `known`, and for nothing else, there has to be one, and all but
 /// one have to be 0.
 pub(super) fn one_of(gauge: &str, label: &str, known: &[&str]) -> Option<String> {

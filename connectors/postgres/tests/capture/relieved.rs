@@ -1,6 +1,13 @@
 //! Capture waits for a person: what it keeps in the source stands in no application's way meanwhile.
 
+use std::sync::Arc;
+
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{Broken, Options, StreamPosition, open};
+
 use super::harness::{Capture, Directory, config, run, sql, until};
+use super::interceptor::Interceptor;
 use super::trigger::listed;
 use crate::support::Server;
 
@@ -36,5 +43,48 @@ async fn a_table_that_loses_its_key_stays_writable_while_capture_waits() {
         (listed(&client, "rowcast").await, listed(&client, "rowcast_inserts").await),
         ("new u".into(), "t".into())
     );
+    capture.stop().await;
+}
+
+/// A break is remembered, the server is the right one again, and what it repeats takes its time to be compared.
+#[tokio::test]
+async fn tables_are_looked_after_while_what_is_repeated_is_compared() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key, v int)").await;
+    let way = Interceptor::start(&server).await;
+    let journal = || open(Options::new(directory.path()), Arc::new(RealDisk)).unwrap();
+    // Nothing is confirmed, since a sink has nothing.
+    let launch = |journal| {
+        Capture::launch_into(Ingest::new(journal).required(vec!["sink".to_owned()]), way.config(), &[])
+    };
+    let mut capture = launch(journal());
+    capture.streams().await;
+    run(&client, "insert into t values (1, 1)").await;
+    capture.wait(1).await;
+    capture.stop().await;
+    let known = journal();
+    let position = known.position();
+    let (reason, detail, at) =
+        ("source_restored".to_owned(), "It was another server".to_owned(), position.lsn);
+    let position = StreamPosition { broken: Some(Broken { reason, detail, at }), ..position };
+    Ingest::new(known.clone()).identify(position, &[]).await.unwrap();
+    known.close().await;
+
+    run(&client, "alter event trigger rowcast disable").await;
+    way.hold();
+    let mut capture = launch(journal());
+    capture.waits("It was another server").await;
+    until("the stream", async || way.has_message()).await;
+    run(&client, "alter table t drop constraint t_pkey").await;
+    let update = "update public.t set v = 2";
+    assert!(client.batch_execute(update).await.is_err(), "nothing looks after it yet");
+    until("it to be written", async || client.batch_execute(update).await.is_ok()).await;
+    run(&client, "create table later (id int primary key)").await;
+    until("the new table", async || capture.report().source.tables.contains_key("public.later")).await;
+    assert_eq!(capture.report().source.state, "waiting");
+    way.pass_stream();
+    capture.streams().await;
+    assert!(capture.report().source.reason.is_none());
     capture.stop().await;
 }

@@ -1,14 +1,21 @@
 //! Servers whose log is not the one that was captured: restored from a backup, with the same identifiers, positions
 //! and transaction numbers; and promoted standbys.
 
+use std::sync::Arc;
+
 use rowcast_engine::Lsn;
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{Broken, Journal, Options, StreamPosition, open};
 use rowcast_postgres::{Config, OnGap};
 
-use super::breaks::{POLICIES, gaps, goes_on, one_row, stays};
-use super::harness::{Capture, Directory, config, run, sql, until, value};
+use super::breaks::{POLICIES, REASONS, gaps, goes_on, one_row, stays};
+use super::harness::{Capture, Directory, config, run, set, sql, until, value};
+use super::measured::one_of;
+use super::said::logged;
 use crate::support::Server;
 
-fn at(server: &Server, of: &Config) -> Config {
+pub(super) fn at(server: &Server, of: &Config) -> Config {
     Config { url: config(server).url, ..of.clone() }
 }
 
@@ -38,10 +45,12 @@ async fn end(server: &Server) -> Lsn {
     value(&sql(server).await, "select pg_current_wal_lsn()").await.parse().unwrap()
 }
 
+fn opened(directory: &Directory) -> Journal {
+    open(Options::new(directory.path()), Arc::new(RealDisk)).unwrap()
+}
+
 async fn stored(directory: &Directory) -> Lsn {
-    let options = rowcast_engine::journal::Options::new(directory.path());
-    let disk = std::sync::Arc::new(rowcast_engine::journal::disk::RealDisk);
-    let journal = rowcast_engine::journal::open(options, disk).unwrap();
+    let journal = opened(directory);
     // Dropped only, its thread would hold the directory for a moment more.
     journal.close().await;
     journal.position().lsn
@@ -155,6 +164,121 @@ async fn a_break_is_not_forgotten() {
     let capture = Capture::start(config.clone(), directory.path()).await;
     run(&client, "insert into t values (4)").await;
     let expected = [&BEFORE[..], &["gap source_restored", "insert public.t 4"]].concat();
+    stays(config, capture, &directory, &expected).await;
+}
+
+/// Each look at the server finds the same: that is said once, and nothing else meanwhile.
+#[tokio::test]
+async fn a_break_that_is_found_again_and_again_is_said_once() {
+    let (server, directory, config) = put_back(OnGap::Stop).await;
+    let client = sql(&server).await;
+    run(&client, "insert into t values (4); insert into t values (5)").await;
+    // Beyond the journal's position, which older servers move by empty transactions, too: only comparing shows the break.
+    run(&client, "select pg_switch_wal()").await;
+    set(&client, "log_replication_commands = on").await;
+    let streamed = || logged(directory.path(), "Streaming changes").len();
+    let streamed_before = streamed();
+    let capture = Capture::launch(config.clone(), directory.path());
+    capture.waits("restored from a backup").await;
+    let comparisons = || server.log().matches("START_REPLICATION SLOT").count();
+    let before = comparisons();
+    until("more looks", async || {
+        let report = capture.report();
+        assert!(report.source.state == "waiting" && !report.healthy, "{report:?}");
+        let told = one_of("rowcast_source_broken", "reason", &REASONS);
+        assert_eq!(told.as_deref(), Some("source_restored"));
+        comparisons() >= before + 2
+    })
+    .await;
+    assert_eq!(logged(directory.path(), "Capture waits, the doors go on serving").len(), 1);
+    // Once: the first time it was not known yet.
+    assert!(streamed() <= streamed_before + 1);
+    assert_eq!(capture.status.adopt().await.unwrap().unwrap().reason, "source_restored");
+    let expected = [&BEFORE[..], &["gap source_restored", "insert public.t 4", "insert public.t 5"]].concat();
+    stays(config, capture, &directory, &expected).await;
+}
+
+/// A server that repeats what the journal lacks, and then what both have: whatever the reason, a gap is the end of it.
+#[tokio::test]
+async fn one_adoption_is_enough_for_what_lies_below_what_both_have() {
+    for policy in POLICIES {
+        let (server, directory) = (Server::start(""), Directory::new());
+        let client = sql(&server).await;
+        run(&client, "create table t (id int primary key); create table other (id int primary key)").await;
+        run(&client, "create publication rowcast for table t, other").await;
+        run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
+        let some =
+            Config { manage: false, on_gap: policy, tables: vec!["public.t".to_owned()], ..config(&server) };
+        let all = Config { tables: vec!["public.*".to_owned()], ..some.clone() };
+        // Nothing is confirmed, since a sink has nothing.
+        let ingest = |journal| Ingest::new(journal).required(vec!["sink".to_owned()]);
+        let capture = Capture::launch_into(ingest(opened(&directory)), some, &[]);
+        run(&client, "insert into t values (1)").await;
+        run(&client, "insert into other values (1)").await;
+        run(&client, "insert into t values (2)").await;
+        capture.wait(2).await;
+        capture.stop().await;
+        let mut capture = Capture::launch_into(ingest(opened(&directory)), all.clone(), &[]);
+        capture.streams().await;
+        capture.stop().await;
+        // What explains it is forgotten.
+        let journal = opened(&directory);
+        let position = StreamPosition { captured_since: Lsn::ZERO, ..journal.position() };
+        Ingest::new(journal.clone()).identify(position, &[]).await.unwrap();
+        journal.close().await;
+
+        let mut capture = Capture::launch_into(ingest(opened(&directory)), all.clone(), &[]);
+        if policy == OnGap::Stop {
+            capture.waits("is not what the journal holds there").await;
+            assert_eq!(capture.status.adopt().await.unwrap().unwrap().reason, "source_restored");
+        }
+        until("the gap", async || capture.status.adopted().is_some()).await;
+        capture.streams().await;
+        run(&client, "insert into t values (3)").await;
+        let expected = ["insert public.t 1", "insert public.t 2", "gap source_restored", "insert public.t 3"];
+        assert_eq!(capture.briefs(4).await, expected);
+        // The slot stands where it was, and all comes once more.
+        capture.crash().await;
+        let capture = Capture::launch_into(ingest(opened(&directory)), all.clone(), &[]);
+        run(&client, "insert into other values (2)").await;
+        let expected = [&expected[..], &["insert public.other 2"]].concat();
+        assert_eq!(capture.briefs(5).await, expected);
+        stays(all, capture, &directory, &expected).await;
+    }
+}
+
+/// The slot stands below where a publication was made that the stream reads: the server cannot show it what lies between, so
+/// a new history does not begin there.
+#[tokio::test]
+async fn a_new_history_begins_where_all_that_is_read_can_be_shown() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key); create table late (id int)").await;
+    run(&client, "create publication asked for table t").await;
+    run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
+    let config = Config { manage: false, publication: "asked".to_owned(), ..config(&server) };
+    // Nothing is confirmed, since a sink has nothing.
+    let ingest = |journal| Ingest::new(journal).required(vec!["sink".to_owned()]);
+    let mut capture = Capture::launch_into(ingest(opened(&directory)), config.clone(), &[]);
+    capture.streams().await;
+    run(&client, "insert into t values (1)").await;
+    capture.wait(1).await;
+    run(&client, "create publication asked_inserts for table late with (publish = 'insert, truncate')").await;
+    until("the gap", async || gaps(&capture).len() == 1).await;
+    capture.stop().await;
+    let journal = opened(&directory);
+    let stored = journal.position();
+    let (reason, detail) = ("source_restored".to_owned(), "It was seen to be another one".to_owned());
+    let broken = Some(Broken { reason, detail, at: stored.lsn });
+    Ingest::new(journal.clone()).identify(StreamPosition { broken, ..stored }, &[]).await.unwrap();
+    journal.close().await;
+
+    let adopting = Config { adopt: true, ..config.clone() };
+    let mut capture = Capture::launch_into(ingest(opened(&directory)), adopting, &[]);
+    capture.streams().await;
+    run(&client, "insert into t values (2)").await;
+    let expected =
+        ["insert public.t 1", "gap public.late not_published", "gap source_restored", "insert public.t 2"];
     stays(config, capture, &directory, &expected).await;
 }
 

@@ -1,9 +1,13 @@
 //! Positions: what is confirmed, and what happens after a break.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rowcast_engine::Lsn;
+use rowcast_engine::ingest::Ingest;
+use rowcast_engine::journal::disk::RealDisk;
+use rowcast_engine::journal::{Options, open};
 use rowcast_postgres::Config;
 use tokio_postgres::Client;
 
@@ -11,6 +15,7 @@ use super::breaks::make_anew;
 use super::harness::{
     Capture, Directory, SENDS_NO_EMPTY, config, confirmed, run, sql, until, value, version,
 };
+use super::interceptor::Interceptor;
 use crate::support::Server;
 
 #[tokio::test]
@@ -82,6 +87,36 @@ async fn more_tables_may_be_wanted_between_a_crash_and_the_next_start() {
     let capture = Capture::start(of(&["public.a", "public.b"]), directory.path()).await;
     let position = capture.journal.position();
     assert!(position.captured_since < position.lsn && position.captured_since > Lsn::ZERO, "{position:?}");
+    capture.stop().await;
+}
+
+/// While the server sends again what the journal has, it is told how much of that has come.
+#[tokio::test]
+async fn what_is_repeated_is_counted_as_long_as_it_goes_on() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id int primary key)").await;
+    let way = Interceptor::start(&server).await;
+    // A sink that never has anything keeps all of it from being confirmed.
+    let journal = open(Options::new(directory.path()), Arc::new(RealDisk)).unwrap();
+    let ingest = Ingest::new(journal).required(vec!["sink".to_owned()]);
+    let mut capture = Capture::launch_into(ingest, config(&server), &[]);
+    capture.streams().await;
+    for id in 0..5 {
+        run(&client, &format!("insert into t values ({id})")).await;
+    }
+    capture.wait(5).await;
+    capture.crash().await;
+    way.hold_behind(b'C');
+    let capture = Capture::start(way.config(), directory.path()).await;
+    until("the first to be repeated", async || capture.gauge("repeated_transactions") >= 1.0).await;
+    assert!(capture.gauge("repeated_transactions") < 5.0, "{}", capture.gauge("repeated_transactions"));
+    way.pass_stream();
+    until("the end of it", async || capture.gauge("repeated_transactions") == 0.0).await;
+    run(&client, "insert into t values (5)").await;
+    capture.wait(6).await;
+    all_once(&capture, 6);
+    assert_eq!(capture.report().source.reconnects, 0);
     capture.stop().await;
 }
 

@@ -76,6 +76,56 @@ async fn a_login_that_is_refused_for_a_time_ends_no_capture() {
     capture.stop().await;
 }
 
+/// As around a restore or a rename: a right is taken away for a while, the database admits nobody, or has another name.
+#[tokio::test]
+async fn a_database_that_is_closed_for_maintenance_ends_no_capture() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create role app login replication").await;
+    client.batch_execute("create database shop owner app").await.unwrap();
+    server.admit("host all all all trust");
+    let url = format!("postgres://app@127.0.0.1:{}/shop", server.port);
+    let shop = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(shop.1);
+    run(&shop.0, "create table t (id int primary key)").await;
+    let capture = Capture::start(Config { url: url.clone(), ..Config::default() }, directory.path()).await;
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'shop'";
+    let closed = [
+        (
+            "revoke connect on database shop from public, app",
+            "grant connect on database shop to app",
+            "denies user",
+        ),
+        (
+            "alter database shop allow_connections false",
+            "alter database shop allow_connections true",
+            "not currently accepting connections",
+        ),
+        ("alter database shop rename to away", "alter database away rename to shop", "has no database"),
+    ];
+    for (id, (close, open, words)) in closed.into_iter().enumerate() {
+        let by_force = close.contains("rename").then_some("alter database shop allow_connections false");
+        if let Some(first) = by_force {
+            run(&client, first).await;
+            run(&client, cut).await;
+        }
+        until("the database to be closed", async || client.batch_execute(close).await.is_ok()).await;
+        run(&client, cut).await;
+        is_told(&capture, words).await;
+        run(&client, open).await;
+        if by_force.is_some() {
+            run(&client, "alter database shop allow_connections true").await;
+        }
+        let (shop, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        run(&shop, &format!("insert into t values ({id})")).await;
+        capture.wait(id + 1).await;
+    }
+    until("health", async || capture.report().healthy).await;
+    assert!(gaps(&capture).is_empty());
+    capture.stop().await;
+}
+
 /// Likewise keys and certificates, on either end.
 #[tokio::test]
 async fn a_key_or_certificate_that_will_not_do_for_a_time_ends_no_capture() {

@@ -56,8 +56,43 @@ async fn a_server_that_is_not_ready() {
     assert!(what.contains("all that the server has are in use"), "{what}");
     assert!(remedy.contains("max_replication_slots"));
     assert!(!find(&check(&config(&server)).await.unwrap(), "replication slots").ok);
+    assert!(find(&check(&config(&server)).await.unwrap(), "replication senders").ok);
     // It is as it was before: nothing that would make anybody's writes fail.
     run(&client, "create table t (id int); insert into t values (1); update t set id = 2").await;
+}
+
+/// Somebody else has the only place among the senders, and gives it back.
+#[tokio::test]
+async fn no_sender_is_free() {
+    let (server, directory) = (Server::start("max_wal_senders = 1"), Directory::new());
+    let others = Config { slot: "others".to_owned(), ..config(&server) };
+    let capture = Capture::start(others.clone(), directory.path()).await;
+    // Its own makes way for the next one.
+    assert!(find(&check(&others).await.unwrap(), "replication senders").ok);
+    let found = check(&config(&server)).await.unwrap();
+    let senders = find(&found, "replication senders");
+    assert!(!senders.ok && senders.found == "1 of 1 in use", "{senders:?}");
+    assert_eq!(senders.remedy.as_deref(), Some("Raise max_wal_senders (restart needed)"));
+    assert!(found.iter().all(|one| one.name != "replication connection"), "it cannot be tried: {found:?}");
+    capture.stop().await;
+    until("the place", async || {
+        let found = check(&config(&server)).await.unwrap();
+        let senders = find(&found, "replication senders");
+        senders.ok && senders.remedy.is_none() && find(&found, "replication connection").ok
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_table_is_wanted() {
+    let server = Server::start("");
+    run(&sql(&server).await, "create table t (id int primary key)").await;
+    let wanting = |pattern: &str| Config { tables: vec![pattern.to_owned()], ..config(&server) };
+    let tables = find(&check(&wanting("public.orders")).await.unwrap(), "tables").clone();
+    assert!(!tables.ok && tables.found == "0 to capture", "{tables:?}");
+    assert!(tables.remedy.as_ref().unwrap().contains("source.tables"), "{tables:?}");
+    let tables = find(&check(&wanting("public.*")).await.unwrap(), "tables").clone();
+    assert!(tables.ok && tables.found == "1 to capture" && tables.remedy.is_none(), "{tables:?}");
 }
 
 #[tokio::test]
@@ -84,6 +119,13 @@ async fn a_role_without_the_rights() {
     let (what, remedy) = refusal(as_role(&server, "reader")).await;
     assert!(what.contains("does not own public.mine"), "{what}");
     assert!(remedy.contains("GRANT owner TO reader;"));
+    // As an extension's are, which a superuser has made.
+    run(&client, "alter table mine owner to postgres").await;
+    let (what, remedy) = refusal(as_role(&server, "reader")).await;
+    assert!(what.contains("does not own public.mine"), "{what}");
+    assert!(remedy.starts_with("Leave it out (source.exclude = ['public.mine'])"), "{remedy}");
+    assert!(!remedy.contains("GRANT"), "{remedy}");
+    run(&client, "alter table mine owner to owner").await;
 
     run(&client, "grant owner to reader").await;
     let directory = Directory::new();
@@ -179,12 +221,21 @@ async fn settings_that_surprise_are_told() {
     assert!(timeout.ok && timeout.found == "none" && timeout.remedy.is_some(), "{timeout:?}");
     assert!(find(&found, "max_slot_wal_keep_size").remedy.is_some());
     let trigger = find(&found, "event trigger");
-    assert!(trigger.ok && trigger.remedy.as_ref().unwrap().contains("CREATE EVENT TRIGGER rowcast ON"));
-    let server = Server::start("wal_sender_timeout = '60s'\nmax_slot_wal_keep_size = '1GB'");
+    assert!(
+        trigger.ok && trigger.remedy.as_ref().unwrap().starts_with("`rowcast run` makes it"),
+        "{trigger:?}"
+    );
+    assert!(found.iter().all(|one| one.name != "synchronous_standby_names"), "{found:?}");
+    let server = Server::start(
+        "wal_sender_timeout = '60s'\nmax_slot_wal_keep_size = '1GB'\nsynchronous_standby_names = 'ANY 1 (*)'",
+    );
     let found = check(&config(&server)).await.unwrap();
     assert_eq!(find(&found, "wal_sender_timeout").found, "60000 ms");
     assert!(find(&found, "wal_sender_timeout").remedy.is_none());
     assert!(find(&found, "max_slot_wal_keep_size").remedy.is_none());
+    let synchronous = find(&found, "synchronous_standby_names");
+    assert!(synchronous.ok && synchronous.found == "ANY 1 (*)", "{synchronous:?}");
+    assert!(synchronous.remedy.as_ref().unwrap().starts_with("Name the standbys"), "{synchronous:?}");
 }
 
 /// A schema of the first migration alone.

@@ -96,6 +96,10 @@ async fn a_slot_that_was_idle_for_too_long() {
         })
         .await;
         let found = check(&config).await.unwrap();
+        let advice = found.iter().find(|one| one.name == "idle_replication_slot_timeout").unwrap();
+        assert!(
+            advice.ok && advice.found == "1s" && advice.remedy.as_ref().unwrap().contains("its slot is lost")
+        );
         let slot = found.iter().find(|one| one.name == "slot").unwrap();
         assert!(
             !slot.ok && slot.remedy.as_ref().unwrap().contains("idle_replication_slot_timeout"),

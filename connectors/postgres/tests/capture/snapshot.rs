@@ -5,6 +5,7 @@ mod beside;
 mod busy;
 mod estimate;
 mod failing;
+mod far;
 mod filters;
 mod forged;
 mod generated;

@@ -206,7 +206,7 @@ async fn a_catalog_that_does_not_answer_is_asked_by_one_session() {
     server.admit("host all all all trust");
     let client = sql(&server).await;
     run(&client, "create table t (id int primary key)").await;
-    let stall = Stall::at(server.address(), "with key_columns as").await;
+    let stall = Stall::at(server.address(), ", key_columns as (").await;
     let capture = Capture::start(stall.config(&config(&server)), directory.path()).await;
     run(&client, "insert into t values (1)").await;
     until("the question", async || stall.held() == 1).await;

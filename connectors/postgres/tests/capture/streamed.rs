@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use super::harness::{Capture, Directory, SENDS_NO_EMPTY, Seen, config, run, sql, until, value, version};
 use super::liveness::through_a_proxy;
+use super::measured::counted;
 use super::snapshot::caught_up;
 use crate::support::Server;
 
@@ -296,7 +297,7 @@ async fn large_ones_in_turns_while_small_ones_are_seen() {
     pieces.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn small_ones_share_a_segment() {
     let (server, directory) = (Server::start(IN_PIECES), Directory::new());
     let client = sql(&server).await;
@@ -313,6 +314,10 @@ async fn small_ones_share_a_segment() {
     let streamed = "select stream_txns from pg_stat_replication_slots where slot_name = 'pieces'";
     // Version 14 loses some of what it counts.
     until("the server's count", async || value(&client, streamed).await.parse::<u32>().unwrap() >= 10).await;
+    until("monitors to have it", async || capture.gauge("slot_streamed_transactions") >= 10.0).await;
+    // A transaction has 150 KB and more of values.
+    assert!(capture.gauge("slot_streamed_bytes") >= 1e6, "{}", capture.gauge("slot_streamed_bytes"));
+    assert_eq!(capture.gauge("slot_spilled_transactions"), 0.0);
     capture.stop().await;
 }
 
@@ -329,6 +334,9 @@ async fn where_the_server_fails_over_it_they_are_sent_whole() {
     run(&client, "insert into t values (0, 'known')").await;
     capture.wait(1).await;
     assert_eq!(capture.report().source.large_transactions, "sent before they commit");
+    let given_up = || counted("rowcast_source_streaming_given_up_total");
+    let lost = || counted("rowcast_source_reconnects_total");
+    let before = (given_up(), lost());
     proxy.fail(b"large one", FAILURE);
     let large = "insert into t select g, 'a large one' || repeat('x', 150) from generate_series(1, 2000) g";
     run(&open, &format!("begin; {large}")).await;
@@ -345,7 +353,11 @@ async fn where_the_server_fails_over_it_they_are_sent_whole() {
     // What it holds back it has to keep on its disk meanwhile.
     let spilled = "select spill_txns from pg_stat_replication_slots where slot_name = 'rowcast'";
     until("the server's count", async || value(&client, spilled).await.parse::<u32>().unwrap() > 0).await;
+    until("monitors to have it", async || capture.gauge("slot_spilled_transactions") >= 1.0).await;
+    // Of 2,000 rows of more than 150 bytes all but what fits into memory.
+    assert!(capture.gauge("slot_spilled_bytes") >= 2e5, "{}", capture.gauge("slot_spilled_bytes"));
     assert_eq!(capture.report().source.reconnects, 1);
+    assert_eq!((given_up() - before.0, lost() - before.1), (1, 1));
     assert!(
         capture.report().source.large_transactions.starts_with("sent when they commit up to the next start")
     );

@@ -6,6 +6,7 @@ use rowcast_postgres::wire::sql_client;
 use rowcast_postgres::{Config, Removal, check, uninstall};
 use tokio_postgres::Client;
 
+use super::definitions::{definitions, differing};
 use super::harness::{Capture, Directory, config, run, sql, until, value};
 use super::trigger::plain;
 use crate::support::Server;
@@ -17,7 +18,83 @@ const SCHEMA: &str = "
     create publication theirs for table t; comment on publication theirs is 'not ours';
     create schema shop; create table shop.orders (id int primary key);
     create function watch() returns event_trigger language plpgsql as $$ begin end $$;
-    create event trigger watch on ddl_command_end execute function watch()";
+    create event trigger watch on ddl_command_end execute function watch();
+    create role clerk; grant select, insert on t to clerk; grant update (v) on t to clerk; grant clerk to postgres;
+    alter role clerk set work_mem = '5MB'; alter default privileges in schema shop grant select on tables to clerk;
+    alter table t add constraint short check (length(v) < 100), alter v set default 'none', enable row level security;
+    create policy mine on t using (id > 0); create index by_v on t (v) where v <> ''; comment on column t.v is 'a value';
+    create function touch() returns trigger language plpgsql as $$ begin return new; end $$;
+    create trigger touched before update on t for each row execute function touch();
+    create rule told as on delete to keyless do also notify gone; create sequence numbers";
+
+/// What somebody might leave behind, a sort each.
+const LEFT: &[&str] = &[
+    "create schema more",
+    "create table more ()",
+    "alter table t add more int",
+    "drop view seen; alter table t drop v",
+    "alter table t alter v set default 'other'",
+    "alter table t alter v set not null",
+    "alter table t alter v set storage external",
+    "alter table t alter v set statistics 7",
+    "alter table t drop constraint short",
+    "alter table t add constraint more check (id > 0) not valid",
+    "alter table t replica identity full",
+    "alter table t set (fillfactor = 50)",
+    "alter table t disable row level security",
+    "alter table t owner to clerk",
+    "alter table p detach partition p_1",
+    "create or replace view seen as select id, v || '' as v from t",
+    "create index more on t (id)",
+    "drop index by_v",
+    "alter sequence numbers cache 5",
+    "alter table t disable trigger touched",
+    "drop trigger touched on t",
+    "drop rule told on keyless",
+    "alter policy mine on t using (id > 1)",
+    "create or replace function touch() returns trigger language plpgsql as $$ begin return old; end $$",
+    "revoke execute on function watch() from public",
+    "revoke execute on function pg_catalog.pg_sleep(float8) from public",
+    "create type more as enum ('a')",
+    "alter type mood add value 'fine'",
+    "grant select on shop.orders to clerk",
+    "revoke update (v) on t from clerk",
+    "grant create on database postgres to clerk",
+    "grant usage on schema shop to clerk",
+    "alter default privileges in schema shop revoke select on tables from clerk",
+    "alter publication theirs add table keyless",
+    "alter publication theirs set (publish = 'insert')",
+    "alter publication theirs owner to clerk",
+    "alter event trigger watch disable",
+    "drop event trigger watch",
+    "comment on column t.v is 'other'",
+    "comment on table keyless is 'more'",
+    "comment on publication theirs is null",
+    "comment on role clerk is 'more'",
+    "create role more",
+    "alter role clerk login",
+    "revoke clerk from postgres",
+    "alter role clerk reset work_mem",
+    "alter database postgres set work_mem = '5MB'",
+];
+
+/// A dump that shows no difference would show one.
+#[tokio::test]
+async fn what_is_left_behind_is_seen() {
+    let server = Server::start("");
+    let client = sql(&server).await;
+    run(&client, SCHEMA).await;
+    let before = definitions(&client).await;
+    for left in LEFT {
+        run(&client, &format!("begin; {left}")).await;
+        assert!(!differing(&before, &definitions(&client).await).is_empty(), "{left} is not seen");
+        client.batch_execute("rollback").await.unwrap();
+    }
+    client.batch_execute(SLOT).await.unwrap();
+    assert!(!differing(&before, &definitions(&client).await).is_empty(), "a slot is not seen");
+    run(&client, "select pg_drop_replication_slot('theirs')").await;
+    assert_eq!(differing(&before, &definitions(&client).await), Vec::<String>::new());
+}
 
 /// A slot that is not ours, in a transaction of its own.
 const SLOT: &str = "select pg_create_logical_replication_slot('theirs', 'pgoutput')";
@@ -51,7 +128,7 @@ async fn everything_is_as_it_was() {
     let client = sql(&server).await;
     run(&client, SCHEMA).await;
     client.batch_execute(SLOT).await.unwrap();
-    let (before, dump) = (globals(&client).await, server.dump());
+    let (before, dump, defined) = (globals(&client).await, server.dump(), definitions(&client).await);
     let none = uninstall(&config(&server), true).await.unwrap();
     assert_eq!(none, []);
 
@@ -68,6 +145,7 @@ async fn everything_is_as_it_was() {
     let made = globals(&client).await;
     let asked = uninstall(&ours, false).await.unwrap();
     assert_eq!(globals(&client).await, made, "only told");
+    assert!(differing(&defined, &definitions(&client).await).len() > 50, "what rowcast has made is not seen");
     let names: Vec<&str> = asked.iter().map(|removal| removal.name.as_str()).collect();
     let expected = [
         "replication slot rowcast",
@@ -76,11 +154,14 @@ async fn everything_is_as_it_was() {
         "event trigger rowcast_drop",
         "publication rowcast",
         "publication rowcast_inserts",
+        // Which may read one of those.
+        "replication slot theirs",
         "schema rowcast",
     ];
-    assert_eq!((names.as_slice(), staying(&asked)), (expected.as_slice(), vec![]));
+    assert_eq!((names.as_slice(), staying(&asked)), (expected.as_slice(), vec!["replication slot theirs"]));
     assert_eq!(uninstall(&ours, true).await.unwrap(), asked);
     assert_eq!(globals(&client).await, before);
+    assert_eq!(differing(&defined, &definitions(&client).await), Vec::<String>::new());
     if let Some(dump) = dump {
         assert!(dump.contains("CREATE TABLE shop.orders") && dump.contains("theirs"));
         assert_eq!(server.dump().unwrap(), dump);
@@ -100,7 +181,9 @@ async fn what_is_not_ours_stays() {
     Capture::start(config(&server), one.path()).await.stop().await;
     Capture::start(second.clone(), two.path()).await.stop().await;
     let removed = uninstall(&second, true).await.unwrap();
-    assert_eq!(staying(&removed), ["event trigger rowcast", "event trigger rowcast_types", "schema rowcast"]);
+    let stays =
+        ["event trigger rowcast", "event trigger rowcast_types", "replication slot theirs", "schema rowcast"];
+    assert_eq!(staying(&removed), stays);
     assert!(removed.iter().any(|r| r.stays.as_deref() == Some("another rowcast uses it, on slot rowcast")));
     assert_eq!(value(&client, "select string_agg(slot, ' ') from rowcast.capture").await, "rowcast");
     let publications =
@@ -123,7 +206,7 @@ async fn what_is_not_ours_stays() {
     )
     .await;
     let removed = uninstall(&config(&server), true).await.unwrap();
-    assert_eq!(staying(&removed), ["publication rowcast", "schema rowcast"]);
+    assert_eq!(staying(&removed), ["publication rowcast", "replication slot theirs", "schema rowcast"]);
     let why =
         removed.iter().find_map(|r| r.stays.as_deref().filter(|why| why.contains("rowcast.mine"))).unwrap();
     for name in ["uses", "my_function", "my_pair", "my_mood", "my_domain"] {

@@ -14,7 +14,7 @@ const SETTINGS: &[&str] = &[
     "TimeZone = 'Asia/Kathmandu'",
     "extra_float_digits = -15",
     "search_path = 'hostile, public'",
-    "lc_monetary = 'C.UTF-8'",
+    "lc_monetary = 'POSIX'",
     "client_encoding = 'LATIN1'",
     "statement_timeout = 1",
     "lock_timeout = 1",
@@ -84,6 +84,10 @@ async fn values_and_behaviour_are_the_same() {
     let plain = server.admin();
     let made = make(&server).await;
     assert!(made > 60, "only {made} settings");
+    let mut unpinned = login(&plain).await;
+    let of_role =
+        "SELECT setconfig::text FROM pg_catalog.pg_db_role_setting WHERE setrole = 'hostile'::regrole";
+    assert!(one(&mut unpinned, of_role).await.contains("lc_monetary=POSIX"), "it was not taken");
     let hostile = plain.replace(
         "user=postgres",
         "user=hostile options='-c DateStyle=German -c IntervalStyle=postgres -c work_mem=5MB'",
@@ -114,6 +118,8 @@ async fn values_and_behaviour_are_the_same() {
             ("lock_timeout", if purpose == Purpose::Query { "20s" } else { "0" }),
             ("standard_conforming_strings", "on"),
             ("search_path", "pg_catalog"),
+            // POSIX writes money as C does, and other locales are not everywhere: no value shows this one.
+            ("lc_monetary", "C"),
         ] {
             assert_eq!(one(&mut session, &format!("SHOW {setting}")).await, value, "{setting}");
         }

@@ -5,11 +5,11 @@ use std::ops::Range;
 use crate::event::{Body, Event, Marks, Micros, Old, Op};
 use crate::format::debezium::key::{old_key_columns, sent_key_columns, write_unrendered};
 use crate::format::debezium::placeholder::Placeholders;
-use crate::format::debezium::records::{Header, Records};
+use crate::format::debezium::records::{Header, Records, Written};
 use crate::format::debezium::shape::Shape;
 use crate::format::debezium::topic::write_suffix;
 use crate::format::debezium::value::write_shaped;
-use crate::format::json::{write_int, write_member, write_name, write_string};
+use crate::format::json::{separate, write_int, write_member, write_name, write_string};
 use crate::format::native::filled;
 use crate::format::unrendered;
 use crate::record::{Tuple, Value};
@@ -161,7 +161,7 @@ impl Debezium {
 
     fn key(&self, out: &mut Records, row: &Row<'_>, columns: &[u16], tuple: Tuple<'_>) -> Range<usize> {
         out.append(|out| {
-            let mut writer = RowWriter { debezium: self, schema: row.schema, unrendered: 0 };
+            let mut writer = RowWriter::new(self, row.schema);
             writer.key(out, row, columns, tuple);
             writer.unrendered
         })
@@ -174,9 +174,9 @@ impl Debezium {
         op: &str,
         before: Option<Old<'_>>,
         after: Option<Tuple<'_>>,
-    ) -> Range<usize> {
-        out.append(|out| {
-            let mut writer = RowWriter { debezium: self, schema: row.schema, unrendered: 0 };
+    ) -> Written {
+        let mut writer = RowWriter::new(self, row.schema);
+        let value = out.append(|out| {
             out.extend_from_slice(b"{\"before\":");
             writer.row(out, row.schema, before.map(|old| old.tuple()), None);
             write_member(out, "after");
@@ -194,7 +194,14 @@ impl Debezium {
             write_int(out, row.now);
             out.push(b'}');
             writer.unrendered
-        })
+        });
+        let unchanged = (!writer.unchanged.is_empty()).then(|| {
+            out.append(|out| {
+                writer.unchanged(out);
+                0
+            })
+        });
+        Written { value, unchanged }
     }
 
     fn source(&self, out: &mut Vec<u8>, row: &Row<'_>) {
@@ -269,9 +276,15 @@ struct RowWriter<'d> {
     debezium: &'d Debezium,
     schema: &'d Schema,
     unrendered: usize,
+    /// Columns that are null for want of a placeholder.
+    unchanged: Vec<usize>,
 }
 
-impl RowWriter<'_> {
+impl<'d> RowWriter<'d> {
+    fn new(debezium: &'d Debezium, schema: &'d Schema) -> Self {
+        Self { debezium, schema, unrendered: 0, unchanged: Vec::new() }
+    }
+
     /// Appends a key; what rows leave out, or write alike for different values, stands here as its text, lest keys collide.
     fn key(&mut self, out: &mut Vec<u8>, row: &Row<'_>, columns: &[u16], tuple: Tuple<'_>) {
         out.push(b'{');
@@ -301,13 +314,27 @@ impl RowWriter<'_> {
         let Some(tuple) = tuple else { return out.extend_from_slice(b"null") };
         let mut before = old.map(|old| old.tuple().values());
         out.push(b'{');
-        for (column, value) in schema.columns.iter().zip(tuple.values()) {
+        for (index, (column, value)) in schema.columns.iter().zip(tuple.values()).enumerate() {
             let before = before.as_mut().and_then(Iterator::next);
             if let Some(shape) = Shape::of(&column.ty, column.typmod) {
-                self.member(out, column, &shape, filled(column, value, before, old));
+                let value = filled(column, value, before, old);
+                if value == Value::Unchanged && self.debezium.placeholders.find(&shape).is_none() {
+                    self.unchanged.push(index);
+                }
+                self.member(out, column, &shape, value);
             }
         }
         out.push(b'}');
+    }
+
+    /// Appends the names of the columns that are null for want of a placeholder.
+    fn unchanged(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        for column in self.unchanged.iter().filter_map(|index| self.schema.columns.get(*index)) {
+            separate(out);
+            write_string(out, &column.name);
+        }
+        out.push(b']');
     }
 
     fn member(&mut self, out: &mut Vec<u8>, column: &Column, shape: &Shape<'_>, value: Value<'_>) {

@@ -8,6 +8,9 @@ use crate::format::debezium::shape::Shape;
 use crate::format::json::{write_name, write_string};
 use crate::format::oid;
 
+/// Where there is none.
+const NONE: &[u8] = b"null";
+
 /// The placeholder in each form, as JSON.
 #[derive(Debug)]
 pub(super) struct Placeholders {
@@ -50,7 +53,12 @@ impl Placeholders {
 
     /// The placeholder of a column; null where Debezium has none.
     pub(super) fn of(&self, shape: &Shape<'_>) -> &[u8] {
-        match shape {
+        self.find(shape).unwrap_or(NONE)
+    }
+
+    /// The placeholder of a column, if Debezium has one.
+    pub(super) fn find(&self, shape: &Shape<'_>) -> Option<&[u8]> {
+        Some(match shape {
             Shape::Text => &self.text,
             Shape::Bytes => &self.bytes,
             Shape::Hstore => &self.hstore,
@@ -59,10 +67,10 @@ impl Placeholders {
                 oid::BYTEA => &self.byte_strings,
                 oid::INT4 | oid::INT8 | oid::DATE => &self.integers,
                 oid::UUID => &self.uuids,
-                _ => b"null",
+                _ => return None,
             },
-            _ => b"null",
-        }
+            _ => return None,
+        })
     }
 }
 

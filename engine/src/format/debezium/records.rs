@@ -17,6 +17,15 @@ struct Spans {
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
     header: Option<(Header, Range<usize>)>,
+    unchanged: Option<Range<usize>>,
+}
+
+/// Where a value stands in the buffer.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    pub(super) value: Range<usize>,
+    /// See [`Record::unchanged`].
+    pub(super) unchanged: Option<Range<usize>>,
 }
 
 /// One Kafka record.
@@ -32,6 +41,9 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// The header that ties the records of a key change together, and its JSON object.
     pub header: Option<(Header, &'a [u8])>,
+    /// JSON array of the columns that are null in `after` though they are not: Postgres did not send them, since they did
+    /// not change, and Debezium has no placeholder for their type. `None` where there is none.
+    pub unchanged: Option<&'a [u8]>,
 }
 
 /// Names of headers.
@@ -62,6 +74,7 @@ impl Records {
             key: self.part(spans.key.as_ref()),
             value: self.part(spans.value.as_ref()),
             header: spans.header.as_ref().and_then(|(name, at)| Some((*name, self.part(Some(at))?))),
+            unchanged: self.part(spans.unchanged.as_ref()),
         })
     }
 
@@ -109,10 +122,12 @@ impl Records {
     pub(super) fn push(
         &mut self,
         key: Option<&Range<usize>>,
-        value: Option<Range<usize>>,
+        written: Option<Written>,
         header: Option<(Header, &Range<usize>)>,
     ) {
         let header = header.map(|(name, at)| (name, at.clone()));
-        self.spans.push(Spans { key: key.cloned(), value, header });
+        let (value, unchanged) =
+            written.map_or((None, None), |written| (Some(written.value), written.unchanged));
+        self.spans.push(Spans { key: key.cloned(), value, header, unchanged });
     }
 }

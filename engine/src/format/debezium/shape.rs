@@ -147,6 +147,8 @@ impl<'a> Shape<'a> {
             oid::CHAR | oid::NAME | oid::TEXT | oid::BPCHAR | oid::VARCHAR => Self::Text,
             oid::JSON | oid::JSONB | oid::XML | oid::UUID | oid::TSVECTOR => Self::Text,
             oid::INET | oid::CIDR | oid::MACADDR | oid::MACADDR8 => Self::Text,
+            // It may be of a type that rows have.
+            _ if ty.is_unknown() => Self::Text,
             _ => match ty.name.as_str() {
                 "citext" | "ltree" | "isbn" => Self::Text,
                 "hstore" => Self::Hstore,

@@ -68,10 +68,13 @@ impl Assembly {
                 }
                 return Ok(());
             }
-            Said::Wish(job) => match open.wish(*job, &self.status) {
-                Ok(()) => return Ok(()),
-                Err(reason) => custom::refused(prefix, reason, content, &mut self.refusals),
-            },
+            Said::Wish(job) => {
+                if let Err(reason) = open.wish(*job, &self.status) {
+                    let event = custom::refused(prefix, reason, content, &mut self.refusals);
+                    open.uncertain_message(event.channel, lsn, &event.payload);
+                }
+                return Ok(());
+            }
             Said::Types => {
                 open.change_types();
                 return Ok(());
@@ -80,7 +83,11 @@ impl Assembly {
             Said::Event(channel, content) => {
                 custom::event(channel, content, &self.status, &mut self.refusals)
             }
-            Said::Forged(reason) => custom::forged(prefix, reason, content, &mut self.refusals),
+            Said::Forged(reason) => {
+                let event = custom::forged(prefix, reason, content, &mut self.refusals);
+                open.uncertain_message(event.channel, lsn, &event.payload);
+                return Ok(());
+            }
         };
         open.message(event.channel, lsn, &event.payload);
         Ok(())

@@ -19,8 +19,8 @@ pub(in crate::capture) struct Ending {
     pub(in crate::capture) file: Spill,
     pub(in crate::capture) parts: Vec<Part>,
     pub(in crate::capture) at: Micros,
-    /// The note that goes with it.
-    pub(in crate::capture) note: String,
+    /// The notes that go with it.
+    pub(in crate::capture) notes: Vec<String>,
     pub(in crate::capture) reader: Waiting,
 }
 
@@ -102,10 +102,10 @@ impl Emitter {
             filed.builder.read(schema, *lsn, marks, row);
         }
         let rows = (filed.count + all.len() as u64).saturating_sub(now.gone.len() as u64);
-        let note = self.ended(ready, tracker);
+        let notes = self.ended(ready, rows, tracker);
         let parts = filed.builder.finish_open(Lsn::ZERO);
         let reader = Waiting { rows, answer };
-        Ok(Some(Ending { file: filed.file, parts, at: ready.at, note, reader }))
+        Ok(Some(Ending { file: filed.file, parts, at: ready.at, notes, reader }))
     }
 
     /// Likewise where all of them are in memory.
@@ -152,18 +152,18 @@ impl Emitter {
             }
             builder.commit(Lsn::ZERO);
         }
-        let note = self.ended(ready, tracker);
-        builder.note(&note, b"");
-        Ok(Written::Yes(None, all.len() as u64))
+        let rows = all.len() as u64;
+        let notes = self.ended(ready, rows, tracker);
+        notes.iter().for_each(|note| builder.note(note, b""));
+        Ok(Written::Yes(None, rows))
     }
 
-    /// The table has been read. Gives its note, which goes with the rows.
-    fn ended(&mut self, ready: &Ready, tracker: &mut Tracker) -> String {
-        let note = ready.job.note();
-        self.ended.push((note.clone(), ready.job.snapshot));
+    /// The table has been read. Gives the notes that go with the rows.
+    fn ended(&mut self, ready: &Ready, rows: u64, tracker: &mut Tracker) -> Vec<String> {
+        let notes = self.note_end(&ready.job, rows);
         abort::point(Point::SnapshotEmitted);
         tracker.end(ready.relation);
-        note
+        notes
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{CATALOG_RETRY, Session};
 use crate::capture::feedback::meanwhile;
-use crate::catalog::{Catalog, Described, Seen};
+use crate::capture::relations::Relations;
+use crate::catalog::{Attributes, Catalog, Described, Seen};
 use crate::pgoutput::{Message, decode};
 use crate::setup::candidates::unpublished_remedy;
 use crate::setup::slot;
@@ -31,8 +32,9 @@ impl Session {
     /// transaction alone.
     pub(super) async fn describe(&mut self, table: u32) -> Result<()> {
         let Some((message, after)) = self.assembly.relations.message(table) else { return Ok(()) };
-        let (described, seen) = self.look_up(&message, after).await?;
-        let schema = self.register(described, seen)?;
+        let (described, seen) = self.look_up((&message, false), after).await?;
+        let misfits = self.assembly.relations.misfits(table);
+        let schema = self.register(described, seen, &misfits)?;
         if let Some(schema) = &schema {
             self.assembly.snapshots.describe(schema);
         }
@@ -44,15 +46,16 @@ impl Session {
     }
 
     /// A table as the catalog shows it when this transaction is seen, for as long as it takes to read that: guessing would
-    /// be wrong for ever. And whether it is seen.
+    /// be wrong for ever. And whether it is seen. `keyed`: events of a transaction of its own are of a partition of which only a
+    /// key is logged of an old row.
     pub(super) async fn look_up(
         &mut self,
-        message: &[u8],
+        (message, keyed): (&[u8], bool),
         after: Option<Commit>,
     ) -> Result<(Described, bool)> {
         let seen = self.wait_until_seen(after).await?;
         loop {
-            let work = Box::pin(ask(&mut self.catalog, message));
+            let work = Box::pin(ask(&mut self.catalog, (message, keyed), &self.assembly.relations));
             let answer = meanwhile(&mut self.stream, &mut self.feedback, work).await;
             if let Some(described) = self.or_pause(answer).await? {
                 return Ok((described, seen));
@@ -120,7 +123,15 @@ impl Session {
     ///
     /// Of a table that is not `seen` nobody knows what it is a part of. Where no publication sends it, as the catalog shows
     /// it, it has become a partition of one that is sent: it is taken unless it is left out.
-    pub(super) fn register(&mut self, mut described: Described, seen: bool) -> Result<Option<Arc<Schema>>> {
+    ///
+    /// What the catalog of now does not know of what its rows are, an earlier version may: of keys, of types that are gone,
+    /// and of row types whose values were found to have so many `attributes`.
+    pub(super) fn register(
+        &mut self,
+        mut described: Described,
+        seen: bool,
+        attributes: &[Attributes],
+    ) -> Result<Option<Arc<Schema>>> {
         let (schema, name) = (&described.schema.schema, &described.schema.table);
         let may_be_part = self.assembly.by_leaf && !seen && !described.published;
         let wanted = self.tables.takes(schema, name, &described.names)
@@ -133,11 +144,35 @@ impl Session {
             return Ok(None);
         }
         let journal = self.ingest.journal();
-        if described.needs_past() {
-            described.recall(journal.schemas());
+        if !described.needs_past(attributes) {
+            return journal.register(described.schema).map(Some);
         }
-        journal.register(described.schema).map(Some)
+        let versions = journal.schemas();
+        described.recall(versions.clone(), attributes);
+        let schema = journal.register(described.schema)?;
+        if versions.iter().all(|known| known.id != schema.id) {
+            warn_of_unknown_types(&schema);
+        }
+        Ok(Some(schema))
     }
+}
+
+/// Once a version.
+fn warn_of_unknown_types(schema: &Schema) {
+    let unknown = schema.columns.iter().filter(|column| column.ty.is_unknown());
+    let names: Vec<&str> = unknown.map(|column| column.name.as_str()).collect();
+    if names.is_empty() {
+        return;
+    }
+    metrics::counter!("rowcast_source_unknown_types_total").increment(names.len() as u64);
+    tracing::warn!(
+        table = schema.channel,
+        schema = schema.id,
+        hint = "Rows that were written before a type was dropped have that type, and Postgres has forgotten it. To keep what it \
+                was, let rowcast come to the end before such a change",
+        "Their types are gone, and no earlier version of the table knows them: told as Postgres' text are {}",
+        names.join(", ")
+    );
 }
 
 fn warn_of_no_key(described: &Described) {
@@ -150,9 +185,13 @@ fn warn_of_no_key(described: &Described) {
     );
 }
 
-async fn ask(catalog: &mut Catalog, message: &[u8]) -> Result<Described> {
+async fn ask(
+    catalog: &mut Catalog,
+    (message, keyed): (&[u8], bool),
+    relations: &Relations,
+) -> Result<Described> {
     let Ok(Message::Relation(relation)) = decode(message) else {
         return Err(Error::failed("A table's description cannot be read back"));
     };
-    catalog.describe(&relation).await
+    catalog.describe(&relation, keyed || relations.is_keyed(relation.id)).await
 }

@@ -18,7 +18,7 @@ impl Session {
         let Self { assembly, emitter, .. } = self;
         let passed = assembly.passed;
         let ending = emitter.end_file(passed, &mut assembly.snapshots, &mut assembly.builder)?;
-        let Some(Ending { file, parts, at, note, reader }) = ending else { return Ok(()) };
+        let Some(Ending { file, parts, at, notes, reader }) = ending else { return Ok(()) };
         self.hand_over_ready().await?;
         let ingest = &self.ingest;
         let finished = meanwhile(&mut self.stream, &mut self.feedback, async {
@@ -27,7 +27,7 @@ impl Session {
         });
         let (file, room) = finished.await?;
         let position = self.assembly.finished.max(self.submitted);
-        room.adopt_rows(self.ingest.journal(), file, (position, at), (&note, b""));
+        room.adopt_rows(self.ingest.journal(), file, (position, at), &notes);
         self.note_submitted(position);
         reader.tell();
         Ok(())

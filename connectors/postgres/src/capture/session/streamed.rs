@@ -4,39 +4,31 @@
 //! before it. What has a file, of which nothing was rolled back and whose tables are what they were taken for, keeps it:
 //! the file becomes a segment. The rest is copied from its file to another one.
 
-use std::sync::Arc;
-
 use rowcast_engine::ingest::{finish_spill, recast_spill, settle_spill};
 use rowcast_engine::journal::Spill;
 use rowcast_engine::record::{Builder, Recast, TxStart};
-use rowcast_engine::schema::SchemaId;
 use rowcast_engine::{Error, Result};
 
 use super::Session;
 use crate::capture::assembly::StreamCommit;
-use crate::capture::connect::explain;
+use crate::capture::explain::{explain, may_be_of_uncommitted};
 use crate::capture::feedback::meanwhile;
 use crate::capture::spill::MAX_OPEN;
 use crate::capture::starting::Sent;
-use crate::capture::streamed::{Found, Streamed};
+use crate::capture::streamed::{Doubtful, Found, Streamed};
 use crate::pgoutput::{Message, decode};
-use crate::setup::slot::sqlstate;
 use crate::snapshot::job::{Job, Since};
 use crate::snapshot::visible::Commit;
 
-/// SQLSTATE `internal_error`.
-const INTERNAL: &str = "XX000";
-
 impl Session {
     /// What an error says that ended the stream. Where the server failed while it sent transactions that had not
-    /// committed, they are sent whole from now on: 18.4 was seen to fail for ever over some that it can decode when they
-    /// have committed (`could not map filenumber`).
+    /// committed, they are sent whole from now on: what it cannot send of one that is rolled back is nothing that is wanted,
+    /// and 18.4 was seen to fail for ever over some that it can decode when they have committed (`could not map
+    /// filenumber`).
     pub(in crate::capture) fn explain(&mut self, error: Error) -> Error {
+        let early = self.sent == Sent::Early && may_be_of_uncommitted(&error);
         let error = explain(error);
-        if self.sent == Sent::Early && sqlstate(&error) == Some(INTERNAL) {
-            return self.assembly.streams.give_up("the server failed over it").because(error);
-        }
-        error
+        if early { self.assembly.streams.give_up("the server failed over it").because(error) } else { error }
     }
 
     pub(super) async fn finish_streamed(&mut self, commit: StreamCommit) -> Result<()> {
@@ -74,16 +66,12 @@ impl Session {
 
     /// The schema versions of tables that the catalog has to be asked for now: before, it did not show what the
     /// transaction itself has changed. And whether it shows that now.
-    async fn look_up_all(
-        &mut self,
-        doubtful: Vec<(SchemaId, Arc<[u8]>)>,
-        commit: Commit,
-    ) -> Result<(Found, bool)> {
+    async fn look_up_all(&mut self, doubtful: Vec<Doubtful>, commit: Commit) -> Result<(Found, bool)> {
         let (mut found, mut all_seen) = (Found::new(), true);
-        for (id, message) in doubtful {
-            let (described, seen) = self.look_up(&message, Some(commit)).await?;
+        for Doubtful { schema, message, attributes, keyed } in doubtful {
+            let (described, seen) = self.look_up((&message, keyed), Some(commit)).await?;
             all_seen &= seen;
-            found.insert(id, self.register(described, seen)?);
+            found.insert(schema, self.register(described, seen, &attributes)?);
         }
         Ok((found, all_seen))
     }
@@ -105,7 +93,8 @@ impl Session {
         });
         let described = meanwhile(&mut self.stream, &mut self.feedback, work).await?;
         let Some(described) = described else { return Ok(()) };
-        if let (Some(schema), Some(open)) = (self.register(described, true)?, self.assembly.streams.within())
+        if let (Some(schema), Some(open)) =
+            (self.register(described, true, &[])?, self.assembly.streams.within())
         {
             open.settle(table, &schema);
         }

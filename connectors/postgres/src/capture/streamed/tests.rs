@@ -95,6 +95,17 @@ fn nothing_of_it_was_wanted() {
     assert_eq!(stays(open), [0]);
 }
 
+/// The journal need not have it: what was made of that is a matter of the configuration of then.
+#[test]
+fn what_another_configuration_told_is_not_certain() {
+    let (mut open, _) = described();
+    open.gap("public.t", "new_table", "");
+    open.uncertain_message("a.b", Lsn(9), b"1");
+    assert!(open.live() == 2 && !open.is_wanted());
+    rows(&mut open, &[TOP]);
+    assert!(open.is_wanted());
+}
+
 #[test]
 fn a_message_may_belong_to_it() {
     let message = |open: &mut Streamed| open.message("a.b", Lsn(9), b"1");
@@ -149,7 +160,7 @@ fn descriptions_go_with_the_one_that_has_made_them() {
     describe(&mut open, &mut others);
     rows(&mut open, &[TOP]);
     assert!(!describe(&mut open, &mut others), "the second time something has changed");
-    let doubtful: Vec<SchemaId> = open.doubtful().iter().map(|(id, _)| *id).collect();
+    let doubtful: Vec<SchemaId> = open.doubtful().iter().map(|doubtful| doubtful.schema).collect();
     assert_eq!(doubtful.len(), 2);
     assert!(doubtful.iter().all(|id| *id >= UNKNOWN));
     let recast = Recast { schemas: doubtful.iter().map(|id| (*id, Some(5))).collect(), ..Recast::default() };

@@ -5,7 +5,25 @@ use rowcast_engine::record::{Tuple, Value};
 use rowcast_engine::schema::{Identity, Schema};
 
 use super::{KEY, TABLE};
-use crate::snapshot::rows::key_bytes;
+use crate::snapshot::rows::{Rows, key_bytes};
+use crate::snapshot::told::Form;
+use crate::snapshot::tracker::Read;
+use crate::snapshot::visible::Visible;
+
+/// A chunk of [`TABLE`] as it is in most tests.
+pub(in crate::snapshot) fn chunk<'a>(window: u64, visible: &'a Visible, rows: &'a Rows) -> Read<'a> {
+    Read {
+        relation: TABLE,
+        window,
+        visible,
+        schema: 1,
+        form: Form::of(&schema()),
+        key: KEY,
+        rows,
+        asked: &[],
+        all_read: false,
+    }
+}
 
 pub(super) fn raw(tag: u8, key: u8, row: Option<(u32, Option<u32>)>) -> Vec<u8> {
     let mut bytes = vec![tag, 0, 3];
@@ -64,7 +82,7 @@ pub(in crate::snapshot) fn schema() -> Schema {
         schema: "public".to_owned(),
         table: "t".to_owned(),
         channel: "public.t".to_owned(),
-        identity: Identity::Default,
+        identity: Identity::Full,
         inserts_only: false,
         columns: Vec::new(),
         primary_key: KEY.to_vec(),

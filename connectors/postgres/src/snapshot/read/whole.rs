@@ -20,6 +20,7 @@ use crate::snapshot::group::{Group, Shared};
 use crate::snapshot::job::{Job, note_unless_replaced};
 use crate::snapshot::moment::{self, Moment};
 use crate::snapshot::order::{Order, Orders, Taken};
+use crate::snapshot::told::Shape;
 use crate::snapshot::tracker::Opened;
 use crate::snapshot::visible::Visible;
 use crate::tables::{identifier, qualified};
@@ -141,6 +142,8 @@ pub(crate) enum WholeOutcome {
     Gone,
     /// It has a key by now.
     Keyed,
+    /// It has been altered since events have told rows of it, and nothing compares those with what it has now.
+    Altered,
     /// It is not wanted now.
     Stopped,
     /// The journal has no room for it now.
@@ -209,14 +212,19 @@ impl Reader<'_> {
         if moment.visible.replayed().is_some() && !piece.is_known(job, &moment).await? {
             return Ok(WholeOutcome::Doubt);
         }
-        let oid = job.progress.relation;
+        let (oid, name) = (job.progress.relation, (&*job.schema, &*job.table));
         let asked = Asked { transaction: &transaction, statements: self.statements };
-        let shown = catalog::show(asked, oid, self.publications, self.version).await?;
+        let shown = catalog::show(asked, (oid, name), self.publications, self.version).await?;
         let Some(shown) = shown.filter(|shown| is_of(job, shown, self.tables)) else {
             return Ok(WholeOutcome::Gone);
         };
         if !shown.schema.key.is_empty() {
             return Ok(WholeOutcome::Keyed);
+        }
+        // It would be found when all of it has been read, again and again.
+        let (told, shape) = (&piece.opened.told, Shape::of(&shown.schema));
+        if !told.is_empty() && told.shape.as_ref().is_none_or(|told| !told.is_like(&shape)) {
+            return Ok(WholeOutcome::Altered);
         }
         let read = copy_whole(&transaction, job, (shown, moment), piece, tell).await?;
         if matches!(read, WholeOutcome::Read(_)) {

@@ -37,7 +37,7 @@ impl Reading {
             let shown = board.entry(self.job.note()).or_default();
             (shown.rows, shown.estimate, shown.reason) = (rows, estimate.max(rows), None);
             shown.rows_per_second = rate;
-            if self.anew_since.is_none() {
+            if self.anew_since.is_none() && self.waiting.is_none() {
                 shown.still = None;
             }
         });
@@ -52,6 +52,22 @@ impl Reading {
             let since = *self.anew_since.get_or_insert_with(Instant::now);
             self.stands_still(since, &format!("it has begun anew {times} times, since more of it has changed than can be kept (rows that get other keys). Have it read while less is changed: rowcast snapshot {table} --pause, and --resume"));
         }
+    }
+
+    /// Keys that are read again and wait again, no fewer of them than before, may do so for ever.
+    pub(super) fn note_waiting(&mut self) {
+        let count = self.job.progress.again.len();
+        if count == 0 || !self.settles_first() {
+            self.waiting = None;
+            return;
+        }
+        let Some((_, since)) = self.waiting.filter(|(least, _)| *least <= count) else {
+            // The first of them, or fewer than ever: that is no trouble yet.
+            self.waiting = Some((count, Instant::now()));
+            return;
+        };
+        let table = self.job.channel();
+        self.stands_still(since, &format!("{count} rows that were updated while they were read are read again, and updated again. Have them read while less is changed: rowcast snapshot {table} --pause, and --resume"));
     }
 
     /// It does not get on: where that lasts for a minute, health says so.

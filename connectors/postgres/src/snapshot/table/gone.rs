@@ -69,6 +69,10 @@ impl Reading {
         if relation == 0 || history != self.around.history || now == Some(relation) {
             return Ok(false);
         }
+        if now.is_some() && self.noted_relation(&self.job) == now {
+            // Another reading has seen to it, and the one that has the name now is read by another.
+            return Ok(true);
+        }
         let Some((schema, table)) = name_of(client, relation).await? else { return Ok(false) };
         let next = now.map(|relation| Job {
             progress: Progress { relation, history, ..Progress::default() },
@@ -80,10 +84,12 @@ impl Reading {
         let notes = vec![(self.job.note(), json)];
         let channel = Schema::channel_of(&schema, &table);
         let what = if self.job.progress.cursor.is_none() && self.job.progress.rows == 0 {
-            self.goes_on_as((schema, table), notes).await?;
+            if self.goes_on_as(client, (schema, table), notes).await? {
+                return Ok(true);
+            }
             "its rows are told under that name"
         } else {
-            self.tell_of_new_name(&channel, &notes).await?;
+            self.tell_of_new_name(&channel, notes).await?;
             "its rows that were still to come are missing"
         };
         if next.is_none() && self.job.sinks.is_empty() {
@@ -94,25 +100,38 @@ impl Reading {
         Ok(false)
     }
 
-    /// None of its rows has been told: they are read under the name that it has now.
+    fn noted_relation(&self, job: &Job) -> Option<u32> {
+        self.around.journal.note_named(&job.note()).and_then(|noted| relation_of(&noted))
+    }
+
+    /// None of its rows has been told: they are read under the name that it has now. Whether others had to get other names with
+    /// it: then all of them are read by what is noted now.
     async fn goes_on_as(
         &self,
+        client: &Client,
         (schema, table): (String, String),
         mut notes: Vec<(String, Vec<u8>)>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let Progress { relation, history, .. } = self.job.progress;
         let progress = Progress { relation, history, ..Progress::default() };
         let renamed = Job { schema, table, progress, ..self.job.clone() };
         let (before, channel) = (self.job.channel(), renamed.channel());
-        match self.around.journal.note_named(&renamed.note()).and_then(|noted| relation_of(&noted)) {
+        let mut is_ring = false;
+        match self.noted_relation(&renamed) {
             None => notes.push((renamed.note(), renamed.json()?)),
             // Who is to have its rows has them by that.
             Some(of) if of == 0 || of == relation => {}
             Some(_) => {
-                let what = format!(
-                    "{before} is called {channel} now, and the snapshot of the table that was called so before has not ended"
-                );
-                return Err(Error::transient(what));
+                let Some(ring) = self.gone_round(client, renamed).await? else {
+                    let what = format!(
+                        "{before} is called {channel} now, and the snapshot of the table that was called so before has not ended"
+                    );
+                    return Err(Error::transient(what)
+                        .hint(format!("`rowcast snapshot '{channel}' --cancel` ends that one")));
+                };
+                notes.retain(|(note, _)| ring.iter().all(|(name, _)| name != note));
+                notes.extend(ring);
+                is_ring = true;
             }
         }
         if self.job.sinks.is_empty() {
@@ -120,10 +139,10 @@ impl Reading {
         }
         self.around.note(&notes).await?;
         tracing::info!(table = before, now = channel, "A table is read under the name that it was given");
-        Ok(())
+        Ok(is_ring)
     }
 
-    async fn tell_of_new_name(&self, channel: &str, notes: &[(String, Vec<u8>)]) -> Result<()> {
+    async fn tell_of_new_name(&self, channel: &str, mut notes: Vec<(String, Vec<u8>)>) -> Result<()> {
         let before = self.job.channel();
         let detail = format!(
             "It was called {before} when its rows began to be read: of those that it had, a part was told under that name, and \
@@ -131,7 +150,8 @@ impl Reading {
         );
         let (journal, sinks) = (&self.around.journal, &self.job.sinks);
         // After a crash nobody comes here again, to tell it twice.
-        journal.record_gap_for(sinks, channel, (RENAMED, &detail), notes, capture::now()).await?;
+        notes.extend(self.around.unread(channel, sinks, "was given another name while its rows were read"));
+        journal.record_gap_for(sinks, channel, (RENAMED, &detail), &notes, capture::now()).await?;
         tracing::warn!(
             table = before,
             now = channel,
@@ -143,6 +163,9 @@ impl Reading {
     /// There is nothing to read: the wish is forgotten, and said so.
     pub(super) async fn drop_it(&self, why: &str) -> Result<Ended> {
         tracing::warn!(table = self.job.channel(), "There is no snapshot of a table: it {why}");
+        if let Some(unread) = self.around.unread(&self.job.channel(), &self.job.sinks, why) {
+            self.around.note(&[unread]).await?;
+        }
         note_unless_replaced(&self.around.journal, &self.job, b"").await?;
         // Whoever hears of it may ask again. A sink's own rows are not what anybody has asked for.
         if self.job.sinks.is_empty() {

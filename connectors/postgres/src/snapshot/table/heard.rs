@@ -70,6 +70,7 @@ impl Reading {
                 // The cursor may be further by now; keys and rows are as of the chunk.
                 self.job.progress.again = job.progress.again;
                 self.job.progress.rows = rows;
+                self.note_waiting();
             }
             Written::Repeat(why) => {
                 self.close_early().await?;
@@ -126,7 +127,7 @@ impl Reading {
                 sleep(UNSEEN_PAUSE).await;
             }
             Why::Changed => {}
-            Why::TooMuch => self.rows = (self.rows / 2).max(1),
+            Why::TooMuch => self.size.limit(self.size.rows() / 2),
         }
     }
 }

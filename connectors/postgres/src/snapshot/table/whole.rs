@@ -58,6 +58,7 @@ impl Reading {
         let relation = self.job.progress.relation;
         self.order(Order::End(relation)).await?;
         (self.window, self.early, self.behind) = (None, None, false);
+        self.waiting = None;
         self.restart(relation);
         (self.job.progress.key, self.job.progress.order) = Default::default();
         self.tell_of_readings();
@@ -192,6 +193,7 @@ impl Reading {
                 Written::Flawed(Flaw::Changed)
             }
             WholeOutcome::Doubt => Written::Flawed(Flaw::Doubt),
+            WholeOutcome::Altered => Written::Flawed(Flaw::Shapes),
             WholeOutcome::Gone => match self.gone(client).await? {
                 Round::Next => Written::Repeat(Why::Changed),
                 ended => return Ok(Piecework::Ends(ended)),

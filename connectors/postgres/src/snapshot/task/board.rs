@@ -1,5 +1,7 @@
 //! What is told of the tables that are left.
 
+use std::collections::BTreeMap;
+
 use rowcast_engine::journal::Journal;
 use rowcast_engine::snapshots::{Shown, State};
 use rowcast_engine::status::Status;
@@ -39,16 +41,26 @@ fn describe(shown: &mut Shown, job: &Job, (rows, estimate): (u64, u64)) {
     };
 }
 
+/// Takes those out that are not left. Gives the ones that have been read, for everybody, with their rows: who had read them
+/// may have ended with the connection, before he could say so. What was not read to its end somebody has cancelled.
+fn take_ended(board: &mut BTreeMap<String, Shown>, left: impl Fn(&String) -> bool) -> Vec<(String, u64)> {
+    let gone = board.extract_if(.., |note, _| !left(note));
+    let of_all = gone.filter(|(_, shown)| shown.sinks.is_empty());
+    of_all.filter_map(|(_, shown)| Some((shown.channel, shown.whole?))).collect()
+}
+
 impl Desk {
     /// Brings the board up to date: what is not being read, and what is not wanted any more.
     pub(super) fn show(&mut self, jobs: &Jobs) {
         let Self { around, stops, failed, tables, .. } = self;
+        let mut ended = Vec::new();
         around.status.snapshots(|board| {
             // Before all have been listed none is known to be unwanted. And a reading that has not ended has not said yet
             // how many rows there were.
-            board.retain(|note, _| {
+            let left = |note: &String| {
                 jobs.all.is_some() || jobs.tables.contains_key(note) || tables.contains_key(note)
-            });
+            };
+            ended = take_ended(board, left);
             for (note, job) in &jobs.tables {
                 let shown = board.entry(note.clone()).or_default();
                 let is_read = stops.contains_key(note);
@@ -81,5 +93,29 @@ impl Desk {
                 };
             }
         });
+        ended.iter().for_each(|(channel, rows)| around.status.note_read(channel, *rows));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_to_its_end_has_not_been_cancelled() {
+        let shown = |channel: &str, sinks: &[&str], whole| Shown {
+            channel: channel.to_owned(),
+            sinks: sinks.iter().map(ToString::to_string).collect(),
+            whole,
+            ..Shown::default()
+        };
+        let mut board = BTreeMap::from([
+            ("a".to_owned(), shown("public.read", &[], Some(7))),
+            ("b".to_owned(), shown("public.cancelled", &[], None)),
+            ("c".to_owned(), shown("public.of_a_sink", &["s"], Some(7))),
+            ("d".to_owned(), shown("public.left", &[], Some(7))),
+        ]);
+        assert_eq!(take_ended(&mut board, |note| note == "d"), [("public.read".to_owned(), 7)]);
+        assert_eq!(board.into_keys().collect::<Vec<_>>(), ["d"]);
     }
 }

@@ -2,6 +2,7 @@
 
 use rowcast_engine::Lsn;
 use rowcast_engine::record::Value;
+use rowcast_engine::schema::{Column, Type, TypeKind};
 
 use super::*;
 use crate::snapshot::model::{TABLE, chunk, schema};
@@ -81,6 +82,49 @@ fn a_row_that_is_updated_all_the_time_is_read_once_more() {
     }
 }
 
+/// Of a partition that is FULL below a root of which others are not, all of the row as it was is said.
+#[test]
+fn so_is_one_whose_row_of_before_is_said() {
+    let mut tracker = tracker();
+    tracker.describe(&Schema { id: 2, identity: Identity::Default, ..schema() });
+    let window = tracker.open(TABLE).unwrap();
+    let raw = [b"O".to_vec(), tuple("1", Some("as read")), b"N".to_vec(), tuple("1", None)].concat();
+    tracker.change(TABLE, commit(12), Op::Update, &raw);
+    tracker.delivered(commit(12));
+    assert_eq!(read(&mut tracker, window, 12), (Verdict::Written, vec!["as read".to_owned()]));
+    assert_eq!(tracker.again(TABLE).count(), 0);
+}
+
+fn with_column(id: SchemaId, oid: u32, labels: &[&str], key: &[u16]) -> Schema {
+    let kind = TypeKind::Enum(labels.iter().map(ToString::to_string).collect());
+    let ty = Type { oid, name: "mood".to_owned(), kind };
+    let column = Column { name: "m".to_owned(), ty, typmod: -1, identity: false, not_null: false };
+    Schema { id, columns: vec![column], key: key.to_vec(), ..schema() }
+}
+
+/// Whose version need not be the reader's, where the stream has not described the table since.
+#[test]
+fn so_is_one_of_a_version_whose_rows_are_written_alike() {
+    let now = with_column(7, 20_000, &["sad", "ok"], &[0]);
+    for (stream, waits) in
+        [(with_column(2, 20_000, &["ok"], &[0]), 0), (with_column(2, 20_001, &["ok"], &[0]), 1)]
+    {
+        let mut tracker = tracker();
+        tracker.describe(&stream);
+        let window = tracker.open(TABLE).unwrap();
+        update(&mut tracker, 12, None);
+        let mut rows = Rows::default();
+        rows.push(b"1\tas read\n", 2).unwrap();
+        let (visible, asked) = ("12:12:".parse().unwrap(), [key()]);
+        let read = Read { schema: 7, form: Form::of(&now), asked: &asked, ..chunk(window, &visible, &rows) };
+        let mut given = 0;
+        assert_eq!(tracker.settle(&read, |_| given += 1), Verdict::Written);
+        assert_eq!((given, tracker.again(TABLE).count()), (1 - waits, waits));
+    }
+    // The key of the one says nothing of a row of the other.
+    assert_ne!(Form::of(&now), Form::of(&Schema { key: vec![1], ..now.clone() }));
+}
+
 #[test]
 fn one_that_is_not_where_it_was_waits() {
     for to in [None, Some("1"), Some("2")] {
@@ -97,7 +141,7 @@ fn one_that_is_not_where_it_was_waits() {
 #[test]
 fn one_of_another_version_waits() {
     let mut tracker = tracker();
-    tracker.describe(&Schema { id: 7, ..schema() });
+    tracker.describe(&with_column(7, 20_000, &[], &[0]));
     let window = tracker.open(TABLE).unwrap();
     update(&mut tracker, 12, None);
     assert_eq!(read(&mut tracker, window, 12), (Verdict::Written, vec![]));

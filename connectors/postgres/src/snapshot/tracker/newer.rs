@@ -3,10 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use rowcast_engine::record::{Tuple, Value};
-use rowcast_engine::schema::SchemaId;
 
 use super::window::{Noted, Read, Values};
 use crate::snapshot::rows::key_bytes;
+use crate::snapshot::told::Form;
 use crate::snapshot::visible::Visible;
 
 /// What came for one key.
@@ -54,7 +54,7 @@ pub(super) fn superseded<'a, 'n>(read: &Read<'a>, newer: &HashMap<&'n [u8], Newe
             None => Row::Kept(row),
             Some((_, Newer { incomplete: false, .. })) => Row::Replaced,
             Some((key, Newer { updates, .. })) => {
-                let now = updates.as_ref().and_then(|updates| brought_up(tuple, read.schema, updates));
+                let now = updates.as_ref().and_then(|updates| brought_up(tuple, read.form, updates));
                 now.map_or(Row::Again(key), |row| Row::BroughtUp(key, row))
             }
         }
@@ -95,13 +95,14 @@ fn unseen<'n>(
 }
 
 /// A row with what updates have made of it. Of those that it has in it already, as a standby's may, nothing is changed by
-/// their being made once more: what comes behind them is made as well. `None` where one is of another version of the table
-/// than the row is: a table that was altered in between may have as many columns, and other ones.
-fn brought_up(row: Tuple<'_>, version: SchemaId, updates: &[&Values]) -> Option<Vec<u8>> {
+/// their being made once more: what comes behind them is made as well. `None` where the values of one are written in another
+/// form than the row's: a table that was altered in between may have as many columns, and other ones. Its version may be
+/// another one for less: a label that was added, or what is logged of old rows.
+fn brought_up(row: Tuple<'_>, form: Form, updates: &[&Values]) -> Option<Vec<u8>> {
     let mut values: Vec<Value<'_>> = row.values().collect();
     for (of, update) in updates {
         let (update, _) = Tuple::split(update)?;
-        if *of != version || update.len() != values.len() {
+        if *of != form || update.len() != values.len() {
             return None;
         }
         for (value, new) in values.iter_mut().zip(update.values()) {

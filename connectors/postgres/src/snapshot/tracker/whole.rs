@@ -172,7 +172,7 @@ impl Whole {
 
     /// What the journal says that a consumer had where the stream began to be noted.
     pub(super) fn tell(&mut self, told: Told) {
-        if let Some(shape) = told.shape.filter(|_| !self.emptied && !told.is_empty()) {
+        if let Some(shape) = told.shape.as_ref().filter(|_| !self.emptied && !told.is_empty()) {
             self.become_shape(shape);
         }
         if self.flaw.is_none() {
@@ -192,11 +192,12 @@ impl Whole {
         let Before::Here(told) = std::mem::replace(&mut self.before, Before::Unknown) else {
             return Ok(None);
         };
-        let told = self.brought_up(told);
+        let mut told = self.brought_up(told);
         if told.is_empty() {
             // What he has had and has no more says nothing of what comes.
             self.shape = None;
         }
+        told.shape.clone_from(&self.shape);
         self.before = Before::Away(told.byte_len(), told.is_empty());
         self.opened += 1;
         let spoilt = Arc::<AtomicBool>::default();
@@ -244,17 +245,17 @@ impl Whole {
         }
     }
 
-    fn become_shape(&mut self, shape: Shape) {
+    fn become_shape(&mut self, shape: &Shape) {
         let nothing_before = match &self.before {
             Before::Unknown => true,
             Before::Here(told) => told.is_empty(),
             Before::Away(_, nothing) => *nothing,
         };
         let is_bare = self.since.is_empty() && (self.emptied || nothing_before);
-        if self.shape.is_some_and(|before| before != shape) && !is_bare {
+        if self.shape.as_ref().is_some_and(|before| !before.is_like(shape)) && !is_bare {
             self.spoil(Flaw::Shapes);
         }
-        self.shape = Some(shape);
+        self.shape = Some(shape.clone());
     }
 
     /// The window's snapshot has been taken.
@@ -304,7 +305,7 @@ impl Whole {
         }
     }
 
-    pub(super) fn change(&mut self, commit: Commit, op: Op, raw: &[u8], shape: Option<Shape>) {
+    pub(super) fn change(&mut self, commit: Commit, op: Op, raw: &[u8], shape: Option<&Shape>) {
         if self.flaw.is_some() {
             return;
         }

@@ -10,6 +10,7 @@ use super::again::Again;
 use super::newer::{Newer, Row, newer, superseded};
 use super::ring::Ring;
 use crate::snapshot::rows::Rows;
+use crate::snapshot::told::Form;
 use crate::snapshot::visible::{Commit, Visible};
 
 /// What a note takes beside its key, about.
@@ -28,6 +29,7 @@ pub(crate) struct Read<'a> {
     pub(crate) visible: &'a Visible,
     /// The version of the table that its rows are of.
     pub(crate) schema: SchemaId,
+    pub(crate) form: Form,
     /// The key's columns.
     pub(crate) key: &'a [u16],
     pub(crate) rows: &'a Rows,
@@ -62,8 +64,8 @@ pub(super) struct Noted {
     pub(super) values: Option<Values>,
 }
 
-/// A row's tuple, and the version of the table that it is of.
-pub(super) type Values = (SchemaId, Box<[u8]>);
+/// A row's tuple, and how its values are written.
+pub(super) type Values = (Form, Box<[u8]>);
 
 impl Noted {
     fn byte_len(&self) -> usize {
@@ -166,16 +168,16 @@ impl Table {
         }
     }
 
-    /// `values`: of a row that was updated and has its key still, with the table's version. Gives how many bytes it takes.
+    /// `values`: of a row that was updated and has its key still, and how they are written. Gives how many bytes it takes.
     pub(super) fn note(
         &mut self,
         key: Box<[u8]>,
         commit: Commit,
         incomplete: bool,
-        values: Option<(SchemaId, &[u8])>,
+        values: Option<(Form, &[u8])>,
     ) -> usize {
         let values = values.filter(|_| self.again.contains(&key));
-        let values = values.map(|(version, values)| (version, values.into()));
+        let values = values.map(|(form, values)| (form, values.into()));
         let noted = Noted { key, commit, incomplete, values };
         let bytes = noted.byte_len();
         self.bytes += bytes;

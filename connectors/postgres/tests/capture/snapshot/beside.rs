@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rowcast_engine::journal::Options;
 use rowcast_engine::snapshots::Command;
+use rowcast_postgres::Config;
 
 use super::*;
 use crate::capture::harness::version;
@@ -50,9 +51,9 @@ async fn the_stream_neither_waits_for_a_slow_chunk_nor_falls_silent() {
     capture.stop().await;
 }
 
-/// Half of what the journal may take is enough ahead of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_wait_for_a_sink_and_the_stream_does_not() {
+/// Half of what the journal may take is enough ahead of a sink that `t` is read for, alone or among all others: `rows` are
+/// the events that it is to have. It moves, and is far behind all the same.
+async fn rows_wait_for_a_sink(config: impl Fn(&Server) -> Config, rows: impl Fn(&Capture) -> Vec<Seen>) {
     const ROWS: usize = 300_000;
     let server = Server::start("");
     let (client, directory) = (sql(&server).await, Directory::new());
@@ -68,28 +69,46 @@ async fn rows_wait_for_a_sink_and_the_stream_does_not() {
     until("the rows to wait", async || is_waiting(&capture, BEHIND)).await;
     // The chunk that was on its way comes before the second of these.
     for id in 1..=2 {
-        run(&client, &format!("insert into u values ({id})")).await;
-        until("the row", async || capture.events().len() == id).await;
+        streamed(&client, &capture, id).await;
     }
-    let before = reads(&capture.events_for("a")).len();
+    let before = reads(&rows(&capture)).len();
     assert!((1..ROWS).contains(&before), "{before} rows");
     for id in 3..=7 {
-        run(&client, &format!("insert into u values ({id})")).await;
-        until("the row", async || capture.events().len() == id).await;
+        capture.journal.hold_above("a", place + id);
+        streamed(&client, &capture, id).await;
         // It is looked twice a second whether there is room.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(is_waiting(&capture, BEHIND));
-    assert_eq!(reads(&capture.events_for("a")).len(), before);
+    assert_eq!(reads(&rows(&capture)).len(), before);
     let last = format!("read public.t {ROWS},");
     until("the rest", async || {
         capture.journal.hold_above("a", capture.journal.newest());
         capture.report().snapshots.is_empty()
     })
     .await;
-    assert!(reads(&capture.events_for("a")).last().is_some_and(|row| row.starts_with(&last)));
+    assert!(reads(&rows(&capture)).last().is_some_and(|row| row.starts_with(&last)));
     read_whole(&capture).await;
     capture.stop().await;
+}
+
+/// A row that is written now comes, whatever waits.
+async fn streamed(client: &Client, capture: &Capture, id: u64) {
+    let before = capture.journal.newest();
+    run(client, &format!("insert into u values ({id})")).await;
+    let row = format!("insert public.u {id}");
+    until("the row", async || capture.after(before).iter().any(|event| event.brief() == row)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_wait_for_a_sink_and_the_stream_does_not() {
+    rows_wait_for_a_sink(config, |capture| capture.events_for("a")).await;
+}
+
+/// Those that all have at the first start, of which the sink lacks as much.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_do_everybodys_rows() {
+    rows_wait_for_a_sink(initial, Capture::events).await;
 }
 
 /// It has been stopped, and has the only place there is.
@@ -101,7 +120,7 @@ async fn rows_for_others_do_not_wait_for_a_sink_that_stands_still() {
     run(&client, "insert into t select i, repeat('x', 300) from generate_series(1, 300000) i").await;
     let options =
         Options { segment_bytes: 1 << 20, max_size: Some(64 << 20), ..Options::new(directory.path()) };
-    let one_at_a_time = rowcast_postgres::Config { snapshot_tables: 1, ..config(&server) };
+    let one_at_a_time = Config { snapshot_tables: 1, ..config(&server) };
     let mut capture = Capture::launch_for(one_at_a_time.clone(), options.clone(), &[("a", Some(5))]);
     capture.streams().await;
     let place = capture.place_of("a");
@@ -171,7 +190,7 @@ async fn a_row_filter_that_counts_for_nothing_keeps_no_row_back() {
     let publication = "create publication rowcast for table t where (id > 2), tables in schema public";
     run(&client, &format!("{table}; {publication}")).await;
     run(&client, "select pg_create_logical_replication_slot('rowcast', 'pgoutput')").await;
-    let manual = rowcast_postgres::Config { manage: false, ..config(&server) };
+    let manual = Config { manage: false, ..config(&server) };
     let capture = Capture::start(manual, directory.path()).await;
     ask(&capture, rows_of_t(None)).await;
     read_whole(&capture).await;

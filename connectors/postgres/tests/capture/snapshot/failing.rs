@@ -119,3 +119,92 @@ async fn a_condition_that_fails_while_a_chunk_is_on_its_way() {
     assert_eq!(read, 2000 + 9);
     capture.stop().await;
 }
+
+/// A table of a role that may not read it, once that has failed.
+async fn unreadable(server: &Server, client: &Client, mode: SnapshotMode, directory: &Directory) -> Capture {
+    run(
+        client,
+        "create role cap login replication; grant create on database postgres to cap; grant all on schema public to cap;
+         set role cap; create table t (id int primary key); insert into t values (1); revoke select on t from cap;
+         create table u (id int primary key); insert into u values (1); reset role",
+    )
+    .await;
+    let url = server.admin().replace("user=postgres", "user=cap");
+    let config = rowcast_postgres::Config { url, snapshot: Some(mode), ..config(server) };
+    let capture = Capture::start(config, directory.path()).await;
+    until("it to fail", async || capture.report().snapshots.iter().any(|shown| shown.state == State::Failed))
+        .await;
+    capture
+}
+
+/// Since when a table fails is not forgotten with every order about another one.
+#[tokio::test]
+async fn an_order_does_not_make_well_what_has_failed() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let capture = unreadable(&server, &client, SnapshotMode::Initial, &directory).await;
+    until("the other table", async || capture.status.read_tables().contains_key("public.u")).await;
+    let failing = || capture.status.unfinished_snapshots().into_iter().find_map(|shown| shown.failing);
+    let first = failing().unwrap();
+    let refused = Command::Start { tables: vec!["public.*".to_owned()], condition: None };
+    capture.status.ask_for_snapshot(refused).await.unwrap_err();
+    // What is refused for one table leaves alone what is known of others.
+    assert!(capture.status.read_tables().contains_key("public.u"));
+    let order = Command::Start { tables: vec!["public.u".to_owned()], condition: None };
+    capture.status.ask_for_snapshot(order).await.unwrap();
+    // It is tried again at once, and fails again.
+    until("another try", async || failing().is_some_and(|failing| failing.last > first.last)).await;
+    assert_eq!(failing().unwrap().first, first.first);
+    assert!(!capture.report().healthy);
+    capture.stop().await;
+}
+
+/// Where reading is all that is wanted, what could not be read is told at the end, behind a restart, too.
+#[tokio::test]
+async fn not_all_is_read_where_a_table_was_given_up() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let capture = unreadable(&server, &client, SnapshotMode::Only, &directory).await;
+    run(&client, "drop table t").await;
+    capture.status.ask_for_snapshot(Command::Resume(vec!["public.t".to_owned()])).await.unwrap();
+    until("the end", async || capture.report().source.state == "stopped").await;
+    let missing = rowcast_postgres::not_all_read(&capture.journal).unwrap().to_string();
+    assert!(missing.starts_with("Not all was read: public.t "), "{missing}");
+    assert!(capture.report().source.reason.is_some_and(|reason| reason.starts_with(&missing)));
+    capture.stop().await;
+
+    let url = server.admin().replace("user=postgres", "user=cap");
+    let only = rowcast_postgres::Config { url, snapshot: Some(SnapshotMode::Only), ..config(&server) };
+    let capture = Capture::launch(only, directory.path());
+    until("the end", async || capture.report().source.state == "stopped").await;
+    assert_eq!(rowcast_postgres::not_all_read(&capture.journal).unwrap().to_string(), missing);
+    capture.stop().await;
+}
+
+/// It is, until the table is read: an order for its rows that was cancelled, or was for some of them, has not brought them.
+#[tokio::test]
+async fn an_order_that_was_cancelled_has_read_nothing() {
+    let (server, directory) = (Server::start(""), Directory::new());
+    let client = sql(&server).await;
+    let capture = unreadable(&server, &client, SnapshotMode::Initial, &directory).await;
+    // As it was noted where reading was all that was wanted.
+    capture.journal.note(&[("not read public.t", b"\"was given up\"")]).await.unwrap();
+    let missing = || rowcast_postgres::not_all_read(&capture.journal).map(|error| error.to_string());
+    let order = |condition| capture.status.ask_for_snapshot(rows_of_t(condition));
+    let cancel = || capture.status.ask_for_snapshot(Command::Cancel(vec!["public.t".to_owned()]));
+    cancel().await.unwrap();
+    order(None).await.unwrap();
+    until("it to fail", async || capture.report().snapshots.iter().any(|shown| shown.state == State::Failed))
+        .await;
+    cancel().await.unwrap();
+    read_whole(&capture).await;
+    assert!(missing().is_some(), "it was cancelled");
+    run(&client, "grant select on t to cap").await;
+    order(Some("id = 1")).await.unwrap();
+    read_whole(&capture).await;
+    assert!(missing().is_some(), "a part of it was read");
+    order(None).await.unwrap();
+    read_whole(&capture).await;
+    assert_eq!(missing(), None);
+    capture.stop().await;
+}

@@ -317,3 +317,25 @@ async fn a_pause_stops_it_and_it_begins_anew() {
     assert_eq!(capture.events().len(), events);
     capture.stop().await;
 }
+
+/// What is no key for the server's events is none for the order of readings either: who begins where it says has each row once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_deferrable_is_none() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(
+        &client,
+        "create table d (id int primary key deferrable); insert into d values (1), (2);
+         create table f (id int primary key deferrable); alter table f replica identity full; insert into f values (1);
+         create table e (id int primary key); insert into e values (1)",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&client, "insert into d values (3)").await;
+    caught_up(&client, &capture).await;
+    let since = ask(&capture, "public.*").await;
+    assert_eq!(since.keys().collect::<Vec<_>>(), ["public.d"]);
+    read_whole(&capture).await;
+    is_equal(&client, &capture.events(), since["public.d"], ("d", &["id"])).await;
+    capture.stop().await;
+}

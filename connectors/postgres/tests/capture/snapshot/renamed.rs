@@ -90,3 +90,63 @@ async fn one_that_waits_for_its_turn_is_read_under_its_new_name() {
     );
     capture.stop().await;
 }
+
+/// Two that swap their names while both wait, and three whose names go round: none waits for the other for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_swap_names_are_read_under_their_new_ones() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key); insert into t select generate_series(1, 1000)").await;
+    for (table, first) in [("a", 10), ("b", 20), ("x", 30), ("y", 40), ("z", 50)] {
+        let rows = format!("create table {table} (id int primary key); insert into {table} values ({first})");
+        run(&client, &rows).await;
+    }
+    let one_at_a_time = rowcast_postgres::Config { snapshot_tables: 1, ..config(&server) };
+    let capture = Capture::start(one_at_a_time, directory.path()).await;
+    capture.status.ask_for_snapshot(rows_of_t(Some(SLOW))).await.unwrap();
+    let slow = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    until("the chunk to be read", async || value(&client, slow).await == "1").await;
+    let tables = ["a", "b", "x", "y", "z"].map(|table| format!("public.{table}")).to_vec();
+    capture.status.ask_for_snapshot(Command::Start { tables, condition: None }).await.unwrap();
+    run(
+        &client,
+        "begin; alter table a rename to tmp; alter table b rename to a; alter table tmp rename to b; commit;
+         begin; alter table x rename to tmp; alter table z rename to x; alter table y rename to z;
+         alter table tmp rename to y; commit",
+    )
+    .await;
+    read_whole(&capture).await;
+    let rows = ["a", "b", "x", "y", "z"].map(|table| read(&capture, &format!("public.{table}")));
+    assert_eq!(rows, [[20], [10], [50], [30], [40]]);
+    assert!(capture.events().iter().all(|event| event.op == Op::Read));
+    assert!(capture.status.dropped_tables().is_empty(), "{:?}", capture.status.dropped_tables());
+    capture.stop().await;
+}
+
+/// Likewise where both are being read just then, and wait for their tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_swap_names_while_they_are_read() {
+    let server = Server::start("");
+    let (client, other) = (sql(&server).await, sql(&server).await);
+    let directory = Directory::new();
+    run(
+        &client,
+        "create table a (id int primary key); insert into a values (10);
+         create table b (id int primary key); insert into b values (20)",
+    )
+    .await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    run(&other, "begin; lock table a, b in access exclusive mode").await;
+    let tables = vec!["public.a".to_owned(), "public.b".to_owned()];
+    capture.status.ask_for_snapshot(Command::Start { tables, condition: None }).await.unwrap();
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%access share%'";
+    until("both to wait", async || value(&client, waiting).await == "2").await;
+    run(
+        &other,
+        "alter table a rename to tmp; alter table b rename to a; alter table tmp rename to b; commit",
+    )
+    .await;
+    read_whole(&capture).await;
+    assert_eq!([read(&capture, "public.a"), read(&capture, "public.b")], [[20], [10]]);
+    capture.stop().await;
+}

@@ -2,7 +2,30 @@
 
 use rowcast_postgres::{Config, Streaming};
 
+use super::super::said::logged;
 use super::*;
+
+/// Each has the stream begin anew twice, by rowcast's own wish: who orders the next one meanwhile is not refused, and
+/// nobody is warned of it.
+#[tokio::test]
+async fn orders_one_behind_the_other_are_taken() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table t (id int primary key); insert into t select generate_series(1, 30)").await;
+    let capture =
+        Capture::start(Config { streaming: Streaming::On, ..config(&server) }, directory.path()).await;
+    for round in 1..=4 {
+        let ordered = capture.status.ask_for_snapshot(rows_of_t(None)).await;
+        assert_eq!(ordered.unwrap().tables, ["public.t"], "{round}");
+        until("the rows", async || capture.status.read_tables().contains_key("public.t")).await;
+        // The next order comes as soon as the stream has been left.
+        until("the other way again", async || capture.report().source.reconnects >= 2 * round).await;
+    }
+    let logged = |words: &str| logged(directory.path(), words);
+    assert!(!logged("a snapshot is wanted: it begins anew").is_empty());
+    assert!(logged("Capture is interrupted").is_empty(), "{:?}", logged("Capture is interrupted"));
+    capture.stop().await;
+}
 
 #[tokio::test]
 async fn one_that_is_asked_for_has_transactions_sent_whole() {

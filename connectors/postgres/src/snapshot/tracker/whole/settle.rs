@@ -66,7 +66,7 @@ impl Whole {
         self.soundness()?;
         let window = self.window.as_ref().filter(|open| open.number == read.window).ok_or(Flaw::Changed)?;
         window.flaw.map_or(Ok(()), Err)?;
-        if self.shape.is_some_and(|shape| shape != read.shape) {
+        if self.shape.as_ref().is_some_and(|shape| !shape.is_like(&read.shape)) {
             return Err(Flaw::Changed);
         }
         if window.emptied {

@@ -58,7 +58,7 @@ fn what_cannot_be_reckoned_with_is_said() {
     assert!(settled(|tracker| tracker.truncate(TABLE, LATER)).unwrap().emptied);
     let altered = |tracker: &mut Tracker| {
         // No other column is known of it; its identity will do.
-        let identity = rowcast_engine::schema::Identity::Full;
+        let identity = rowcast_engine::schema::Identity::Default;
         tracker.describe(&rowcast_engine::schema::Schema { id: 2, identity, ..schema() });
     };
     let renumbered = settled(|tracker| {
@@ -210,8 +210,6 @@ fn many_of_one_row_take_no_memory() {
 #[test]
 fn rows_of_another_shape_of_which_he_has_none_do_not_matter() {
     let mut tracker = tracker();
-    let identity = rowcast_engine::schema::Identity::Full;
-    tracker.describe(&rowcast_engine::schema::Schema { id: 2, identity, ..schema() });
     tracker.tell(TABLE, Told::default()).unwrap();
     tracker.change(TABLE, SEEN, Op::Insert, &raw(&[(b'N', &["1", "x"])]));
     tracker.change(TABLE, SEEN, Op::Delete, &raw(&[(b'O', &["1", "x"])]));
@@ -220,7 +218,8 @@ fn rows_of_another_shape_of_which_he_has_none_do_not_matter() {
     assert!(told.is_empty());
     assert_eq!(settle(&mut tracker, window, &told, true).map(drop), Ok(()));
     tracker.close_whole(TABLE, window, told);
-    tracker.describe(&schema());
+    let identity = rowcast_engine::schema::Identity::Default;
+    tracker.describe(&rowcast_engine::schema::Schema { id: 2, identity, ..schema() });
     tracker.change(TABLE, SEEN, Op::Insert, &raw(&[(b'N', &["2", "x"])]));
     assert!(tracker.wholes[&TABLE].soundness().is_ok());
 }

@@ -57,7 +57,7 @@ async fn altered_since_it_was_wanted() {
         let_go(&client, waiting).await;
         let table = ("whole", &["n", "v", "big"][..]);
         if told {
-            is_a_gap(&capture, &client, "columns were changed", table).await;
+            is_a_gap(&capture, &client, "columns or their types were changed", table).await;
         } else {
             read_whole(&capture).await;
             caught_up(&client, &capture).await;
@@ -65,6 +65,85 @@ async fn altered_since_it_was_wanted() {
         }
         capture.stop().await;
     }
+}
+
+/// No event says that it has been altered, and it would be found when all of it has been read: that is not done again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn altered_since_it_was_wanted_without_a_change_behind() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, &format!("{TABLES}; create table other (n int)")).await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let waiting = hold(&server, &client, &capture, "insert into other values (1)").await;
+    ask(&capture, "public.whole").await;
+    run(&client, "insert into whole values (1, 'told', 'x'); alter table whole add column more int").await;
+    let_go(&client, waiting).await;
+    let table = ("whole", &["n", "v", "big"][..]);
+    is_a_gap(&capture, &client, "columns or their types were changed", table).await;
+    capture.stop().await;
+}
+
+/// A label that is added changes no row, whether or not the stream says that it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn not_for_a_label_that_was_added() {
+    for (is_said, change) in [
+        (true, "add value 'worse' before 'sad'"),
+        (false, "add value 'worse' before 'sad'"),
+        (true, "rename value 'sad' to 'blue'"),
+    ] {
+        let server = Server::start("");
+        let (client, directory) = (sql(&server).await, Directory::new());
+        run(
+            &client,
+            "create type mood as enum ('sad', 'ok'); create table moods (n int, m mood);
+             insert into moods select i % 5, 'sad' from generate_series(1, 100) i; create table other (n int)",
+        )
+        .await;
+        let capture = Capture::start(config(&server), directory.path()).await;
+        // As the stream knows it from here on.
+        run(&client, "insert into moods values (7, 'ok')").await;
+        capture.wait(1).await;
+        if !is_said {
+            run(
+                &client,
+                "do $$ declare t text; begin for t in select evtname from pg_event_trigger loop
+                 execute format('alter event trigger %I disable', t); end loop; end $$",
+            )
+            .await;
+        }
+        let waiting = hold(&server, &client, &capture, "insert into other values (1)").await;
+        let since = ask(&capture, "public.moods").await["public.moods"];
+        run(&client, "insert into moods values (8, 'sad')").await;
+        run(&client, &format!("alter type mood {change}")).await;
+        run(&client, "insert into moods values (9, 'ok')").await;
+        let_go(&client, waiting).await;
+        let table = ("moods", &["n", "m"][..]);
+        if change.starts_with("rename") {
+            is_a_gap(&capture, &client, "their types were changed", table).await;
+        } else {
+            read_whole(&capture).await;
+            caught_up(&client, &capture).await;
+            is_equal(&client, &capture.events(), since, table).await;
+        }
+        capture.stop().await;
+    }
+}
+
+/// What would only be given up is refused at once: a gap would be everybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_with_a_condition_is_refused() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table plain (n int, v text)").await;
+    let capture = Capture::start(config(&server), directory.path()).await;
+    let order = |condition: &str| Command::Start {
+        tables: vec!["public.plain".to_owned()],
+        condition: Some(condition.to_owned()),
+    };
+    let refused = capture.status.ask_for_snapshot(order("n = 1")).await.unwrap_err();
+    assert!(refused.to_string().contains("public.plain has no key"), "{refused}");
+    assert!(capture.events().is_empty() && capture.report().snapshots.is_empty());
+    capture.stop().await;
 }
 
 /// A partition that goes takes rows with it that events have told.

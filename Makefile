@@ -27,13 +27,7 @@ test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 test: install-deps ## All tests, against real Postgres, Kafka and Chromium
 	cargo test --workspace --locked
 
-test-matrix: ## What the server's version can change, on PostgreSQL 14 to 18 (VERSIONS="14 18" for fewer)
-	@scripts/install-build.sh
-	@scripts/install-postgres.sh
-	@scripts/install-extensions.sh
-	@scripts/install-kafka.sh
-	@scripts/install-pooler.sh
-	@scripts/apt-install.sh curl openssl python3
+test-matrix: install-deps ## What the server's version can change, on PostgreSQL 14 to 18 (VERSIONS="14 18" for fewer)
 	@$(if $(filter-out 15,$(VERSIONS)),scripts/install-postgres-matrix.sh $(filter-out 15,$(VERSIONS)))
 	@scripts/test-matrix.sh $(VERSIONS)
 

@@ -193,6 +193,12 @@ impl Assembly {
         Duration::from_micros(late.try_into().unwrap_or(0))
     }
 
+    /// The commit time of what was replicated to the server is another server's, by whose clock it went: how long it has
+    /// waited here is not known.
+    fn came_from_elsewhere(&mut self) {
+        self.committed = self.sent;
+    }
+
     /// The server has gone through its log up to here.
     ///
     /// # Errors
@@ -234,6 +240,7 @@ impl Assembly {
                 Ok(Step::Next)
             }
             Message::Origin { name } => {
+                self.came_from_elsewhere();
                 if self.open.as_ref().is_some_and(|open| !open.repeated) {
                     self.builder.origin(&String::from_utf8_lossy(name));
                 }

@@ -73,7 +73,7 @@ impl Assembly {
                     let event = custom::refused(prefix, reason, content, &mut self.refusals);
                     open.uncertain_message(event.channel, lsn, &event.payload);
                 }
-                return Ok(());
+                return self.streams.within_bounds();
             }
             Said::Types => {
                 open.change_types();

@@ -29,6 +29,8 @@ const NEAR: u64 = 64 << 20;
 ///
 /// `waits`: commits may wait for a standby, and while no later one has been given an id a snapshot names none of them.
 ///
+/// Where commits may wait and retention has removed what may be one of them, all that have not ended are taken for it.
+///
 /// None at a standby: each chunk is compared with the position up to which was streamed.
 pub(super) async fn streamed(journal: &Journal, visible: Visible, waits: bool) -> Result<Vec<Commit>> {
     if visible.replayed().is_some() {
@@ -38,7 +40,12 @@ pub(super) async fn streamed(journal: &Journal, visible: Visible, waits: bool) -
     let look = move || -> Result<Vec<Commit>> {
         let back = if waits || visible.running().next().is_some() { BACK } else { NEAR };
         let position = journal.position().lsn;
-        unseen_above(&journal, Lsn(position.0.saturating_sub(back)), (&visible, position), PAGE)
+        let cut = Lsn(position.0.saturating_sub(back));
+        let mut unseen = unseen_above(&journal, cut, (&visible, position), PAGE)?;
+        if waits && !journal.holds_all_above(cut) {
+            unseen.extend(visible.running().map(|xid| Commit { xid, at: position }));
+        }
+        Ok(unseen)
     };
     on_its_own(look).await
 }

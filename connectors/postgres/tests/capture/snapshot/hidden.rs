@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rowcast_engine::journal::Options;
 use tokio::task::JoinHandle;
 
 use super::load::{Writers, seed};
@@ -125,6 +126,42 @@ async fn nor_when_it_lies_far_back() {
     until("the position to be far behind it", async || capture.journal.position().lsn > far).await;
     waits_and_ends_equal(&client, capture, waiting).await;
     run(&open, "rollback").await;
+}
+
+/// Nor where the journal cannot be asked, since retention has removed it: whoever has not ended may be it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_when_retention_has_removed_it() {
+    let server = Server::start("");
+    let (client, directory) = (sql(&server).await, Directory::new());
+    run(&client, "create table other (v text)").await;
+    let (capture, waiting) = held(&server, &client, &directory).await;
+    let commit = capture.events().remove(1);
+    until("it to be confirmed", async || confirmed(&client).await >= commit.end_lsn).await;
+    capture.crash().await;
+    let options =
+        Options { max_size: Some(3 << 20), segment_bytes: 1 << 20, ..Options::new(directory.path()) };
+    let mut capture = Capture::launch_with(config(&server), options);
+    capture.streams().await;
+    until("it to be removed", async || {
+        run(&client, "insert into other select repeat('x', 1000) from generate_series(1, 500)").await;
+        capture.journal.held_after(commit.id - 1).is_some()
+    })
+    .await;
+    is_hidden(&client, &commit).await;
+    capture.status.ask_for_snapshot(rows_of_t(None)).await.unwrap();
+    until("chunks to be read again", async || {
+        capture.report().snapshots.iter().any(|shown| shown.chunks_repeated > 3)
+    })
+    .await;
+    let of_t =
+        || capture.events().into_iter().filter(|event| event.channel == "public.t").collect::<Vec<_>>();
+    assert_eq!(of_t(), [], "nothing is written that could be older");
+    is_hidden(&client, &commit).await;
+    standbys(&client, "").await;
+    waiting.await.unwrap();
+    read_whole(&capture).await;
+    assert_eq!(rebuilt(&of_t(), "public.t", 2), actual(&client, "t", &["id", "v"]).await);
+    capture.stop().await;
 }
 
 /// Commits that wait, and are let go, around every step of many chunks, with crashes between.

@@ -3,6 +3,7 @@
 use rowcast_engine::Kind;
 use rowcast_postgres::conninfo::Conninfo;
 use rowcast_postgres::wire::{Connection, Purpose};
+use rowcast_postgres::{Config, Streaming};
 
 use super::harness::{Capture, Directory, config, run, sql};
 use super::interceptor::{Fate, Interceptor};
@@ -10,6 +11,9 @@ use crate::support::Server;
 
 /// Stands in the rows, and must not stand in an error.
 const SECRET: &str = "sesame";
+
+/// Rows of more than 64 kB: the server sends them in pieces.
+const PIECES_ROWS: usize = 1500;
 
 /// How a message is spoiled, and what the error says of it.
 struct Spoiled {
@@ -62,6 +66,27 @@ const SPOILED: &[Spoiled] = &[
     },
 ];
 
+fn spoil(way: &Interceptor, spoiled: &'static Spoiled) {
+    way.rule(|body| {
+        if body[0] == spoiled.tag {
+            let at = (spoiled.at)(body);
+            body[at] = spoiled.byte;
+        }
+        Fate::Pass
+    });
+}
+
+/// Capture ends for good, with these words and no value of a row.
+async fn ends_with(config: Config, directory: &Directory, words: &[&str]) {
+    let error = Capture::launch(config, directory.path()).fails().await;
+    let text = error.to_string();
+    assert_eq!(error.kind(), Kind::Failed, "{text}");
+    assert!(text.starts_with("The replication stream cannot be understood: at "), "{text}");
+    assert!(words.iter().all(|words| text.contains(words)), "{text}");
+    assert!(!text.contains(SECRET) && !text.contains("73 65 73") && text.len() < 300, "{text}");
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("report")));
+}
+
 #[tokio::test]
 async fn unknown_bytes_are_named_and_nothing_is_passed_over() {
     let (server, directory) = (Server::start(""), Directory::new());
@@ -70,13 +95,7 @@ async fn unknown_bytes_are_named_and_nothing_is_passed_over() {
     let way = Interceptor::start(&server).await;
     Capture::start(way.config(), directory.path()).await.stop().await;
     for (number, spoiled) in (0..).step_by(4).zip(SPOILED) {
-        way.rule(|body| {
-            if body[0] == spoiled.tag {
-                let at = (spoiled.at)(body);
-                body[at] = spoiled.byte;
-            }
-            Fate::Pass
-        });
+        spoil(&way, spoiled);
         run(
             &client,
             &format!(
@@ -85,19 +104,71 @@ async fn unknown_bytes_are_named_and_nothing_is_passed_over() {
             ),
         )
         .await;
-        let error = Capture::launch(way.config(), directory.path()).fails().await;
-        let text = error.to_string();
-        assert_eq!(error.kind(), Kind::Failed, "{text}");
-        assert!(text.starts_with("The replication stream cannot be understood: at "), "{text}");
-        assert!(spoiled.words.iter().all(|words| text.contains(words)), "{text}");
-        assert!(!text.contains(SECRET) && !text.contains("73 65 73") && text.len() < 300, "{text}");
-        assert!(error.remedy().is_some_and(|remedy| remedy.contains("report")));
+        ends_with(way.config(), &directory, spoiled.words).await;
 
         // As it was sent: all of it is there, nothing was confirmed that had not been understood.
         way.rule(|_| Fate::Pass);
         let capture = Capture::start(way.config(), directory.path()).await;
         let briefs = capture.briefs(usize::try_from(number / 4 + 1).unwrap() * 3).await;
         assert_eq!(briefs[briefs.len() - 3], format!("insert public.t {number},{SECRET}"));
+        capture.stop().await;
+    }
+}
+
+/// Of a transaction that is sent before it commits: its number stands behind each tag.
+const SPOILED_PIECES: &[Spoiled] = &[
+    Spoiled {
+        tag: b'I',
+        at: |_| 0,
+        byte: b'Z',
+        words: &["unknown message tag \"Z\" (byte 0x5A)", "begin with 5A 00 00"],
+    },
+    Spoiled {
+        tag: b'I',
+        at: |_| 0,
+        byte: b'B',
+        words: &["message \"B\": it stands within another transaction", "begin with 42"],
+    },
+    Spoiled { tag: b'I', at: |_| 9, byte: b'M', words: &["message \"I\": it holds no new row"] },
+    Spoiled {
+        tag: b'I',
+        at: |_| 12,
+        byte: b'x',
+        words: &["message \"I\": a value is of unknown kind (byte 0x78)"],
+    },
+    Spoiled { tag: b'E', at: |_| 0, byte: b'e', words: &["unknown message tag \"e\" (byte 0x65)"] },
+    Spoiled {
+        tag: b'S',
+        at: |_| 5,
+        byte: 2,
+        words: &["message \"S\": its flags are unknown (byte 0x02)", "53 00 00"],
+    },
+    Spoiled {
+        tag: b'c',
+        at: |_| 5,
+        byte: 4,
+        words: &["message \"c\": its flags are unknown (byte 0x04)", "63 00 00"],
+    },
+];
+
+#[tokio::test]
+async fn nor_in_what_is_sent_before_it_commits() {
+    let (server, directory) = (Server::start("logical_decoding_work_mem = 64kB"), Directory::new());
+    let client = sql(&server).await;
+    run(&client, "create table t (id serial primary key, v text)").await;
+    let way = Interceptor::start(&server).await;
+    let config = || Config { streaming: Streaming::On, ..way.config() };
+    Capture::start(config(), directory.path()).await.stop().await;
+    for (number, spoiled) in (1..).zip(SPOILED_PIECES) {
+        spoil(&way, spoiled);
+        run(&client, &format!("insert into t (v) select '{SECRET}' from generate_series(1, {PIECES_ROWS})"))
+            .await;
+        ends_with(config(), &directory, spoiled.words).await;
+
+        way.rule(|_| Fate::Pass);
+        let capture = Capture::start(config(), directory.path()).await;
+        let briefs = capture.briefs(number * PIECES_ROWS).await;
+        assert_eq!(*briefs.last().unwrap(), format!("insert public.t {},{SECRET}", number * PIECES_ROWS));
         capture.stop().await;
     }
 }

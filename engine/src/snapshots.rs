@@ -92,6 +92,9 @@ pub struct Shown {
     /// All of its rows have been given to the journal: so many.
     #[serde(skip)]
     pub whole: Option<u64>,
+    /// Bytes of the condition that its rows are to meet.
+    #[serde(skip)]
+    pub condition_bytes: usize,
     /// It is read and does not get on: since when, and why.
     #[serde(skip)]
     pub still: Option<(Instant, String)>,

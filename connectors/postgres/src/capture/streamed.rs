@@ -145,9 +145,10 @@ impl Streamed {
         self.builder.open_bytes()
     }
 
-    /// Bytes that stay in memory as long as it is open: descriptions, and what is known of subtransactions.
+    /// Bytes that stay in memory as long as it is open: descriptions, what is known of subtransactions, and what it asks for.
     pub(super) fn kept(&self) -> usize {
-        self.described + self.subs.len() * size_of::<Sub>() + self.dead.len() * size_of::<Range<u32>>()
+        let subs = self.subs.len() * size_of::<Sub>() + self.dead.len() * size_of::<Range<u32>>();
+        self.described + subs + self.wishes.bytes()
     }
 
     pub(super) fn set_origin(&mut self, name: &str) {

@@ -140,7 +140,9 @@ impl Streams {
     pub(super) fn within_bounds(&mut self) -> Result<()> {
         let kept = self.others_kept + self.within.as_ref().map_or(0, |streamed| streamed.kept());
         if kept > MAX_KEPT {
-            return Err(self.give_up("they have too many subtransactions, or tables, to be kept in memory"));
+            return Err(
+                self.give_up("they have too many subtransactions, tables or wishes to be kept in memory")
+            );
         }
         Ok(())
     }

@@ -4,15 +4,18 @@ use rowcast_engine::status::Status;
 
 use crate::snapshot::job::Job;
 
-/// Conditions that one transaction may name, of 64 kB at most each, and wishes for a table that may wait to be read: each
-/// stands in a note, and every segment of the journal begins with all notes.
+/// Conditions that one transaction may name, and wishes for a table that may wait to be read: each stands in a note, and
+/// every segment of the journal begins with all notes.
 const WISHES_MAX: usize = 1_000;
 
+/// Bytes of the conditions of one transaction, and of all that wait. Each has 64 kB at most, and few have a hundred bytes.
+const CONDITIONS_MAX: usize = 4 << 20;
+
 /// Why one more is not taken.
-const TOO_MANY: &str =
-    "a transaction may ask for 1,000 snapshots with conditions at most: ask for fewer, with wider ones";
-const MANY_WAIT: &str =
-    "1,000 snapshots of the table wait already: ask again when they are done (rowcast snapshot --status)";
+const TOO_MANY: &str = "a transaction may ask for 1,000 snapshots with conditions of 4 MB together at most: ask for \
+                        fewer, with wider ones";
+const MANY_WAIT: &str = "1,000 snapshots of the table wait already, or conditions of 4 MB together: ask again when they \
+                         are done (rowcast snapshot --status)";
 
 /// Those of one transaction, each with what came before it: a savepoint that is rolled back may take it along.
 #[derive(Debug, Default)]
@@ -25,16 +28,25 @@ impl Wished {
             return Ok(());
         }
         let conditions = self.0.iter().filter(|(_, job)| job.condition.is_some()).count();
-        if job.condition.is_some() && conditions >= WISHES_MAX {
+        let (own, bytes) = (self.bytes(), job.condition_bytes());
+        if job.condition.is_some() && (conditions >= WISHES_MAX || own + bytes > CONDITIONS_MAX) {
             return Err(TOO_MANY);
         }
-        let (channel, mut waiting) = (job.channel(), 0);
-        status.snapshots(|board| waiting = board.values().filter(|shown| shown.channel == channel).count());
-        if waiting >= WISHES_MAX {
+        let (channel, mut waiting, mut of_all) = (job.channel(), 0, 0);
+        status.snapshots(|board| {
+            waiting = board.values().filter(|shown| shown.channel == channel).count();
+            of_all = board.values().map(|shown| shown.condition_bytes).sum();
+        });
+        if waiting >= WISHES_MAX || (bytes > 0 && of_all + own + bytes > CONDITIONS_MAX) {
             return Err(MANY_WAIT);
         }
         self.0.push((at, job));
         Ok(())
+    }
+
+    /// Bytes of their conditions.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, job)| job.condition_bytes()).sum()
     }
 
     /// Forgets those behind an event.
@@ -108,5 +120,28 @@ mod tests {
         });
         assert_eq!(wishes.take_in(0, job("b", None), &status), Err(MANY_WAIT));
         assert_eq!(wishes.take_in(0, job("c", None), &status), Ok(()));
+    }
+
+    #[test]
+    fn conditions_are_bounded_in_bytes() {
+        let (mut wishes, status) = (Wished::default(), Status::default());
+        let mut quarter =
+            (b'a'..).map(|letter| Some(char::from(letter).to_string().repeat(CONDITIONS_MAX / 4)));
+        let mut next = || job("a", quarter.next().unwrap());
+        for _ in 0..4 {
+            wishes.take_in(0, next(), &status).unwrap();
+        }
+        assert_eq!(wishes.bytes(), CONDITIONS_MAX);
+        assert_eq!(wishes.take_in(0, next(), &status), Err(TOO_MANY));
+        // Those of others that wait.
+        wishes.take().for_each(drop);
+        status.snapshots(|board| {
+            let waiting = Shown { condition_bytes: CONDITIONS_MAX / 2, ..Shown::default() };
+            board.insert("elsewhere".to_owned(), waiting);
+        });
+        wishes.take_in(0, next(), &status).unwrap();
+        wishes.take_in(0, next(), &status).unwrap();
+        assert_eq!(wishes.take_in(0, next(), &status), Err(MANY_WAIT));
+        assert_eq!(wishes.take_in(0, job("a", None), &status), Ok(()), "all of a table says less");
     }
 }

@@ -125,6 +125,11 @@ impl Job {
         }
     }
 
+    /// Bytes of its condition.
+    pub(crate) fn condition_bytes(&self) -> usize {
+        self.condition.as_ref().map_or(0, String::len)
+    }
+
     pub(crate) fn channel(&self) -> String {
         rowcast_engine::schema::Schema::channel_of(&self.schema, &self.table)
     }

@@ -103,6 +103,9 @@ impl Assembly {
         self.committed = committed;
         self.relations.look_again();
         let streamed = self.streams.peek(xid)?;
+        if !streamed.origin.is_empty() {
+            self.committed = self.sent;
+        }
         if !self.replay.repeats(final_lsn) {
             self.replay.finish()?;
             return Ok(Step::Streamed(commit));

@@ -34,6 +34,7 @@ fn describe(shown: &mut Shown, job: &Job, (rows, estimate): (u64, u64)) {
     shown.rows = job.progress.rows.max(rows);
     shown.estimate = job.progress.estimate.max(shown.rows).max(estimate);
     shown.ad_hoc = job.ad_hoc;
+    shown.condition_bytes = job.condition_bytes();
     shown.sinks.clone_from(&job.sinks);
     shown.since = match job.since {
         Since::Event(id) if job.keyless => Some(id),

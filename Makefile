@@ -36,10 +36,12 @@ test-huge: ## 5,000,000 rows in one transaction, sent whole and in pieces: memor
 	@scripts/install-postgres.sh
 	ROWCAST_TEST_HUGE_ROWS=5000000 cargo test --workspace --locked --test tests -- --nocapture --test-threads=1 huge::
 
-fuzz: ## Model test and fuzzers of journal and stream, ROWCAST_FUZZ_SECONDS each (600); a seed that fails is printed
+fuzz: ## Models and fuzzers of journal, stream and snapshots, ROWCAST_FUZZ_SECONDS each (600); a seed that fails is printed
 	@scripts/install-build.sh
 	ROWCAST_FUZZ_SECONDS=$${ROWCAST_FUZZ_SECONDS:-600} cargo test -p rowcast-postgres --locked --test tests -- \
 		--nocapture fuzz::
+	ROWCAST_FUZZ_SECONDS=$${ROWCAST_FUZZ_SECONDS:-600} cargo test -p rowcast-postgres --locked --lib -- \
+		--nocapture snapshot::model::
 	ROWCAST_FUZZ_SECONDS=$${ROWCAST_FUZZ_SECONDS:-600} cargo test -p rowcast-engine --locked --test tests -- \
 		--nocapture --test-threads=1 model:: fuzz::
 

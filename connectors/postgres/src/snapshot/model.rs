@@ -5,6 +5,8 @@
 //! What it carries on is the explicit search of all interleavings of two and three transactions that the rules come
 //! from; here they are longer, and the code is the program's.
 
+#[path = "../../../../engine/tests/campaign.rs"]
+mod campaign;
 mod changes;
 mod standby;
 mod told;
@@ -22,10 +24,14 @@ use super::rows::Rows;
 use super::told::Form;
 use super::tracker::{Read, Tracker, Verdict};
 use super::visible::{Commit, Visible};
+use campaign::{Outcome, guard};
 use changes::{Change, KEYS, initial, transactions};
 use standby::{Standby, UNASKED};
 use told::{behind_the_old, key_of, moved, raw, row_of};
 pub(super) use told::{chunk, schema};
+
+/// Of a life, on an average at least.
+const STEPS: u64 = 100;
 
 pub(super) const TABLE: u32 = 7;
 pub(super) const KEY: &[u16] = &[0];
@@ -443,12 +449,12 @@ fn start_of(at: usize) -> Lsn {
     Lsn(10 * at as u64)
 }
 
-/// One life; what is wrong at its end.
-fn live(seed: u64, without: Without) -> Result<(), String> {
+/// One life, its steps; or what is wrong at its end.
+fn live(seed: u64, without: Without) -> Outcome {
     live_in(World::new(seed, without), seed)
 }
 
-fn live_in(mut world: World, seed: u64) -> Result<(), String> {
+fn live_in(mut world: World, seed: u64) -> Outcome {
     let mut steps = 0;
     while world.step() {
         steps += 1;
@@ -460,16 +466,14 @@ fn live_in(mut world: World, seed: u64) -> Result<(), String> {
         .map(|(key, (value, large))| (key, (value, Some(large))))
         .collect();
     if world.consumer == expected {
-        return Ok(());
+        return Ok(steps);
     }
     Err(format!("seed {seed}: the consumer has {:?}, the table {expected:?}", world.consumer))
 }
 
 #[test]
 fn the_consumer_has_the_table_at_the_end() {
-    for seed in 0..30_000 {
-        live(seed, Without::Nothing).unwrap();
-    }
+    campaign::run(30_000, STEPS, |seed| guard(seed, || live(seed, Without::Nothing), String::new)?);
 }
 
 #[test]

@@ -122,15 +122,13 @@ impl World {
     }
 }
 
-fn live(seed: u64, without: Without) -> Result<(), String> {
+fn live(seed: u64, without: Without) -> Outcome {
     live_in(World::beside_a_standby(seed, without), seed)
 }
 
 #[test]
 fn the_consumer_of_a_standby_has_the_table_at_the_end() {
-    for seed in 0..30_000 {
-        live(seed, Without::Nothing).unwrap();
-    }
+    campaign::run(30_000, STEPS, |seed| guard(seed, || live(seed, Without::Nothing), String::new)?);
 }
 
 #[test]

@@ -404,8 +404,8 @@ impl World {
     }
 }
 
-/// One life; what is wrong at its end.
-fn live(seed: u64, left: Left, standby: bool) -> Result<(), String> {
+/// One life, its steps; or what is wrong at its end.
+fn live(seed: u64, left: Left, standby: bool) -> Outcome {
     let mut world = World::new(seed, left, standby);
     let mut steps = 0;
     while world.step() {
@@ -417,17 +417,17 @@ fn live(seed: u64, left: Left, standby: bool) -> Result<(), String> {
     };
     let (has, is) = (some(&world.consumer), some(&world.table(world.order.iter().copied())));
     if has == is || !world.all_is_told {
-        return Ok(());
+        return Ok(steps);
     }
     Err(format!("seed {seed}: the consumer has {has:?}, the table {is:?}"))
 }
 
 #[test]
 fn the_consumer_has_as_many_rows_of_each_kind() {
-    for seed in 0..10_000 {
-        live(seed, Left::None, false).unwrap();
-        live(seed, Left::None, true).unwrap();
-    }
+    campaign::run(10_000, STEPS, |seed| {
+        let both = || Ok(live(seed, Left::None, false)? + live(seed, Left::None, true)?);
+        guard(seed, both, String::new)?
+    });
 }
 
 #[test]

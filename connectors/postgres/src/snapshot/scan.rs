@@ -260,6 +260,7 @@ impl Following {
             Some(Old::Key(_)) => return Err(Unknown::Flawed(Flaw::Unsaid)),
         };
         let rows = rows_of(event.op, old, new).ok_or(Unknown::Flawed(Flaw::Unsaid))?;
+        let tuples = [old, new];
         if self.version != Some(schema.id) {
             let shape = Shape::of(schema);
             let is_like = |told: &Shape| told.is_like(&shape);
@@ -267,6 +268,10 @@ impl Following {
                 return Err(Unknown::Flawed(Flaw::Shapes));
             }
             (self.version, self.told.shape) = (Some(schema.id), Some(shape));
+        }
+        let Told { shape, unlisted, .. } = &mut self.told;
+        if !shape.as_ref().is_none_or(|shape| unlisted.take_in(shape, tuples.into_iter().flatten())) {
+            return Err(Unknown::Flawed(Flaw::Shapes));
         }
         let (old, new) = rows;
         old.iter().for_each(|row| self.told.remove(row));

@@ -45,14 +45,32 @@ struct Looks {
     rest: (u32, Identity, u64),
     /// Those of each enumeration.
     labels: Vec<Labels>,
+    /// The columns that have one of those for their values, and which.
+    enums: Vec<(usize, usize)>,
 }
 
 type Labels = Vec<String>;
 
 impl Shape {
     pub(crate) fn of(schema: &Schema) -> Self {
-        let (columns, labels) = columns_of(schema);
-        Self(Arc::new(Looks { rest: (schema.relation, schema.identity, columns), labels }))
+        let (columns, labels, enums) = columns_of(schema);
+        Self(Arc::new(Looks { rest: (schema.relation, schema.identity, columns), labels, enums }))
+    }
+
+    /// The values of a row's enumerations that are none of their labels. A table that is described late has the labels of then:
+    /// what was written before one was given another name is not written so any more. And one that was described early lacks
+    /// those that were added.
+    fn unknown_labels<'a>(&self, tuple: Tuple<'a>) -> impl Iterator<Item = (usize, &'a [u8])> {
+        let mut columns = self.0.enums.iter().peekable();
+        tuple.values().enumerate().filter_map(move |(at, value)| {
+            let (_, which) = columns.next_if(|(column, _)| *column == at)?;
+            let Value::Text(text) = value else { return None };
+            (!self.has_label(*which, text)).then_some((*which, text))
+        })
+    }
+
+    fn has_label(&self, which: usize, text: &[u8]) -> bool {
+        self.0.labels.get(which).is_some_and(|all| all.iter().any(|label| label.as_bytes() == text))
     }
 
     /// Whether a row of the one is written as it would be in the other. Labels of an enumeration are added, and none is taken
@@ -69,19 +87,58 @@ impl Shape {
     }
 }
 
-/// A print of its columns but for the labels of their enumerations, and those.
-fn columns_of(schema: &Schema) -> (u64, Vec<Labels>) {
+/// More of them are not looked after: who has so many has another enumeration.
+const UNLISTED_MAX: usize = 64;
+
+/// Labels that rows have and their versions have not, and in which of the enumerations.
+#[derive(Debug, Default)]
+pub(crate) struct Unlisted(Vec<(usize, Box<[u8]>)>);
+
+impl Unlisted {
+    /// Takes in the rows of a change. False when there are too many.
+    pub(crate) fn take_in<'a>(&mut self, shape: &Shape, rows: impl IntoIterator<Item = Tuple<'a>>) -> bool {
+        for (which, text) in rows.into_iter().flat_map(|row| shape.unknown_labels(row)) {
+            if !self.0.iter().any(|(other, label)| *other == which && **label == *text) {
+                self.0.push((which, text.into()));
+            }
+        }
+        self.0.len() <= UNLISTED_MAX
+    }
+
+    pub(crate) fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
+    /// Whether those who read rows of this shape write all of them so.
+    pub(crate) fn are_in(&self, shape: &Shape) -> bool {
+        self.0.iter().all(|(which, text)| shape.has_label(*which, text))
+    }
+}
+
+/// A print of its columns but for the labels of their enumerations, those, and the columns whose values are such labels.
+fn columns_of(schema: &Schema) -> (u64, Vec<Labels>, Vec<(usize, usize)>) {
     let [key, _] = &*KEYS;
-    let mut labels = Vec::new();
-    let mut print = |column: &Column| {
+    let (mut labels, mut enums) = (Vec::new(), Vec::new());
+    let mut print = |(at, column): (usize, &Column)| {
         let mut ty = column.ty.clone();
+        if is_enum(&ty) {
+            enums.push((at, labels.len()));
+        }
         take_labels(&mut ty, &mut labels);
         // As it is stored with the journal's schema versions.
         let ty = serde_json::to_string(&ty).unwrap_or_default();
         key.hash_one((&column.name, ty, column.typmod))
     };
-    let columns: Vec<u64> = schema.columns.iter().map(&mut print).collect();
-    (key.hash_one(columns), labels)
+    let columns: Vec<u64> = schema.columns.iter().enumerate().map(&mut print).collect();
+    (key.hash_one(columns), labels, enums)
+}
+
+fn is_enum(ty: &Type) -> bool {
+    match &ty.kind {
+        TypeKind::Enum(_) => true,
+        TypeKind::Domain { base, .. } => is_enum(base),
+        _ => false,
+    }
 }
 
 /// Out of all enumerations that a type is made of.
@@ -111,6 +168,7 @@ pub(crate) struct Told {
     rows: HashMap<Print, Held>,
     /// What they look like.
     pub(crate) shape: Option<Shape>,
+    pub(crate) unlisted: Unlisted,
     /// Of all rows: how many he has, and how many of those this reading has met.
     has: u64,
     met: u64,
@@ -308,6 +366,42 @@ pub(crate) mod tests {
         );
         assert!(!told.is_like(&of(Identity::Nothing, "mood", &["sad", "ok"])));
         assert!(!told.is_like(&of(Identity::Full, "other", &["sad", "ok"])));
+    }
+
+    #[test]
+    fn a_label_that_no_version_has_is_noticed_and_one_that_was_added_is_none() {
+        let of = |labels: &[&str]| {
+            let kind = TypeKind::Enum(labels.iter().map(ToString::to_string).collect());
+            let mood = Type { oid: 20_000, name: "mood".to_owned(), kind };
+            let kind = TypeKind::Domain { base: mood.clone().into(), typmod: -1 };
+            let domain = Type { kind, ..Type::base(1, "") };
+            let column = |ty: &Type| Column {
+                name: "m".to_owned(),
+                ty: ty.clone(),
+                typmod: -1,
+                identity: false,
+                not_null: false,
+            };
+            let columns = [Type::base(25, "text"), mood, Type::base(25, "text"), domain];
+            Shape::of(&Schema { columns: columns.iter().map(column).collect(), ..schema() })
+        };
+        let late = of(&["blue", "ok"]);
+        let unlisted = |rows: &[&[&str]]| {
+            let mut unlisted = Unlisted::default();
+            let rows: Vec<_> = rows.iter().map(|row| tuple(row)).collect();
+            assert!(unlisted.take_in(&late, rows.iter().map(|row| Tuple::split(row).unwrap().0)));
+            unlisted
+        };
+        let ok: &[&str] = &["sad", "ok", "sad", "blue"];
+        assert!(unlisted(&[ok, &["x", "NULL", "x", "UNCHANGED"]]).are_in(&late));
+        for row in [["x", "sad", "x", "ok"], ["x", "ok", "x", "sad"]] {
+            let unlisted = unlisted(&[ok, &row, &row]);
+            assert!(!unlisted.are_in(&late) && unlisted.are_in(&of(&["blue", "sad", "ok"])), "{row:?}");
+        }
+        let mut many = Unlisted::default();
+        let rows: Vec<_> = (0..=UNLISTED_MAX).map(|at| tuple(&["x", &at.to_string(), "x", "ok"])).collect();
+        let taken = rows.iter().map(|row| many.take_in(&late, [Tuple::split(row).unwrap().0]));
+        assert_eq!(taken.filter(|taken| !taken).count(), 1);
     }
 
     /// As COPY's rows: else none would be found again.

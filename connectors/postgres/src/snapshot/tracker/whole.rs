@@ -21,7 +21,7 @@ use rowcast_engine::Lsn;
 use rowcast_engine::event::Op;
 
 use super::ring::Ring;
-use crate::snapshot::told::{Print, Shape, Told, print, rows_of, tuples_of};
+use crate::snapshot::told::{Print, Shape, Told, Unlisted, print, rows_of, tuples_of};
 use crate::snapshot::visible::{Commit, Visible};
 pub(crate) use settle::{Changes, ReadWhole};
 
@@ -139,6 +139,7 @@ pub(super) struct Whole {
     emptied: bool,
     /// Of what has been told.
     shape: Option<Shape>,
+    unlisted: Unlisted,
     window: Option<Window>,
     opened: u64,
     /// What `since` and the window take.
@@ -154,6 +155,7 @@ impl Whole {
             since: HashMap::new(),
             emptied: false,
             shape: None,
+            unlisted: Unlisted::default(),
             window: None,
             opened: 0,
             bytes: 0,
@@ -171,7 +173,10 @@ impl Whole {
     }
 
     /// What the journal says that a consumer had where the stream began to be noted.
-    pub(super) fn tell(&mut self, told: Told) {
+    pub(super) fn tell(&mut self, mut told: Told) {
+        if !self.emptied {
+            self.unlisted.append(std::mem::take(&mut told.unlisted));
+        }
         if let Some(shape) = told.shape.as_ref().filter(|_| !self.emptied && !told.is_empty()) {
             self.become_shape(shape);
         }
@@ -309,12 +314,16 @@ impl Whole {
         if self.flaw.is_some() {
             return;
         }
-        let rows = tuples_of(raw).and_then(|(old, new)| rows_of(op, old, new));
-        let (Some((old, new)), Some(shape)) = (rows, shape) else {
+        let tuples = tuples_of(raw);
+        let rows = tuples.and_then(|(old, new)| rows_of(op, old, new));
+        let (Some((old, new)), Some(shape), Some((before, after))) = (rows, shape, tuples) else {
             // Nobody can say what row it was.
             return self.spoil(Flaw::Unsaid);
         };
         self.become_shape(shape);
+        if !self.unlisted.take_in(shape, before.into_iter().chain(after)) {
+            return self.spoil(Flaw::Shapes);
+        }
         for (row, by) in [(old, -1), (new, 1)] {
             if let Some(row) = row {
                 self.note(commit, row, by);
@@ -353,7 +362,7 @@ impl Whole {
             return;
         }
         self.since.clear();
-        (self.emptied, self.shape) = (true, None);
+        (self.emptied, self.shape, self.unlisted) = (true, None, Unlisted::default());
         self.bytes = self.window.as_ref().map_or(0, |window| NOTE_BYTES * window.pending.len());
         self.put_off(commit, Did::Emptied);
         self.empty_in_window(commit);

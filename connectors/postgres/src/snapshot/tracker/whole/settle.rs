@@ -69,6 +69,9 @@ impl Whole {
         if self.shape.as_ref().is_some_and(|shape| !shape.is_like(&read.shape)) {
             return Err(Flaw::Changed);
         }
+        if !self.unlisted.are_in(&read.shape) {
+            return Err(Flaw::Shapes);
+        }
         if window.emptied {
             return Ok(Changes { emptied: true, ..Changes::default() });
         }

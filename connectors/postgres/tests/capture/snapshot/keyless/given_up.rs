@@ -8,10 +8,10 @@ use super::*;
 /// The gap of a table, for this reason; then it is asked for again.
 async fn is_a_gap(capture: &Capture, client: &Client, words: &str, table: (&str, &[&str])) {
     let channel = format!("public.{}", table.0);
-    until("it to be given up", async || {
-        capture.status.dropped_tables().get(&channel).is_some_and(|why| why.contains(words))
-    })
-    .await;
+    let given_up = || capture.status.dropped_tables().get(&channel).cloned();
+    until("it to be given up", async || given_up().is_some()).await;
+    let why = given_up().unwrap();
+    assert!(why.contains(words), "{why}");
     read_whole(capture).await;
     let of_table = |event: &&Seen| event.op == Op::Gap && event.channel == channel;
     let gaps: Vec<String> = capture.events().iter().filter(of_table).map(Seen::brief).collect();

@@ -57,6 +57,9 @@ pub struct Source {
     pub held_by: Vec<String>,
     /// Why it is told what the journal has all the same.
     pub waived: Option<String>,
+    /// It is now; else the doors are catching up with what it was told.
+    #[serde(skip)]
+    pub waives: bool,
     /// Push doors that have to have a change before it is told.
     #[serde(skip)]
     pub required: Vec<String>,
@@ -215,7 +218,7 @@ impl Status {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
         doors.iter_mut().for_each(|(name, door)| door.filling = self.filling(name));
-        if source.waived.is_none() {
+        if !source.waives {
             source.held_by = journal.lacking(&source.required);
         }
         let held = held_bytes(journal, &source);

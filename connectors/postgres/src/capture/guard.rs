@@ -233,8 +233,9 @@ impl Look {
         let waits = if self.streams() { self.younger.waits.clone() } else { None };
         self.status.source(|source| source.unread = waits);
         self.has_seen();
-        if self.waiver.look(&observed, self.streams()) {
-            self.pressure.look_away(Instant::now());
+        // Also while the catalog cannot be read it is told what is confirmed.
+        if self.waiver.look(&observed, matches!(self.state(), "streaming" | "paused")) {
+            self.pressure = Pressure::new(Instant::now());
         }
         self.tell(&observed, more);
         self.warn_of(&observed);
@@ -308,16 +309,22 @@ impl Look {
         self.status.source(|source| source.commits_wait = wait);
     }
 
+    fn state(&self) -> &'static str {
+        let mut state = "";
+        self.status.source(|source| state = source.state);
+        state
+    }
+
     fn streams(&self) -> bool {
-        let mut streams = false;
-        self.status.source(|source| streams = source.state == "streaming");
-        streams
+        self.state() == "streaming"
     }
 
     /// Tells capture what it cannot see while it streams, or waits. `more`: it can read one publication more.
     fn tell(&mut self, observed: &Observed, more: bool) {
-        let (mut received, mut state) = (Lsn::ZERO, "");
-        self.status.source(|source| (received, state) = (source.received_lsn, source.state));
+        let (mut received, mut state, mut repeats) = (Lsn::ZERO, "", false);
+        self.status.source(|source| {
+            (received, state, repeats) = (source.received_lsn, source.state, source.repeated > 0);
+        });
         let confirmed = observed.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
         let seen = Seen {
             streams: state == "streaming",
@@ -326,6 +333,7 @@ impl Look {
             at: (confirmed.unwrap_or_default(), received),
             kept: observed.retained(),
             behind: observed.behind(),
+            repeats,
         };
         let call = if self.pressure.note(&seen, self.source.wal_budget, Instant::now()) {
             Call::OverBudget

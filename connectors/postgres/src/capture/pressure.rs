@@ -31,6 +31,8 @@ pub(super) struct Seen {
     /// kept for transactions that run.
     pub(super) kept: Option<u64>,
     pub(super) behind: u64,
+    /// The server sends again what the journal has: until that is through nothing more is confirmed.
+    pub(super) repeats: bool,
 }
 
 /// Over the looks.
@@ -56,8 +58,9 @@ impl Pressure {
         let received = if seen.stuck { Lsn::ZERO } else { seen.at.1 };
         let still = self.still.note((seen.at.0, received, seen.stuck), now);
         let kept = seen.kept.filter(|kept| budget.is_some_and(|budget| *kept > budget));
-        // What is kept for other people's transactions is no slowness of ours.
-        let too_slow = self.above.note(kept.filter(|kept| seen.behind >= kept / 2));
+        // Neither is what is kept for other people's transactions slowness of ours, nor what sinks lacked before a restart.
+        let is_patient = |kept: u64| seen.repeats && budget.is_some_and(|budget| kept <= budget / 2 * 3);
+        let too_slow = self.above.note(kept.filter(|kept| seen.behind >= kept / 2 && !is_patient(*kept)));
         let stands = still >= if seen.stuck { STILL_FOR_SURE } else { STILL_PERHAPS };
         let idle = seen.streams && !seen.stuck && seen.behind < BEHIND;
         let is_due = kept.is_some() && (stands || too_slow) && !idle;
@@ -122,7 +125,7 @@ mod tests {
 
     fn over() -> Seen {
         let at = (Lsn(7), Lsn(8));
-        Seen { streams: true, stuck: false, at, kept: Some(BUDGET + 1), behind: BUDGET }
+        Seen { streams: true, stuck: false, at, kept: Some(BUDGET + 1), behind: BUDGET, repeats: false }
     }
 
     #[test]
@@ -174,6 +177,19 @@ mod tests {
         assert_eq!(given_up(Some(BUDGET), |_| idle), None);
         assert!(given_up(Some(BUDGET), |_| Seen { streams: false, ..idle }).is_some(), "nobody reads");
         assert!(given_up(Some(BUDGET), |_| Seen { stuck: true, ..idle }).is_some(), "it is not idle");
+    }
+
+    /// What sinks lacked before a restart comes again, and is confirmed when that is through.
+    #[test]
+    fn what_comes_again_is_waited_for_and_not_without_bound() {
+        let comes = |second| Seen { at: (Lsn(7), Lsn(second)), repeats: true, ..over() };
+        assert_eq!(given_up(Some(BUDGET), comes), None);
+        assert!(given_up(Some(BUDGET), |_| comes(7)).is_some(), "it stands still");
+        let grows = |second| {
+            let kept = BUDGET + (second << 20);
+            Seen { kept: Some(kept), behind: kept, ..comes(second) }
+        };
+        assert_eq!(given_up(Some(BUDGET), grows), Some(515 + 595), "from half as much again on");
     }
 
     #[test]

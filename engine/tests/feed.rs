@@ -5,6 +5,7 @@ use std::time::Duration;
 use rowcast_engine::event::Op;
 use rowcast_engine::feed::{Events, Feed, Filter, Framing, From, Next, Pattern, Subscription, ViewKey};
 use rowcast_engine::journal::{Journal, Options, Read};
+use rowcast_engine::record::Builder;
 use rowcast_engine::{Stopper, stop};
 
 use crate::support::{Fixture, table};
@@ -214,6 +215,33 @@ async fn a_time_below_what_is_held_is_told_a_gap() {
 }
 
 /// The commit time of the newest transaction.
+/// Transactions that were written together stand in one batch.
+#[tokio::test]
+async fn a_time_is_found_within_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, feed, _stopper) = fixture(dir.path()).await;
+    let (mut builder, mut times) = (Builder::new(), Vec::new());
+    for _ in 0..5 {
+        fixture.begin(&mut builder);
+        fixture.row(&mut builder, "a");
+        fixture.row(&mut builder, "b");
+        fixture.commit(&mut builder);
+        times.push(time_of(&fixture));
+    }
+    fixture.submit(&mut builder).await;
+    fixture.durable().await;
+    let (journal, filter) = (fixture.journal(), key("*", &[]).filter);
+    let before = journal.seek_earliest();
+    assert_eq!(journal.seek_time(times[4]).unwrap(), before, "it is one batch");
+    for (at, time) in (0..).zip(&times) {
+        let start = feed.start(From::Time(*time), &filter).await.unwrap();
+        assert_eq!((start.position, start.gap), (before + 2 * at, None));
+        assert_eq!(feed.start(From::Time(time - 1), &filter).await.unwrap().position, before + 2 * at);
+    }
+    let latest = feed.start(From::Time(times[4] + 1), &filter).await.unwrap();
+    assert_eq!(latest.position, journal.newest());
+}
+
 fn time_of(fixture: &Fixture) -> i64 {
     1_800_000_000_000_000 + i64::try_from(fixture.lsn).unwrap()
 }

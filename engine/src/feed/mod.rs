@@ -25,7 +25,7 @@ pub use view::{Appearance, Frame, Framing, Rendered, View, ViewKey};
 
 use crate::error::{Error, Result};
 use crate::event::Micros;
-use crate::journal::{Gone, Journal};
+use crate::journal::{Gone, Journal, Read};
 use crate::record::Batch;
 use crate::stop::Stop;
 
@@ -185,9 +185,18 @@ fn since(journal: &Journal, time: Micros) -> Result<Start> {
     // Retention may have gone on meanwhile.
     let gone = journal.held_since(time, position);
     Ok(Start {
-        position: gone.map_or(position, |gone| gone.to.max(position)),
+        position: gone.map_or_else(|| within(journal, position, time), |gone| gone.to.max(position)),
         gap: gone.map(|gone| (gone, "retention")),
     })
+}
+
+/// Of the batch behind a position, in which transactions may lie that were committed together, from where those are that were
+/// at `time` or later. What cannot be read is met by whoever reads on.
+fn within(journal: &Journal, position: u64, time: Micros) -> u64 {
+    let Ok(Read::Batches(batches)) = journal.read(position) else { return position };
+    let mut events = batches.first().into_iter().flat_map(|batch| batch.all_events());
+    let first = events.find(|event| event.id > position && event.at >= time);
+    first.map_or(position, |event| event.id - 1)
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(

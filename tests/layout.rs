@@ -48,6 +48,37 @@ fn imports(manifest: &str) -> Vec<String> {
     dependencies(manifest).into_iter().filter(|name| name.starts_with("rowcast")).collect()
 }
 
+/// The folder that a name in `docs/tests.md` begins from, and the rest of it.
+fn place_of(name: &str) -> (PathBuf, &str) {
+    let bases = [
+        ("tests/", "tests"),
+        ("engine/tests/", "engine/tests"),
+        ("src/", "connectors/postgres/src"),
+        ("fuzz::", "connectors/postgres/tests"),
+        ("wire::", "connectors/postgres/tests"),
+    ];
+    let (start, base) = bases
+        .into_iter()
+        .find(|(start, _)| name.starts_with(start))
+        .unwrap_or(("", "connectors/postgres/tests/capture"));
+    let rest = if start.ends_with("::") { name } else { &name[start.len()..] };
+    (root().join(base), rest)
+}
+
+#[test]
+fn every_test_that_the_docs_name_is_there() {
+    let text = fs::read_to_string(root().join("docs/tests.md")).unwrap();
+    let names: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|code| code.contains("::")).collect();
+    assert!(names.len() > 60, "{}", names.len());
+    for name in names.into_iter().filter(|name| *name != "file::test") {
+        let (base, rest) = place_of(name);
+        let (file, test) = rest.rsplit_once("::").unwrap();
+        let path = base.join(format!("{}.rs", file.replace("::", "/")));
+        let code = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {path:?}: {error}"));
+        assert!(code.contains(&format!("fn {test}(")), "{name} is not in {path:?}");
+    }
+}
+
 #[test]
 fn dependencies_of_every_kind_are_seen() {
     let manifest = r#"

@@ -8,6 +8,7 @@ mod assembly;
 mod backoff;
 mod broken;
 mod composite;
+mod concern;
 mod connect;
 mod contents;
 mod custom;

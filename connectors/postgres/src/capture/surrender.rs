@@ -7,8 +7,9 @@ use rowcast_engine::{Error, Kind, Result, Stop};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
+use super::concern::rounded;
 use super::connect::{FIRST_PATIENCE, Link, SLOT_RETRY};
-use super::guard::{Call, Guard, rounded};
+use super::guard::{Call, Guard};
 use super::waiting::told;
 use super::{note_lost, note_planned, with_remedy};
 use crate::setup::installation::{self, ADOPT};

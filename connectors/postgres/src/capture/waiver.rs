@@ -7,7 +7,7 @@ use rowcast_engine::ingest::Ingest;
 use rowcast_engine::status::Status;
 use rowcast_engine::units::show_size;
 
-use super::guard::rounded;
+use super::concern::rounded;
 use crate::setup::slot::Observed;
 
 /// Looks with the guard.

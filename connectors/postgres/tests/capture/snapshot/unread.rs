@@ -43,6 +43,7 @@ async fn after_a_restart_before_the_source_is_there() {
         ad_hoc: true,
         rows: 2000,
         estimate,
+        condition_bytes: first.len(),
         ..Shown::default()
     };
     assert_eq!(shown, [expected]);

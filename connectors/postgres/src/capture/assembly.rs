@@ -111,6 +111,8 @@ pub(super) struct Assembly {
     /// When the newest frame was sent, and when what it belongs to was committed.
     sent: Micros,
     committed: Micros,
+    /// What the newest Begin said of that, until the next message comes.
+    begun: Option<Micros>,
     transactions: Counter,
     /// What snapshots have to know of the stream.
     pub(super) snapshots: Tracker,
@@ -152,6 +154,7 @@ impl Assembly {
             passed: Lsn::ZERO,
             sent: 0,
             committed: 0,
+            begun: None,
             caught_up: false,
             transactions: metrics::counter!("rowcast_source_transactions_total"),
             snapshots: Tracker::behind(identity.lsn),
@@ -219,8 +222,11 @@ impl Assembly {
     ///
     /// For messages that cannot be understood, and for a history that is not the journal's. For good.
     pub(super) fn take(&mut self, lsn: Lsn, sent: i64, body: &[u8]) -> Result<Step> {
-        self.sent = sent.saturating_add(POSTGRES_EPOCH);
+        let sent = std::mem::replace(&mut self.sent, sent.saturating_add(POSTGRES_EPOCH));
         let was_caught_up = std::mem::replace(&mut self.caught_up, false);
+        if let Some(committed) = self.begun.take() {
+            self.committed = committed;
+        }
         if self.streams.is_within() {
             return self.take_within(lsn, body);
         }
@@ -230,6 +236,8 @@ impl Assembly {
                 self.change(lsn, &change)
             }
             Message::Begin { final_lsn, committed, xid } => {
+                // By whose clock that was, the next message says: until then nothing more is known than before.
+                (self.sent, self.caught_up, self.begun) = (sent, was_caught_up, Some(committed));
                 self.begin(final_lsn, committed, xid)?;
                 Ok(Step::Next)
             }
@@ -275,7 +283,6 @@ impl Assembly {
         if !repeated {
             self.replay.finish()?;
         }
-        self.committed = committed;
         self.relations.look_again();
         self.wanted = Wished::default();
         let commit = Commit { xid, at: final_lsn };

@@ -138,7 +138,11 @@ async fn a_transaction_with_more_conditions_than_can_be_kept_is_told() {
     let events = capture.events();
     let rejected: Vec<&Seen> = events.iter().filter(|event| event.channel == "rowcast.rejected").collect();
     assert_eq!(rejected.len(), 1);
-    assert!(rejected[0].new.contains("1,000 snapshots with conditions of 4 MB together at most"), "{}", rejected[0].new);
+    assert!(
+        rejected[0].new.contains("1,000 snapshots with conditions of 4 MB together at most"),
+        "{}",
+        rejected[0].new
+    );
     let wishes = capture.journal.notes().into_keys().filter(|name| name.starts_with("snapshot ")).count();
     assert!(wishes > 900, "{wishes} wait");
     capture.stop().await;

@@ -117,14 +117,11 @@ impl Waiver {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use rowcast_engine::journal::disk::RealDisk;
-    use rowcast_engine::journal::{self, Options, StreamPosition};
-    use rowcast_engine::record::{Builder, TxStart};
+    use rowcast_engine::journal::Options;
 
     use super::*;
     use crate::setup::slot::Slot;
+    use crate::snapshot::scan::tests::with_ten;
 
     #[test]
     fn it_begins_before_the_slot_goes_and_only_where_it_helps() {
@@ -138,21 +135,14 @@ mod tests {
         assert!(over(Some(25)) && !over(Some(26)) && !over(None));
     }
 
-    /// Where the journal's transactions end, one in ten.
-    const ENDS: [Lsn; 10] = {
-        let (mut ends, mut at) = ([Lsn(0); 10], 0);
-        while at < 10 {
-            ends[at] = Lsn(1000 + 100 * (at as u64 + 1));
-            at += 1;
-        }
-        ends
-    };
+    /// Where the journal's newest transaction ends.
+    const END: Lsn = Lsn(2000);
 
     /// A slot that has confirmed so much, for which the server keeps everything from 1000 on.
     fn observed(confirmed: Lsn, keep: Option<u64>) -> Observed {
         let slot =
             Slot { restart_lsn: Some(Lsn(1000)), confirmed_flush_lsn: Some(confirmed), ..Slot::default() };
-        Observed { slot: Some(slot), end: Lsn(2000), keep, ..Observed::default() }
+        Observed { slot: Some(slot), end: END, keep, ..Observed::default() }
     }
 
     fn told(status: &Status) -> (Option<String>, bool) {
@@ -161,24 +151,11 @@ mod tests {
         told
     }
 
-    /// A journal with one transaction up to each of those places, and a sink that has none of them.
+    /// A journal of ten transactions, and a sink that has none of them.
     async fn waiting(directory: &std::path::Path) -> (Ingest, Status) {
         let mut options = Options::new(directory);
         options.holds.insert("k".to_owned(), 0);
-        let journal = journal::open(options, Arc::new(RealDisk)).unwrap();
-        let ingest = Ingest::new(journal.clone()).required(vec!["k".to_owned()]);
-        let start = StreamPosition { slot: "s".into(), system: 7, timeline: 1, ..journal.position() };
-        ingest.identify(start, &[]).await.unwrap();
-        for end in ENDS {
-            let mut builder = Builder::new();
-            let previous_end_lsn = journal.last_tx_end();
-            builder.begin(TxStart { final_lsn: Lsn(end.0 - 8), previous_end_lsn, ..TxStart::default() });
-            builder.gap("public.t", "test", "");
-            builder.commit(end);
-            ingest.room().await.unwrap().append(&journal, builder.take(), end);
-            journal.durable().wait_for(|durable| *durable >= end).await.unwrap();
-        }
-        (ingest, Status::default())
+        (with_ten(options).await.required(vec!["k".to_owned()]), Status::default())
     }
 
     #[tokio::test]
@@ -221,11 +198,11 @@ mod tests {
         let journal = ingest.journal().clone();
         let number = |lacks: u64| journal.newest() - lacks;
         journal.hold_above("k", number(1));
-        assert!(!waiver.look(&observed(ENDS[9], None), true));
+        assert!(!waiver.look(&observed(END, None), true));
         let (text, waives) = told(&status);
         assert!(!waives && text.is_some_and(|text| text.contains("they are catching up")));
         journal.hold_above("k", number(0));
-        assert!(!waiver.look(&observed(ENDS[9], None), true));
+        assert!(!waiver.look(&observed(END, None), true));
         assert_eq!(told(&status), (None, false));
         journal.close().await;
     }

@@ -25,7 +25,7 @@ mod read;
 mod room;
 mod rowless;
 pub(crate) mod rows;
-mod scan;
+pub(crate) mod scan;
 mod server;
 mod size;
 mod table;

@@ -287,7 +287,7 @@ async fn on_its_own<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send +
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use rowcast_engine::ingest::Ingest;
@@ -297,11 +297,9 @@ mod tests {
 
     use super::*;
 
-    /// However many came before it, the newest is found that a snapshot may not see.
-    #[tokio::test]
-    async fn what_may_be_unseen_is_looked_for_up_to_the_newest() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal = journal::open(Options::new(directory.path()), Arc::new(RealDisk)).unwrap();
+    /// The way into a journal that has ten transactions, of ids from 1 on, which end at 1100, 1200 and so on.
+    pub(crate) async fn with_ten(options: Options) -> Ingest {
+        let journal = journal::open(options, Arc::new(RealDisk)).unwrap();
         let ingest = Ingest::new(journal.clone());
         let start = StreamPosition { slot: "s".into(), system: 7, timeline: 1, ..journal.position() };
         ingest.identify(start, &[]).await.unwrap();
@@ -315,6 +313,14 @@ mod tests {
             ingest.room().await.unwrap().append(&journal, builder.take(), end);
             journal.durable().wait_for(|durable| *durable >= end).await.unwrap();
         }
+        ingest
+    }
+
+    /// However many came before it, the newest is found that a snapshot may not see.
+    #[tokio::test]
+    async fn what_may_be_unseen_is_looked_for_up_to_the_newest() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = with_ten(Options::new(directory.path())).await.journal().clone();
         let visible: Visible = "3:9:3".parse().unwrap();
         for page in [1, 2, 3, 5, 10, 100] {
             let unseen = unseen_above(&journal, Lsn(1150), (&visible, Lsn(2000)), page).unwrap();

@@ -31,15 +31,14 @@ async fn pair() -> Option<(Server, Server, Directory, Config)> {
     })
     .await;
     capture.stop().await;
-    let url = format!(
-        "host={},{} port={},{} user=postgres dbname=postgres",
-        primary.dir().display(),
-        standby.dir().display(),
-        primary.port,
-        standby.port
-    );
-    let config = Config { url, ..of_t(&primary) };
+    let config = Config { url: url_of(&primary, &standby), ..of_t(&primary) };
     Some((primary, standby, directory, config))
+}
+
+/// Both hosts.
+fn url_of(primary: &Server, standby: &Server) -> String {
+    let (one, other) = (primary.dir().display(), standby.dir().display());
+    format!("host={one},{other} port={},{} user=postgres dbname=postgres", primary.port, standby.port)
 }
 
 fn find<'a>(found: &'a [Requirement], name: &str) -> &'a Requirement {
@@ -141,13 +140,7 @@ async fn what_an_old_primary_brings_along_is_named() {
         standby.dir().display(),
         standby.port
     ));
-    let url = format!(
-        "host={},{} port={},{} user=postgres dbname=postgres target_session_attrs=primary",
-        primary.dir().display(),
-        standby.dir().display(),
-        primary.port,
-        standby.port
-    );
+    let url = format!("{} target_session_attrs=primary", url_of(&primary, &standby));
     let both = Config { url, ..both };
     let there =
         format!("slot at {}", rowcast_postgres::conninfo::Conninfo::parse(&both.url).unwrap().hosts[0]);
@@ -185,13 +178,7 @@ async fn a_copy_that_is_not_ready_is_none() {
     let client = sql(&standby).await;
     let copied = "select count(*) from pg_replication_slots where synced and temporary";
     until("the copy of the slot", async || value(&client, copied).await == "1").await;
-    let url = format!(
-        "host={},{} port={},{} user=postgres dbname=postgres target_session_attrs=primary",
-        primary.dir().display(),
-        standby.dir().display(),
-        primary.port,
-        standby.port
-    );
+    let url = format!("{} target_session_attrs=primary", url_of(&primary, &standby));
     let there = format!("slot at {}", rowcast_postgres::conninfo::Conninfo::parse(&url).unwrap().hosts[1]);
     let both = check(&Config { url, ..config(&primary) }).await.unwrap();
     let slot = find(&both, &there);
